@@ -1,0 +1,290 @@
+"""The run's configuration: one section a concern, each field with its unit and range.
+
+A YAML file holds the sections; dotted overrides (``loss.eta=500``) change single values; unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
+
+from raypref.errors import ConfigError
+from raypref.losses.base import Loss, losses
+from raypref.oracles.base import Oracle, oracles
+from raypref.section import Section
+from raypref.selection.base import Selection, selections
+
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters through peft; the engines receive the merged weights."""
+
+    rank: PositiveInt = 16
+    """Rank of the update."""
+    alpha: PositiveFloat = 32.0
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Fraction = 0.0
+    target_modules: str | list[str] = "all-linear"
+    """Module names, as peft understands them."""
+
+
+class PolicyConfig(Section):
+    """The model that is aligned. pi_ref is this model, unchanged."""
+
+    path: str
+    """A Hugging Face model directory, or a hub name."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, if not beside the model."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute type of the learner, the reference and the engines."""
+    attention: str = "sdpa"
+    """transformers' ``attn_implementation``: sdpa, eager, flash_attention_2."""
+    max_context_tokens: PositiveInt | None = None
+    """Prompt and response together; default: the model's own limit."""
+    gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you trust its author."""
+
+
+class DataConfig(Section):
+    """What the policy is trained on."""
+
+    type: Literal["prompts", "demonstrations"] = "prompts"
+    """``prompts``: the policy answers them; ``demonstrations``: given answers (supervised fine-tuning)."""
+    path: str | None = None
+    """A JSONL or Parquet file, a directory of them, or the name of a ``datasets`` data set. None: passed as objects to ``run``."""
+    split: str = "train"
+    """Split of a hub data set."""
+    prompt_field: str = "prompt"
+    """Field with the prompt: text, or a list of chat messages."""
+    response_field: str = "response"
+    """Field with the answer (demonstrations)."""
+    id_field: str = "id"
+    """Field that names a record; without it the record's number does."""
+    chat_template: bool = True
+    """Apply the tokenizer's chat template. Off for models that continue plain text."""
+    overlong: Literal["drop", "refuse"] = "drop"
+    """A prompt that leaves no room for ``rollout.max_tokens``: leave it out and count it, or stop before anything starts."""
+    shuffle: bool = True
+    """Shuffle once with ``run.seed``; iterations then take consecutive, disjoint parts."""
+    held_out: str | None = None
+    """Prompts for evaluation, never trained on: a file like ``path``. None: ``held_out_prompts`` are set apart from the end of ``path``."""
+    held_out_prompts: Annotated[int, Field(ge=0)] = 0
+    """How many prompts evaluation uses at most."""
+
+
+class LoopConfig(Section):
+    """The dial from offline to online. Exactly one of ``prompts_per_iteration`` and ``sync_interval`` is set."""
+
+    iterations: PositiveInt = 3
+    """An iteration is what lies between two syncs of the sampling policy."""
+    prompts_per_iteration: PositiveInt | None = None
+    """Prompts of one iteration; its steps follow (semi-online, as the papers do it)."""
+    sync_interval: PositiveInt | None = None
+    """Optimiser steps between syncs; 1 is online. The iteration takes as many prompts as that needs."""
+    window_groups: PositiveInt = 256
+    """How many prompts may be in flight between the engines and the learner."""
+    overlap: bool = True
+    """Train while the engines still sample. Changes the time, never the result."""
+
+    @model_validator(mode="after")
+    def _one_dial(self) -> Self:
+        if (self.prompts_per_iteration is None) == (self.sync_interval is None):
+            raise ConfigError("loop: set exactly one of prompts_per_iteration (steps follow) and sync_interval (prompts follow)")
+        return self
+
+
+class RolloutConfig(Section):
+    """Sampling."""
+
+    responses: Annotated[int, Field(ge=1)] = 5
+    """K, responses a prompt."""
+    temperature: PositiveFloat = 1.0
+    """1.0 samples from the policy itself, which is what the theory asks for."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 2048
+    """Longest response, in tokens."""
+    truncated: Literal["keep", "drop", "penalise"] = "keep"
+    """A response that was cut off before its end token: judged like any other; left out of its group; or judged, then moved
+    ``truncation_penalty`` of the way to losing against every finished one."""
+    truncation_penalty: Fraction = 1.0
+    """0 leaves the verdict, 1 makes it a certain loss; only with ``truncated: penalise``."""
+    max_num_seqs: PositiveInt = 256
+    """Sequences an engine decodes at once."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    """Share of the GPU that an engine takes; lower it for ``placement.layout: colocated``."""
+    kv_cache_gib: PositiveFloat | None = None
+    """Fixed size of the key-value cache in GiB; default: what ``gpu_memory_utilization`` leaves (on a CPU: 0.25)."""
+    enforce_eager: bool = False
+    """Skip CUDA graphs (always so on a CPU)."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the horizon: warm-up from 0, then decay to 0."""
+
+    type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: Fraction = 0.1
+    """Share of the horizon."""
+    horizon_iterations: PositiveFloat = 1.0
+    """Length of the schedule, in iterations' worth of steps. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
+    span: Literal["iteration", "run"] = "iteration"
+    """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run."""
+
+
+class OptimizerConfig(Section):
+    type: Literal["adamw", "rmsprop"] = "adamw"
+    lr: PositiveFloat = 5e-7
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's second moment decay, and RMSprop's smoothing constant (torch's own default there: 0.99)."""
+    eps: PositiveFloat = 1e-8
+
+
+class LearnerConfig(Section):
+    """Training."""
+
+    global_batch: PositiveInt = 64
+    """Examples of one optimiser step (a pair is one example), over all ranks."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Tokens of one forward pass on one rank, padding included; what does not fit is accumulated."""
+    epochs: PositiveInt = 1
+    """Passes over an iteration's examples."""
+    max_grad_norm: NonNegative = 1.0
+    """Clip the global gradient norm; 0 does not clip."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO: what is sharded over the ranks (1 optimiser state, 2 gradients, 3 parameters)."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    timeout_s: PositiveFloat = 1800.0
+    """Longest wait for a collective or a step, in seconds."""
+
+
+class SyncConfig(Section):
+    """Weights from the learner to the engines."""
+
+    transport: Literal["auto", "nccl", "ipc", "shm"] = "auto"
+    """auto: nccl for separate GPUs, ipc for colocated ones, shared memory on a CPU."""
+    check: bool = True
+    """After every sync compare checksums, then log-probs on the same tokens; a run that fails stops."""
+    probe_prompts: PositiveInt = 4
+    """Prompts that every engine answers for the check."""
+    probe_tokens: PositiveInt = 32
+    """Tokens of each such answer."""
+    tolerance: PositiveFloat | None = None
+    """Nats. Default: 1e-4 on the largest difference in float32, 0.05 on the mean in bfloat16."""
+    timeout_s: PositiveFloat = 600.0
+
+
+class RolloutPlacement(Section):
+    engines: Annotated[int, Field(ge=0)] = 1
+    tensor_parallel: PositiveInt = 1
+    """GPUs of one engine, always on one node."""
+    cpus: PositiveFloat = 1.0
+    """CPU cores of one engine, for each of its GPUs."""
+
+
+class ReplicaPlacement(Section):
+    replicas: PositiveInt = 1
+    gpus: Annotated[float, Field(ge=0)] = 1.0
+    """GPUs of one replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
+    cpus: PositiveFloat = 1.0
+
+
+class LearnerPlacement(Section):
+    ranks: PositiveInt = 1
+    """DeepSpeed ranks, one GPU each."""
+    cpus: PositiveFloat = 1.0
+
+
+class PlacementConfig(Section):
+    """Where the roles run. Bundles follow from this; they are placed together or not at all."""
+
+    layout: Literal["separate", "colocated"] = "separate"
+    """separate: every role on GPUs of its own; colocated: engines, references and oracles share the learner's GPUs."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """cpu: Ray counts GPUs that are not there, so that the placement is the same. auto: cuda where a GPU is found."""
+    rollout: RolloutPlacement = RolloutPlacement()
+    reference: ReplicaPlacement = ReplicaPlacement()
+    oracle: ReplicaPlacement = ReplicaPlacement()
+    learner: LearnerPlacement = LearnerPlacement()
+    timeout_s: PositiveFloat = 600.0
+    """How long to wait for a cluster that may still grow, in seconds."""
+
+
+class EvaluationConfig(Section):
+    """Win rates on held-out prompts, under the run's own oracle."""
+
+    responses: PositiveInt = 1
+    """Responses a prompt and policy."""
+    every: Annotated[int, Field(ge=0)] = 1
+    """Evaluate after every so many iterations; 0 never."""
+    bootstrap_resamples: PositiveInt = 2000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class CheckpointConfig(Section):
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    """Also save within an iteration, every so many steps; one is always saved at an iteration's end."""
+    keep: PositiveInt = 2
+    """Newest checkpoints that stay on disk."""
+
+
+class RunConfig(Section):
+    """Everything about one run."""
+
+    name: str = "raypref"
+    output_dir: Path = Path("runs/raypref")
+    """A path that every node shares."""
+    seed: int = 0
+    policy: PolicyConfig
+    data: DataConfig = DataConfig()
+    loop: LoopConfig
+    rollout: RolloutConfig = RolloutConfig()
+    oracle: Annotated[SerializeAsAny[Oracle] | None, BeforeValidator(lambda v: None if v is None else oracles.build(v))] = None
+    selection: Annotated[SerializeAsAny[Selection] | None, BeforeValidator(lambda v: None if v is None else selections.build(v))] = None
+    loss: Annotated[SerializeAsAny[Loss], BeforeValidator(losses.build)]
+    learner: LearnerConfig = LearnerConfig()
+    sync: SyncConfig = SyncConfig()
+    placement: PlacementConfig = PlacementConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML file and apply dotted overrides.
+
+    Args:
+        path: the file.
+        overrides: ``section.key=value``, values in YAML syntax.
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key is unknown, a value is out of range.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (yaml.YAMLError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: expected section.key=value")
+    try:
+        merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+        values: Any = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    return RunConfig.parse(values)

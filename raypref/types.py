@@ -1,0 +1,141 @@
+"""The records that flow from a prompt to a training batch.
+
+``Prompt -> Rollout -> PreferenceMatrix -> Example``; a batch is a slice of the examples in prompt order.
+
+Shapes: K responses of a prompt, S sequences of an example (a pair: 2, all K: K), T tokens.
+
+A worked example, K = 3. The prompt "Tell a joke" has ``token_ids`` of shape (4,); its rollout holds three responses, the second
+of which was cut off (``finish_reason == "length"``). The oracle answers with a (3, 3) matrix whose row means are the win rates
+(0.8, 0.3, 0.4). Best-and-worst selection picks responses (0, 1), so the example has S = 2 sequences, and SPPO with eta = 10 gives it
+the targets (10 * (0.8 - 0.5), 10 * (0.3 - 0.5)) = (3, -2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: the policy ended its answer; ``length``: the answer was cut off at the token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, tokenised once by the driver."""
+
+    index: int
+    """Position in the run's prompt stream, from 0; batches fill in this order."""
+    id: str
+    """The name that the data gives it; part of every error message and of the sampling seed."""
+    text: str
+    """What an oracle is shown: the bare question, without the chat template."""
+    token_ids: NDArray[np.int32]
+    """(T,) what the policy is given: chat template and special tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """Ask an engine for ``count`` responses to one prompt."""
+
+    prompt: Prompt
+    count: int
+    seed: int
+    """Derived from (run seed, purpose, iteration, prompt id): the same request gives the same responses in float32."""
+    temperature: float
+    top_p: float
+    max_tokens: int
+    policy_version: int
+    """The engine refuses a request for weights that it does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    token_ids: NDArray[np.int32]
+    """(T,) the end token included when it was sampled."""
+    logprobs: NDArray[np.float32]
+    """(T,) in nats, at temperature 1, as the engine computed them while it sampled."""
+    text: str
+    """Decoded without special tokens."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A prompt with its K responses."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceMatrix:
+    """P[i, j] = P(y_i > y_j | x), and which entries an oracle has answered.
+
+    ``values`` (K, K) in [0, 1] with P + P^T = 1 and 1/2 on the diagonal; an entry that was not asked, or on which the oracle
+    abstained, is NaN. See ``raypref.preferences`` for the maths.
+    """
+
+    values: NDArray[np.float64]
+    oracle: str
+    """Which oracle answered, for the journal."""
+
+    @property
+    def size(self) -> int:
+        return int(self.values.shape[0])
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(K, K) True where the entry is known; the diagonal always is."""
+        return ~np.isnan(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the learner needs of one training example: S sequences that share a prompt, and their targets."""
+
+    prompt_index: int
+    prompt_id: str
+    prompt_ids: NDArray[np.int32]
+    """(T,) shared by the sequences."""
+    response_ids: tuple[NDArray[np.int32], ...]
+    """S arrays (T_s,)."""
+    targets: NDArray[np.float64]
+    """(S,) what the loss makes of the preference matrix (``Loss.targets``)."""
+    policy_version: int
+    """Which policy sampled the responses; -1 for given data."""
+    reference_logps: NDArray[np.float64] | None = None
+    """(S,) log pi_ref(y | x), summed over response tokens, in nats."""
+    previous_logps: NDArray[np.float64] | None = None
+    """(S,) log pi_t(y | x), summed over response tokens, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the driver learns of a judged group; the examples themselves stay where they are."""
+
+    prompt_index: int
+    examples: int
+    """How many training examples the group gives; 0 when it was dropped."""
+    metrics: dict[str, float]
+    """Per-group figures, averaged over the iteration by the driver (names under ``rollout/`` and ``oracle/``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a group's examples: ``ref`` resolves to a tuple of examples, of which ``start`` to ``stop`` are meant."""
+
+    ref: Any
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One prompt and one response, for scoring."""
+
+    prompt_ids: NDArray[np.int32]
+    response_ids: NDArray[np.int32]
