@@ -79,7 +79,10 @@ class DataConfig(Section):
 
 
 class LoopConfig(Section):
-    """The dial from offline to online. Exactly one of ``prompts_per_iteration`` and ``sync_interval`` is set."""
+    """The dial from offline to online.
+
+    Without ``prompts_per_iteration`` and ``sync_interval`` the prompts are split evenly over the iterations, as the papers do it.
+    """
 
     iterations: PositiveInt = 3
     """An iteration is what lies between two syncs of the sampling policy."""
@@ -94,8 +97,8 @@ class LoopConfig(Section):
 
     @model_validator(mode="after")
     def _one_dial(self) -> Self:
-        if (self.prompts_per_iteration is None) == (self.sync_interval is None):
-            raise ConfigError("loop: set exactly one of prompts_per_iteration (steps follow) and sync_interval (prompts follow)")
+        if self.prompts_per_iteration is not None and self.sync_interval is not None:
+            raise ConfigError("loop: set prompts_per_iteration (steps follow) or sync_interval (prompts follow), not both")
         return self
 
 
@@ -230,8 +233,8 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every_steps: Annotated[int, Field(ge=0)] = 0
-    """Also save within an iteration, every so many steps; one is always saved at an iteration's end."""
+    """One is saved at the end of every iteration."""
+
     keep: PositiveInt = 2
     """Newest checkpoints that stay on disk."""
 
@@ -245,7 +248,7 @@ class RunConfig(Section):
     seed: int = 0
     policy: PolicyConfig
     data: DataConfig = DataConfig()
-    loop: LoopConfig
+    loop: LoopConfig = LoopConfig()
     rollout: RolloutConfig = RolloutConfig()
     oracle: Annotated[SerializeAsAny[Oracle] | None, BeforeValidator(lambda v: None if v is None else oracles.build(v))] = None
     selection: Annotated[SerializeAsAny[Selection] | None, BeforeValidator(lambda v: None if v is None else selections.build(v))] = None

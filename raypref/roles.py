@@ -63,8 +63,8 @@ class OracleRole(Protocol):
         """Verdict on the group, and a reference to its tuple of ``Example``."""
         ...
 
-    async def compare(self, challenger: Ref, defender: Ref) -> float:
-        """Mean over both rollouts' responses of P(challenger's > defender's) on their common prompt (evaluation)."""
+    async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
+        """Two policies' rollouts on the same held-out prompt, against each other (evaluation)."""
         ...
 
     async def seal(self, iteration: int) -> None:

@@ -125,6 +125,22 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two policies on one held-out prompt."""
+
+    prompt_id: str
+    prompt: str
+    win_rate: float
+    """Mean over both sides' responses of P(challenger's > defender's)."""
+    challenger: str
+    """Text of the challenger's first response."""
+    defender: str
+    challenger_tokens: float
+    """Mean response length."""
+    defender_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """A part of a group's examples: ``ref`` resolves to a tuple of examples, of which ``start`` to ``stop`` are meant."""
 

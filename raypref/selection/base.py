@@ -34,5 +34,9 @@ class Selection(TypedSection):
         """Pick from a group of ``size`` >= 2 responses; an empty list drops the group."""
         raise NotImplementedError
 
+    def examples_at_most(self, size: int) -> int:
+        """The most examples that a group of ``size`` responses can give; the learning rate's horizon is computed from it."""
+        return 1
+
 
 selections: Registry[Selection] = Registry("selection", Selection, "raypref.selection")

@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv first. EXTRA=gpu takes vllm's CUDA build instead of the CPU one; PYTHON names an interpreter.
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup quickstart test test-all lint format clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml scripts/setup.sh scripts/install.py
+	@rm -f $(VENV)/.ready-*
+	@scripts/setup.sh $(EXTRA)
+	@touch $@
+
+quickstart: $(READY)
+	@$(BIN)/python -m examples.quickstart.quickstart
+
+test: $(READY)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,105 @@
+"""Which Ray cluster a run uses, and what travels to it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import ray
+
+from actors.placement import Plan
+from raypref.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+
+Device = Literal["cuda", "cpu"]
+
+
+@contextlib.contextmanager
+def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
+    """Join the cluster that the caller or the machine is connected to, or start a local one for the time of the block.
+
+    Yields:
+        what the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
+    """
+    if ray.is_initialized():
+        yield _device_of(config), True
+        return
+    started_here = not _join(config.name)
+    if started_here:
+        _start_local(plan, _device_of(config), config.name)
+    try:
+        yield _device_of(config), not started_here
+    finally:
+        ray.shutdown()
+
+
+def _device_of(config: RunConfig) -> Device:
+    """``placement.device``, or cuda where ``auto`` finds a GPU: on this machine, or as Ray found one on a node."""
+    import torch
+
+    if config.placement.device != "auto":
+        return config.placement.device
+    resources = ray.cluster_resources() if ray.is_initialized() else {}
+    real = torch.cuda.is_available() or any(name.startswith("accelerator_type:") for name in resources)
+    return "cuda" if real else "cpu"
+
+
+def _join(name: str) -> bool:
+    """Join the cluster that RAY_ADDRESS names or that runs on this machine; False when there is none."""
+    packages = [str(Path(inspect.getfile(module)).parent) for module in _own_packages()]
+    try:
+        ray.init(address="auto", namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
+    except ConnectionError:
+        if os.environ.get("RAY_ADDRESS"):
+            raise
+        return False
+    return True
+
+
+def _start_local(plan: Plan, device: str, name: str) -> None:
+    """A cluster of this machine alone. On a CPU machine Ray is told to count what the plan asks for, so that the placement is real."""
+    counted: dict[str, Any] = {}
+    if device == "cpu":
+        cores = os.cpu_count() or 1
+        counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
+    ray.init(
+        address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING, **counted
+    )
+
+
+def _own_packages() -> list[ModuleType]:
+    import actors
+    import raypref
+
+    return [raypref, actors]
+
+
+def ship(objects: Iterable[Any]) -> None:
+    """Make the caller's own functions and classes reach every node, with the modules that define them.
+
+    What ``__main__`` defines travels by value anyway. A module that is neither installed nor part of raypref exists on the driver's machine
+    alone, so it travels by value, too.
+    """
+    for value in objects:
+        module = inspect.getmodule(value if inspect.isroutine(value) or inspect.isclass(value) else type(value))
+        if module is not None and not _on_every_node(module):
+            ray.cloudpickle.register_pickle_by_value(module)
+
+
+def _on_every_node(module: ModuleType) -> bool:
+    if module.__name__ == "__main__" or module.__name__.split(".")[0] in {"raypref", "actors"} | sys.stdlib_module_names:
+        return True
+    source = getattr(module, "__file__", None)
+    installed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    return source is None or any(Path(source).is_relative_to(folder) for folder in installed)

@@ -1,0 +1,299 @@
+"""One rank of the learner: DeepSpeed around the policy, and exact steps on global batches.
+
+``LearnerRank`` is a plain class that knows no Ray; launch wraps it into an actor, and ``actors.learner_group`` drives the ranks. The
+calling order, on every rank alike:
+
+    address = rank_0.listen()
+    rank.start(address)
+    rank.connect(receivers, backend, timeout_s)        # where weights are published
+    rank.begin_iteration(0, steps)
+    rank.step(bounds, *groups) ... rank.publish(1)
+
+Between calls the parameters of all ranks are the same. Random numbers (dropout) are seeded by step and rank, so that a checkpoint needs
+none of their state to continue exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors import deepspeed_setup, learner_checkpoint, policy_export
+from actors.failures import dump_batch
+from actors.learner_checkpoint import Layout, Progress
+from actors.policy import load_model
+from raypref import batching, types
+from raypref.config import LearnerConfig, PolicyConfig
+from raypref.errors import LossNotFinite
+from raypref.limits import check_learner
+from raypref.logprobs import response_logps
+from raypref.losses.base import Loss
+from raypref.schedule import horizon_steps, learning_rate
+
+if TYPE_CHECKING:
+    import torch
+
+    from actors.weights import Receiver
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one rank found in its micro-batches of a global batch."""
+
+    sums: dict[str, torch.Tensor]
+    """Name -> () float64 sum over the rank's examples; ``value`` is the loss."""
+    logps: np.ndarray
+    """(total sequences,) float64, 0 for other ranks' sequences."""
+    losses: np.ndarray
+    """(B,) float64, 0 for other ranks' examples."""
+
+
+class LearnerRank:
+    def __init__(
+        self,
+        *,
+        policy: PolicyConfig,
+        learner: LearnerConfig,
+        loss: Loss,
+        device: str,
+        rank: int,
+        world_size: int,
+        seed: int,
+        iterations: int,
+        output_dir: Path,
+    ) -> None:
+        """
+        Args:
+            device: ``cpu``, or ``cuda`` with an index among the GPUs that the process sees.
+            seed: of the run; the same on every rank.
+            iterations: of the run, for a schedule that spans it.
+            output_dir: of the run; a batch that fails is written below it.
+
+        Raises:
+            ConfigError: the settings are known to train wrongly.
+        """
+        check_learner(policy, learner)
+        self._policy = policy
+        self._config = learner
+        self._loss = loss
+        self._device_name = device
+        self._rank = rank
+        self._world_size = world_size
+        self._seed = seed
+        self._iterations = iterations
+        self._failures = Path(output_dir) / "failures"
+        self._store: Any = None
+        self._publisher: Any = None
+        self._layout = Layout(world_size, learner.zero_stage)
+        self.progress = Progress()
+
+    def listen(self) -> str:
+        """Rank 0: open the store in which the ranks meet; its address."""
+        self._store, address = deepspeed_setup.listen()
+        return address
+
+    def start(self, address: str | None) -> None:
+        """Join the group, load the policy, build the engine.
+
+        Args:
+            address: what rank 0's ``listen`` returned; None where the process is in a group already.
+
+        Raises:
+            ConfigError: the policy cannot be loaded.
+        """
+        import torch
+
+        device = torch.device(self._device_name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if address is not None:
+            deepspeed_setup.join_group(address, self._store, self._rank, self._world_size, device, self._config.timeout_s)
+        torch.manual_seed(self._seed)  # an adapter starts alike on every rank
+        model = load_model(self._policy, device, trainable=True)
+        self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
+        self._device = device
+
+    # --- training -------------------------------------------------------------------------------------------------------------------
+
+    def begin_iteration(self, iteration: int, steps: int) -> None:
+        """The current policy is pi_t now. With ``schedule.span: iteration`` the optimiser and the schedule start anew.
+
+        An iteration that a checkpoint was taken in goes on as it was.
+
+        Args:
+            steps: optimiser steps of the iteration, at most.
+        """
+        if iteration == self.progress.iteration:
+            return
+        schedule = self._config.schedule
+        if schedule.span == "iteration" or self.progress.iteration < 0:
+            self.progress.schedule_step = 0
+            self.progress.horizon_steps = horizon_steps(steps, self._iterations, schedule)
+            for state in self._optimizer.state.values():
+                for tensor in state.values():
+                    tensor.zero_()  # in place: DeepSpeed holds on to these tensors
+        self.progress.iteration = iteration
+
+    def step(self, bounds: Sequence[tuple[int, int]], *groups: tuple[types.Example, ...]) -> dict[str, float]:
+        """One optimiser step on the exact mean over the batch.
+
+        Args:
+            bounds: for each group, which of its examples are meant: (start, stop).
+            groups: tuples of examples; the same on every rank.
+
+        Returns:
+            metrics of the step, the same on every rank.
+
+        Raises:
+            LossNotFinite: on every rank, before the parameters are touched.
+        """
+        import torch
+
+        examples = [example for (start, stop), group in zip(bounds, groups, strict=True) for example in group[start:stop]]
+        rate = learning_rate(self.progress.schedule_step, self.progress.horizon_steps, self._config.optimizer.lr, self._config.schedule)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(int(np.random.SeedSequence([self._seed, self.progress.steps, self._rank]).generate_state(1, np.uint64)[0]))
+        tokens = batching.response_tokens(examples)
+        denominator = len(examples) if self._loss.reduction == "examples" else tokens
+        found = self._accumulate(examples, denominator)
+        means = {name: value / denominator for name, value in self._over_ranks(found.sums).items()}
+        norm = self._gradient_norm_stage_0()
+        if not np.isfinite([means["value"], norm]).all():
+            self._refuse(examples, found, means["value"])
+        self._engine.step()
+        if not self._engine.was_step_applied():  # stages 1 to 3 look at the gradient's norm themselves, on all ranks, and stay
+            self._refuse(examples, found, means["value"])
+        if self._config.zero_stage > 0:
+            norm = float(self._engine.get_global_grad_norm())
+        self.progress.steps += 1
+        self.progress.schedule_step += 1
+        return {f"loss/{k}": v for k, v in (means | {"grad_norm": norm, "lr": rate, "tokens": float(tokens)}).items()}
+
+    def _accumulate(self, examples: Sequence[types.Example], denominator: int) -> _Pass:
+        """Gradient of the mean over the whole batch, from this rank's micro-batches; DeepSpeed then averages over the ranks."""
+        plan = batching.plan([batching.Size.of(example) for example in examples], self._world_size, self._config.micro_batch_tokens)
+        starts = np.cumsum([0, *(len(example.response_ids) for example in examples)])
+        found = _Pass({}, np.zeros(starts[-1]), np.zeros(len(examples)))
+        own = plan[self._rank]
+        for position, micro in enumerate(own):
+            self._engine.set_gradient_accumulation_boundary(position == len(own) - 1)
+            chosen = [examples[k] for k in micro.examples]
+            logps, _ = response_logps(self._engine, batching.sequences(chosen))
+            value = self._loss(batching.collate(chosen, logps, self._loss.needs))
+            if value.loss.shape != (len(chosen),):
+                raise ValueError(
+                    f"loss {self._loss.type!r} gave shape {tuple(value.loss.shape)} for {len(chosen)} examples; one value each"
+                )
+            weight = float(micro.counts)
+            self._engine.backward(value.loss.sum() * (weight * self._world_size / denominator))
+            for name, values in {"value": value.loss, **value.metrics}.items():
+                found.sums[name] = found.sums.get(name, 0.0) + weight * values.detach().double().sum()
+            if micro.counts:
+                rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in micro.examples])
+                found.logps[rows] = logps.detach().double().sum(-1).cpu().numpy()
+                found.losses[list(micro.examples)] = value.loss.detach().cpu().numpy()
+        return found
+
+    def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """The same sums over all ranks."""
+        import torch
+
+        names = sorted(sums)
+        total = torch.stack([torch.as_tensor(sums[name], dtype=torch.float64, device=self._device) for name in names])
+        torch.distributed.all_reduce(total)
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def _gradient_norm_stage_0(self) -> float:
+        """Stage 0 checks no gradient and reports no norm; the gradients of all ranks are in place there. 0 for other stages."""
+        import torch
+
+        if self._config.zero_stage > 0:
+            return 0.0
+        return float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.parameters() if p.grad is not None]))
+
+    def _refuse(self, examples: Sequence[types.Example], found: _Pass, value: float) -> None:
+        """Leave the parameters alone, write the batch down, and stop on all ranks."""
+        import torch
+
+        self._engine.optimizer.zero_grad()
+        parts = torch.from_numpy(np.concatenate([found.logps, found.losses])).to(self._device)
+        torch.distributed.all_reduce(parts)
+        logps, losses = np.split(parts.cpu().numpy(), [len(found.logps)])
+        path = self._failures / f"iteration-{self.progress.iteration:04d}-step-{self.progress.steps:06d}.json"
+        if self._rank == 0:
+            dump_batch(path, examples, logps, losses)
+        what = "its gradient is not finite" if np.isfinite(value) else f"it is {value}"
+        raise LossNotFinite(
+            f"loss at step {self.progress.steps} of the run: {what}; the parameters are as before the step. "
+            f"The batch of {len(examples)} examples is in {path}; try a lower learner.optimizer.lr, or look at its targets"
+        )
+
+    # --- log-probs and weights ------------------------------------------------------------------------------------------------------
+
+    def probe(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
+        """Per-token log-probs (T_s,) float64 of each sequence under the current policy. Every rank takes part, and has the answer."""
+        import torch
+
+        sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
+        answers: dict[int, np.ndarray] = {}
+        self._engine.eval()
+        with torch.no_grad():
+            for micro in batching.plan(sizes, 1, self._config.micro_batch_tokens)[0]:
+                logps, mask = response_logps(self._engine, [sequences[k] for k in micro.examples])
+                rows = zip(micro.examples, logps, mask, strict=True)
+                answers.update({k: row[present].double().cpu().numpy() for k, row, present in rows})
+        self._engine.train()
+        return [answers[k] for k in range(len(sequences))]
+
+    def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
+        """Build the sending half of the weight transport.
+
+        Args:
+            receivers: who gets the weights at every ``publish``.
+            backend: ``nccl``, ``ipc`` or ``shm``.
+            timeout_s: of each transfer.
+        """
+        from actors.weight_source import DeepSpeedSource
+        from actors.weights import Publisher
+
+        source = DeepSpeedSource(self._engine.module)
+        self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
+
+    def publish(self, version: int) -> dict[str, int]:
+        """Put the weights into every receiver as ``version``; on the rank that sends, checksums of what was sent."""
+        return self._publisher.publish(version)
+
+    # --- disk -----------------------------------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Write the whole training state."""
+        self._engine.save_checkpoint(str(directory), tag=learner_checkpoint.TAG, save_latest=False)
+        if self._rank == 0:
+            learner_checkpoint.write(Path(directory), self.progress, self._layout)
+
+    def load(self, directory: Path) -> None:
+        """Continue exactly from what ``save`` wrote.
+
+        Raises:
+            ConfigError: there is no complete checkpoint, or it is of another number of ranks or another ZeRO stage.
+        """
+        self.progress = learner_checkpoint.read(Path(directory), self._layout)
+        self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+
+    def export(self, directory: Path) -> None:
+        """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""
+        from actors.weight_source import DeepSpeedSource
+
+        policy_export.export(DeepSpeedSource(self._engine.module), self._policy, Path(directory), write=self._rank == 0)
+
+    def close(self) -> None:
+        """Let go of the engine; the process may build another."""
+        if self._publisher is not None:
+            self._publisher.close()
+        self._engine.destroy()
+        del self._engine, self._optimizer

@@ -1,0 +1,96 @@
+"""Oracle actors: a judge and its journal behind Ray calls, and the driver's side of several of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raypref.config import RolloutConfig
+from raypref.journal import Journal
+from raypref.judging import Judge
+from raypref.losses.base import Loss
+from raypref.oracles.base import Oracle
+from raypref.selection.base import Selection
+from raypref.types import Comparison, Example, Rollout, Verdict
+
+T = TypeVar("T")
+
+
+class OracleActor:
+    """One judge. Its methods run one at a time."""
+
+    def __init__(
+        self, *, oracle: Oracle, selection: Selection, loss: Loss, rollout: RolloutConfig, journal_dir: Path | str, name: str
+    ) -> None:
+        """
+        Args:
+            oracle: loaded here.
+            selection: what is asked, and which responses are kept.
+            loss: makes the examples' targets.
+            rollout: what becomes of responses that were cut off.
+            journal_dir: the run's rollouts on disk.
+            name: the actor's own; also that of its part of the journal.
+        """
+        self._judge = Judge(oracle, selection, loss, rollout)
+        self._judge.load()
+        self._journal = Journal(Path(journal_dir), name)
+
+    def judge(self, rollout: Rollout) -> tuple[Verdict, tuple[Example, ...]]:
+        """Judge a group and put it on disk. Called with ``num_returns=2``: the examples stay in the object store."""
+        judged = self._judge.judge(rollout)
+        self._journal.append(rollout, judged)
+        return judged.verdict, judged.examples
+
+    def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
+        """Two policies on one held-out prompt; nothing of it goes into the journal."""
+        return self._judge.compare(challenger, defender)
+
+    def seal(self, iteration: int) -> str | None:
+        """Close the iteration's part of the journal; its path, if there is anything in it."""
+        path = self._journal.seal(iteration)
+        return None if path is None else str(path)
+
+
+class OracleGroup:
+    """The oracle role over several replicas; each call goes to the one with the fewest in flight."""
+
+    def __init__(self, handles: Mapping[str, Any], timeout_s: float) -> None:
+        """
+        Args:
+            handles: name -> actor handle of an ``OracleActor``.
+            timeout_s: longest wait for one call, its time in the replica's queue included.
+        """
+        self._handles = dict(handles)
+        self._timeout_s = timeout_s
+        self._in_flight = dict.fromkeys(self._handles, 0)
+
+    async def judge(self, rollout: Any) -> tuple[Verdict, Any]:
+        """Verdict on the group, and a reference to its tuple of ``Example``."""
+        name = self._least_busy()
+        verdict, examples = self._handles[name].judge.options(num_returns=2).remote(rollout)
+        return await self._wait(name, verdict, "judge a group"), examples
+
+    async def compare(self, challenger: Any, defender: Any) -> Comparison:
+        """Two policies' rollouts on the same held-out prompt, against each other."""
+        name = self._least_busy()
+        found: Comparison = await self._wait(name, self._handles[name].compare.remote(challenger, defender), "compare two rollouts")
+        return found
+
+    async def seal(self, iteration: int) -> None:
+        """Close the iteration's journal, every replica's part of it."""
+        await asyncio.gather(*(self._wait(name, handle.seal.remote(iteration), "seal") for name, handle in self._handles.items()))
+
+    def _least_busy(self) -> str:
+        return min(self._in_flight, key=self._in_flight.__getitem__)
+
+    async def _wait(self, name: str, call: Awaitable[T], what: str) -> T:
+        """The call's result, or its own error, within the time-out."""
+        self._in_flight[name] += 1
+        try:
+            return await asyncio.wait_for(call, self._timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{name} did not {what} within {self._timeout_s:g} s; its log says what it was at") from error
+        finally:
+            self._in_flight[name] -= 1

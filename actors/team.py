@@ -1,0 +1,192 @@
+"""The run's actors, assembled: bundles reserved, actors started and connected, the four roles handed to the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+import raypref
+from actors import launch
+from actors.cluster import Device
+from actors.deepspeed_setup import learner_env
+from actors.learner import LearnerRank
+from actors.learner_group import LearnerGroup
+from actors.oracle import OracleActor, OracleGroup
+from actors.placement import Plan, Seat
+from actors.reference import ReferenceActor, ReferenceGroup
+from actors.rollout import RolloutActor, RolloutGroup, engine_env
+from actors.weights import Backend, Receiver
+from raypref.config import RunConfig
+from raypref.driver import Roles
+from raypref.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 1800.0
+"""Longest wait for the actors to load their models."""
+STREAM_AND_CALLS = 4
+"""Calls at a time of an engine's actor: its stream lasts as long as the run, submissions and the sync's calls come beside it."""
+
+
+class Team:
+    """The actors of one run, and the roles that the driver sees."""
+
+    def __init__(self, config: RunConfig, plan: Plan, device: Device) -> None:
+        self.config = config
+        self.plan = plan
+        self.device = device
+        self.transport = transport_of(config, device)
+        self._handles: dict[str, Any] = {}
+        """Seat name -> actor handle."""
+        self.roles: Any = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def assembled(cls, config: RunConfig, plan: Plan, device: Device, *, may_grow: bool) -> Iterator[Team]:
+        """Start the actors for the time of the block; whatever happens, they are gone and their bundles free after it.
+
+        Args:
+            may_grow: whether the cluster may get more nodes.
+
+        Raises:
+            PlacementError: the cluster cannot hold the plan.
+            ConfigError: an actor refuses its settings, or a node does not see ``output_dir``.
+        """
+        team = cls(config, plan, device)
+        group = launch.reserve(plan, config.placement.timeout_s, may_grow)
+        try:
+            launch.check_nodes(group, config.output_dir, raypref.__version__)
+            team._start_actors(group)
+            team.roles = team._make_roles()
+            yield team
+        finally:
+            launch.stop([team._handles[seat.name] for seat in plan.seats if seat.name in team._handles], group)
+
+    def _start_actors(self, group: PlacementGroup) -> None:
+        """Learner ranks first: in a colocated layout the others are told which GPUs they got."""
+        for seat in self.plan.of("learner"):
+            self._start(seat, group)
+        self._wait("learner")
+        for seat in self.plan.seats:
+            if seat.role != "learner":
+                self._start(seat, group)
+        self._wait("rollout", "reference", "oracle")
+
+    def _start(self, seat: Seat, group: PlacementGroup) -> None:
+        cls, max_concurrency, kwargs = self._part(seat)
+        env = self._environment(seat)
+        log_dir = self.config.output_dir / "logs"
+        self._handles[seat.name] = launch.start(
+            cls, seat, group, log_dir, env=env, max_concurrency=max_concurrency, kwargs=kwargs
+        )
+
+    def _part(self, seat: Seat) -> tuple[type, int, dict[str, Any]]:
+        """Who sits there: class, calls at a time, and its own part of the config."""
+        config, device = self.config, self.device
+        if seat.role == "learner":
+            return LearnerRank, 1, {
+                "policy": config.policy,
+                "learner": config.learner,
+                "loss": config.loss,
+                "device": "cuda:0" if device == "cuda" else "cpu",
+                "rank": seat.index,
+                "world_size": len(self.plan.of("learner")),
+                "seed": config.seed,
+                "iterations": config.loop.iterations,
+                "output_dir": config.output_dir,
+            }
+        if seat.role == "rollout":
+            return RolloutActor, STREAM_AND_CALLS, {
+                "policy": config.policy,
+                "rollout": config.rollout,
+                "tensor_parallel": config.placement.rollout.tensor_parallel,
+                "device": device,
+                "transport": self.transport,
+                "seed": config.seed,
+            }
+        if seat.role == "reference":
+            tokens = config.learner.micro_batch_tokens
+            return ReferenceActor, 1, {
+                "policy": config.policy,
+                "needs": config.loss.needs,
+                "micro_batch_tokens": tokens,
+                "device": device,
+                "transport": self.transport,
+            }
+        return OracleActor, 1, {
+            "oracle": config.oracle,
+            "selection": config.selection,
+            "loss": config.loss,
+            "rollout": config.rollout,
+            "journal_dir": config.output_dir / "rollouts",
+            "name": seat.name,
+        }
+
+    def _environment(self, seat: Seat) -> dict[str, str]:
+        threads = max(1, int(seat.cpus))
+        if seat.role == "rollout":
+            env = engine_env(self.device, max(1, threads // self.config.placement.rollout.tensor_parallel))
+        else:
+            env = learner_env(self.device, threads)
+        if self.device == "cuda" and seat.guest_of:
+            hosts = [self._handles[f"learner-{rank}"] for rank in seat.guest_of]
+            shared = launch.gpus_of(hosts if seat.role == "rollout" else hosts[:1])
+            env |= {"CUDA_VISIBLE_DEVICES": ",".join(shared), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+        return env
+
+    def _wait(self, *roles: str) -> None:
+        launch.ready({seat.name: self._handles[seat.name] for role in roles for seat in self.plan.of(role)}, START_TIMEOUT_S)
+
+    def _of(self, role: str) -> list[tuple[str, Any]]:
+        return [(seat.name, self._handles[seat.name]) for seat in self.plan.of(role)]
+
+    def _make_roles(self) -> Roles:
+        """The driver's side of every role that the plan has."""
+        timeout_s = self.config.learner.timeout_s
+        engines, references, oracles = self._of("rollout"), self._of("reference"), self._of("oracle")
+        return Roles(
+            learner=LearnerGroup([handle for _, handle in self._of("learner")], timeout_s),
+            rollout=RolloutGroup(engines, timeout_s) if engines else None,
+            reference=ReferenceGroup(references, timeout_s) if references else None,
+            oracle=OracleGroup(dict(oracles), timeout_s) if oracles else None,
+        )
+
+    async def connect(self) -> None:
+        """Bring the learner's ranks together, and the weights' way to the engines and references.
+
+        Raises:
+            ConfigError: the policy cannot be loaded.
+        """
+        learner = self.roles.learner
+        await learner.start()
+        receivers = [Receiver(name, handle, self.config.placement.rollout.tensor_parallel) for name, handle in self._of("rollout")]
+        if "previous" in self.config.loss.needs:
+            receivers += [Receiver(name, handle) for name, handle in self._of("reference")]
+        if receivers:
+            await learner.connect(receivers, self.transport, self.config.sync.timeout_s)
+
+    async def close(self) -> None:
+        """Let the engines and references end by themselves: killed ones leave shared memory behind."""
+        closing = [role.close() for role in (self.roles.rollout, self.roles.reference) if role is not None]
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                logger.warning("an actor did not end by itself: %s", outcome)
+
+
+def transport_of(config: RunConfig, device: Device) -> Backend:
+    """``sync.transport``, or what the device and the layout call for.
+
+    Raises:
+        ConfigError: the transport cannot connect such places.
+    """
+    fitting: Backend = "shm" if device == "cpu" else ("ipc" if config.placement.layout == "colocated" else "nccl")
+    asked = config.sync.transport
+    if asked not in ("auto", fitting):
+        where = "on a CPU" if device == "cpu" else f"between {config.placement.layout} GPUs"
+        raise ConfigError(f"sync.transport: {asked} does not work {where}; use auto, which takes {fitting} there")
+    return fitting

@@ -1,0 +1,1 @@
+"""Recipes: one folder each, with a README, a driver script and its configs."""

@@ -1,0 +1,5 @@
+"""``python -m raypref`` is the ``raypref`` command."""
+
+from raypref.cli import main
+
+main()

@@ -1,0 +1,163 @@
+"""A global batch as micro-batches on ranks: planned by every rank from the whole batch, alike, without talking.
+
+Shapes: B examples of the global batch, S sequences of an example, M examples of a micro-batch, N their sequences, R response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypref import types
+from raypref.losses.base import Frozen, LossBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What an example costs: all its sequences go into the same micro-batch."""
+
+    sequences: int
+    longest: int
+    """Tokens of the longest sequence, prompt and response."""
+
+    @classmethod
+    def of(cls, example: types.Example) -> Size:
+        return cls(len(example.response_ids), len(example.prompt_ids) + max(map(len, example.response_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward and backward pass of one rank."""
+
+    examples: tuple[int, ...]
+    """Indices into the global batch."""
+    counts: bool
+    """False for a repeat that only keeps the rank in step with the others: its weight is 0."""
+    padded_tokens: int
+
+
+Plan = tuple[tuple[MicroBatch, ...], ...]
+"""Rank -> its micro-batches; every rank has the same number of them."""
+
+
+def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
+    """Distribute a global batch.
+
+    Examples are sorted by length and cut into micro-batches of at most ``micro_batch_tokens`` padded tokens (an example above that is
+    one by itself). There are as many micro-batches on every rank, since under ZeRO-3 each layer of each pass is a collective: costly
+    ones are halved until the count is a multiple of the ranks, and where examples run out, repeats of weight 0 fill up. Micro-batches of
+    like cost run at the same time, the costlier of them on the rank that has had less so far.
+
+    Args:
+        sizes: (B,) at least one.
+        ranks: how many learner ranks there are.
+        micro_batch_tokens: budget of one pass, padding included.
+
+    Returns:
+        The plan, a function of the arguments alone.
+    """
+    order = sorted(range(len(sizes)), key=lambda k: (-sizes[k].longest, k))
+    groups = _even(_cut(order, sizes, micro_batch_tokens), sizes, ranks)
+    groups.sort(key=lambda group: (-_cost(group, sizes), group))
+    micro = [MicroBatch(tuple(group), True, _cost(group, sizes)) for group in groups]
+    cheapest = min(range(len(sizes)), key=lambda k: (_cost([k], sizes), k))
+    filler = MicroBatch((cheapest,), False, _cost([cheapest], sizes))
+    micro.extend([filler] * (-len(micro) % ranks))
+    return _assign(micro, ranks)
+
+
+def _cut(order: Sequence[int], sizes: Sequence[Size], budget: int) -> list[list[int]]:
+    """Consecutive runs of ``order`` (longest first) that stay within the budget, or hold one example."""
+    groups: list[list[int]] = []
+    for k in order:
+        if groups and _cost([*groups[-1], k], sizes) <= budget:
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    return groups
+
+
+def _even(groups: list[list[int]], sizes: Sequence[Size], ranks: int) -> list[list[int]]:
+    """Halve the costliest groups until their number is a multiple of ``ranks``, or each holds one example."""
+    groups = list(groups)
+    while len(groups) % ranks:
+        divisible = [k for k, group in enumerate(groups) if len(group) > 1]
+        if not divisible:
+            break
+        largest = max(divisible, key=lambda k: (_cost(groups[k], sizes), -k))
+        group = groups.pop(largest)
+        groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+    return groups
+
+
+def _assign(micro: Sequence[MicroBatch], ranks: int) -> Plan:
+    """Deal rounds of ``ranks`` micro-batches: within a round, the costliest to the rank with the least so far."""
+    hands: list[list[MicroBatch]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for start in range(0, len(micro), ranks):
+        by_load = sorted(range(ranks), key=lambda rank: (load[rank], rank))
+        for rank, item in zip(by_load, micro[start : start + ranks], strict=True):
+            hands[rank].append(item)
+            load[rank] += item.padded_tokens
+    return tuple(tuple(hand) for hand in hands)
+
+
+def _cost(group: Iterable[int], sizes: Sequence[Size]) -> int:
+    """Padded tokens: every sequence is as long as the longest."""
+    group = list(group)
+    return sum(sizes[k].sequences for k in group) * max(sizes[k].longest for k in group)
+
+
+def sequences(examples: Iterable[types.Example]) -> list[types.Sequence]:
+    """(N,) the examples' sequences, one example's after the other's."""
+    return [types.Sequence(example.prompt_ids, response) for example in examples for response in example.response_ids]
+
+
+def response_tokens(examples: Iterable[types.Example]) -> int:
+    """How many response tokens the examples have, over all their sequences."""
+    return sum(len(response) for example in examples for response in example.response_ids)
+
+
+def collate(examples: Sequence[types.Example], logps: Tensor, needs: frozenset[Frozen]) -> LossBatch:
+    """What a loss is computed from, in float64: sums over hundreds of tokens are subtracted from each other.
+
+    Args:
+        examples: M examples.
+        logps: (N, R) float32 per-token log-probs of ``sequences(examples)``, 0 where there is no token.
+        needs: the frozen log-probs that the loss reads.
+
+    Raises:
+        ValueError: an example comes without log-probs that the loss needs.
+    """
+    widths = np.array([len(example.response_ids) for example in examples])
+    present = np.arange(widths.max()) < widths[:, None]
+    mask = torch.from_numpy(present).to(logps.device)
+
+    def spread(values: Sequence[np.ndarray]) -> Tensor:
+        table = np.zeros(present.shape)
+        table[present] = np.concatenate(values)
+        return torch.from_numpy(table).to(logps.device)
+
+    def frozen(slot: Frozen) -> Tensor | None:
+        return spread([_frozen_logps(example, slot) for example in examples]) if slot in needs else None
+
+    summed = logps.double().sum(-1)
+    return LossBatch(
+        logps=torch.zeros(mask.shape, dtype=summed.dtype, device=logps.device).masked_scatter(mask, summed),
+        reference_logps=frozen("reference"),
+        previous_logps=frozen("previous"),
+        targets=spread([example.targets for example in examples]),
+        lengths=spread([np.array([len(response) for response in example.response_ids]) for example in examples]),
+        mask=mask,
+    )
+
+
+def _frozen_logps(example: types.Example, slot: Frozen) -> np.ndarray:
+    logps = example.reference_logps if slot == "reference" else example.previous_logps
+    if logps is None:
+        raise ValueError(f"example of prompt {example.prompt_id!r}: the loss needs {slot}_logps, and the reference actors gave none")
+    return logps

@@ -1,0 +1,75 @@
+"""Checkpoints on disk: which exist, which is complete, which one to continue from.
+
+``checkpoints/iteration_0002/`` holds the learner's own files and ``state.json``, written last: a directory without it was cut off while
+it was being written and is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raypref.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands between two iterations."""
+
+    iteration: int = 0
+    """Iterations finished; also the version of the policy that the engines hold."""
+    step: int = 0
+    """Optimiser steps taken in all."""
+    cursor: int = 0
+    """Prompts (or given examples) used up."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest ``keep`` of them."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def begin(self, state: RunState) -> Path:
+        """A fresh directory for the learner to write into."""
+        path = self._path(state)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
+        """Mark the checkpoint complete, and remove the oldest beyond ``keep``."""
+        path = self._path(state)
+        partial = path / "state.json.partial"
+        partial.write_text(json.dumps({"state": asdict(state), "evaluations": evaluations}))
+        partial.rename(path / "state.json")
+        for old in self.complete()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def complete(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path.parent for path in self.directory.glob("iteration_*/state.json"))
+
+    def latest(self) -> Path:
+        """The checkpoint to continue from.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = self.complete()
+        if not found:
+            raise ConfigError(f"--resume: no complete checkpoint in {self.directory}; start the run without --resume")
+        return found[-1]
+
+    @staticmethod
+    def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:
+        """The state and the evaluations so far."""
+        content = json.loads((path / "state.json").read_text())
+        return RunState(**content["state"]), content["evaluations"]
+
+    def _path(self, state: RunState) -> Path:
+        return self.directory / f"iteration_{state.iteration:04d}"

@@ -1,0 +1,47 @@
+"""The ``raypref`` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypref import __version__
+from raypref.errors import RayprefError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences.")
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in output_dir.")] = False,
+) -> None:
+    """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
+    from raypref.compose import run
+    from raypref.config import load_config
+    from raypref.report import print_summary
+
+    result = run(load_config(config, overrides or []), resume=resume)
+    print_summary(result.summary)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
+    try:
+        app()
+    except RayprefError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

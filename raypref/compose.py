@@ -1,0 +1,209 @@
+"""The composition root: from a config, or Python objects in place of its sections, to a finished run.
+
+This is the one module of ``raypref`` that imports ``actors``, and it does so when a run starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raypref import report
+from raypref.config import RunConfig
+from raypref.driver import Driver, Outcome, RunData
+from raypref.errors import ConfigError, DataError
+from raypref.limits import check_learner
+from raypref.losses.base import Loss
+from raypref.metrics import MetricsWriter
+from raypref.oracles.base import Oracle
+from raypref.oracles.callable import CallableOracle
+from raypref.progress import Callback, ProgressLine
+from raypref.selection.base import Selection
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run leaves behind."""
+
+    output_dir: Path
+    """Resolved config, metrics, rollouts, checkpoints, evaluations, logs."""
+    policy_dir: Path
+    """The final policy as a Hugging Face model directory."""
+    summary: dict[str, Any]
+    """The content of ``summary.json``: versions, evaluations, sync check, seconds by stage."""
+
+
+def run(
+    config: RunConfig,
+    *,
+    prompts: Sequence[Any] | None = None,
+    held_out: Sequence[Any] | None = None,
+    oracle: Oracle | Callable[..., Any] | None = None,
+    selection: Selection | None = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    resume: bool = False,
+) -> RunResult:
+    """Run the loop to its end, on the Ray cluster that is there or on a local one.
+
+    Works inside a ``ray.init`` of the caller's and any number of times in one process.
+
+    Args:
+        config: what to run.
+        prompts: in place of ``data.path``: texts, lists of chat messages, or mappings as a data file holds them.
+        held_out: in place of ``data.held_out``, likewise.
+        oracle: in place of the ``oracle`` section: an ``Oracle``, or a function (see ``CallableOracle``).
+        selection: in place of the ``selection`` section.
+        loss: in place of the ``loss`` section.
+        callbacks: told of every group, step and evaluation; default: a progress line.
+        resume: continue from the newest checkpoint in ``output_dir``.
+
+    Raises:
+        ConfigError, DataError: before anything starts.
+        PlacementError: the cluster cannot hold the run.
+        SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
+    """
+    config = _with_objects(config, oracle, selection, loss)
+    check_learner(config.policy, config.learner)
+    data = _load_data(config, prompts, held_out)
+    _check_supply(config, data)
+    resume_from = _prepare_output(config, resume)
+    start = time.monotonic()
+    shown = callbacks if callbacks is not None else [ProgressLine(config.loop.iterations)]
+    try:
+        outcome = _run_on_cluster(config, data, shown, resume_from)
+    finally:
+        for callback in shown:
+            callback.on_end()
+    summary = _summary(config, outcome, run_s=time.monotonic() - start)
+    report.write_summary(config.output_dir / "summary.json", summary)
+    return RunResult(config.output_dir, Path(summary["policy_dir"]), summary)
+
+
+def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
+    from actors.cluster import connected, ship
+    from actors.placement import Need, plan_placement
+    from actors.team import Team
+
+    need = Need(rollout=bool(data.prompts), reference=bool(config.loss.needs), oracle=bool(data.prompts))
+    plan = plan_placement(config.placement, need)
+    with connected(plan, config) as (device, may_grow):
+        ship(_extensions(config))
+        with Team.assembled(config, plan, device, may_grow=may_grow) as team, contextlib.closing(MetricsWriter(config.output_dir)) as metrics:
+            driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
+            return _complete(_drive(team, driver, resume_from))
+
+
+async def _drive(team: Any, driver: Driver, resume_from: Path | None) -> Outcome:
+    try:
+        await team.connect()
+        return await driver.run(resume_from)
+    finally:
+        await team.close()
+
+
+def _extensions(config: RunConfig) -> Iterator[Any]:
+    """The objects of the config that may be the caller's own: losses, selections, oracles, and the functions that they hold."""
+    for section in (config.loss, config.selection, config.oracle):
+        if section is not None:
+            yield section
+            yield from (value for _, value in section if callable(value))
+
+
+def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; in a thread of its own where an event loop already runs (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+def _with_objects(
+    config: RunConfig, oracle: Oracle | Callable[..., Any] | None, selection: Selection | None, loss: Loss | None
+) -> RunConfig:
+    """The config with the caller's objects in place of its sections, and every path absolute."""
+    given: dict[str, Any] = {"output_dir": config.output_dir.absolute()}
+    if oracle is not None:
+        given["oracle"] = oracle if isinstance(oracle, Oracle) else CallableOracle(function=oracle)
+    if selection is not None:
+        given["selection"] = selection
+    if loss is not None:
+        given["loss"] = loss
+    return config.model_copy(update=given)
+
+
+def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
+    from actors.policy import context_limit, end_token_ids, load_tokenizer
+    from raypref.data.demonstrations import load_demonstrations
+    from raypref.data.prompts import load_prompts
+
+    tokenizer = load_tokenizer(config.policy)
+    limit = context_limit(config.policy)
+    if config.data.type == "demonstrations":
+        ends = end_token_ids(config.policy)
+        if not ends:
+            raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
+        return RunData(examples=load_demonstrations(config.data, tokenizer, limit, config.seed, ends[0], records=prompts))
+    for section in ("oracle", "selection"):
+        if getattr(config, section) is None:
+            raise ConfigError(f"{section}: required to train on sampled responses (data.type: prompts)")
+    loaded = load_prompts(config.data, tokenizer, limit, config.rollout.max_tokens, config.seed, prompts=prompts, held_out=held_out)
+    return RunData(prompts=loaded.train, held_out=loaded.held_out)
+
+
+def _check_supply(config: RunConfig, data: RunData) -> None:
+    """There are enough prompts for the run, before anything starts."""
+    loop, available = config.loop, len(data.examples or data.prompts)
+    if loop.sync_interval is not None:
+        needed = loop.iterations * loop.sync_interval * config.learner.global_batch
+        why = f"{loop.iterations} iterations x {loop.sync_interval} steps x {config.learner.global_batch} examples"
+    else:
+        each = loop.prompts_per_iteration or 1
+        needed, why = loop.iterations * each, f"{loop.iterations} iterations x {each} prompts"
+    if available < needed:
+        raise DataError(f"data: {available} usable prompts, but the run needs at least {needed} ({why}); give more data or lower loop.*")
+
+
+def _prepare_output(config: RunConfig, resume: bool) -> Path | None:
+    """Make the output directory and write the resolved config; the checkpoint to continue from, if any."""
+    import yaml
+
+    from raypref.checkpoint import Checkpoints
+
+    if resume:
+        return Checkpoints(config.output_dir / "checkpoints", config.checkpoint.keep).latest()
+    if (config.output_dir / "metrics.jsonl").exists():
+        raise ConfigError(f"output_dir: {config.output_dir} holds another run; continue it with --resume, or choose or empty a directory")
+    try:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        (config.output_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"output_dir: {config.output_dir} cannot be written: {error}") from error
+    return None
+
+
+def _summary(config: RunConfig, outcome: Outcome, run_s: float) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "policy_dir": str(config.output_dir / "policy"),
+        "iterations": config.loop.iterations,
+        "steps": outcome.steps,
+        "confidence": config.evaluation.confidence,
+        "evaluations": outcome.evaluations,
+        "sync": outcome.sync,
+        "run_s": round(run_s, 3),
+        "seconds": outcome.seconds,
+        "versions": report.versions(),
+    }

@@ -1,0 +1,104 @@
+"""Given answers, for supervised fine-tuning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from raypref.config import DataConfig
+from raypref.data.prompts import name_record
+from raypref.data.records import Record, read_records, wrap_objects
+from raypref.data.text import field_of, policy_text, prompt_of, tokenize
+from raypref.errors import ConfigError, DataError
+from raypref.types import Example
+
+logger = logging.getLogger(__name__)
+
+
+def load_demonstrations(
+    config: DataConfig, tokenizer: Any, context_tokens: int, seed: int, end_token_id: int, *, records: Iterable[Any] | None = None
+) -> list[Example]:
+    """Prompts with their answers as examples of one sequence each.
+
+    The answer ends with the end token, so that the policy learns to stop. Those that are too long together are dropped (their number is
+    logged) or refused, as ``config.overlong`` says.
+
+    Args:
+        config: the data section.
+        tokenizer: the policy's.
+        context_tokens: what the model can read, prompt and answer together.
+        seed: of the shuffle.
+        end_token_id: the token that ends an answer (the engines stop at it; a tokenizer's own ``eos_token`` may be another).
+        records: instead of ``config.path``: mappings with the fields that ``config`` names.
+
+    Raises:
+        DataError: naming the file and line of a broken line, a missing or empty field, an id that is there twice, a demonstration that
+            is too long; or nothing is left.
+        ConfigError: there is no source, or the tokenizer has no chat template.
+    """
+    if records is None and config.path is None:
+        raise ConfigError("data.path: required, unless demonstrations are passed to run()")
+    source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
+    names: dict[str, str] = {}
+    prompts: list[str] = []
+    answers: list[str] = []
+    for number, record in enumerate(source):
+        prompts.append(policy_text(prompt_of(record, config), config, tokenizer, record.place))
+        answers.append(_answer(record, config))
+        name_record(record, number, config, names)
+    pairs = _tokenize_pairs(prompts, answers, config, tokenizer, end_token_id)
+    examples: list[Example] = []
+    for (name, place), (prompt, answer) in zip(names.items(), pairs, strict=True):
+        if len(prompt) + len(answer) <= context_tokens:
+            examples.append(_example(len(examples), name, prompt, answer))
+        elif config.overlong == "refuse":
+            raise DataError(
+                f"{place}: demonstration {name!r} has {len(prompt)} + {len(answer)} tokens, the context {context_tokens}; shorten it, or "
+                f"set data.overlong=drop"
+            )
+    if not examples:
+        raise DataError(f"data.path: no demonstration left; {len(pairs)} were dropped, longer than the context of {context_tokens} tokens")
+    if len(examples) < len(pairs):
+        logger.warning("%d demonstrations dropped: longer than the context of %d tokens", len(pairs) - len(examples), context_tokens)
+    order = np.random.default_rng(seed).permutation(len(examples)) if config.shuffle else np.arange(len(examples))
+    return [replace(examples[int(k)], prompt_index=index) for index, k in enumerate(order)]
+
+
+def _answer(record: Record, config: DataConfig) -> str:
+    answer = field_of(record, config.response_field, "data.response_field")
+    if not isinstance(answer, str) or not answer.strip():
+        raise DataError(f"{record.place}: field {config.response_field!r} must be a text that is not empty, got {answer!r}")
+    return answer
+
+
+def _tokenize_pairs(
+    prompts: list[str], answers: list[str], config: DataConfig, tokenizer: Any, end_token_id: int
+) -> list[tuple[list[int], list[int]]]:
+    """Prompt and answer ids.
+
+    The answer is cut out of the tokens of the whole text, so that it begins as the policy itself would go on; where the two merge into
+    one token, it is tokenised alone.
+    """
+    alone = tokenize(prompts, config, tokenizer)
+    whole = tokenize([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], config, tokenizer)
+    pairs = []
+    for prompt, both, answer in zip(alone, whole, answers, strict=True):
+        fits = both[: len(prompt)] == prompt and len(both) > len(prompt)
+        ids = both[len(prompt) :] if fits else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        pairs.append((prompt, ids if ids[-1] == end_token_id else [*ids, end_token_id]))
+    return pairs
+
+
+def _example(index: int, name: str, prompt: list[int], answer: list[int]) -> Example:
+    return Example(
+        prompt_index=index,
+        prompt_id=name,
+        prompt_ids=np.asarray(prompt, dtype=np.int32),
+        response_ids=(np.asarray(answer, dtype=np.int32),),
+        targets=np.zeros(1),
+        policy_version=-1,
+    )

@@ -1,0 +1,130 @@
+"""Prompts to sample from: read, checked, tokenised, shuffled once, and some set apart for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raypref.config import DataConfig
+from raypref.data.records import Record, read_records, wrap_objects
+from raypref.data.text import bare_text, policy_text, prompt_of, tokenize
+from raypref.errors import ConfigError, DataError
+from raypref.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptData:
+    """A run's prompts."""
+
+    train: list[Prompt]
+    """In the order in which the run takes them."""
+    held_out: list[Prompt]
+    """For evaluation; never trained on."""
+    dropped: int
+    """Prompts, of both kinds, that left no room for a response."""
+
+
+def load_prompts(
+    config: DataConfig,
+    tokenizer: Any,
+    context_tokens: int,
+    max_response_tokens: int,
+    seed: int,
+    *,
+    prompts: Iterable[Any] | None = None,
+    held_out: Iterable[Any] | None = None,
+) -> PromptData:
+    """Load what ``config`` names, or the given objects.
+
+    Args:
+        config: the data section.
+        tokenizer: the policy's.
+        context_tokens: what the model can read, prompt and response together.
+        max_response_tokens: ``rollout.max_tokens``.
+        seed: of the shuffle.
+        prompts: instead of ``config.path``: texts, lists of chat messages, or mappings with the fields that ``config`` names.
+        held_out: instead of ``config.held_out``: the same.
+
+    Raises:
+        DataError: naming the file and line of a broken line, a missing or empty prompt, an id that is there twice, a prompt that is too
+            long (with ``overlong: refuse``); or nothing is left.
+        ConfigError: there is no source of prompts, or the tokenizer has no chat template.
+    """
+    limit = context_tokens - max_response_tokens
+    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, tokenizer, limit)
+    if held_out is not None or config.held_out is not None:
+        apart, dropped_apart = _load(_source(config.held_out, config, held_out, "data.held_out"), config, tokenizer, limit)
+        apart = apart[: config.held_out_prompts or None]
+        dropped += dropped_apart
+    else:
+        train, apart = _set_apart(train, config.held_out_prompts)
+    if not train:
+        raise DataError(f"data.path: no prompt left to train on; {dropped} were dropped because they leave no room for rollout.max_tokens")
+    if dropped:
+        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, limit)
+    return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)
+
+
+def _source(path: str | None, config: DataConfig, objects: Iterable[Any] | None, key: str) -> Iterable[Record]:
+    if objects is not None:
+        return wrap_objects(objects, config.prompt_field)
+    if path is None:
+        raise ConfigError(f"{key}: required, unless prompts are passed to run()")
+    return read_records(path, config.split)
+
+
+def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: int) -> tuple[list[Prompt], int]:
+    """Checked and tokenised prompts in the data's order, and how many were dropped."""
+    names: dict[str, str] = {}
+    places: list[str] = []
+    shown: list[str] = []
+    given: list[str] = []
+    for number, record in enumerate(records):
+        prompt = prompt_of(record, config)
+        name_record(record, number, config, names)
+        places.append(record.place)
+        shown.append(bare_text(prompt))
+        given.append(policy_text(prompt, config, tokenizer, record.place))
+    tokens = tokenize(given, config, tokenizer)
+    kept: list[Prompt] = []
+    for name, place, text, ids in zip(names, places, shown, tokens, strict=True):
+        if len(ids) <= limit:
+            kept.append(Prompt(len(kept), name, text, np.asarray(ids, dtype=np.int32)))
+        elif config.overlong == "refuse":
+            raise DataError(
+                f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "
+                f"rollout.max_tokens, or set data.overlong=drop"
+            )
+    return kept, len(tokens) - len(kept)
+
+
+def name_record(record: Record, number: int, config: DataConfig, names: dict[str, str]) -> str:
+    """The record's id, or its number from 0, entered in ``names`` (id -> place).
+
+    Raises:
+        DataError: the id was there before.
+    """
+    given = record.values.get(config.id_field)
+    name = str(number if given is None else given)
+    if name in names:
+        raise DataError(f"{record.place}: id {name!r} is also that of {names[name]}; ids must differ (field: data.id_field)")
+    names[name] = record.place
+    return name
+
+
+def _set_apart(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
+    """The first ones to train on, the last ``count`` for evaluation."""
+    if count >= len(prompts) and count:
+        raise DataError(f"data.held_out_prompts: {count} are to be set apart of {len(prompts)} prompts, which leaves none to train on")
+    return prompts[: len(prompts) - count], prompts[len(prompts) - count :]
+
+
+def _in_order(prompts: Sequence[Prompt], shuffle: bool, seed: int) -> list[Prompt]:
+    order = np.random.default_rng(seed).permutation(len(prompts)) if shuffle else np.arange(len(prompts))
+    return [replace(prompts[int(k)], index=index) for index, k in enumerate(order)]

@@ -1,0 +1,111 @@
+"""Records from files, hub data sets and Python objects, each with the place it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypref.errors import DataError
+
+SUFFIXES = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the data gives it."""
+
+    values: Mapping[str, Any]
+    place: str
+    """``file:line``, or what stands for it; begins every message about the record."""
+
+
+def read_records(path: str, split: str) -> Iterator[Record]:
+    """Records of a JSONL or Parquet file, of a directory of them (in the order of their names), or of a ``datasets`` data set.
+
+    Args:
+        path: what ``data.path`` says.
+        split: of a hub data set.
+
+    Raises:
+        DataError: nothing is there, or a line is broken; file and line are named.
+    """
+    location = Path(path)
+    if location.is_dir():
+        files = sorted(file for file in location.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            raise DataError(f"{path}: no {' or '.join(SUFFIXES)} file in this directory")
+        for file in files:
+            yield from _read_file(file)
+    elif location.is_file():
+        yield from _read_file(location)
+    elif location.suffix in (*SUFFIXES, ".json", ".csv", ".txt") or path.startswith((".", "/", "~")):
+        raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")
+    else:
+        yield from _read_hub(path, split)
+
+
+def wrap_objects(items: Iterable[Any], field: str) -> Iterator[Record]:
+    """Records from Python objects: mappings as they are, anything else (a text, a list of messages) as the value of ``field``."""
+    for number, item in enumerate(items):
+        yield Record(item if isinstance(item, Mapping) else {field: item}, f"record {number} of those passed to run()")
+
+
+def _read_file(file: Path) -> Iterator[Record]:
+    if file.suffix == ".jsonl":
+        return _read_jsonl(file)
+    if file.suffix == ".parquet":
+        return _read_parquet(file)
+    raise DataError(f"{file}: expected a {' or '.join(SUFFIXES)} file")
+
+
+def _read_jsonl(file: Path) -> Iterator[Record]:
+    with file.open(encoding="utf-8", errors="strict") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield Record(_parse(line, f"{file}:{number}"), f"{file}:{number}")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 text: {error}") from error
+
+
+def _parse(line: str, place: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: broken JSON: {error.msg} at column {error.colno}; one object a line is expected") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{place}: expected an object such as {{'prompt': ...}}, got {type(values).__name__}")
+    return values
+
+
+def _read_parquet(file: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            number = 0
+            for batch in opened.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Record(values, f"{file}, row {number}")
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+def _read_hub(name: str, split: str) -> Iterator[Record]:
+    import datasets
+    import datasets.exceptions
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise DataError(
+            f"data.path: {name!r} is no file or directory here (looked in {Path.cwd()}), and as a data set with split {split!r} "
+            f"it cannot be loaded: {error}"
+        ) from error
+    for number, values in enumerate(rows):
+        yield Record(values, f"{name}, split {split}, row {number}")

@@ -1,0 +1,72 @@
+"""Win rates of the policy, as it is trained, against its base and against itself an iteration ago."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from raypref.config import RunConfig
+from raypref.evaluation.win_rate import summarise
+from raypref.roles import OracleRole, Ref
+from raypref.types import Comparison, Prompt
+
+Sample = Callable[[Prompt, int, str, int], Awaitable[Ref]]
+
+
+class Evaluator:
+    """Keeps the answers of the base policy and of the last evaluated one, and has the oracle compare new answers with them.
+
+    The answers' seeds depend on the prompt alone, so a policy that did not change gives the same answers and a win rate of one half.
+    """
+
+    def __init__(self, sample: Sample, oracle: OracleRole | None, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+        assert oracle is not None
+        self._sample = sample
+        self._oracle = oracle
+        self._config = config
+        self._prompts = prompts
+        self._answers: dict[str, list[Ref]] = {}
+
+    async def evaluate(self, iteration: int) -> dict[str, Any] | None:
+        """Sample the current policy's answers and compare them. The base policy has nobody to be compared with: None.
+
+        Returns:
+            ``iteration``, ``response_tokens``, and for each opponent (``base``, ``previous``) the win rate with its interval.
+        """
+        answers = await self._ask()
+        opponents = dict(self._answers)
+        self._answers = {"base": opponents.get("base", answers), "previous": answers}
+        if not opponents:
+            return None
+        result: dict[str, Any] = {"iteration": iteration}
+        evaluation = self._config.evaluation
+        for name, defenders in opponents.items():
+            matches = await asyncio.gather(*(self._oracle.compare(a, b) for a, b in zip(answers, defenders, strict=True)))
+            summary = summarise(
+                [match.win_rate for match in matches],
+                resamples=evaluation.bootstrap_resamples,
+                confidence=evaluation.confidence,
+                seed=self._config.seed,
+            )
+            result[name] = asdict(summary)
+            result["response_tokens"] = sum(match.challenger_tokens for match in matches) / len(matches)
+            result[f"{name}_response_tokens"] = sum(match.defender_tokens for match in matches) / len(matches)
+            self._write(iteration, name, matches)
+        return result
+
+    async def answer(self, iteration: int) -> None:
+        """Sample the current policy's answers, to be the opponent of the next evaluation (a run that was resumed)."""
+        self._answers["previous"] = await self._ask()
+
+    async def _ask(self) -> list[Ref]:
+        count = self._config.evaluation.responses
+        return list(await asyncio.gather(*(self._sample(prompt, count, "evaluation", 0) for prompt in self._prompts)))
+
+    def _write(self, iteration: int, opponent: str, matches: Sequence[Comparison]) -> None:
+        directory = self._config.output_dir / "evaluation"
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(asdict(match), ensure_ascii=False) for match in matches]
+        (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n")

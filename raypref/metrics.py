@@ -1,0 +1,92 @@
+"""Metrics: one writer (JSON lines and TensorBoard), running averages, and a clock of what the stages do.
+
+Names start with ``loss/ rollout/ oracle/ eval/ time/ sync/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PREFIXES = ("loss/", "rollout/", "oracle/", "eval/", "time/", "sync/")
+
+
+class MetricsWriter:
+    """Appends to ``metrics.jsonl`` and to TensorBoard's event files under ``tensorboard/``."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = (directory / "metrics.jsonl").open("a", buffering=1)
+        self._board = SummaryWriter(str(directory / "tensorboard"))
+        self._start = time.monotonic()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record ``values`` at an optimiser step.
+
+        Raises:
+            ValueError: a name without one of the known prefixes.
+        """
+        if not values:
+            return
+        for name in values:
+            if not name.startswith(PREFIXES):
+                raise ValueError(f"metric {name!r}: names start with one of {' '.join(PREFIXES)}")
+        line = {"step": step, "time/run_s": round(time.monotonic() - self._start, 3)} | {name: float(v) for name, v in values.items()}
+        self._file.write(json.dumps({k: (None if isinstance(v, float) and math.isnan(v) else v) for k, v in line.items()}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class Averages:
+    """Means of per-group figures since they were last taken. NaN means "does not apply" and is left out."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isnan(value):
+                self._sums[name] += value
+                self._counts[name] += 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+class StageClock:
+    """Wall seconds in which a stage had at least one call in flight. Stages overlap, so the figures do not add up to the run's time."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, int] = defaultdict(int)
+        self._since: dict[str, float] = {}
+        self._total: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self._active[name] == 0:
+            self._since[name] = time.monotonic()
+        self._active[name] += 1
+        try:
+            yield
+        finally:
+            self._active[name] -= 1
+            if self._active[name] == 0:
+                self._total[name] += time.monotonic() - self._since[name]
+
+    def seconds(self) -> dict[str, float]:
+        return {name: round(total, 3) for name, total in self._total.items()}

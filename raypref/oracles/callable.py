@@ -1,0 +1,86 @@
+"""A Python function as the oracle."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, PlainSerializer
+
+from raypref.errors import ConfigError, OracleError
+from raypref.oracles.base import ABSTAIN, Oracle, Question, oracles
+
+
+def _check_function(value: Any) -> Any:
+    if isinstance(value, str):
+        _import_function(value)
+    elif not callable(value):
+        raise ConfigError(f"oracle.function: expected 'module:name' or a function, got {value!r}")
+    return value
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ConfigError(f"oracle.function: expected 'module:name', got {name!r}")
+    try:
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"oracle.function: cannot import {name!r}: {error}; the module must be on the Python path of every node"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"oracle.function: {name!r} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+@oracles.register("callable")
+class CallableOracle(Oracle):
+    """Asks a function of yours.
+
+    ``mode: batch``: ``f(prompts: list[str], responses: list[list[str]])`` gives one (K, K) matrix a prompt, P[i, j] = P(response i >
+    response j). ``mode: pairwise``: ``g(prompt: str, a: str, b: str)`` gives P(a > b), one number; it is asked for each pair once.
+    Where it cannot tell, either one gives ``raypref.oracles.base.ABSTAIN``.
+    """
+
+    type: str = "callable"
+    function: Annotated[str | Callable[..., Any], BeforeValidator(_check_function), PlainSerializer(_name, return_type=str)]
+    """``module:name``, or a Python object (written to the resolved config under its name)."""
+    mode: Literal["batch", "pairwise"] = "batch"
+    """What the function takes and gives."""
+
+    def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
+        function = _import_function(self.function) if isinstance(self.function, str) else self.function
+        if self.mode == "batch":
+            answers = function([question.prompt for question in questions], [list(question.responses) for question in questions])
+            if not isinstance(answers, Iterable):
+                raise OracleError(f"oracle 'callable': {_name(self.function)} gave {answers!r}; expected one matrix for each prompt")
+            return list(answers)
+        return [_matrix(function, question) for question in questions]
+
+
+def _matrix(function: Callable[..., Any], question: Question) -> NDArray[np.float64]:
+    """(K, K) from a function of single pairs; what was not asked stays at one half and is not read."""
+    values = np.full((len(question.responses), len(question.responses)), 0.5)
+    for i, j in question.pairs:
+        chance = function(question.prompt, question.responses[i], question.responses[j])
+        try:
+            values[i, j] = float(chance)
+        except (TypeError, ValueError) as error:
+            raise OracleError(
+                f"oracle 'callable', prompt {question.prompt_id!r}, responses {i} and {j}: expected one number P(a > b), got {chance!r}"
+            ) from error
+        values[j, i] = ABSTAIN if values[i, j] == ABSTAIN else 1.0 - values[i, j]
+    return values

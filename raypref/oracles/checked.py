@@ -1,0 +1,92 @@
+"""What an oracle answered, checked: a matrix of preferences, or an error that says where it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.errors import OracleError
+from raypref.oracles.base import ABSTAIN, Oracle, Question
+from raypref.preferences import unknown
+
+TOLERANCE = 1e-6
+"""Largest departure from P + P^T = 1, from [0, 1] and from the diagonal's 1/2: room for float32, not for mistakes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A checked answer to one question."""
+
+    values: NDArray[np.float64]
+    """(K, K), NaN where not asked or abstained; P + P^T = 1 exactly."""
+    abstained: int
+    """Comparisons (unordered) on which the oracle abstained."""
+
+
+def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Answer]:
+    """Put questions to an oracle and check what it says.
+
+    Raises:
+        OracleError: naming the oracle, the prompt, the entry and its value.
+    """
+    matrices = oracle.compare(questions)
+    if len(matrices) != len(questions):
+        raise OracleError(f"oracle {oracle.type!r}: {len(matrices)} answers to {len(questions)} questions; give one matrix for each prompt")
+    return [check(matrix, question, oracle.type) for matrix, question in zip(matrices, questions, strict=True)]
+
+
+def check(matrix: object, question: Question, oracle: str) -> Answer:
+    """One answer: shape, finite numbers in [0, 1], P + P^T = 1, one half on the diagonal.
+
+    Args:
+        matrix: what the oracle gave; of its entries only the diagonal, the pairs that were asked and their mirror images are read.
+        question: what it was asked.
+        oracle: its name, for the message.
+
+    Raises:
+        OracleError: naming the oracle, the prompt, the entry and its value.
+    """
+    where = f"oracle {oracle!r}, prompt {question.prompt_id!r}"
+    given = _as_square(matrix, len(question.responses), where)
+    for k, value in enumerate(np.diagonal(given)):
+        if not abs(value - 0.5) <= TOLERANCE:
+            raise OracleError(f"{where}: P[{k}, {k}] = {value}; a response against itself is 0.5")
+    values = unknown(len(given))
+    abstained = 0
+    for i, j in question.pairs:
+        if given[i, j] == ABSTAIN and given[j, i] == ABSTAIN:
+            abstained += 1
+            continue
+        values[i, j] = _checked_pair(given, i, j, where)
+        values[j, i] = 1.0 - values[i, j]
+    return Answer(values, abstained)
+
+
+def _as_square(matrix: object, size: int, where: str) -> NDArray[np.float64]:
+    try:
+        given = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OracleError(f"{where}: expected a ({size}, {size}) matrix of numbers, got {type(matrix).__name__}: {error}") from error
+    if given.shape != (size, size):
+        raise OracleError(f"{where}: expected a ({size}, {size}) matrix for its {size} responses, got shape {given.shape}")
+    return given
+
+
+def _checked_pair(given: NDArray[np.float64], i: int, j: int, where: str) -> float:
+    """P[i, j] with the rounding of P + P^T = 1 shared out between the two entries."""
+    for a, b in ((i, j), (j, i)):
+        value = given[a, b]
+        if value == ABSTAIN:
+            raise OracleError(f"{where}: P[{a}, {b}] abstains, P[{b}, {a}] = {given[b, a]} does not; abstain on both")
+        if not -TOLERANCE <= value <= 1.0 + TOLERANCE:
+            remedy = f"to abstain give {ABSTAIN}" if np.isnan(value) else "give the sigmoid of a score, not the score"
+            raise OracleError(f"{where}: P[{a}, {b}] = {value} is no probability in [0, 1]; {remedy}")
+    total = given[i, j] + given[j, i]
+    if abs(total - 1.0) > TOLERANCE:
+        raise OracleError(
+            f"{where}: P[{i}, {j}] + P[{j}, {i}] = {given[i, j]} + {given[j, i]} = {total}, not 1; average both orders of asking"
+        )
+    return float(np.clip((given[i, j] + 1.0 - given[j, i]) / 2.0, 0.0, 1.0))

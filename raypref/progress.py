@@ -1,0 +1,87 @@
+"""What a run tells while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from raypref.types import Verdict
+
+
+class Callback:
+    """Override what you want to hear of. Called from the driver, between two awaits: be quick."""
+
+    def on_group(self, verdict: Verdict) -> None:
+        """A prompt's responses were sampled and judged."""
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """An optimiser step was taken."""
+
+    def on_evaluation(self, result: Mapping[str, Any]) -> None:
+        """The policy of a finished iteration was evaluated; ``result`` is an entry of the summary's ``evaluations``."""
+
+    def on_end(self) -> None:
+        """The run is over, or failed."""
+
+
+class ProgressLine(Callback):
+    """One live line in a terminal; a plain line every ``every_s`` seconds where the output is a file (a Ray job's log)."""
+
+    def __init__(self, iterations: int, every_s: float = 15.0) -> None:
+        from rich.console import Console
+        from rich.status import Status
+
+        self._console = Console()
+        self._live = Status("starting", console=self._console) if self._console.is_terminal else None
+        self._every_s = every_s
+        self._iterations = iterations
+        self._iteration = self._step = self._groups = self._tokens = 0
+        self._loss = self._win_rate = float("nan")
+        self._start = self._printed = time.monotonic()
+        self._sampling_since: float | None = None
+        if self._live is not None:
+            self._live.start()
+
+    def on_group(self, verdict: Verdict) -> None:
+        if self._sampling_since is None:
+            self._sampling_since = time.monotonic()
+        self._groups += 1
+        self._tokens += int(verdict.metrics.get("rollout/tokens", 0))
+        self._show()
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._step = step
+        self._loss = metrics.get("loss/value", float("nan"))
+        self._show()
+
+    def on_evaluation(self, result: Mapping[str, Any]) -> None:
+        self._iteration = result["iteration"]
+        self._win_rate = result["base"]["win_rate"]
+        self._sampling_since, self._tokens = None, 0
+        self._show(force=True)
+
+    def on_end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def line(self) -> str:
+        """``iteration 1/3  step 12  groups 240  5100 tokens/s  loss 0.83  win rate 0.61``"""
+        sampling_s = time.monotonic() - self._sampling_since if self._sampling_since is not None else 0.0
+        parts = [
+            f"iteration {min(self._iteration + 1, self._iterations)}/{self._iterations}",
+            f"step {self._step}",
+            f"groups {self._groups}",
+            f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.5 and self._tokens else "",
+            f"loss {self._loss:.4g}" if self._loss == self._loss else "",
+            f"win rate {self._win_rate:.3f}" if self._win_rate == self._win_rate else "",
+            f"{time.monotonic() - self._start:.0f} s",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def _show(self, force: bool = False) -> None:
+        if self._live is not None:
+            self._live.update(self.line())
+        elif force or time.monotonic() - self._printed >= self._every_s:
+            self._printed = time.monotonic()
+            self._console.print(self.line(), highlight=False)

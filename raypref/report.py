@@ -1,0 +1,87 @@
+"""What a finished run tells: ``summary.json`` and the tables of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("raypref", "ray", "torch", "transformers", "vllm", "deepspeed")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran. vllm's CPU build is installed under another name but imports, and counts, as vllm."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import raypref
+
+    found = {"raypref": raypref.__version__}
+    for name in VERSIONED[1:]:
+        for package in (name, f"{name}-cpu"):
+            try:
+                found[name] = version(package)
+                break
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """The win rates, the seconds by stage, and where the policy is."""
+    from rich.console import Console
+
+    console = Console()
+    if summary["evaluations"]:
+        console.print(win_rate_table(summary))
+    console.print(seconds_table(summary))
+    console.print(f"policy: {summary['policy_dir']}", highlight=False, soft_wrap=True)
+
+
+def win_rate_table(summary: Mapping[str, Any]) -> Any:
+    """A row an iteration: win rate against the base and against the iteration before, with intervals, and mean response length."""
+    from rich.table import Table
+
+    evaluations = summary["evaluations"]
+    confidence = f"{summary['confidence']:.0%}"
+    table = Table(title=f"held-out win rates, {evaluations[0]['base']['prompts']} prompts ({confidence} bootstrap interval)")
+    for heading in ("iteration", "against the base", "against the iteration before", "response tokens"):
+        table.add_column(heading, justify="right")
+    table.add_row("base", "", "", f"{evaluations[0]['base_response_tokens']:.1f}")
+    for entry in evaluations:
+        table.add_row(str(entry["iteration"]), _interval(entry["base"]), _interval(entry["previous"]), f"{entry['response_tokens']:.1f}")
+    return table
+
+
+def seconds_table(summary: Mapping[str, Any]) -> Any:
+    """Seconds in which each stage was at work. Stages overlap, so the column adds up to more than the run."""
+    from rich.table import Table
+
+    table = Table(title=f"seconds by stage (they overlap; the run took {summary['run_s']:.0f} s)")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for stage, seconds in summary["seconds"].items():
+        table.add_row(stage, f"{seconds:.1f}")
+    return table
+
+
+def samples_table(output_dir: Path, iteration: int, count: int = 2) -> Any:
+    """Responses of the base and of an iteration's policy to the same held-out prompts, side by side."""
+    from rich.table import Table
+
+    path = output_dir / "evaluation" / f"iteration_{iteration:04d}_against_base.jsonl"
+    matches = [json.loads(line) for line in path.read_text().splitlines()][:count]
+    table = Table(title=f"responses before and after {iteration} iterations", show_lines=True)
+    for heading in ("prompt", "before", "after"):
+        table.add_column(heading, overflow="fold")
+    for match in matches:
+        table.add_row(match["prompt"], match["defender"], match["challenger"])
+    return table
+
+
+def _interval(entry: Mapping[str, float]) -> str:
+    return f"{entry['win_rate']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]"

@@ -1,0 +1,107 @@
+"""The check after every sync: the engines and references hold the learner's weights.
+
+First the checksums of the tensors as they were received; then log-probs on the same tokens. The tokens are fresh samples of every engine,
+so the engine's own sampling path is what is compared, its prefix cache included: a cache that survived the sync would show here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raypref.errors import SyncError
+from raypref.roles import Checksums, LearnerRole, ReferenceRole, RolloutRole
+from raypref.types import Rollout, SampleRequest
+from raypref.types import Sequence as Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the log-prob of one token may differ, in nats."""
+
+    statistic: str
+    """``max`` over the tokens in float32, ``mean`` in bfloat16, where single tokens differ by up to 0.7 nats by rounding alone."""
+    nats: float
+
+    @classmethod
+    def of(cls, dtype: str, nats: float | None) -> Tolerance:
+        """The default for a compute type, unless ``nats`` is given."""
+        if dtype == "float32":
+            return cls("max", 1e-4 if nats is None else nats)
+        return cls("mean", 0.05 if nats is None else nats)
+
+
+async def verify(
+    sent: Checksums,
+    *,
+    learner: LearnerRole,
+    rollout: RolloutRole | None,
+    reference: ReferenceRole | None,
+    requests: Sequence[SampleRequest],
+    tolerance: Tolerance,
+) -> dict[str, float]:
+    """Compare every replica with the learner; metrics under ``sync/``.
+
+    Args:
+        sent: checksums of what the learner sent.
+        requests: what every engine is asked to sample, at temperature 1.
+
+    Raises:
+        SyncError: naming the replica and the tensor, or the replica, the token and the difference.
+    """
+    receivers = [role for role in (rollout, reference) if role is not None]
+    for received in await asyncio.gather(*(role.received() for role in receivers)):
+        for replica, checksums in received.items():
+            _compare_checksums(replica, sent, checksums)
+    if rollout is None:
+        return {}
+    answers = await rollout.probe(requests)
+    differences = {}
+    for engine, rollouts in answers.items():
+        tokens, logps = _flatten(rollouts)
+        expected = await learner.probe(tokens)
+        differences[engine] = _difference(engine, tokens, logps, expected, tolerance)
+        for replica, own in ((await reference.probe(tokens)) if reference is not None else {}).items():
+            differences[replica] = _difference(replica, tokens, own, expected, tolerance)
+    everything = np.concatenate(list(differences.values()))
+    return {"sync/logprob_difference_max": float(everything.max()), "sync/logprob_difference_mean": float(everything.mean())}
+
+
+def _compare_checksums(replica: str, sent: Checksums, received: Checksums) -> None:
+    if missing := sorted(sent.keys() - received.keys()):
+        raise SyncError(f"sync: {replica} did not receive {len(missing)} of {len(sent)} tensors, {missing[0]} the first")
+    if extra := sorted(received.keys() - sent.keys()):
+        raise SyncError(f"sync: {replica} received {len(extra)} tensors that were not sent, {extra[0]} the first")
+    wrong = [name for name in sent if sent[name] != received[name]]
+    if wrong:
+        raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors reached {replica} changed, {wrong[0]} the first")
+
+
+def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[Tokens], list[np.ndarray[Any, Any]]]:
+    pairs = [(rollout.prompt, response) for rollout in rollouts for response in rollout.responses]
+    return [Tokens(prompt.token_ids, response.token_ids) for prompt, response in pairs], [response.logprobs for _, response in pairs]
+
+
+def _difference(
+    replica: str,
+    tokens: Sequence[Tokens],
+    own: Sequence[np.ndarray[Any, Any]],
+    expected: Sequence[np.ndarray[Any, Any]],
+    tolerance: Tolerance,
+) -> np.ndarray[Any, Any]:
+    """(total tokens,) absolute differences; raises when they are too large."""
+    differences = np.concatenate([np.abs(a.astype(np.float64) - b) for a, b in zip(own, expected, strict=True)])
+    found = float(differences.max() if tolerance.statistic == "max" else differences.mean())
+    if not found <= tolerance.nats:
+        worst = int(np.nanargmax(differences)) if not np.isnan(differences).all() else 0
+        token_ids = np.concatenate([item.response_ids for item in tokens])
+        raise SyncError(
+            f"sync: {replica} does not compute the learner's log-probs: {tolerance.statistic} difference {found:.3g} nats over "
+            f"{differences.size} tokens, more than sync.tolerance {tolerance.nats:g}; token {int(token_ids[worst])} at place {worst} "
+            f"differs most, by {differences[worst]:.3g}"
+        )
+    return differences

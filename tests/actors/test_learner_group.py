@@ -1,0 +1,62 @@
+"""Which error surfaces when ranks fail together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from actors.learner_group import first_cause
+from raypref.errors import LossNotFinite
+
+
+async def after(seconds: float, outcome: Any) -> Any:
+    await asyncio.sleep(seconds)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def run(*calls: Any, timeout_s: float = 5.0) -> list[Any]:
+    async def all_of_them() -> list[Any]:
+        return await first_cause(calls, [f"rank {k}" for k in range(len(calls))], timeout_s)
+
+    return asyncio.run(all_of_them())
+
+
+def task_error(cause: Exception) -> RayTaskError:
+    """As it reaches the driver: Ray's own error around the actor's."""
+    return RayTaskError("step", 'ray::step()\n  File "rank.py", line 7', cause).as_instanceof_cause()
+
+
+def test_results_come_by_rank() -> None:
+    assert run(after(0.05, "a"), after(0, "b")) == ["a", "b"]
+
+
+def test_a_death_is_the_cause_of_a_broken_collective_that_is_noticed_first() -> None:
+    broken = task_error(RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer [192.0.2.7]:1234"))
+    with pytest.raises(ActorDiedError):
+        run(after(0, broken), after(0.2, ActorDiedError()))
+
+
+def test_an_own_error_is_reported_while_the_others_still_wait_for_that_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.learner_group._GRACE_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="shape"):
+        run(after(60, None), after(0, task_error(ValueError("wrong shape"))), timeout_s=90.0)
+    assert time.monotonic() - began < 2
+
+
+def test_errors_arrive_as_they_were_raised_with_the_actors_traceback() -> None:
+    with pytest.raises(LossNotFinite, match="it is nan") as caught:
+        run(after(0, task_error(LossNotFinite("it is nan"))))
+    assert type(caught.value) is LossNotFinite
+    assert any("rank.py" in note for note in caught.value.__notes__)
+
+
+def test_silence_names_the_rank() -> None:
+    with pytest.raises(TimeoutError, match=r"within 0\.1 s from rank 1$"):
+        run(after(0, 1), after(60, 2), timeout_s=0.1)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.policy import context_limit, end_token_ids, load_model, load_tokenizer
+from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
+from raypref.errors import ConfigError
+from raypref.limits import check_learner
+from tests.learner_bench import make_policy
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
+    return make_policy(tmp_path_factory.mktemp("policy"))
+
+
+def test_frozen_and_trainable(policy: PolicyConfig) -> None:
+    """Frozen: nothing requires a gradient, evaluation mode. With an adapter: its factors do, and nothing else."""
+    frozen = load_model(policy, torch.device("cpu"))
+    assert not frozen.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    adapted = load_model(policy.model_copy(update={"lora": LoraConfig(rank=2)}), torch.device("cpu"), trainable=True)
+    trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in adapted.named_parameters() if "lora_" in name}
+    assert len(trainable) == 2 * 7 * 2, "two factors for each of seven projections of two layers"
+
+
+def test_dtype(policy: PolicyConfig) -> None:
+    model = load_model(policy.model_copy(update={"dtype": "bfloat16"}), torch.device("cpu"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_tokens_and_limits(policy: PolicyConfig) -> None:
+    assert end_token_ids(policy) == (2, 3)
+    assert context_limit(policy) == 128
+    assert context_limit(policy.model_copy(update={"max_context_tokens": 50})) == 50
+    with pytest.raises(ConfigError, match=r"policy\.max_context_tokens: 129 is above the 128"):
+        context_limit(policy.model_copy(update={"max_context_tokens": 129}))
+    assert load_tokenizer(policy)("w7 w9").input_ids == [7, 9]
+
+
+def test_end_tokens_without_a_generation_config(policy: PolicyConfig, tmp_path: Path) -> None:
+    config = json.loads((Path(policy.path) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 9}))
+    assert end_token_ids(PolicyConfig(path=str(tmp_path))) == (9,)
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./no_such_model", "no/such/model"])
+def test_a_directory_that_does_not_exist(path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"policy\.path: no model directory at '{path}'"):
+        load_model(PolicyConfig(path=path), torch.device("cpu"))
+
+
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.path: cannot load"):
+        load_model(PolicyConfig(path=str(tmp_path)), torch.device("cpu"))
+
+
+def test_a_missing_tokenizer_is_named_by_its_own_key(policy: PolicyConfig) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.tokenizer: no model directory at '/nowhere'"):
+        load_tokenizer(policy.model_copy(update={"tokenizer": "/nowhere"}))
+
+
+def test_what_deepspeed_trains_wrongly_is_refused() -> None:
+    check_learner(PolicyConfig(path="m", dtype="bfloat16"), LearnerConfig(zero_stage=1))
+    check_learner(PolicyConfig(path="m", dtype="float32"), LearnerConfig(zero_stage=0))
+    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0 trains wrongly"):
+        check_learner(PolicyConfig(path="m", dtype="bfloat16"), LearnerConfig(zero_stage=0))

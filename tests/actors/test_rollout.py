@@ -1,0 +1,136 @@
+"""The rollout actor's rules about requests and weight updates, on an engine that is made of three lines."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import actors.rollout
+from actors.rollout import Finished, RolloutActor
+from raypref.config import PolicyConfig, RolloutConfig
+from raypref.errors import SyncError
+from raypref.types import Prompt, Response, Rollout, SampleRequest
+
+
+class FakeEngine:
+    """Finishes one request a step, the last one first, with the token 5 ``count`` times."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.open: dict[str, SampleRequest] = {}
+        self.breaks = False
+        self.ended = False
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.open)
+
+    def check(self, request: SampleRequest) -> None:
+        pass
+
+    def add(self, key: str, request: SampleRequest) -> None:
+        self.open[key] = request
+
+    def step(self) -> list[tuple[str, Rollout]]:
+        key, request = self.open.popitem()
+        response = Response(np.array([5], dtype=np.int32), np.array([-1.0], dtype=np.float32), "five", "stop")
+        return [(key, Rollout(request.prompt, (response,) * request.count, request.policy_version))]
+
+    def start_weight_update(self) -> None:
+        pass
+
+    def update_weights(self, request: Any) -> None:
+        if self.breaks:
+            raise ValueError("half of it")
+
+    def finish_weight_update(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch) -> RolloutActor:
+    monkeypatch.setattr(actors.rollout, "Engine", FakeEngine)
+    actor = RolloutActor(PolicyConfig(path="anywhere"), RolloutConfig())
+    update(actor, 3)
+    return actor
+
+
+def request(version: int = 3, count: int = 2) -> SampleRequest:
+    prompt = Prompt(0, "p0", "a prompt", np.array([1, 2], dtype=np.int32))
+    return SampleRequest(prompt, count, seed=0, temperature=1.0, top_p=1.0, max_tokens=4, policy_version=version)
+
+
+def update(actor: RolloutActor, version: int) -> None:
+    actor.start_weight_update()
+    actor.update_weights({})
+    actor.finish_weight_update()
+    actor.update_weight_version(str(version))
+
+
+def test_a_group_comes_as_header_and_rollout(actor: RolloutActor) -> None:
+    """Two responses of one token each: the header says 2 tokens."""
+    stream = actor.stream()
+    actor.submit("a", request())
+    assert next(stream) == Finished("a", tokens=2)
+    rollout = next(stream)
+    assert isinstance(rollout, Rollout)
+    assert len(rollout.responses) == 2
+
+
+def test_an_idle_stream_waits_for_the_next_request(actor: RolloutActor) -> None:
+    headers: list[Any] = []
+    reader = threading.Thread(target=lambda: headers.extend(item for item in actor.stream() if isinstance(item, Finished)))
+    reader.start()
+    for key in ("a", "b"):
+        actor.submit(key, request())
+    actor._inbox.put(None)
+    while len(headers) < 2:
+        reader.join(0.01)
+    actor.shutdown()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert {header.key for header in headers} == {"a", "b"}
+    assert actor._engine.ended  # type: ignore[attr-defined]
+
+
+def test_a_request_for_another_version_is_refused(actor: RolloutActor) -> None:
+    with pytest.raises(SyncError, match=r"'p0' is for policy version 4; the engine holds version 3"):
+        actor.submit("a", request(version=4))
+
+
+def test_no_update_while_requests_are_unanswered(actor: RolloutActor) -> None:
+    stream = actor.stream()
+    actor.submit("a", request())
+    with pytest.raises(SyncError, match="1 requests are unanswered"):
+        actor.start_weight_update()
+    assert next(stream) == Finished("a", tokens=2)
+    update(actor, 4)
+    actor.submit("b", request(version=4))
+
+
+def test_no_request_between_the_start_of_an_update_and_its_version(actor: RolloutActor) -> None:
+    actor.start_weight_update()
+    with pytest.raises(SyncError, match="being replaced"):
+        actor.submit("a", request())
+
+
+def test_after_a_failed_update_nothing_is_answered_any_more(actor: RolloutActor) -> None:
+    actor._engine.breaks = True  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="half of it"):
+        update(actor, 4)
+    for call in (lambda: actor.submit("a", request()), actor.start_weight_update):
+        with pytest.raises(SyncError, match="unusable since a weight update failed: half of it"):
+            call()
+
+
+def test_there_is_one_stream(actor: RolloutActor) -> None:
+    stream = actor.stream()
+    actor.submit("a", request())
+    next(stream)
+    with pytest.raises(RuntimeError, match="has a stream already"):
+        next(actor.stream())

@@ -1,0 +1,174 @@
+"""Reading prompts: every source, every mistake with its place."""
+
+import json
+
+import pytest
+
+from raypref.config import DataConfig
+from raypref.data.prompts import load_prompts
+from raypref.errors import ConfigError, DataError
+
+PLAIN = {"chat_template": False, "shuffle": False}
+
+
+def load(tokenizer, *, context=20, response=4, seed=0, prompts=None, held_out=None, **config):
+    return load_prompts(DataConfig(**config), tokenizer, context, response, seed, prompts=prompts, held_out=held_out)
+
+
+def write_jsonl(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_plain_text_from_jsonl(tokenizer, tmp_path):
+    """``<bos> why not`` is 1 5 9; records without an id are numbered."""
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "why not"}, {"prompt": "how", "id": "second"}])
+    data = load(tokenizer, path=path, **PLAIN)
+    assert [(p.index, p.id, p.text, p.token_ids.tolist()) for p in data.train] == [(0, "0", "why not", [1, 5, 9]), (1, "second", "how", [1, 6])]
+    assert (data.held_out, data.dropped) == ([], 0)
+
+
+def test_the_chat_template_is_applied_and_the_oracle_sees_the_bare_question(tokenizer):
+    """``<bos> [USER] why [ANSWER]`` is 1 3 5 4, with one <bos>: the template's own."""
+    data = load(tokenizer, prompts=["why", [{"role": "user", "content": "why"}]], shuffle=False)
+    assert [(p.text, p.token_ids.tolist()) for p in data.train] == [("why", [1, 3, 5, 4])] * 2
+
+
+def test_a_longer_chat_keeps_its_turns(tokenizer):
+    chat = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}, {"role": "user", "content": "how"}]
+    (prompt,) = load(tokenizer, prompts=[chat], shuffle=False).train
+    assert prompt.text == "user: why\n\nassistant: so\n\nuser: how"
+    assert prompt.token_ids.tolist() == [1, 3, 5, 4, 7, 3, 6, 4]
+
+
+def test_parquet_directories_and_field_names(tokenizer, tmp_path):
+    """Files in the order of their names; other files are not read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"question": ["how"], "name": [7]}), tmp_path / "b.parquet")
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "why", "name": "x"}])
+    (tmp_path / "readme.txt").write_text("not data")
+    data = load(tokenizer, path=str(tmp_path), prompt_field="question", id_field="name", **PLAIN)
+    assert [(p.id, p.text) for p in data.train] == [("x", "why"), ("7", "how")]
+
+
+def test_objects_of_every_kind(tokenizer):
+    import datasets
+
+    rows = [{"prompt": "why", "id": "a"}, {"prompt": "how", "id": "b"}]
+    for prompts in (rows, datasets.Dataset.from_list(rows)):
+        assert [(p.id, p.text) for p in load(tokenizer, prompts=prompts, **PLAIN).train] == [("a", "why"), ("b", "how")]
+
+
+def test_shuffled_once_by_the_seed(tokenizer):
+    words = [f"why {k}" for k in range(20)]
+    first, again, other = (load(tokenizer, prompts=words, chat_template=False, seed=seed).train for seed in (1, 1, 2))
+    assert [p.text for p in first] == [p.text for p in again]
+    assert [p.text for p in first] != [p.text for p in other]
+    assert sorted(p.text for p in first) == sorted(words)
+    assert [p.index for p in first] == list(range(20))
+
+
+def test_held_out_prompts_are_the_last_of_the_data(tokenizer):
+    """Set apart before the shuffle, so that the seed does not move them."""
+    data = load(tokenizer, prompts=["why", "how", "so", "not"], held_out_prompts=2, chat_template=False)
+    assert sorted(p.text for p in data.train) == ["how", "why"]
+    assert [(p.index, p.text) for p in data.held_out] == [(0, "so"), (1, "not")]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, ["so", "not"]), (1, ["so"])])
+def test_held_out_prompts_of_their_own(tokenizer, tmp_path, most, expected):
+    path = write_jsonl(tmp_path / "h.jsonl", [{"prompt": "so"}, {"prompt": "not"}])
+    for source in ({"held_out": path}, {}):
+        objects = None if source else ["so", "not"]
+        data = load_prompts(
+            DataConfig(**PLAIN, **source, held_out_prompts=most), tokenizer, 20, 4, 0, prompts=["why"], held_out=objects
+        )
+        assert [p.text for p in data.held_out] == expected
+        assert [p.text for p in data.train] == ["why"]
+
+
+def test_prompts_that_leave_no_room_are_dropped_and_counted(tokenizer):
+    """Context 6, response 4: at most 2 tokens with <bos>. ``why not`` has 3."""
+    data = load(tokenizer, context=6, prompts=["why not", "how"], held_out=["so", "so not"], **PLAIN)
+    assert [(p.index, p.id, p.text) for p in data.train] == [(0, "1", "how")]
+    assert [p.text for p in data.held_out] == ["so"]
+    assert data.dropped == 2
+
+
+def test_prompts_that_leave_no_room_are_refused_by_config(tokenizer, tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "how"}, {"prompt": "why not", "id": "long"}])
+    message = r"p\.jsonl:2: prompt 'long' has 3 tokens; the context leaves 2 beside rollout\.max_tokens; .*data\.overlong=drop"
+    with pytest.raises(DataError, match=message):
+        load(tokenizer, context=6, path=path, overlong="refuse", **PLAIN)
+
+
+def test_nothing_left_is_an_error(tokenizer):
+    with pytest.raises(DataError, match=r"no prompt left to train on; 2 were dropped"):
+        load(tokenizer, context=4, prompts=["why", "how"], **PLAIN)
+    with pytest.raises(DataError, match=r"data\.held_out_prompts: 2 are to be set apart of 2 prompts"):
+        load(tokenizer, prompts=["why", "how"], held_out_prompts=2, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "why"', r"p\.jsonl:3: broken JSON: .* one object a line"),
+        ('["why"]', r"p\.jsonl:3: expected an object such as .*, got list"),
+        ('{"text": "why"}', r"p\.jsonl:3: no field 'prompt'; fields here: text; see data\.prompt_field"),
+        ('{"prompt": null}', r"p\.jsonl:3: no field 'prompt'"),
+        ('{"prompt": "  "}', r"p\.jsonl:3: the prompt in field 'prompt' is empty"),
+        ('{"prompt": 3}', r"p\.jsonl:3: field 'prompt' must be a text or a list of chat messages, got 3"),
+        ('{"prompt": []}', r"p\.jsonl:3: field 'prompt' must be"),
+        ('{"prompt": [{"role": "user"}]}', r"p\.jsonl:3: message 0 must have a text 'role' and 'content'"),
+        ('{"prompt": [{"role": "user", "content": ""}]}', r"p\.jsonl:3: the last message is empty"),
+        ('{"prompt": [{"role": "assistant", "content": "so"}]}', r"p\.jsonl:3: the chat ends with the assistant's turn"),
+        ('{"prompt": "how", "id": "first"}', r"p\.jsonl:3: id 'first' is also that of .*p\.jsonl:1; ids must differ"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_file_and_line(tokenizer, tmp_path, line, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "why", "id": "first"}\n\n' + line + "\n")
+    with pytest.raises(DataError, match=message):
+        load(tokenizer, path=str(path))
+
+
+def test_chat_messages_need_the_template(tokenizer):
+    with pytest.raises(DataError, match=r"record 0 .*: chat messages need a chat template; set data\.chat_template=true"):
+        load(tokenizer, prompts=[[{"role": "user", "content": "why"}]], **PLAIN)
+
+
+def test_a_tokenizer_without_template_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(ConfigError, match=r"data\.chat_template: the tokenizer has none; set data\.chat_template=false"):
+        load(tokenizer, prompts=["why"])
+
+
+def test_sources_that_are_not_there(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match=r"data\.path: required, unless prompts are passed to run\(\)"):
+        load(tokenizer)
+    with pytest.raises(DataError, match=r"nothing\.jsonl: no such file or directory"):
+        load(tokenizer, path="nothing.jsonl")
+    with pytest.raises(DataError, match=r"no \.jsonl or \.parquet file in this directory"):
+        load(tokenizer, path=str(tmp_path))
+    (tmp_path / "p.csv").write_text("prompt\nwhy\n")
+    with pytest.raises(DataError, match=r"p\.csv: expected a \.jsonl or \.parquet file"):
+        load(tokenizer, path=str(tmp_path / "p.csv"))
+    (tmp_path / "p.parquet").write_text("no")
+    with pytest.raises(DataError, match=r"p\.parquet: not a readable Parquet file"):
+        load(tokenizer, path=str(tmp_path / "p.parquet"))
+    (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(DataError, match=r"p\.jsonl: not UTF-8 text"):
+        load(tokenizer, path=str(tmp_path / "p.jsonl"))
+    with pytest.raises(DataError, match=r"data\.path: 'no-owner/no-data' is no file or directory here .* split 'train'"):
+        load(tokenizer, path="no-owner/no-data")
+
+
+def test_reading_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, raypref.data.prompts, raypref.data.demonstrations, raypref.judging, raypref.journal; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

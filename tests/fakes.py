@@ -1,0 +1,160 @@
+"""The four roles in plain Python: a "policy" is one number, a response is drawn from it, and a reference is the value itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref import types
+
+
+def prompt(index: int, id: str | None = None) -> types.Prompt:
+    return types.Prompt(index=index, id=id or f"p{index}", text=f"prompt {index}", token_ids=np.array([1, 2, index], dtype=np.int32))
+
+
+@dataclass
+class FakePolicy:
+    """What the learner trains and the others hold a copy of."""
+
+    value: float = 0.0
+    version: int = -1
+
+
+@dataclass
+class FakeLearner:
+    """Adds the number of examples to its value; remembers every batch by the prompts in it."""
+
+    replicas: Sequence[FakePolicy] = ()
+    value: float = 0.0
+    batches: list[list[int]] = field(default_factory=list)
+    begun: list[tuple[int, int]] = field(default_factory=list)
+    exported: list[Path] = field(default_factory=list)
+    fail_at_step: int | None = None
+    delay_s: float = 0.0
+
+    async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+        from raypref.errors import LossNotFinite
+
+        await asyncio.sleep(self.delay_s)
+        if len(self.batches) == self.fail_at_step:
+            raise LossNotFinite("loss is NaN; batch written to failures/step_0001.json")
+        examples = [example for part in batch for example in part.ref[part.start : part.stop]]
+        self.batches.append([example.prompt_index for example in examples])
+        self.value += len(examples) + sum(float(example.targets.sum()) for example in examples)
+        return {"loss/value": 1.0 / len(self.batches)}
+
+    async def begin_iteration(self, iteration: int, steps: int) -> None:
+        self.begun.append((iteration, steps))
+
+    async def publish(self, version: int) -> dict[str, int]:
+        for replica in self.replicas:
+            replica.value, replica.version = self.value, version
+        return {"weight": hash(self.value)}
+
+    async def probe(self, sequences: Sequence[types.Sequence]) -> list[NDArray[np.float64]]:
+        return [np.full(len(sequence.response_ids), -1.0 - self.value) for sequence in sequences]
+
+    async def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        (directory / "value.json").write_text(json.dumps(self.value))
+
+    async def load(self, directory: Path) -> None:
+        self.value = json.loads((directory / "value.json").read_text())
+
+    async def export(self, directory: Path) -> None:
+        self.exported.append(directory)
+
+
+@dataclass
+class FakeRollout:
+    """Answers after a random delay, so that groups finish out of order; counts how many are in flight."""
+
+    policy: FakePolicy = field(default_factory=FakePolicy)
+    requests: list[types.SampleRequest] = field(default_factory=list)
+    in_flight: int = 0
+    most_in_flight: int = 0
+    delay: random.Random = field(default_factory=lambda: random.Random(0))
+
+    async def sample(self, request: types.SampleRequest) -> types.Rollout:
+        assert request.policy_version == self.policy.version, "asked for weights that the engine does not hold"
+        self.requests.append(request)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(self.delay.random() * 0.003)
+        self.in_flight -= 1
+        return self._answer(request)
+
+    def _answer(self, request: types.SampleRequest) -> types.Rollout:
+        draw = np.random.default_rng(request.seed)
+        responses = tuple(
+            types.Response(
+                token_ids=np.array([int(draw.integers(100)), 3], dtype=np.int32),
+                logprobs=np.full(2, -1.0 - self.policy.value, dtype=np.float32),
+                text=f"{self.policy.value:g}",
+                finish_reason="stop",
+            )
+            for _ in range(request.count)
+        )
+        return types.Rollout(request.prompt, responses, self.policy.version)
+
+    async def probe(self, requests: Sequence[types.SampleRequest]) -> dict[str, list[types.Rollout]]:
+        return {"rollout-0": [self._answer(request) for request in requests]}
+
+    async def received(self) -> dict[str, dict[str, int]]:
+        return {"rollout-0": {"weight": hash(self.policy.value)}}
+
+
+@dataclass
+class FakeReference:
+    policy: FakePolicy = field(default_factory=FakePolicy)
+
+    async def score(self, examples: Any) -> Any:
+        return tuple(replace(example, previous_logps=np.zeros(len(example.response_ids))) for example in examples)
+
+    async def probe(self, sequences: Sequence[types.Sequence]) -> dict[str, list[NDArray[np.float64]]]:
+        return {"reference-0": [np.full(len(sequence.response_ids), -1.0 - self.policy.value) for sequence in sequences]}
+
+    async def received(self) -> dict[str, dict[str, int]]:
+        return {"reference-0": {"weight": hash(self.policy.value)}}
+
+
+@dataclass
+class FakeOracle:
+    """Keeps every group but those whose prompt index is in ``drops``; the policy with the larger value wins."""
+
+    drops: frozenset[int] = frozenset()
+    sealed: list[int] = field(default_factory=list)
+
+    async def judge(self, rollout: types.Rollout) -> tuple[types.Verdict, Any]:
+        index = rollout.prompt.index
+        examples = (
+            ()
+            if index in self.drops
+            else (
+                types.Example(
+                    prompt_index=index,
+                    prompt_id=rollout.prompt.id,
+                    prompt_ids=rollout.prompt.token_ids,
+                    response_ids=tuple(response.token_ids for response in rollout.responses[:2]),
+                    targets=np.array([0.5, -0.25]) * rollout.responses[0].token_ids[0],
+                    policy_version=rollout.policy_version,
+                ),
+            )
+        )
+        return types.Verdict(index, len(examples), {"rollout/tokens": 2.0 * len(rollout.responses)}), examples
+
+    async def compare(self, challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
+        mine, theirs = challenger.responses[0], defender.responses[0]
+        win = 0.5 if mine.text == theirs.text else float(float(mine.text) > float(theirs.text))
+        return types.Comparison(challenger.prompt.id, challenger.prompt.text, win, mine.text, theirs.text, 2.0, 2.0)
+
+    async def seal(self, iteration: int) -> None:
+        self.sealed.append(iteration)

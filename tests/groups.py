@@ -1,0 +1,39 @@
+"""Rollouts made by hand, and an oracle that answers from a table."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raypref.oracles.base import Oracle, Question
+from raypref.types import Prompt, Response, Rollout
+
+
+def rollout(*texts: str, cut_off: Sequence[int] = (), prompt_id: str = "p", index: int = 0, policy_version: int = 2) -> Rollout:
+    """One response a text, with one token (its character's code) a character."""
+    responses = []
+    for k, text in enumerate(texts):
+        ids = np.array([ord(letter) for letter in text], dtype=np.int32)
+        responses.append(Response(ids, np.full(len(ids), -0.5, dtype=np.float32), text, "length" if k in cut_off else "stop"))
+    prompt = Prompt(index, prompt_id, "Why?", np.array([1, 2, 3], dtype=np.int32))
+    return Rollout(prompt, tuple(responses), policy_version)
+
+
+class TableOracle(Oracle):
+    """P(a > b) from ``table``, by the responses' texts; remembers what it was asked."""
+
+    type: str = "table"
+    table: dict[str, float] = {}
+    """``"a>b"`` -> P(a > b); the mirror image follows, unless it is -1 (abstain)."""
+    asked: list[Question] = []
+
+    def compare(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        self.asked.extend(questions)
+        return [np.array([[self._chance(a, b) for b in question.responses] for a in question.responses]) for question in questions]
+
+    def _chance(self, a: str, b: str) -> float:
+        if a == b:
+            return 0.5
+        if f"{a}>{b}" in self.table:
+            return self.table[f"{a}>{b}"]
+        mirrored = self.table.get(f"{b}>{a}", 0.5)
+        return mirrored if mirrored < 0 else 1.0 - mirrored

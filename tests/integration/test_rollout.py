@@ -1,0 +1,223 @@
+"""Real vLLM engines: sampling log-probs, seeds, weight updates, tensor parallelism, and what happens when an engine dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+
+from actors.rollout import Finished, RolloutActor, RolloutGroup, engine_env
+from actors.weights import Receiver
+from raypref import types
+from raypref.config import PolicyConfig, RolloutConfig
+from raypref.errors import ConfigError, DataError, SyncError
+from tests.sender import Sender
+
+pytestmark = pytest.mark.integration
+
+END = 2
+"""The end token of the tiny models."""
+PROMPTS = [[5, 6, 7], list(range(3, 43)), [60]]
+"""A short one, one of 40 tokens (longer than a block of the prefix cache), and a single token."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Bench:
+    """An engine, the group that the driver would hold, and what sends the weights."""
+
+    def __init__(self, path: Path, tensor_parallel: int = 1) -> None:
+        self.engine = start_engine(path, tensor_parallel)
+        self.sender = ray.remote(Sender).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote(path)
+        self.group = RolloutGroup([("engine", self.engine)], timeout_s=120)
+        self.runner = asyncio.Runner()
+        self.tell("connect", [Receiver("engine", self.engine, tensor_parallel)])
+        self.version = -1
+        self.sent = self.publish()
+
+    def publish(self) -> dict[str, int]:
+        self.version += 1
+        return self.tell("publish", self.version)
+
+    def tell(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.sender, method).remote(*arguments), timeout=120)
+
+    def ask(self, *requests: types.SampleRequest) -> list[types.Rollout]:
+        return list(self.runner.run(self.group.probe(requests))["engine"])
+
+    def request(self, prompt: list[int], seed: int = 1, count: int = 3, max_tokens: int = 24) -> types.SampleRequest:
+        own = types.Prompt(0, f"p{prompt}", "", np.array(prompt, dtype=np.int32))
+        return types.SampleRequest(own, count, seed, 1.0, 1.0, max_tokens, self.version)
+
+    def largest_difference(self, rollouts: list[types.Rollout]) -> float:
+        """Between the log-probs of the engine as it sampled and of transformers on the same tokens, over all tokens, in nats."""
+        pairs = [(rollout.prompt.token_ids, response) for rollout in rollouts for response in rollout.responses]
+        expected = self.tell("logps", [types.Sequence(ids, response.token_ids) for ids, response in pairs])
+        return max(float(np.abs(own - response.logprobs).max()) for own, (_, response) in zip(expected, pairs, strict=True))
+
+    def close(self) -> None:
+        self.runner.run(self.group.close())
+        self.runner.close()
+        for handle in (self.engine, self.sender):
+            ray.kill(handle)
+
+
+def start_engine(path: Path, tensor_parallel: int = 1, **limits: Any) -> Any:
+    options = {"num_cpus": 0, "max_concurrency": 4, "runtime_env": {"env_vars": engine_env("cpu", 1)}}
+    rollout = RolloutConfig(max_num_seqs=32, kv_cache_gib=0.03125)
+    return (
+        ray.remote(RolloutActor)
+        .options(**options)
+        .remote(PolicyConfig(path=str(path), dtype="float32", **limits), rollout, tensor_parallel)
+    )
+
+
+@pytest.fixture(scope="module")
+def tied(tied_model: Path) -> Iterator[Bench]:
+    with contextlib.closing(Bench(tied_model)) as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def untied(untied_model: Path) -> Iterator[Bench]:
+    with contextlib.closing(Bench(untied_model)) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_sampling_log_probs_are_the_policys_after_every_sync(name: str, request: pytest.FixtureRequest) -> None:
+    """Twice the same prompts, with other weights in between: a prefix cache, or a packed output head, that stayed would show."""
+    bench: Bench = request.getfixturevalue(name)
+    first = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
+    assert bench.largest_difference(first) < 1e-4
+    bench.tell("move", 7)
+    assert bench.largest_difference(first) > 0.1
+    sent = bench.publish()
+    second = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
+    assert bench.largest_difference(second) < 1e-4
+    assert [rollout.policy_version for rollout in second] == [bench.version] * len(PROMPTS)
+    assert bench.runner.run(bench.group.received()) == {"engine": sent}
+
+
+def test_responses_are_what_they_say(tied: Bench) -> None:
+    """K of them; ended by the end token, which is the last one then, or cut off at the limit; the text has no special tokens."""
+    (rollout,) = tied.ask(tied.request([5, 6, 7], count=16))
+    assert len(rollout.responses) == 16
+    for response in rollout.responses:
+        ended = response.token_ids[-1] == END
+        assert response.finish_reason == ("stop" if ended else "length")
+        assert ended or len(response.token_ids) == 24
+        assert END not in response.token_ids[:-1]
+        assert response.text.split() == [f"w{token - 3}" for token in response.token_ids if token > END]
+    assert {response.finish_reason for response in rollout.responses} == {"stop", "length"}
+
+
+def test_samples_differ_and_a_seed_repeats_them_in_any_company(tied: Bench) -> None:
+    (alone,) = tied.ask(tied.request([5, 6, 7], seed=3, count=4))
+    texts = [response.text for response in alone.responses]
+    assert len(set(texts)) == 4
+    crowd = [tied.request(prompt, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+    again, *_ = tied.ask(tied.request([5, 6, 7], seed=3, count=4), *crowd)
+    assert [response.text for response in again.responses] == texts
+
+
+def test_sample_leaves_the_rollout_where_it_is(tied: Bench) -> None:
+    before = tied.group.sampled_tokens
+    reference = tied.runner.run(tied.group.sample(tied.request([5, 6, 7])))
+    assert isinstance(reference, ray.ObjectRef)
+    rollout = ray.get(reference, timeout=10)
+    assert tied.group.sampled_tokens - before == sum(len(response.token_ids) for response in rollout.responses)
+
+
+def test_requests_that_cannot_be_served_are_refused_alone(tied: Bench) -> None:
+    with pytest.raises(SyncError, match=rf"for policy version {tied.version + 1}; the engine holds version {tied.version}"):
+        tied.ask(types.SampleRequest(tied.request([5]).prompt, 1, 0, 1.0, 1.0, 4, tied.version + 1))
+    with pytest.raises(DataError, match="256 tokens; the policy takes 1 to 255"):
+        tied.ask(tied.request([5] * 256))
+    (rollout,) = tied.ask(tied.request([5] * 250))
+    assert {len(response.token_ids) for response in rollout.responses} <= set(range(1, 7))
+
+
+def test_a_tensor_that_changes_on_the_way_is_caught(tied: Bench) -> None:
+    """One flipped bit, in a matrix that vLLM fuses with its neighbours and packs."""
+    name = "model.layers.1.self_attn.k_proj.weight"
+    tied.version += 1
+    sent = tied.tell("publish_corrupted", tied.version, name)
+    received = tied.runner.run(tied.group.received())["engine"]
+    assert {key for key in sent if sent[key] != received[key]} == {name}
+    assert tied.publish() == tied.runner.run(tied.group.received())["engine"]
+
+
+def test_tensor_parallel_engine(tied_model: Path) -> None:
+    """Two workers: each receives all of the weights, together they compute the same log-probs, and nothing stays in shared memory."""
+    before = set(os.listdir("/dev/shm"))
+    with contextlib.closing(Bench(tied_model, tensor_parallel=2)) as bench:
+        rollouts = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
+        assert bench.largest_difference(rollouts) < 1e-4
+        assert bench.runner.run(bench.group.received()) == {"engine/tp0": bench.sent, "engine/tp1": bench.sent}
+    assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("vllm", "psm", "raypref"))} == set()
+
+
+def test_engine_that_vllm_cannot_run_is_an_error_of_the_config(tied_model: Path) -> None:
+    engine = start_engine(tied_model, max_context_tokens=300)
+    with pytest.raises(ConfigError, match=r"policy.max_context_tokens: 300 is above the 256 positions"):
+        ray.get(engine.received.remote(), timeout=120)
+
+
+class Mortal:
+    """Streams one group, then nothing more; dies when it is told to."""
+
+    def submit(self, key: str, request: types.SampleRequest) -> None:
+        pass
+
+    def stream(self) -> Iterator[Any]:
+        yield Finished("0", 1)
+        yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
+        import time
+
+        time.sleep(600)
+
+
+def test_death_of_an_engine_reaches_every_waiting_request() -> None:
+    """Of two engines one dies: the requests at both fail with that cause, and so does the next one."""
+    handles = [ray.remote(Mortal).options(num_cpus=0, max_concurrency=4).remote() for _ in range(2)]
+    one = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
+
+    async def run() -> list[Any]:
+        group = RolloutGroup([(f"engine-{k}", handle) for k, handle in enumerate(handles)], timeout_s=30)
+        assert isinstance(await group.sample(one), ray.ObjectRef)
+        waiting = [asyncio.ensure_future(group.sample(one)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        ray.kill(handles[0])
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        results += await asyncio.gather(group.sample(one), return_exceptions=True)
+        return results
+
+    results = asyncio.run(run())
+    assert [type(result) for result in results] == [ActorDiedError] * 4
+
+
+def test_an_engine_that_finishes_nothing_is_reported() -> None:
+    handle = ray.remote(Mortal).options(num_cpus=0, max_concurrency=4).remote()
+    one = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
+
+    async def run() -> None:
+        group = RolloutGroup([("engine", handle)], timeout_s=5)
+        await group.sample(one)
+        await group.sample(one)
+
+    with pytest.raises(TimeoutError, match="engine: no group finished within 5 s, 1 are waited for"):
+        asyncio.run(run())

@@ -1,0 +1,115 @@
+"""Whole runs on the real engines: vLLM, DeepSpeed and Ray, on GPUs that Ray only counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import raypref
+from raypref.config import RunConfig
+from raypref.errors import OracleError, PlacementError
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(20)]
+
+
+def more_of_the_last_word(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
+    """Prefers responses with more different words: P = sigmoid(difference / 2)."""
+    scores = [np.array([len(set(text.split())) for text in group], dtype=np.float64) for group in responses]
+    return [1 / (1 + np.exp(-(own[:, None] - own[None, :]) / 2)) for own in scores]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster that the caller made, as a user's script may."""
+    import ray
+
+    ray.init(address="local", num_cpus=6, num_gpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def config_for(model: Path, output_dir: Path, **sections: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "policy": {"path": str(model), "dtype": "float32"},
+        "data": {"chat_template": False, "held_out_prompts": 4},
+        "loop": {"iterations": 2},
+        "rollout": {"responses": 4, "max_tokens": 12, "max_num_seqs": 32, "kv_cache_gib": 0.05},
+        "selection": {"type": "best_worst"},
+        "loss": {"type": "sppo", "eta": 5.0},
+        "learner": {"global_batch": 4, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
+        "placement": {"device": "cpu", "oracle": {"gpus": 0}},
+        "evaluation": {"bootstrap_resamples": 200},
+    }
+    return RunConfig.parse(values | sections)
+
+
+def check_outputs(result: raypref.RunResult) -> None:
+    """What every run leaves behind, read with the tools that a user has."""
+    import datasets
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(result.policy_dir)
+    AutoTokenizer.from_pretrained(result.policy_dir)
+    summary = json.loads((result.output_dir / "summary.json").read_text())
+    assert summary == result.summary
+    assert set(summary["versions"]) >= {"vllm", "deepspeed", "ray", "torch"}
+    assert summary["sync"]["sync/logprob_difference_max"] < 1e-4
+    assert [entry["iteration"] for entry in summary["evaluations"]] == [1, 2]
+    rollouts = datasets.load_dataset("parquet", data_dir=str(result.output_dir / "rollouts"), split="train")
+    assert len(rollouts) >= 8
+    lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert sum("loss/value" in line for line in lines) == summary["steps"]
+    assert any((result.output_dir / "tensorboard").iterdir())
+    assert {path.stem for path in (result.output_dir / "logs").glob("*.log")} >= {"learner-0", "rollout-0", "oracle-0"}
+    assert RunConfig.parse(_yaml(result.output_dir / "config.yaml")).loss.type == "sppo"
+
+
+def _yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_runs_in_one_process_inside_the_callers_cluster(tied_model: Path, untied_model: Path, tmp_path: Path) -> None:
+    """First separate, tied embeddings, pairs; then colocated, untied, all K, two ranks, two engines, online."""
+    first = raypref.run(config_for(tied_model, tmp_path / "one"), prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+    check_outputs(first)
+    placement = {"layout": "colocated", "device": "cpu", "learner": {"ranks": 2}, "rollout": {"engines": 2}}
+    second = config_for(
+        untied_model,
+        tmp_path / "two",
+        placement=placement,
+        selection={"type": "all_responses"},
+        loop={"iterations": 2, "sync_interval": 1},
+    )
+    check_outputs(raypref.run(second, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[]))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_bundles_than_the_cluster_has(tied_model: Path, tmp_path: Path) -> None:
+    placement = {"device": "cpu", "rollout": {"engines": 9}, "oracle": {"gpus": 0}, "timeout_s": 2}
+    config = config_for(tied_model, tmp_path, placement=placement)
+    with pytest.raises(PlacementError, match=r"(?s)not placed within placement.timeout_s = 2 s.*rollout 9 x .*= 11 GPU, .*in all 4 GPU"):
+        raypref.run(config, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_oracle_that_answers_nan_stops_the_run(tied_model: Path, tmp_path: Path) -> None:
+    """The error names the prompt, and comes out of the actor as what it was."""
+
+    def broken(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
+        return [np.full((len(group), len(group)), np.nan) for group in responses]
+
+    config = config_for(tied_model, tmp_path, evaluation={"every": 0})
+    with pytest.raises(OracleError, match=r"prompt '\d+'.*NaN"):
+        raypref.run(config, prompts=PROMPTS, oracle=broken, callbacks=[])

@@ -1,0 +1,165 @@
+"""What the learner's tests share: a tiny policy, random examples, a stand-in loss, and the same training in plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from actors.learner import LearnerRank
+from actors.policy import load_model
+from raypref import types
+from raypref.config import LearnerConfig, PolicyConfig
+from raypref.logprobs import response_logps
+from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
+
+VOCABULARY = 64
+
+
+class Host(LearnerRank):
+    """A rank that can become one of other settings, in the same process group."""
+
+    def become(self, settings: dict[str, Any]) -> None:
+        self.close()
+        super().__init__(**settings)
+        self.start(None)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The whole parameters by name."""
+        import deepspeed
+
+        named = list(self._engine.module.named_parameters())
+        gathered = deepspeed.zero.GatheredParameters([p for _, p in named], modifier_rank=None, enabled=self._config.zero_stage == 3)
+        with gathered:
+            return {name: parameter.detach().float().numpy().copy() for name, parameter in named}
+
+
+class Square(Loss):
+    """sum over the example's sequences of (lp - lp_old - target)^2 / 100: convex in the log-probs, and per example."""
+
+    type: str = "tests.learner_bench:Square"
+    needs: ClassVar[frozenset[Frozen]] = frozenset({"previous"})
+
+    def __call__(self, batch: LossBatch) -> LossValue:
+        assert batch.previous_logps is not None
+        error = batch.logps - batch.previous_logps - batch.targets
+        return LossValue((error.square() * batch.mask).sum(-1) / 100, {"error": error.detach().sum(-1)})
+
+
+class TokenNegative(Loss):
+    """- sum of lp, averaged over tokens."""
+
+    type: str = "tests.learner_bench:TokenNegative"
+    reduction: ClassVar[Literal["examples", "tokens"]] = "tokens"
+
+    def __call__(self, batch: LossBatch) -> LossValue:
+        return LossValue(-batch.logps.sum(-1), {})
+
+
+def make_policy(directory: Path, *, tied: bool = True) -> PolicyConfig:
+    """A random Llama of 2 layers and width 32 with a tokenizer, in float32, saved in ``directory``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.1,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=[2, 3])
+    model.save_pretrained(directory)
+    words = Tokenizer(models.WordLevel({f"w{k}": k for k in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(directory)
+    return PolicyConfig(path=str(directory), dtype="float32")
+
+
+def make_examples(count: int, *, seed: int = 0, most_sequences: int = 3, scale: float = 1.0) -> tuple[types.Example, ...]:
+    """Examples of one to ``most_sequences`` sequences, of 1 to 12 prompt and 1 to 9 response tokens, with targets of size ``scale``."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(most: int) -> np.ndarray:
+        return rng.integers(4, VOCABULARY, rng.integers(1, most + 1)).astype(np.int32)
+
+    examples = []
+    for index in range(count):
+        size = int(rng.integers(1, most_sequences + 1))
+        responses = tuple(tokens(9) for _ in range(size))
+        examples.append(
+            types.Example(
+                prompt_index=index,
+                prompt_id=f"p{index}",
+                prompt_ids=tokens(12),
+                response_ids=responses,
+                targets=scale * rng.normal(size=size),
+                policy_version=0,
+                previous_logps=np.array([-4.2 * len(response) for response in responses]),
+            )
+        )
+    return tuple(examples)
+
+
+def plain_torch(
+    policy: PolicyConfig, learner: LearnerConfig, loss: Loss, batches: list[tuple[types.Example, ...]], rates: list[float]
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """The same training without DeepSpeed, micro-batches or padding: one sequence a forward pass, one torch optimiser.
+
+    Returns:
+        the parameters by name, and the gradient norms before clipping.
+    """
+    model: Any = load_model(policy, torch.device("cpu"), trainable=True)
+    settings = learner.optimizer
+    shared: dict[str, Any] = {"lr": settings.lr, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if settings.type == "adamw":
+        optimizer = torch.optim.AdamW(model.parameters(), betas=(settings.beta1, settings.beta2), **shared)
+    else:
+        optimizer = torch.optim.RMSprop(model.parameters(), alpha=settings.beta2, **shared)
+    norms = []
+    for batch, rate in zip(batches, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        values = [_example_loss(model, loss, example) for example in batch]
+        tokens = sum(len(response) for example in batch for response in example.response_ids)
+        (torch.stack(values).sum() / (len(batch) if loss.reduction == "examples" else tokens)).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), learner.max_grad_norm or float("inf"))))
+        optimizer.step()
+    return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}, norms
+
+
+def _example_loss(model: Any, loss: Loss, example: types.Example) -> torch.Tensor:
+    logps = [response_logps(model, [types.Sequence(example.prompt_ids, response)])[0].double().sum() for response in example.response_ids]
+
+    def row(values: Any) -> torch.Tensor:
+        return torch.as_tensor(np.array(values, dtype=np.float64))[None]
+
+    lengths = [len(response) for response in example.response_ids]
+    batch = LossBatch(
+        logps=torch.stack(logps)[None],
+        reference_logps=None,
+        previous_logps=row(example.previous_logps),
+        targets=row(example.targets),
+        lengths=row(lengths),
+        mask=torch.ones(1, len(logps), dtype=torch.bool),
+    )
+    return loss(batch).loss[0]
+
+
+def movement(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], start: dict[str, np.ndarray]) -> float:
+    """How far two results are apart, relative to how far training moved the parameters."""
+
+    def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+        return float(np.sqrt(sum(np.square(a[name].astype(np.float64) - b[name]).sum() for name in b)))
+
+    return distance(found, expected) / distance(expected, start)

@@ -1,0 +1,78 @@
+"""DPO on numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from raypref.errors import ConfigError
+from raypref.losses.base import losses
+from raypref.losses.dpo import DPO
+from raypref.preferences import Unanswered
+from raypref.types import PreferenceMatrix
+from tests.losses.batches import gradients, loss_batch
+
+MATRIX = PreferenceMatrix(np.array([[0.5, 0.8, np.nan], [0.2, 0.5, 0.7], [np.nan, 0.3, 0.5]]), "by hand")
+
+
+def test_loss_of_one_pair():
+    """Log-ratios 2 and -1, beta = 0.1: h = 0.3, loss = -log sigmoid(0.3) = log(1 + e^-0.3) = 0.5544."""
+    value = DPO(beta=0.1)(loss_batch([[-10.0, -20.0]], [[-12.0, -19.0]], [[1.0, 0.0]]))
+    assert value.loss.item() == pytest.approx(math.log(1 + math.exp(-0.3)))
+    assert {name: figure.tolist() for name, figure in value.metrics.items()} == {
+        "log_ratio_winner": [2.0],
+        "log_ratio_loser": [-1.0],
+        "accuracy": [1.0],
+    }
+
+
+def test_loss_of_an_uncertain_label():
+    """q = 0.8: 0.8 log(1 + e^-0.3) + 0.2 log(1 + e^0.3)."""
+    value = DPO(beta=0.1)(loss_batch([[-10.0, -20.0]], [[-12.0, -19.0]], [[0.8, 0.2]]))
+    assert value.loss.item() == pytest.approx(0.8 * math.log(1 + math.exp(-0.3)) + 0.2 * math.log(1 + math.exp(0.3)))
+
+
+def test_labels():
+    """Hard (1, 0); soft (0.8, 0.2); smoothed by 0.1: 0.9 * 1 = 0.9, and 0.9 * 0.8 + 0.1 * 0.2 = 0.74."""
+    assert DPO().targets(MATRIX, (0, 1)).tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(DPO(labels="soft").targets(MATRIX, (0, 1)), [0.8, 0.2])
+    np.testing.assert_allclose(DPO(label_smoothing=0.1).targets(MATRIX, (0, 1)), [0.9, 0.1])
+    np.testing.assert_allclose(DPO(labels="soft", label_smoothing=0.1).targets(MATRIX, (0, 1)), [0.74, 0.26])
+
+
+def test_a_label_without_an_answer_is_refused():
+    assert DPO().targets(MATRIX, (0, 2)).tolist() == [1.0, 0.0], "a hard label does not read the matrix"
+    with pytest.raises(Unanswered, match="responses 0 and 2"):
+        DPO(labels="soft").targets(MATRIX, (0, 2))
+
+
+def test_gradient_against_finite_differences():
+    """Log-probs of -5,000 included, and a label that is not certain."""
+    found, numeric = gradients(DPO(beta=0.3), [[-5.0, -7.5], [-5000.0, -4990.0]], [[-5.2, -6.0], [-5003.0, -4998.0]], [[1.0, 0.0], [0.8, 0.2]])
+    torch.testing.assert_close(found, numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_stable_where_the_sigmoid_underflows():
+    """h = 0.1 (-5,000 - 5,000) = -1,000: the loss is 1,000 and its gradient -beta, not infinite and not NaN."""
+    batch = loss_batch([[-5000.0, -10.0]], [[0.0, -5010.0]], [[1.0, 0.0]])
+    loss = DPO(beta=0.1)(batch).loss
+    assert loss.item() == pytest.approx(1000.0)
+    loss.sum().backward()
+    assert batch.logps.grad is not None
+    torch.testing.assert_close(batch.logps.grad, torch.tensor([[-0.1, 0.1]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("reference", ["reference", "previous"])
+def test_the_setting_decides_which_frozen_policy_is_needed(reference):
+    loss = losses.build({"type": "dpo", "reference": reference})
+    assert loss.needs == {reference}
+    batch = loss_batch([[-1.0, -2.0]], [[-1.0, -2.0]], [[1.0, 0.0]])
+    other = "previous_logps" if reference == "reference" else "reference_logps"
+    fields = {name: getattr(batch, name) for name in batch.__slots__} | {other: None}
+    assert loss(type(batch)(**fields)).loss.item() == pytest.approx(math.log(2))
+
+
+def test_other_than_pairs_are_refused():
+    with pytest.raises(ConfigError, match=r"'dpo' needs pairs, the selection gave 3 responses"):
+        DPO().targets(MATRIX, (0, 1, 2))

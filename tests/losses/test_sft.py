@@ -1,0 +1,26 @@
+"""Supervised fine-tuning on numbers worked out by hand."""
+
+import numpy as np
+
+from raypref.losses.sft import SFT
+from raypref.types import PreferenceMatrix
+from tests.losses.batches import gradients, loss_batch
+
+
+def test_loss_is_the_summed_negative_log_likelihood():
+    """-(-3) = 3; two answers to one prompt: 3 + 4 = 7; a sequence that is not there adds nothing."""
+    batch = loss_batch([[-3.0, 99.0], [-3.0, -4.0]], [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2, mask=[[True, False], [True, True]])
+    assert SFT()(batch).loss.tolist() == [3.0, 7.0]
+
+
+def test_the_learner_divides_by_tokens_and_no_frozen_policy_is_needed():
+    assert SFT().reduction == "tokens"
+    assert SFT().needs == frozenset()
+    assert SFT().targets(PreferenceMatrix(np.full((1, 1), 0.5), "none"), (0,)).tolist() == [0.0]
+
+
+def test_gradient_against_finite_differences():
+    """The loss is linear: the gradient is -1 everywhere."""
+    found, numeric = gradients(SFT(), [[-5000.0, -7.5]], [[0.0, 0.0]], [[0.0, 0.0]])
+    assert found.tolist() == [[-1.0, -1.0]]
+    assert abs(found - numeric).max() < 1e-6

@@ -1,0 +1,97 @@
+"""Python functions as oracles."""
+
+import numpy as np
+import pytest
+
+from raypref.errors import ConfigError, OracleError
+from raypref.oracles.base import ABSTAIN, Question, oracles
+from raypref.oracles.callable import CallableOracle
+from raypref.oracles.checked import ask
+
+QUESTIONS = [Question("p0", "Why?", ("long answer", "short"), ((0, 1),)), Question("p1", "How?", ("a", "bb", "ccc"), ((0, 2), (1, 2)))]
+
+
+def prefer_longer(prompts, responses):
+    """P = 1 for the longer one, 1/2 for equal lengths."""
+    lengths = [np.array([len(text) for text in group]) for group in responses]
+    return [(np.sign(count[:, None] - count[None, :]) + 1) / 2 for count in lengths]
+
+
+def longer_of_two(prompt, a, b):
+    return 1.0 if len(a) > len(b) else 0.25
+
+
+def build(**settings):
+    return oracles.build({"type": "callable", **settings})
+
+
+@pytest.mark.parametrize("function", [prefer_longer, "tests.oracles.test_callable:prefer_longer"])
+def test_a_batch_of_prompts_in_matrices_out(function):
+    first, second = (answer.values for answer in ask(build(function=function), QUESTIONS))
+    np.testing.assert_array_equal(first, [[0.5, 1.0], [0.0, 0.5]])
+    assert (second[0, 2], second[1, 2]) == (0.0, 0.0)
+
+
+def test_pairwise_asks_for_each_wanted_pair_once():
+    """``a`` is shorter than ``ccc``: 0.25, and 0.75 for the mirror image; (0, 1) was not asked."""
+    asked = []
+
+    def judge(prompt, a, b):
+        asked.append((prompt, a, b))
+        return longer_of_two(prompt, a, b)
+
+    answers = ask(build(function=judge, mode="pairwise"), QUESTIONS)
+    assert asked == [("Why?", "long answer", "short"), ("How?", "a", "ccc"), ("How?", "bb", "ccc")]
+    assert (answers[1].values[0, 2], answers[1].values[2, 0]) == (0.25, 0.75)
+    assert np.isnan(answers[1].values[0, 1])
+
+
+def test_pairwise_can_abstain():
+    (answer, _) = ask(build(function=lambda prompt, a, b: ABSTAIN, mode="pairwise"), QUESTIONS)
+    assert answer.abstained == 1
+
+
+@pytest.mark.parametrize(("given", "shown"), [(float("nan"), "nan"), (1.5, r"1\.5"), (-0.5, r"-0\.5")])
+def test_pairwise_answers_are_checked(given, shown):
+    with pytest.raises(OracleError, match=rf"oracle 'callable', prompt 'p0': P\[0, 1\] = {shown} is no probability"):
+        ask(build(function=lambda prompt, a, b: given, mode="pairwise"), QUESTIONS)
+
+
+def test_pairwise_answers_must_be_numbers():
+    with pytest.raises(OracleError, match=r"prompt 'p0', responses 0 and 1: expected one number P\(a > b\), got None"):
+        ask(build(function=lambda prompt, a, b: None, mode="pairwise"), QUESTIONS)
+
+
+def test_a_batch_function_must_give_matrices():
+    with pytest.raises(OracleError, match=r"<lambda> gave None; expected one matrix for each prompt"):
+        ask(build(function=lambda prompts, responses: None), QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module:f", "cannot import 'no_such_module:f'"),
+        ("tests.oracles.test_callable:no_such_function", "cannot import 'tests.oracles.test_callable:no_such_function'"),
+        ("tests.oracles.test_callable", "expected 'module:name'"),
+        ("tests.oracles.test_callable:QUESTIONS", "is a list, not a function"),
+        (3, "expected 'module:name' or a function, got 3"),
+    ],
+)
+def test_what_is_no_function_is_refused(function, message):
+    with pytest.raises(ConfigError, match=rf"oracle\.function: .*{message}"):
+        build(function=function)
+
+
+@pytest.mark.parametrize("function", [prefer_longer, "tests.oracles.test_callable:prefer_longer"])
+def test_the_resolved_config_names_the_function(function):
+    dumped = build(function=function).model_dump(mode="json")
+    assert dumped == {"type": "callable", "function": "tests.oracles.test_callable:prefer_longer", "mode": "batch"}
+    assert isinstance(oracles.build(dumped), CallableOracle)
+
+
+def test_an_object_with_a_call_method_is_named_by_its_class():
+    class Judge:
+        def __call__(self, prompts, responses):
+            return prefer_longer(prompts, responses)
+
+    assert build(function=Judge()).model_dump()["function"].endswith(":test_an_object_with_a_call_method_is_named_by_its_class.<locals>.Judge")

@@ -1,0 +1,59 @@
+"""A stand-in for the learner, for tests of what receives weights: a plain transformers model that is published and asked for log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.policy import load_model
+from actors.weights import Publisher, Receiver
+from raypref import types
+from raypref.config import PolicyConfig
+from raypref.logprobs import response_logps
+
+
+class Sender:
+    """Runs in an actor of its own, as the learner does: the transport is between processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._model = load_model(PolicyConfig(path=str(path), dtype="float32"), torch.device("cpu"))
+
+    def connect(self, receivers: Sequence[Receiver], timeout_s: float = 60.0) -> None:
+        from actors.weight_source import DeepSpeedSource
+
+        self._publisher = Publisher("shm", 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
+
+    def publish(self, version: int) -> dict[str, int]:
+        return self._publisher.publish(version)
+
+    def publish_corrupted(self, version: int, name: str) -> dict[str, int]:
+        """Publish, but one bit of a tensor changes on the way."""
+        client: Any = self._publisher._client
+        send = client.update_weights
+
+        def corrupt(info: dict[str, Any]) -> None:
+            self._publisher._engine._buffer[info["offsets"][info["names"].index(name)]] ^= 1
+            send(info)
+
+        client.update_weights = corrupt
+        try:
+            return self._publisher.publish(version)
+        finally:
+            client.update_weights = send
+
+    def move(self, seed: int) -> None:
+        """Change every weight, a little but visibly: another policy."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self._model.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+    def logps(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
+        """Per-token log-probs (T_s,) of each response, one sequence at a time: no padding."""
+        with torch.no_grad():
+            pairs = [response_logps(self._model, [sequence]) for sequence in sequences]
+        return [logps[0][mask[0]].double().numpy() for logps, mask in pairs]

@@ -1,0 +1,69 @@
+"""Configs: files, overrides, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raypref.config import RunConfig, load_config
+from raypref.errors import ConfigError
+
+GOOD = """
+policy: {path: some/model, dtype: float32}
+loss: {type: sppo, eta: 10}
+selection: {type: best_worst}
+"""
+
+
+def load(tmp_path: Path, text: str = GOOD, *overrides: str) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return load_config(path, list(overrides))
+
+
+def test_dotted_overrides(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD, "loss.eta=500", "placement.rollout.engines=4", "name=mine")
+    assert config.loss.eta == 500  # type: ignore[attr-defined]
+    assert config.placement.rollout.engines == 4
+    assert config.name == "mine"
+
+
+def test_resolved_config_reads_back(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert RunConfig.parse(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.etta=5", r"loss.etta: unknown key; did you mean 'eta'\?"),
+        ("rolout.responses=5", r"rolout: unknown key; did you mean 'rollout'\?"),
+        ("placement.rollout.engine=5", r"placement.rollout.engine: unknown key; did you mean 'engines'\?"),
+        ("rollout.top_p=1.5", r"rollout.top_p: Input should be less than or equal to 1 \(got 1.5\)"),
+        ("rollout.responses=many", "rollout.responses: .*got 'many'"),
+        ("loss.type=spo2", "loss.type: no loss is called 'spo2'"),
+        ("loss.type=no.such.module:Loss", "loss.type: cannot import 'no.such.module:Loss'"),
+        ("loss.type=raypref.types:Prompt", "is not a subclass of raypref.losses.base.Loss"),
+        ("loop={prompts_per_iteration: 8, sync_interval: 2}", "set prompts_per_iteration .* or sync_interval"),
+        ("learner", "expected section.key=value"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, GOOD, override)
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD, "seed=x", "rollout.top_p=2", "learner.lr=3")
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_missing_and_malformed_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml: no such config file"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="not a readable YAML file"):
+        load(tmp_path, "policy: [")
+    with pytest.raises(ConfigError, match="policy: required, but not given"):
+        load(tmp_path, "loss: {type: sppo}")

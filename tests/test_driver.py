@@ -1,0 +1,170 @@
+"""The loop against fakes: what the roles are asked, in which order, with which version of the policy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypref.config import RunConfig
+from raypref.driver import Driver, Outcome, Roles, RunData
+from raypref.errors import LossNotFinite, SyncError
+from raypref.metrics import MetricsWriter
+from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeReference, FakeRollout, prompt
+
+
+def make(tmp_path: Path, *, prompts: int = 24, held_out: int = 3, drops: frozenset[int] = frozenset(), **sections: Any) -> Driver:
+    values: dict[str, Any] = {
+        "output_dir": str(tmp_path),
+        "policy": {"path": "unused", "dtype": "float32"},
+        "loss": {"type": "sppo"},
+        "selection": {"type": "best_worst"},
+        "loop": {"iterations": 3},
+        "rollout": {"responses": 3, "max_tokens": 8},
+        "learner": {"global_batch": 4},
+    }
+    config = RunConfig.parse(values | sections)
+    rollout, reference = FakeRollout(FakePolicy()), FakeReference(FakePolicy())
+    learner = FakeLearner(replicas=[rollout.policy, reference.policy])
+    roles = Roles(learner=learner, rollout=rollout, oracle=FakeOracle(drops=drops), reference=reference)
+    data = RunData(prompts=[prompt(k) for k in range(prompts)], held_out=[prompt(k, f"held{k}") for k in range(held_out)])
+    return Driver(config, roles, data, metrics=MetricsWriter(tmp_path))
+
+
+def finish(driver: Driver, **how: Any) -> Outcome:
+    try:
+        return asyncio.run(driver.run(**how))
+    finally:
+        driver.metrics.close()
+
+
+def test_iterations_take_disjoint_prompts_in_order(tmp_path: Path) -> None:
+    """24 prompts, 3 iterations of 8, batches of 4: steps 0-1 see prompts 0-7, steps 2-3 prompts 8-15, steps 4-5 prompts 16-23."""
+    driver = make(tmp_path)
+    outcome = finish(driver)
+    assert driver.roles.learner.batches == [list(range(k, k + 4)) for k in range(0, 24, 4)]
+    assert outcome.steps == 6
+    assert driver.roles.learner.begun == [(0, 2), (1, 2), (2, 2)]
+    assert driver.roles.oracle.sealed == [0, 1, 2]
+
+
+def test_dropped_groups_leave_no_gap(tmp_path: Path) -> None:
+    """Prompts 1 and 5 of the first eight are dropped: a full batch of four, then a short one of two; the next iteration starts at 8."""
+    driver = make(tmp_path, prompts=16, drops=frozenset({1, 5}), loop={"iterations": 2})
+    finish(driver)
+    assert driver.roles.learner.batches == [[0, 2, 3, 4], [6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
+def test_sync_interval_takes_as_many_prompts_as_its_steps_need(tmp_path: Path) -> None:
+    """Interval 1 (online): each step's batch comes from the policy of the step before; the dropped prompt 2 pulls prompt 4 in."""
+    driver = make(tmp_path, drops=frozenset({2}), loop={"iterations": 3, "sync_interval": 1})
+    finish(driver)
+    assert driver.roles.learner.batches == [[0, 1, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    versions = {r.prompt.index: r.policy_version for r in driver.roles.rollout.requests if r.prompt.id.startswith("p")}
+    assert [versions[k] for k in (0, 4, 5, 8, 9, 12)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_window_bounds_what_is_in_flight(tmp_path: Path) -> None:
+    driver = make(tmp_path, held_out=0, loop={"iterations": 1, "window_groups": 5})
+    finish(driver)
+    assert 1 < driver.roles.rollout.most_in_flight <= 5
+
+
+@pytest.mark.parametrize("dial", [{}, {"sync_interval": 2}])
+def test_overlap_changes_nothing(tmp_path: Path, dial: dict[str, int]) -> None:
+    drops = frozenset({3, 9, 10})
+    runs = []
+    for overlap in (True, False):
+        driver = make(tmp_path / str(overlap), drops=drops, loop={"iterations": 2, "overlap": overlap} | dial)
+        finish(driver)
+        runs.append((driver.roles.learner.batches, driver.roles.learner.value))
+    assert runs[0] == runs[1]
+
+
+def test_learner_starts_while_engines_still_sample(tmp_path: Path) -> None:
+    """With a window of 8 and batches of 4, the first step is taken before the last of 24 prompts is asked for."""
+    asked_at_first_step: list[int] = []
+    driver = make(tmp_path, held_out=0, loop={"iterations": 1, "window_groups": 8})
+    step = driver.roles.learner.step
+
+    async def watched(batch: Any) -> Any:
+        asked_at_first_step.append(len(driver.roles.rollout.requests))
+        return await step(batch)
+
+    driver.roles.learner.step = watched  # type: ignore[method-assign]
+    finish(driver)
+    assert asked_at_first_step[0] <= 12
+
+
+def test_second_epoch_sees_the_same_examples_in_another_order(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=8, loop={"iterations": 1}, learner={"global_batch": 4, "epochs": 2})
+    finish(driver)
+    first, second = driver.roles.learner.batches[:2], driver.roles.learner.batches[2:]
+    assert sorted(sum(first, [])) == sorted(sum(second, []))
+    assert first != second
+    assert driver.roles.learner.begun == [(0, 4)]
+
+
+def test_evaluation_against_base_and_previous(tmp_path: Path) -> None:
+    """The fake policy only grows, so every later policy wins every match; the interval of a constant is a point."""
+    outcome = finish(make(tmp_path))
+    assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
+    assert all(entry[opponent]["win_rate"] == 1.0 for entry in outcome.evaluations for opponent in ("base", "previous"))
+    lines = (tmp_path / "evaluation" / "iteration_0003_against_base.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[0])["defender"] == "0"
+
+
+def test_resume_continues_exactly(tmp_path: Path) -> None:
+    """A run that is stopped after its first iteration and continued takes the same batches to the same value."""
+    whole = make(tmp_path / "whole")
+    finish(whole)
+    stopped = make(tmp_path / "part")
+    stopped.roles.learner.fail_at_step = 2
+    with pytest.raises(LossNotFinite):
+        finish(stopped)
+    continued = make(tmp_path / "part")
+    outcome = finish(continued, resume_from=continued.checkpoints.latest())
+    assert stopped.roles.learner.batches + continued.roles.learner.batches == whole.roles.learner.batches
+    assert continued.roles.learner.value == whole.roles.learner.value
+    assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_earned(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    driver.roles.learner.fail_at_step = 3
+    with pytest.raises(LossNotFinite, match="batch written to"):
+        finish(driver)
+    assert driver.roles.learner.exported == [tmp_path / "policy_before_failure"]
+    assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0001"]
+
+
+def test_engine_with_other_weights_stops_the_run(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    driver.roles.learner.replicas = []
+    driver.roles.learner.value = 1.0
+    with pytest.raises(SyncError, match="rollout-0 changed, weight the first"):
+        finish(driver)
+
+
+def test_given_examples_need_no_engine(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    examples = [asyncio.run(driver.roles.oracle.judge(driver.roles.rollout._answer(driver._request(prompt(k), 2, "t", 0))))[1][0] for k in range(6)]
+    driver.metrics.close()
+    config = driver.config.model_copy(update={"selection": None, "loop": driver.config.loop.model_copy(update={"iterations": 1})})
+    learner = FakeLearner()
+    finish(Driver(config, Roles(learner=learner), RunData(examples=examples), metrics=MetricsWriter(tmp_path)))
+    assert learner.batches == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_metrics_are_written(tmp_path: Path) -> None:
+    finish(make(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss/value" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[0]["rollout/tokens"] == 6.0
+    assert {line["sync/logprob_difference_max"] for line in lines if "sync/logprob_difference_max" in line} == {0.0}
+    assert any((tmp_path / "tensorboard").iterdir())

@@ -1,0 +1,80 @@
+"""The journal on disk."""
+
+import math
+
+import numpy as np
+import pytest
+
+from raypref.config import RolloutConfig
+from raypref.journal import Journal, read_stream
+from raypref.judging import Judge
+from raypref.losses.sppo import SPPO
+from raypref.selection.best_worst import BestWorst
+from tests.groups import TableOracle, rollout
+
+
+def entry(index: int):
+    group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
+    judging = Judge(TableOracle(table={"a>bb": 0.8}), BestWorst(), SPPO(), RolloutConfig(truncated="drop"))
+    return group, judging.judge(group)
+
+
+def test_parts_are_read_by_datasets(tmp_path):
+    """Two writers, one iteration: two parts, four groups. An open stream beside them does not disturb."""
+    import datasets
+
+    writers = [Journal(tmp_path, "oracle-0"), Journal(tmp_path, "oracle-1")]
+    for index in range(4):
+        writers[index % 2].append(*entry(index))
+    assert [writer.seal(1).name for writer in writers] == ["iteration_0001-oracle-0-00.parquet", "iteration_0001-oracle-1-00.parquet"]
+    writers[0].append(*entry(9))
+    rows = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(rows["prompt_id"]) == ["p0", "p1", "p2", "p3"]
+    row = rows[0]
+    assert (row["prompt"], row["prompt_token_ids"], row["policy_version"], row["oracle"]) == ("Why?", [1, 2, 3], 2, "table")
+    assert (row["responses"], row["finish_reasons"]) == (["a", "bb", "ccc"], ["stop", "stop", "length"])
+    assert (row["response_token_ids"], row["logprobs"][1], row["picked"]) == ([[97], [98, 98], [99, 99, 99]], [-0.5, -0.5], [[0, 1]])
+    np.testing.assert_allclose([[math.nan if v is None else v for v in r] for r in row["preference"]][0], [0.5, 0.8, math.nan])
+    for writer in writers:
+        writer.close()
+
+
+def test_a_group_is_on_disk_when_append_returns(tmp_path):
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    (batch,) = read_stream(tmp_path / ".open" / "w.arrows")
+    assert batch.to_pylist()[0]["prompt_id"] == "p0"
+    journal.close()
+
+
+@pytest.mark.parametrize("lost_bytes", [0, 7, 300])
+def test_a_killed_writers_stream_is_continued(tmp_path, lost_bytes):
+    """The stream has no end mark, and its last record may be cut off: what is whole is kept."""
+    first = Journal(tmp_path, "w")
+    for index in range(3):
+        first.append(*entry(index))
+    path = tmp_path / ".open" / "w.arrows"
+    left = path.read_bytes()
+    first.close()
+    path.write_bytes(left[: len(left) - lost_bytes])
+    second = Journal(tmp_path, "w")
+    second.append(*entry(7))
+    import pyarrow.parquet as pq
+
+    kept = pq.read_table(second.seal(0)).column("prompt_id").to_pylist()
+    assert kept == (["p0", "p1", "p2", "p7"] if lost_bytes == 0 else ["p0", "p1", "p7"])
+    second.close()
+
+
+def test_sealing_again_adds_a_part_and_an_empty_stream_gives_none(tmp_path):
+    journal = Journal(tmp_path, "w")
+    assert journal.seal(0) is None
+    for expected in ("iteration_0000-w-00.parquet", "iteration_0000-w-01.parquet"):
+        journal.append(*entry(0))
+        assert journal.seal(0).name == expected
+    journal.close()
+
+
+def test_a_writers_name_cannot_leave_the_directory(tmp_path):
+    with pytest.raises(ValueError, match="journal writer"):
+        Journal(tmp_path, "../w")

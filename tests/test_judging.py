@@ -1,0 +1,175 @@
+"""From a rollout to training examples, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from raypref.config import RolloutConfig
+from raypref.errors import ConfigError, OracleError
+from raypref.judging import Judge
+from raypref.losses.dpo import DPO
+from raypref.losses.sppo import SPPO
+from raypref.oracles.base import ABSTAIN
+from raypref.selection.all_responses import AllResponses
+from raypref.selection.base import Selection
+from raypref.selection.best_worst import BestWorst
+from tests.groups import TableOracle, rollout
+
+TABLE = {"a>bb": 0.8, "a>ccc": 0.9, "bb>ccc": 0.7}
+
+
+def judge(table=TABLE, selection=None, loss=None, **config) -> Judge:
+    oracle = TableOracle(table=table, asked=[])
+    return Judge(oracle, selection or BestWorst(), loss or SPPO(eta=30), RolloutConfig(**config))
+
+
+class FirstAgainstLast(Selection):
+    """Asks for (0, K-1), then for (0, 1), then for (0, K-1) again."""
+
+    type: str = "first_against_last"
+    pick: tuple[int, ...] = (0, 1)
+
+    def choose(self, size):
+        matrix = yield [(0, size - 1)]
+        assert not np.isnan(matrix.values[0, size - 1])
+        assert np.isnan(matrix.values[0, 1])
+        matrix = yield [(0, 1), (0, size - 1)]
+        assert not np.isnan(matrix.values[0, 1])
+        return [self.pick]
+
+
+def test_best_and_worst_become_an_example():
+    """Win rates 2.2/3, 1.4/3, 0.9/3, so the pair is (a, ccc) with targets 30 (2.2/3 - 1/2) = 7 and 30 (0.3 - 1/2) = -6."""
+    judged = judge().judge(rollout("a", "bb", "ccc", index=5))
+    (example,) = judged.examples
+    np.testing.assert_allclose(example.targets, [7, -6])
+    assert [ids.tolist() for ids in example.response_ids] == [[97], [99, 99, 99]]
+    assert (example.prompt_index, example.prompt_id, example.prompt_ids.tolist(), example.policy_version) == (5, "p", [1, 2, 3], 2)
+    assert (judged.picked, judged.verdict.prompt_index, judged.verdict.examples) == (((0, 2),), 5, 1)
+    assert judged.matrix.oracle == "table"
+
+
+def test_metrics():
+    """Mean length (1 + 2 + 3) / 3 = 2; one of three cut off; spread (2.2 - 0.9) / 3."""
+    metrics = judge().judge(rollout("a", "bb", "ccc", cut_off=[1])).verdict.metrics
+    assert metrics == pytest.approx(
+        {
+            "rollout/response_tokens": 2.0,
+            "rollout/truncated": 1 / 3,
+            "oracle/win_rate_spread": 1.3 / 3,
+            "oracle/cycle": 0.0,
+            "oracle/abstained": 0.0,
+            "oracle/dropped": 0.0,
+        }
+    )
+
+
+def test_a_cycle_is_reported_and_its_group_dropped():
+    judged = judge({"a>bb": 0.7, "bb>ccc": 0.7, "a>ccc": 0.3}).judge(rollout("a", "bb", "ccc"))
+    assert judged.examples == ()
+    assert (judged.verdict.metrics["oracle/cycle"], judged.verdict.metrics["oracle/dropped"]) == (1.0, 1.0)
+
+
+def test_cut_off_responses_are_kept_by_default():
+    assert judge().judge(rollout("a", "bb", "ccc", cut_off=[0, 1, 2])).verdict.examples == 1
+
+
+def test_cut_off_responses_are_left_out():
+    """Without ``a`` the pair is (bb, ccc), judged as a group of two: w = (0.5 + 0.7) / 2 = 0.6, target 30 * 0.1 = 3."""
+    judging = judge(truncated="drop")
+    judged = judging.judge(rollout("a", "bb", "ccc", cut_off=[0]))
+    assert judged.picked == ((1, 2),)
+    np.testing.assert_allclose(judged.examples[0].targets, [3, -3])
+    assert [question.responses for question in judging.oracle.asked] == [("bb", "ccc")]
+    nan = np.nan
+    np.testing.assert_allclose(judged.matrix.values, [[0.5, nan, nan], [nan, 0.5, 0.7], [nan, 0.3, 0.5]])
+
+
+def test_a_group_with_one_response_left_is_dropped_without_asking():
+    judging = judge(truncated="drop")
+    judged = judging.judge(rollout("a", "bb", "ccc", cut_off=[0, 2]))
+    assert (judged.examples, judging.oracle.asked) == ((), [])
+    assert judged.verdict.metrics["oracle/dropped"] == 1.0
+    assert np.isnan(judged.verdict.metrics["oracle/win_rate_spread"])
+
+
+def test_cut_off_responses_are_penalised():
+    """``a`` cut off, a certain loss: P(a > bb) = P(a > ccc) = 0, so bb (w = (1 + 0.5 + 0.7) / 3) wins and a (0.5 / 3) loses."""
+    judged = judge(truncated="penalise").judge(rollout("a", "bb", "ccc", cut_off=[0]))
+    assert judged.picked == ((1, 0),)
+    np.testing.assert_allclose(judged.examples[0].targets, [30 * (2.2 / 3 - 0.5), 30 * (0.5 / 3 - 0.5)])
+    np.testing.assert_allclose(judged.matrix.values[0], [0.5, 0.0, 0.0])
+
+
+def test_abstentions_are_counted_and_what_they_spoil_is_left_out():
+    """No verdict on (a, bb): of four responses ccc and dddd remain, of three only one, and the group is dropped."""
+    table = TABLE | {"a>bb": ABSTAIN, "ccc>dddd": 0.9}
+    judged = judge(table).judge(rollout("a", "bb", "ccc", "dddd"))
+    assert judged.picked == ((3, 2),) or judged.picked == ((2, 3),)
+    assert judged.verdict.metrics["oracle/abstained"] == pytest.approx(1 / 6)
+    dropped = judge(table).judge(rollout("a", "bb", "ccc"))
+    assert (dropped.examples, dropped.verdict.metrics["oracle/abstained"]) == ((), pytest.approx(1 / 3))
+
+
+def test_a_loss_that_needs_what_the_oracle_left_open_drops_the_group():
+    """The estimate is made of all win rates, those of a and bb have a hole."""
+    judging = judge(TABLE | {"a>bb": ABSTAIN, "ccc>dddd": 0.9}, AllResponses(), SPPO(baseline="estimate"))
+    judged = judging.judge(rollout("a", "bb", "ccc", "dddd"))
+    assert (judged.examples, judged.picked, judged.verdict.metrics["oracle/dropped"]) == ((), (), 1.0)
+
+
+def test_a_selection_asks_round_by_round():
+    """Each comparison is asked once; a loss that needs no more than the pair is served."""
+    judging = judge(selection=FirstAgainstLast(), loss=DPO(labels="soft"))
+    judged = judging.judge(rollout("a", "bb", "ccc"))
+    assert [question.pairs for question in judging.oracle.asked] == [((0, 2),), ((0, 1),)]
+    np.testing.assert_allclose(judged.examples[0].targets, [0.8, 0.2])
+    np.testing.assert_allclose(judged.matrix.values[1], [0.2, 0.5, np.nan])
+    assert np.isnan(judged.verdict.metrics["oracle/cycle"])
+
+
+def test_a_selection_that_cannot_serve_the_loss_is_an_error_not_a_dropped_group():
+    with pytest.raises(ConfigError, match=r"'first_against_last' does not ask for all the comparisons that loss 'sppo' needs"):
+        judge(selection=FirstAgainstLast()).judge(rollout("a", "bb", "ccc"))
+
+
+@pytest.mark.parametrize("pick", [(0, 3), (1, 1), (), (-1, 0)])
+def test_picks_that_are_not_there_are_an_error(pick):
+    with pytest.raises(ConfigError, match="picked"):
+        judge(selection=FirstAgainstLast(pick=pick), loss=DPO()).judge(rollout("a", "bb", "ccc"))
+
+
+def test_pairs_that_are_not_there_are_an_error():
+    class Backwards(Selection):
+        type: str = "backwards"
+
+        def choose(self, size):
+            yield [(1, 0)]
+            return []
+
+    with pytest.raises(ConfigError, match=r"'backwards' asks for \(1, 0\) of 2 responses"):
+        judge(selection=Backwards()).judge(rollout("a", "bb"))
+
+
+def test_a_wrong_answer_names_the_prompt():
+    with pytest.raises(OracleError, match=r"oracle 'table', prompt 'p': P\[0, 1\] = nan"):
+        judge({"a>bb": float("nan")}).judge(rollout("a", "bb"))
+
+
+def test_compare_is_the_mean_over_both_sides():
+    """a and dddd against bb and ccc: (0.8 + 0.9 + 0.4 + 0.5) / 4 = 0.65."""
+    judging = judge(TABLE | {"dddd>bb": 0.4})
+    found = judging.compare(rollout("a", "dddd"), rollout("bb", "ccc"))
+    assert found.win_rate == pytest.approx(0.65)
+    assert (found.challenger, found.defender, found.prompt_id, found.prompt) == ("a", "bb", "p", "Why?")
+    assert (found.challenger_tokens, found.defender_tokens) == (2.5, 2.5)
+    assert judging.oracle.asked[0].pairs == ((0, 2), (0, 3), (1, 2), (1, 3))
+
+
+def test_compare_leaves_abstentions_out():
+    assert judge(TABLE | {"a>bb": ABSTAIN}).compare(rollout("a"), rollout("bb", "ccc")).win_rate == pytest.approx(0.9)
+    assert np.isnan(judge({"a>bb": ABSTAIN}).compare(rollout("a"), rollout("bb")).win_rate)
+
+
+def test_compare_refuses_different_prompts():
+    with pytest.raises(ValueError, match="answers prompt 'p', the defender 'q'"):
+        judge().compare(rollout("a"), rollout("bb", prompt_id="q"))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import raypref.logprobs
+from raypref.logprobs import response_logps, token_logps
+from raypref.types import Sequence
+
+VOCABULARY = 32
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.3
+    )
+    return LlamaForCausalLM(config)
+
+
+def random_sequences(*lengths: tuple[int, int]) -> list[Sequence]:
+    rng = np.random.default_rng(0)
+    return [Sequence(rng.integers(0, VOCABULARY, p).astype(np.int32), rng.integers(0, VOCABULARY, r).astype(np.int32)) for p, r in lengths]
+
+
+LENGTHS = ((3, 7), (12, 2), (1, 1), (5, 4), (2, 0))
+
+
+def test_equals_the_whole_softmax(model: LlamaForCausalLM) -> None:
+    """Against log softmax over a plain forward pass of each unpadded sequence, gathered at the response tokens."""
+    items = random_sequences(*LENGTHS)
+    logps, mask = response_logps(model, items)
+    assert logps.shape == mask.shape == (5, 7)
+    assert logps.dtype == torch.float32
+    assert logps[~mask].tolist() == [0.0] * int((~mask).sum())
+    for item, row, present in zip(items, logps, mask, strict=True):
+        tokens = torch.tensor(np.concatenate([item.prompt_ids, item.response_ids]), dtype=torch.long)
+        whole = model(tokens[None]).logits[0].double().log_softmax(-1)
+        start = len(item.prompt_ids)
+        expected = whole[start - 1 : -1].gather(-1, tokens[start:, None]).squeeze(-1)
+        torch.testing.assert_close(row[present].double(), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_changes_nothing_in_value_or_gradient(model: LlamaForCausalLM) -> None:
+    """One batch of all against one sequence at a time, weighted by length so that no gradient cancels."""
+    items = random_sequences(*LENGTHS)
+
+    def gradients(batches: list[list[Sequence]]) -> list[torch.Tensor]:
+        model.zero_grad()
+        for batch in batches:
+            logps, mask = response_logps(model, batch)
+            (logps.sum(-1) * mask.sum(-1)).sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    together = gradients([items])
+    apart = gradients([[item] for item in items])
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=0)
+
+
+def test_only_response_positions_reach_the_head(model: LlamaForCausalLM) -> None:
+    seen = []
+    handle = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    response_logps(model, random_sequences((30, 4), (12, 6)))
+    handle.remove()
+    assert seen == [7]
+
+
+def test_gradient_by_finite_differences() -> None:
+    """In chunks of two rows: d lp / d logits against torch's own log softmax, and by finite differences in float32's precision."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    tokens = torch.randint(0, 5, (2, 3))
+    weight = torch.randn(2, 3)
+    (token_logps(logits, tokens) * weight).sum().backward()
+    found, logits.grad = logits.grad, None
+    (logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1) * weight).sum().backward()
+    torch.testing.assert_close(found, logits.grad)
+    step = 1e-2
+    moved = logits.detach().clone()
+    moved[0, 1, 2] += step
+    up = (token_logps(moved, tokens) * weight).sum()
+    moved[0, 1, 2] -= 2 * step
+    down = (token_logps(moved, tokens) * weight).sum()
+    assert found is not None
+    assert float(found[0, 1, 2]) == pytest.approx(float(up - down) / (2 * step), abs=1e-3)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 rows of 5 in chunks of 2 rows."""
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 5, (1, 7))
+
+    def value_and_gradient() -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = torch.linspace(-3, 3, 35).view(1, 7, 5).requires_grad_()
+        logps = token_logps(logits, tokens)
+        logps.square().sum().backward()
+        return logps.detach(), logits.grad
+
+    whole = value_and_gradient()
+    monkeypatch.setattr(raypref.logprobs, "_CHUNK_ELEMENTS", 10)
+    torch.testing.assert_close(value_and_gradient(), whole, rtol=0, atol=0)
+
+
+def test_bfloat16_logits_are_reduced_in_float32() -> None:
+    """Logits (10, 10 + 1/16) are exact in bfloat16: lp = -log(1 + e^(1/16)) = -0.7248853; a bfloat16 softmax would give -0.7266."""
+    logits = torch.tensor([[[10.0, 10.0625]]], dtype=torch.bfloat16, requires_grad=True)
+    logps = token_logps(logits, torch.tensor([[0]]))
+    assert logps.item() == pytest.approx(-0.7248853, abs=1e-6)
+    logps.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_gradient_free_under_no_grad(model: LlamaForCausalLM) -> None:
+    with torch.no_grad():
+        assert not response_logps(model, random_sequences((3, 2)))[0].requires_grad
+
+
+@pytest.mark.parametrize(("items", "message"), [([], "no sequences"), (random_sequences((0, 2)), "empty prompt")])
+def test_what_cannot_be_scored_is_refused(model: LlamaForCausalLM, items: list[Sequence], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        response_logps(model, items)

@@ -1,0 +1,106 @@
+"""The maths of preference matrices, on numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from raypref.preferences import Unanswered, complete_rows, has_cycle, mean_scores, penalise, unknown, win_rates
+
+ORDERED = np.array([[0.5, 0.8, 0.9], [0.2, 0.5, 0.7], [0.1, 0.3, 0.5]])
+STONE_PAPER_SCISSORS = np.array([[0.5, 0.7, 0.3], [0.3, 0.5, 0.7], [0.7, 0.3, 0.5]])
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> np.ndarray:
+    """Complete preference matrices of 2 to 6 responses."""
+    size = draw(st.integers(2, 6))
+    upper = np.triu(draw(arrays(float, (size, size), elements=st.floats(0, 1))), 1)
+    return upper + np.tril(1 - upper.T, -1) + np.eye(size) / 2
+
+
+def test_win_rates_include_the_diagonal():
+    """(0.5 + 0.8 + 0.9) / 3 = 2.2 / 3; (0.2 + 0.5 + 0.7) / 3 = 1.4 / 3; (0.1 + 0.3 + 0.5) / 3 = 0.3."""
+    np.testing.assert_allclose(win_rates(ORDERED), [2.2 / 3, 1.4 / 3, 0.3])
+    np.testing.assert_allclose(win_rates(ORDERED, rows=[2, 0]), [0.3, 2.2 / 3])
+
+
+def test_mean_scores():
+    """log(0.8 / 0.2) = log 4 and log(0.9 / 0.1) = log 9; the diagonal gives 0: (log 4 + log 9) / 3 = log 36 / 3."""
+    np.testing.assert_allclose(mean_scores(ORDERED)[0], np.log(36) / 3)
+
+
+def test_mean_scores_of_certain_verdicts_are_finite():
+    certain = np.array([[0.5, 1.0], [0.0, 0.5]])
+    scores = mean_scores(certain)
+    assert np.isfinite(scores).all()
+    assert scores[0] == pytest.approx(-scores[1], rel=1e-4)
+
+
+@given(matrices())
+def test_win_rates_average_to_one_half(values):
+    """Each pair shares out one point: the sum over i of w_i is (K (K - 1) / 2 + K / 2) / K = K / 2."""
+    assert win_rates(values).mean() == pytest.approx(0.5)
+
+
+@given(matrices(), st.randoms())
+def test_permuting_the_responses_permutes_the_win_rates(values, random):
+    order = list(range(len(values)))
+    random.shuffle(order)
+    np.testing.assert_allclose(win_rates(values[np.ix_(order, order)]), win_rates(values)[order])
+
+
+@pytest.mark.parametrize("figure", [win_rates, mean_scores])
+def test_an_incomplete_row_is_refused(figure):
+    values = ORDERED.copy()
+    values[0, 1] = values[1, 0] = np.nan
+    assert complete_rows(values).tolist() == [2]
+    assert len(figure(values, [2])) == 1
+    with pytest.raises(Unanswered, match="for response 1: its comparison with response 0 has no answer"):
+        figure(values, [2, 1])
+
+
+def test_penalise_moves_a_cut_off_response_towards_losing():
+    """Response 0 cut off, half way: P[0, 1] = 0.8 / 2 = 0.4, P[0, 2] = 0.9 / 2 = 0.45; the others keep their verdict."""
+    found = penalise(ORDERED, np.array([True, False, False]), 0.5)
+    np.testing.assert_allclose(found, [[0.5, 0.4, 0.45], [0.6, 0.5, 0.7], [0.55, 0.3, 0.5]])
+
+
+def test_penalise_leaves_two_cut_off_responses_and_unknown_entries_as_they_are():
+    values = ORDERED.copy()
+    values[0, 2] = values[2, 0] = np.nan
+    found = penalise(values, np.array([True, True, False]), 1.0)
+    np.testing.assert_allclose(found, [[0.5, 0.8, np.nan], [0.2, 0.5, 0.0], [np.nan, 1.0, 0.5]])
+
+
+@given(matrices(), st.floats(0, 1), st.data())
+def test_penalised_verdicts_still_add_up_to_one(values, amount, data):
+    truncated = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
+    found = penalise(values, truncated, amount)
+    np.testing.assert_allclose(found + found.T, 1)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_stone_paper_scissors_is_a_cycle():
+    assert has_cycle(STONE_PAPER_SCISSORS)
+    assert not has_cycle(ORDERED)
+    assert not has_cycle(np.full((4, 4), 0.5))
+    assert not has_cycle(unknown(4))
+
+
+def test_a_cycle_below_a_winner_and_above_a_loser_is_found():
+    """Response 0 beats all, response 4 loses to all; 1, 2, 3 are stone, paper and scissors."""
+    values = np.full((5, 5), 0.5)
+    values[0, 1:], values[1:, 0] = 0.9, 0.1
+    values[:4, 4], values[4, :4] = 0.9, 0.1
+    values[1:4, 1:4] = STONE_PAPER_SCISSORS
+    assert has_cycle(values)
+    values[1, 2], values[2, 1] = np.nan, np.nan
+    assert not has_cycle(values)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=6, unique=True))
+def test_preferences_made_of_scores_have_no_cycle(scores):
+    column = np.array(scores)[:, None]
+    assert not has_cycle(1 / (1 + np.exp(column.T - column)))
