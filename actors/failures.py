@@ -5,12 +5,39 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raypref.types import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a micro-batch of M examples with N sequences gave."""
+
+    examples: tuple[int, ...]
+    """(M,) indices into the global batch."""
+    logps: Tensor
+    """(N,) summed log-probs under the policy, one example's sequences after the other's."""
+    losses: Tensor
+    """(M,)"""
+
+
+def spread(scored: Iterable[Scored], examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """(total sequences,) log-probs and (B,) losses of the global batch, 0 where another rank has them."""
+    starts = np.cumsum([0, *(len(example.response_ids) for example in examples)])
+    logps, losses = np.zeros(starts[-1]), np.zeros(len(examples))
+    for part in scored:
+        rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in part.examples])
+        logps[rows] = part.logps.double().cpu().numpy()
+        losses[list(part.examples)] = part.losses.double().cpu().numpy()
+    return logps, losses
 
 
 def dump_batch(path: Path, examples: Sequence[Example], logps: np.ndarray, losses: np.ndarray) -> None:

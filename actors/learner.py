@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors import deepspeed_setup, learner_checkpoint, policy_export
-from actors.failures import dump_batch
+from actors.failures import Scored, dump_batch, spread
 from actors.learner_checkpoint import Layout, Progress
 from actors.policy import load_model
 from raypref import batching, types
@@ -46,10 +46,8 @@ class _Pass:
 
     sums: dict[str, torch.Tensor]
     """Name -> () float64 sum over the rank's examples; ``value`` is the loss."""
-    logps: np.ndarray
-    """(total sequences,) float64, 0 for other ranks' sequences."""
-    losses: np.ndarray
-    """(B,) float64, 0 for other ranks' examples."""
+    scored: list[Scored]
+    """What each micro-batch gave, still on the device; looked at when the step is refused."""
 
 
 class LearnerRank:
@@ -177,8 +175,7 @@ class LearnerRank:
     def _accumulate(self, examples: Sequence[types.Example], denominator: int) -> _Pass:
         """Gradient of the mean over the whole batch, from this rank's micro-batches; DeepSpeed then averages over the ranks."""
         plan = batching.plan([batching.Size.of(example) for example in examples], self._world_size, self._config.micro_batch_tokens)
-        starts = np.cumsum([0, *(len(example.response_ids) for example in examples)])
-        found = _Pass({}, np.zeros(starts[-1]), np.zeros(len(examples)))
+        found = _Pass({}, [])
         own = plan[self._rank]
         for position, micro in enumerate(own):
             self._engine.set_gradient_accumulation_boundary(position == len(own) - 1)
@@ -194,9 +191,7 @@ class LearnerRank:
             for name, values in {"value": value.loss, **value.metrics}.items():
                 found.sums[name] = found.sums.get(name, 0.0) + weight * values.detach().double().sum()
             if micro.counts:
-                rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in micro.examples])
-                found.logps[rows] = logps.detach().double().sum(-1).cpu().numpy()
-                found.losses[list(micro.examples)] = value.loss.detach().cpu().numpy()
+                found.scored.append(Scored(micro.examples, logps.detach().double().sum(-1), value.loss.detach()))
         return found
 
     def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -221,9 +216,10 @@ class LearnerRank:
         import torch
 
         self._engine.optimizer.zero_grad()
-        parts = torch.from_numpy(np.concatenate([found.logps, found.losses])).to(self._device)
+        own = spread(found.scored, examples)
+        parts = torch.from_numpy(np.concatenate(own)).to(self._device)
         torch.distributed.all_reduce(parts)
-        logps, losses = np.split(parts.cpu().numpy(), [len(found.logps)])
+        logps, losses = np.split(parts.cpu().numpy(), [len(own[0])])
         path = self._failures / f"iteration-{self.progress.iteration:04d}-step-{self.progress.steps:06d}.json"
         if self._rank == 0:
             dump_batch(path, examples, logps, losses)

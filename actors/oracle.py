@@ -89,8 +89,11 @@ class OracleGroup:
         """The call's result, or its own error, within the time-out."""
         self._in_flight[name] += 1
         try:
-            return await asyncio.wait_for(call, self._timeout_s)
+            async with asyncio.timeout(self._timeout_s) as limit:
+                return await call
         except TimeoutError as error:
+            if not limit.expired():
+                raise  # the oracle's own
             raise TimeoutError(f"{name} did not {what} within {self._timeout_s:g} s; its log says what it was at") from error
         finally:
             self._in_flight[name] -= 1

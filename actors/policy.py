@@ -98,9 +98,9 @@ def context_limit(policy: PolicyConfig) -> int:
     """
     own = getattr(_model_config(policy).get_text_config(), "max_position_embeddings", None)
     asked = policy.max_context_tokens
-    if asked is None and own is None:
-        raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
     if asked is None:
+        if own is None:
+            raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
         return int(own)
     if own is not None and asked > own:
         raise ConfigError(f"policy.max_context_tokens: {asked} is above the {own} positions of {policy.path}; set at most {own}")

@@ -20,7 +20,7 @@ from actors.oracle import OracleActor, OracleGroup
 from actors.placement import Plan, Seat
 from actors.reference import ReferenceActor, ReferenceGroup
 from actors.rollout import RolloutActor, RolloutGroup, engine_env
-from actors.weights import Backend, Receiver
+from actors.weights import Receiver
 from raypref.config import RunConfig
 from raypref.driver import Roles
 from raypref.errors import ConfigError
@@ -178,13 +178,13 @@ class Team:
                 logger.warning("an actor did not end by itself: %s", outcome)
 
 
-def transport_of(config: RunConfig, device: Device) -> Backend:
+def transport_of(config: RunConfig, device: Device) -> str:
     """``sync.transport``, or what the device and the layout call for.
 
     Raises:
         ConfigError: the transport cannot connect such places.
     """
-    fitting: Backend = "shm" if device == "cpu" else ("ipc" if config.placement.layout == "colocated" else "nccl")
+    fitting = "shm" if device == "cpu" else ("ipc" if config.placement.layout == "colocated" else "nccl")
     asked = config.sync.transport
     if asked not in ("auto", fitting):
         where = "on a CPU" if device == "cpu" else f"between {config.placement.layout} GPUs"

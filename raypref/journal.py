@@ -70,6 +70,8 @@ class Journal:
         self.writer = writer
         self._path = directory / ".open" / f"{writer}.arrows"
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        for sealing in sorted(self._path.parent.glob(f"iteration_????-{writer}-??.sealing")):
+            self._write_part(sealing)
         self._rows = 0
         self._open(read_stream(self._path) if self._path.exists() else [])
 
@@ -83,18 +85,26 @@ class Journal:
 
     def seal(self, iteration: int) -> Path | None:
         """Turn what was appended since the last seal into a Parquet part, and start anew. None when there is nothing to seal."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if not self._rows:
             return None
         self.close()
         stem = f"iteration_{iteration:04d}-{self.writer}"
-        path = self.directory / f"{stem}-{len(list(self.directory.glob(f'{stem}-*.parquet'))):02d}.parquet"
-        partial = self._path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_batches(read_stream(self._path), schema=_schema()), partial)
-        partial.rename(path)
+        number = len(list(self.directory.glob(f"{stem}-*.parquet")))
+        sealing = self._path.with_name(f"{stem}-{number:02d}.sealing")
+        self._path.rename(sealing)
         self._open([])
+        return self._write_part(sealing)
+
+    def _write_part(self, sealing: Path) -> Path:
+        """The part that a ``.sealing`` stream is named after. Done again after a crash, it gives the same file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.directory / sealing.with_suffix(".parquet").name
+        partial = sealing.with_suffix(".partial")
+        pq.write_table(pa.Table.from_batches(read_stream(sealing), schema=_schema()), partial)
+        partial.rename(path)
+        sealing.unlink()
         return path
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ def remove_other_engine(extra: str) -> None:
 
 def remove_broken_media_packages() -> None:
     """Uninstall the media packages that came along and cannot be imported."""
-    broken = [name for name in MEDIA_PACKAGES if installed(name) and not importable(name)]
+    broken = [name for name in MEDIA_PACKAGES if installed(name) and import_failure(name)]
     if broken:
         logger.info("removing %s: not importable beside this torch, and not needed for text", ", ".join(broken))
         pip("uninstall", "--quiet", "--yes", *broken)
@@ -73,10 +73,11 @@ def remove_broken_media_packages() -> None:
 
 def check_imports() -> int:
     """Import what a run needs, in one fresh interpreter; the exit status."""
-    if importable(*REQUIRED_IMPORTS, show_errors=True):
+    failure = import_failure(*REQUIRED_IMPORTS)
+    if failure is None:
         logger.info("ready: %s", ", ".join(f"{name} {version}" for name, version in versions().items()))
         return 0
-    logger.error("installed, but the import above fails; remove .venv and run make setup again, or report the traceback")
+    logger.error("installed, but this import fails; remove .venv and run make setup again, or report it:\n%s", failure)
     return 1
 
 
@@ -95,10 +96,11 @@ def installed(package: str) -> bool:
     return True
 
 
-def importable(*modules: str, show_errors: bool = False) -> bool:
-    """Whether a fresh interpreter can import all of them."""
+def import_failure(*modules: str) -> str | None:
+    """What a fresh interpreter prints when it cannot import all of them; None when it can."""
     command = [sys.executable, "-c", f"import {', '.join(modules)}"]
-    return subprocess.run(command, capture_output=not show_errors, cwd=ROOT, check=False).returncode == 0
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return None if done.returncode == 0 else done.stderr
 
 
 def pip(*arguments: str) -> int:

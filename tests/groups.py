@@ -22,9 +22,9 @@ class TableOracle(Oracle):
     """P(a > b) from ``table``, by the responses' texts; remembers what it was asked."""
 
     type: str = "table"
-    table: dict[str, float] = {}
+    table: dict[str, float]
     """``"a>b"`` -> P(a > b); the mirror image follows, unless it is -1 (abstain)."""
-    asked: list[Question] = []
+    asked: list[Question]
 
     def compare(self, questions: Sequence[Question]) -> list[np.ndarray]:
         self.asked.extend(questions)

@@ -1,8 +1,5 @@
 """The journal on disk."""
 
-import math
-
-import numpy as np
 import pytest
 
 from raypref.config import RolloutConfig
@@ -15,7 +12,7 @@ from tests.groups import TableOracle, rollout
 
 def entry(index: int):
     group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
-    judging = Judge(TableOracle(table={"a>bb": 0.8}), BestWorst(), SPPO(), RolloutConfig(truncated="drop"))
+    judging = Judge(TableOracle(table={"a>bb": 0.8}, asked=[]), BestWorst(), SPPO(), RolloutConfig(truncated="drop"))
     return group, judging.judge(group)
 
 
@@ -34,7 +31,7 @@ def test_parts_are_read_by_datasets(tmp_path):
     assert (row["prompt"], row["prompt_token_ids"], row["policy_version"], row["oracle"]) == ("Why?", [1, 2, 3], 2, "table")
     assert (row["responses"], row["finish_reasons"]) == (["a", "bb", "ccc"], ["stop", "stop", "length"])
     assert (row["response_token_ids"], row["logprobs"][1], row["picked"]) == ([[97], [98, 98], [99, 99, 99]], [-0.5, -0.5], [[0, 1]])
-    np.testing.assert_allclose([[math.nan if v is None else v for v in r] for r in row["preference"]][0], [0.5, 0.8, math.nan])
+    assert row["preference"] == [[0.5, pytest.approx(0.8), None], [pytest.approx(0.2), 0.5, None], [None, None, 0.5]]
     for writer in writers:
         writer.close()
 
@@ -73,6 +70,23 @@ def test_sealing_again_adds_a_part_and_an_empty_stream_gives_none(tmp_path):
         journal.append(*entry(0))
         assert journal.seal(0).name == expected
     journal.close()
+
+
+def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp_path, monkeypatch):
+    """The stream is renamed to its part's name first; whoever opens the journal again finishes the part."""
+    import pyarrow.parquet as pq
+
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        journal.seal(0)
+    journal.close()
+    monkeypatch.undo()
+    again = Journal(tmp_path, "w")
+    assert pq.read_table(tmp_path / "iteration_0000-w-00.parquet").column("prompt_id").to_pylist() == ["p0"]
+    assert again.seal(0) is None
+    again.close()
 
 
 def test_a_writers_name_cannot_leave_the_directory(tmp_path):

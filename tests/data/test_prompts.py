@@ -24,7 +24,10 @@ def test_plain_text_from_jsonl(tokenizer, tmp_path):
     """``<bos> why not`` is 1 5 9; records without an id are numbered."""
     path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "why not"}, {"prompt": "how", "id": "second"}])
     data = load(tokenizer, path=path, **PLAIN)
-    assert [(p.index, p.id, p.text, p.token_ids.tolist()) for p in data.train] == [(0, "0", "why not", [1, 5, 9]), (1, "second", "how", [1, 6])]
+    assert [(p.index, p.id, p.text, p.token_ids.tolist()) for p in data.train] == [
+        (0, "0", "why not", [1, 5, 9]),
+        (1, "second", "how", [1, 6]),
+    ]
     assert (data.held_out, data.dropped) == ([], 0)
 
 
@@ -82,9 +85,7 @@ def test_held_out_prompts_of_their_own(tokenizer, tmp_path, most, expected):
     path = write_jsonl(tmp_path / "h.jsonl", [{"prompt": "so"}, {"prompt": "not"}])
     for source in ({"held_out": path}, {}):
         objects = None if source else ["so", "not"]
-        data = load_prompts(
-            DataConfig(**PLAIN, **source, held_out_prompts=most), tokenizer, 20, 4, 0, prompts=["why"], held_out=objects
-        )
+        data = load_prompts(DataConfig(**PLAIN, **source, held_out_prompts=most), tokenizer, 20, 4, 0, prompts=["why"], held_out=objects)
         assert [p.text for p in data.held_out] == expected
         assert [p.text for p in data.train] == ["why"]
 
@@ -170,5 +171,7 @@ def test_reading_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, raypref.data.prompts, raypref.data.demonstrations, raypref.judging, raypref.journal; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, raypref.data.prompts, raypref.data.demonstrations, raypref.judging, raypref.journal; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,26 +18,30 @@ from tests.groups import rollout
 pytestmark = pytest.mark.integration
 
 
-def prefer_shorter(prompt: str, a: str, b: str) -> float:
-    if "hang" in (a, b):
-        time.sleep(60)
-    if "nan" in (a, b):
-        return float("nan")
-    return 0.9 if len(a) < len(b) else 0.1
-
-
 @pytest.fixture(scope="module")
 def handles(tmp_path_factory):
+    def prefer_shorter(prompt: str, a: str, b: str) -> float:
+        if "hang" in (a, b):
+            time.sleep(60)
+        if "server" in (a, b):
+            raise TimeoutError("the judge's server does not answer")
+        if "nan" in (a, b):
+            return float("nan")
+        return 0.9 if len(a) < len(b) else 0.1
+
     directory = tmp_path_factory.mktemp("rollouts")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     actor = ray.remote(OracleActor).options(num_cpus=1)
     oracle = CallableOracle(function=prefer_shorter, mode="pairwise")
-    yield directory, {
-        name: actor.remote(
-            oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), rollout=RolloutConfig(), journal_dir=directory, name=name
-        )
-        for name in ("oracle-0", "oracle-1")
-    }
+    yield (
+        directory,
+        {
+            name: actor.remote(
+                oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), rollout=RolloutConfig(), journal_dir=directory, name=name
+            )
+            for name in ("oracle-0", "oracle-1")
+        },
+    )
     ray.shutdown()
 
 
@@ -69,6 +73,8 @@ def test_the_oracles_error_surfaces_as_it_is(handles):
     group = OracleGroup(handles[1], timeout_s=60)
     with pytest.raises(OracleError, match=r"oracle 'callable', prompt 'p9': P\[0, 1\] = nan"):
         asyncio.run(group.judge(rollout("a", "nan", prompt_id="p9")))
+    with pytest.raises(TimeoutError, match="the judge's server does not answer"):
+        asyncio.run(group.judge(rollout("a", "server")))
 
 
 def test_a_call_that_does_not_return_times_out(handles):

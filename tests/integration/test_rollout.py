@@ -14,12 +14,12 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
-from actors.rollout import Finished, RolloutActor, RolloutGroup, engine_env
+from actors.rollout import RolloutActor, RolloutGroup, engine_env
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import PolicyConfig, RolloutConfig
-from raypref.errors import ConfigError, DataError, SyncError
-from tests.sender import Sender
+from raypref.errors import DataError, SyncError
+from tests.stand_ins import Mortal, Sender
 
 pytestmark = pytest.mark.integration
 
@@ -27,6 +27,9 @@ END = 2
 """The end token of the tiny models."""
 PROMPTS = [[5, 6, 7], list(range(3, 43)), [60]]
 """A short one, one of 40 tokens (longer than a block of the prefix cache), and a single token."""
+
+
+ONE = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,14 +78,10 @@ class Bench:
             ray.kill(handle)
 
 
-def start_engine(path: Path, tensor_parallel: int = 1, **limits: Any) -> Any:
+def start_engine(path: Path, tensor_parallel: int = 1) -> Any:
     options = {"num_cpus": 0, "max_concurrency": 4, "runtime_env": {"env_vars": engine_env("cpu", 1)}}
     rollout = RolloutConfig(max_num_seqs=32, kv_cache_gib=0.03125)
-    return (
-        ray.remote(RolloutActor)
-        .options(**options)
-        .remote(PolicyConfig(path=str(path), dtype="float32", **limits), rollout, tensor_parallel)
-    )
+    return ray.remote(RolloutActor).options(**options).remote(PolicyConfig(path=str(path), dtype="float32"), rollout, tensor_parallel)
 
 
 @pytest.fixture(scope="module")
@@ -171,39 +170,18 @@ def test_tensor_parallel_engine(tied_model: Path) -> None:
     assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("vllm", "psm", "raypref"))} == set()
 
 
-def test_engine_that_vllm_cannot_run_is_an_error_of_the_config(tied_model: Path) -> None:
-    engine = start_engine(tied_model, max_context_tokens=300)
-    with pytest.raises(ConfigError, match=r"policy.max_context_tokens: 300 is above the 256 positions"):
-        ray.get(engine.received.remote(), timeout=120)
-
-
-class Mortal:
-    """Streams one group, then nothing more; dies when it is told to."""
-
-    def submit(self, key: str, request: types.SampleRequest) -> None:
-        pass
-
-    def stream(self) -> Iterator[Any]:
-        yield Finished("0", 1)
-        yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
-        import time
-
-        time.sleep(600)
-
-
 def test_death_of_an_engine_reaches_every_waiting_request() -> None:
     """Of two engines one dies: the requests at both fail with that cause, and so does the next one."""
     handles = [ray.remote(Mortal).options(num_cpus=0, max_concurrency=4).remote() for _ in range(2)]
-    one = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
 
     async def run() -> list[Any]:
         group = RolloutGroup([(f"engine-{k}", handle) for k, handle in enumerate(handles)], timeout_s=30)
-        assert isinstance(await group.sample(one), ray.ObjectRef)
-        waiting = [asyncio.ensure_future(group.sample(one)) for _ in range(3)]
+        assert isinstance(await group.sample(ONE), ray.ObjectRef)
+        waiting = [asyncio.ensure_future(group.sample(ONE)) for _ in range(3)]
         await asyncio.sleep(0.2)
         ray.kill(handles[0])
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        results += await asyncio.gather(group.sample(one), return_exceptions=True)
+        results += await asyncio.gather(group.sample(ONE), return_exceptions=True)
         return results
 
     results = asyncio.run(run())
@@ -212,12 +190,11 @@ def test_death_of_an_engine_reaches_every_waiting_request() -> None:
 
 def test_an_engine_that_finishes_nothing_is_reported() -> None:
     handle = ray.remote(Mortal).options(num_cpus=0, max_concurrency=4).remote()
-    one = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
 
     async def run() -> None:
         group = RolloutGroup([("engine", handle)], timeout_s=5)
-        await group.sample(one)
-        await group.sample(one)
+        await group.sample(ONE)
+        await group.sample(ONE)
 
     with pytest.raises(TimeoutError, match="engine: no group finished within 5 s, 1 are waited for"):
         asyncio.run(run())

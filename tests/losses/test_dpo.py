@@ -49,7 +49,9 @@ def test_a_label_without_an_answer_is_refused():
 
 def test_gradient_against_finite_differences():
     """Log-probs of -5,000 included, and a label that is not certain."""
-    found, numeric = gradients(DPO(beta=0.3), [[-5.0, -7.5], [-5000.0, -4990.0]], [[-5.2, -6.0], [-5003.0, -4998.0]], [[1.0, 0.0], [0.8, 0.2]])
+    found, numeric = gradients(
+        DPO(beta=0.3), [[-5.0, -7.5], [-5000.0, -4990.0]], [[-5.2, -6.0], [-5003.0, -4998.0]], [[1.0, 0.0], [0.8, 0.2]]
+    )
     torch.testing.assert_close(found, numeric, rtol=1e-6, atol=1e-8)
 
 

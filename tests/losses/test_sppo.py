@@ -75,7 +75,9 @@ def test_gradient_against_finite_differences(loss):
 
 def test_float32_is_kept_and_finite_at_long_sequences():
     batch = loss_batch([[-5000.0, -4000.0]], [[-5001.0, -4001.0]], [[450.0, -450.0]])
-    single = type(batch)(*(getattr(batch, k).float() for k in ("logps", "reference_logps", "previous_logps")), batch.targets, batch.lengths, batch.mask)
+    single = type(batch)(
+        *(getattr(batch, k).float() for k in ("logps", "reference_logps", "previous_logps")), batch.targets, batch.lengths, batch.mask
+    )
     loss = SPPO()(single).loss
     assert loss.dtype == torch.float32
     assert loss.item() == (1 - 450) ** 2 + (1 + 450) ** 2

@@ -94,4 +94,6 @@ def test_an_object_with_a_call_method_is_named_by_its_class():
         def __call__(self, prompts, responses):
             return prefer_longer(prompts, responses)
 
-    assert build(function=Judge()).model_dump()["function"].endswith(":test_an_object_with_a_call_method_is_named_by_its_class.<locals>.Judge")
+    assert (
+        build(function=Judge()).model_dump()["function"].endswith(":test_an_object_with_a_call_method_is_named_by_its_class.<locals>.Judge")
+    )

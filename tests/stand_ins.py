@@ -1,8 +1,9 @@
-"""A stand-in for the learner, for tests of what receives weights: a plain transformers model that is published and asked for log-probs."""
+"""Stand-ins for actors, in tests of the others. In a module of their own, because Ray's workers import them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from actors.policy import load_model
+from actors.rollout import Finished
 from actors.weights import Publisher, Receiver
 from raypref import types
 from raypref.config import PolicyConfig
@@ -17,7 +19,7 @@ from raypref.logprobs import response_logps
 
 
 class Sender:
-    """Runs in an actor of its own, as the learner does: the transport is between processes."""
+    """In the learner's place: a plain transformers model that is published and asked for log-probs."""
 
     def __init__(self, path: Path) -> None:
         self._model = load_model(PolicyConfig(path=str(path), dtype="float32"), torch.device("cpu"))
@@ -57,3 +59,15 @@ class Sender:
         with torch.no_grad():
             pairs = [response_logps(self._model, [sequence]) for sequence in sequences]
         return [logps[0][mask[0]].double().numpy() for logps, mask in pairs]
+
+
+class Mortal:
+    """In an engine's place: streams one group, then nothing more, and waits to be killed."""
+
+    def submit(self, key: str, request: types.SampleRequest) -> None:
+        pass
+
+    def stream(self) -> Iterator[Finished | types.Rollout]:
+        yield Finished("0", 1)
+        yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
+        time.sleep(600)

@@ -1,0 +1,136 @@
+"""The learner's weights on their way: what a source yields, and two ZeRO-3 ranks that publish to two replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import ray
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+from actors.deepspeed_setup import learner_env
+from actors.learner_group import LearnerGroup
+from actors.policy import load_model
+from actors.reference import ReferenceActor, ReferenceGroup
+from actors.weights import Receiver
+from raypref import types
+from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
+from raypref.errors import ConfigError
+from tests.learner_bench import Host, Square, make_examples
+
+pytestmark = pytest.mark.integration
+
+
+def stored_names(directory: Path) -> set[str]:
+    with safe_open(directory / "model.safetensors", framework="np") as file:
+        return set(file.keys())
+
+
+@pytest.mark.parametrize("name", ["tied_model", "untied_model"])
+def test_source_yields_the_checkpoints_tensors_once(name: str, request: pytest.FixtureRequest) -> None:
+    """In buckets so small that there are many; tied embeddings come once; metadata says what comes."""
+    from actors.weight_source import DeepSpeedSource
+
+    directory = request.getfixturevalue(name)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    source = DeepSpeedSource(model, dtype=torch.bfloat16, bucket_elements=5000)
+    yielded = list(source)
+    assert len(source._buckets) > 3
+    assert [name for name, _ in yielded] == [meta.name for meta in source.metadata()]
+    assert {name for name, _ in yielded} == stored_names(directory)
+    assert len(yielded) == len(stored_names(directory))
+    assert all(tensor.dtype == meta.dtype and tuple(tensor.shape) == meta.shape for (_, tensor), meta in zip(yielded, source.metadata()))
+    assert all(torch.equal(tensor, model.get_parameter(name).bfloat16()) for name, tensor in yielded)
+
+
+def test_source_merges_an_adapter_and_leaves_the_module_alone(untied_model: Path) -> None:
+    """W + alpha / rank B A, as peft's own merge computes it, under the names of the model without an adapter."""
+    from actors.weight_source import DeepSpeedSource
+
+    lora = LoraConfig(rank=4, alpha=8.0)
+    model: Any = load_model(PolicyConfig(path=str(untied_model), dtype="float32", lora=lora), torch.device("cpu"), trainable=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    merged = dict(DeepSpeedSource(model))
+    assert merged.keys() == stored_names(untied_model)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert isinstance(model, peft.PeftModel)
+    expected = model.merge_and_unload()
+    original = AutoModelForCausalLM.from_pretrained(untied_model)
+    changed = [name for name, tensor in merged.items() if not torch.equal(tensor, original.get_parameter(name))]
+    assert len(changed) == 14, "seven linear layers in each of two blocks"
+    assert all(torch.equal(tensor, expected.get_parameter(name)) for name, tensor in merged.items())
+
+
+def test_source_refuses_a_model_that_fuses_its_experts() -> None:
+    from actors.weight_source import DeepSpeedSource
+
+    config = Qwen2MoeConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, vocab_size=8, num_experts=2)
+    with torch.device("meta"):
+        model = Qwen2MoeForCausalLM(config)
+    with pytest.raises(ConfigError, match="Qwen2MoeForCausalLM keeps its weights in another form"):
+        DeepSpeedSource(model)
+
+
+class Bench:
+    """Two ZeRO-3 ranks and two replicas of pi_t."""
+
+    def __init__(self, path: Path, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        environment = {"env_vars": learner_env("cpu", 1)}
+        self.ranks = [ray.remote(Host).options(num_cpus=0, runtime_env=environment).remote(**self.settings(path, k)) for k in range(2)]
+        actor = ray.remote(ReferenceActor).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        policy = PolicyConfig(path=str(path), dtype="float32")
+        self.replicas = [(f"reference-{k}", actor.remote(policy, {"previous"}, 512)) for k in range(2)]
+        self.learner = LearnerGroup(self.ranks, timeout_s=120)
+        self.reference = ReferenceGroup(self.replicas, timeout_s=120)
+        asyncio.run(self.learner.start())
+
+    def settings(self, path: Path, rank: int, lora: LoraConfig | None = None) -> dict[str, Any]:
+        learner = LearnerConfig.parse({"zero_stage": 3, "timeout_s": 60.0, "optimizer": {"lr": 0.01}, "schedule": {"type": "constant"}})
+        policy = PolicyConfig(path=str(path), dtype="float32", lora=lora)
+        common = {"policy": policy, "learner": learner, "loss": Square(), "device": "cpu", "seed": 0, "iterations": 1}
+        return common | {"rank": rank, "world_size": 2, "output_dir": self.output_dir}
+
+
+@pytest.fixture(scope="module")
+def bench(untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield Bench(untied_model, tmp_path_factory.mktemp("run"))
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Path, lora: LoraConfig | None) -> None:
+    """After a step: what arrives is what was sent, by checksum, and the replicas compute the learner's log-probs."""
+    settings = [bench.settings(untied_model, rank, lora) for rank in range(2)]
+    ray.get([rank.become.remote(own) for rank, own in zip(bench.ranks, settings, strict=True)], timeout=120)
+    examples = make_examples(6)
+    sequences = [types.Sequence(example.prompt_ids, example.response_ids[0]) for example in examples]
+
+    async def run() -> None:
+        await bench.learner.connect([Receiver(name, handle) for name, handle in bench.replicas], "shm", 60)
+        first = await bench.learner.publish(0)
+        before = await bench.learner.probe(sequences)
+        await bench.learner.begin_iteration(0, 1)
+        await bench.learner.step([types.Slice(ray.put(examples), 0, len(examples))])
+        sent = await bench.learner.publish(1)
+        assert sent.keys() == stored_names(untied_model)
+        assert sum(sent[name] != first[name] for name in sent) >= 14
+        assert await bench.reference.received() == {"reference-0": sent, "reference-1": sent}
+        expected = await bench.learner.probe(sequences)
+        assert max(np.abs(a - b).max() for a, b in zip(before, expected, strict=True)) > 1e-3
+        for found in (await bench.reference.probe(sequences)).values():
+            assert max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True)) < 1e-4
+
+    asyncio.run(run())

@@ -1,0 +1,166 @@
+"""The shipped recipes: every config parses, says what its README says, and the quickstart's ingredients are what they claim to be."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import raypref
+from examples import ultrafeedback
+from examples.quickstart import base_policy, grammar, oracle
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "examples").rglob("*.yaml"))
+PAPER_SCALE = ("sppo_mistral7b", "sppo_llama3_8b")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_config_parses(path: Path) -> None:
+    config = raypref.load_config(path)
+    assert config.output_dir.parts[0] == "runs"  # git ignores it, and Ray's upload leaves it out
+    assert not config.policy.trust_remote_code
+
+
+def test_every_recipe_has_a_readme() -> None:
+    for folder in sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))):
+        assert (folder / "README.md").exists(), folder
+
+
+def _differences(left: Any, right: Any, path: str = "") -> set[str]:
+    if not isinstance(left, dict) or not isinstance(right, dict):
+        return set() if left == right else {path}
+    keys = left.keys() | right.keys()
+    return set().union(*(_differences(left.get(key), right.get(key), f"{path}.{key}".strip(".")) for key in keys))
+
+
+@pytest.mark.parametrize("recipe", PAPER_SCALE)
+def test_the_authors_preset_differs_from_the_paper_where_the_readme_says(recipe: str) -> None:
+    paper, authors = (raypref.load_config(ROOT / "examples" / recipe / name).model_dump() for name in ("run.yaml", "authors.yaml"))
+    assert _differences(paper, authors) == {
+        "name",
+        "output_dir",
+        "learner.optimizer.type",
+        "learner.optimizer.beta2",
+        "learner.schedule.horizon_iterations",
+        "rollout.temperature",
+        "rollout.top_p",
+        "rollout.max_tokens",
+        "oracle.preference",
+        "loss.average_terms",
+    }
+
+
+@pytest.mark.parametrize("recipe", PAPER_SCALE)
+def test_the_paper_s_settings(recipe: str) -> None:
+    """SPPO, section 4.1 and appendix F."""
+    config = raypref.load_config(ROOT / "examples" / recipe / "run.yaml")
+    loss: Any = config.loss
+    assert (config.rollout.responses, config.rollout.temperature, config.rollout.top_p) == (5, 1.0, 1.0)
+    assert (loss.type, loss.eta, loss.baseline) == ("sppo", 1000.0, "half")
+    assert (config.loop.iterations, config.learner.global_batch, config.learner.optimizer.lr) == (3, 64, 5e-7)
+    schedule = config.learner.schedule
+    assert (schedule.type, schedule.warmup_ratio, schedule.horizon_iterations, schedule.span) == ("linear", 0.1, 18.0, "iteration")
+
+
+@pytest.mark.parametrize("recipe", PAPER_SCALE)
+def test_the_placement_fills_eight_gpus(recipe: str) -> None:
+    placement = raypref.load_config(ROOT / "examples" / recipe / "run.yaml").placement
+    engines = placement.rollout.engines * placement.rollout.tensor_parallel
+    others = sum(role.replicas * role.gpus for role in (placement.reference, placement.oracle))
+    assert placement.learner.ranks + engines + others == 8
+
+
+def test_split_keeps_the_portions_apart_and_of_one_length() -> None:
+    """Portions of 10, 8 and 9 prompts, one of them repeated in the next: 10, 8 and 8 are distinct. Of each, 6 // 3 = 2 are held out; the
+    shortest has 6 left, so iterations get 6 each.
+    """
+    portions = [[f"a{k}" for k in range(10)], [f"b{k}" for k in range(8)], [f"c{k}" for k in range(8)] + ["a0"]]
+    train, held_out = ultrafeedback.split(portions, held_out=6, seed=0)
+    assert [{prompt[0] for prompt in train[k : k + 6]} for k in (0, 6, 12)] == [{"a"}, {"b"}, {"c"}]
+    assert len(train) == 18
+    assert sorted(prompt[0] for prompt in held_out) == ["a", "a", "b", "b", "c", "c"]
+    assert not set(train) & set(held_out)
+
+
+# The quickstart's panel.
+
+FOX = "Describe the fox of the forest one autumn evening.\n"
+PLAIN = "The hen helps a duck."
+"""0 adjectives, 5 words, 0 mentions."""
+VIVID = "The small red hen helps a duck."
+"""2 adjectives, 7 words, 0 mentions."""
+ON_SUBJECT = "The old fox hides in the forest of the fox."
+"""1 adjective, 10 words, 3 mentions: fox twice, forest once."""
+
+
+def test_panel_by_hand() -> None:
+    """Votes, in the order adjectives, brevity, subject: plain against vivid 0:1, 1:0, 0:0, a tie. On-subject against plain 1, 0, 1 to
+    0, 1, 0: 2 - 1 = 1. On-subject against vivid 0, 0, 1 to 1, 1, 0: 1 - 2 = -1.
+    """
+    (matrix,) = oracle.panel([FOX], [[PLAIN, VIVID, ON_SUBJECT]])
+    one = 1 / (1 + math.exp(-1))
+    np.testing.assert_allclose(matrix, [[0.5, 0.5, 1 - one], [0.5, 0.5, one], [one, 1 - one, 0.5]], rtol=1e-12)
+
+
+def test_panel_is_not_transitive() -> None:
+    """(adjectives, words, mentions): a = (2, 9, 1), b = (1, 7, 0), c = (0, 8, 2). a beats b on the first and third, b beats c on the
+    first two, c beats a on the last two.
+    """
+    a = "The small red hen calls a fox near barn."
+    b = "The small hen calls a duck there."
+    c = "The hen calls a fox near the forest."
+    (matrix,) = oracle.panel([FOX], [[a, b, c]])
+    assert matrix[0, 1] > 0.5
+    assert matrix[1, 2] > 0.5
+    assert matrix[2, 0] > 0.5
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(2, 6))
+def test_panel_gives_preference_matrices(seed: int, size: int) -> None:
+    source = random.Random(seed)
+    prompt = source.choice(grammar.all_prompts())
+    responses = [grammar.answer(prompt, source) for _ in range(size)]
+    (matrix,) = oracle.panel([prompt], [responses])
+    np.testing.assert_allclose(matrix + matrix.T, 1.0, atol=1e-12)
+    order = source.sample(range(size), k=size)
+    (permuted,) = oracle.panel([prompt], [[responses[k] for k in order]])
+    np.testing.assert_array_equal(permuted, matrix[np.ix_(order, order)])
+
+
+def test_prompts_are_distinct_and_name_their_subject() -> None:
+    prompts = grammar.all_prompts()
+    assert len(set(prompts)) == len(prompts) == 16 * 14 * 4 * 4
+    assert grammar.subject(FOX) == ("fox", "forest")
+    assert FOX in prompts
+
+
+def test_the_prepared_files_share_no_prompt_and_the_model_is_servable(tmp_path: Path) -> None:
+    import json
+
+    from transformers import AutoConfig, AutoTokenizer
+
+    base_policy.prepare(tmp_path)
+    records = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("prompts", "held_out", "demonstrations")
+    }
+    prompts = {name: {record["prompt"] for record in rows} for name, rows in records.items()}
+    assert (len(prompts["prompts"]), len(prompts["held_out"]), len(records["demonstrations"])) == (1080, 96, 9600)
+    assert not prompts["prompts"] & prompts["held_out"]
+    assert not prompts["demonstrations"] & (prompts["prompts"] | prompts["held_out"])
+
+    config = AutoConfig.from_pretrained(tmp_path / "init")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "init")
+    assert config.hidden_size // config.num_attention_heads == 32
+    assert config.eos_token_id == tokenizer.eos_token_id
+    longest = max(len(tokenizer(record["response"]).input_ids) for record in records["demonstrations"])
+    assert longest + 1 <= 48  # run.yaml's rollout.max_tokens: the base policy can finish its answers
+    sample = records["demonstrations"][0]["response"]
+    assert tokenizer.decode(tokenizer(sample).input_ids) == sample

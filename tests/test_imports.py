@@ -1,0 +1,92 @@
+"""Who may import whom, and what ``import raypref`` costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RAY_ALLOWED = {Path("raypref/compose.py"), Path("raypref/cli.py")}
+ENGINE_PACKAGES = {"vllm", "deepspeed"}
+HEAVY = ("torch", "transformers", "ray", "vllm", "deepspeed", "actors", "datasets", "pandas")
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line, top-level package, and whether the import stands at module level, of every import in a file."""
+    tree = ast.parse(path.read_text())
+    module_level = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield node.lineno, name.name.split(".")[0], id(node) in module_level
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module.split(".")[0], id(node) in module_level
+
+
+def _files(package: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", _files("raypref"), ids=str)
+def test_raypref_keeps_the_engines_and_ray_out(path: Path) -> None:
+    for line, package, at_module_level in _imports(ROOT / path):
+        assert package not in ENGINE_PACKAGES, f"{path}:{line} imports {package}: engines belong in actors/"
+        if package == "actors":
+            assert path.name == "compose.py", f"{path}:{line} imports actors: only the composition root may"
+            assert not at_module_level, f"{path}:{line}: the composition root imports actors when a run starts, not before"
+        if package == "ray":
+            assert path in RAY_ALLOWED, f"{path}:{line} imports ray: only compose.py and cli.py may"
+
+
+@pytest.mark.parametrize("path", _files("actors"), ids=str)
+def test_actors_import_neither_the_composition_root_nor_the_examples(path: Path) -> None:
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module not in {"raypref.compose", "raypref.cli"}, f"{path}:{node.lineno} imports {node.module}"
+            imported = {alias.name for alias in node.names} if node.module == "raypref" else set()
+            assert not imported & {"compose", "cli", "run"}, f"{path}:{node.lineno} imports the composition root"
+    for line, package, _ in _imports(ROOT / path):
+        assert package not in {"examples", "tests", "benchmarks"}, f"{path}:{line} imports {package}"
+
+
+def _fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_import_raypref_is_quick_and_light() -> None:
+    """The best of three, because another process may have the cores."""
+    code = f"""
+import sys, time
+start = time.perf_counter()
+import raypref
+print(time.perf_counter() - start)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    seconds, loaded = zip(*(_fresh(code).splitlines() for _ in range(3)), strict=True)
+    assert min(float(s) for s in seconds) < 1.0
+    assert set(loaded) == {"[]"}
+
+
+def test_reading_a_config_loads_neither_torch_nor_ray() -> None:
+    loaded = _fresh(f"""
+import sys
+import raypref
+raypref.load_config("examples/sppo_mistral7b/run.yaml")
+print([name for name in {HEAVY!r} if name in sys.modules])
+""")
+    assert loaded.strip() == "[]"
+
+
+def test_the_driver_pays_for_no_engine() -> None:
+    """The driver's process imports the actors' classes to start them; the engines are imported where they run."""
+    loaded = _fresh("""
+import sys
+import actors.team
+print([name for name in ("vllm", "deepspeed", "transformers") if name in sys.modules])
+""")
+    assert loaded.strip() == "[]"
