@@ -56,12 +56,15 @@ def _device_of(config: RunConfig) -> Device:
 
 
 def _join(name: str) -> bool:
-    """Join the cluster that RAY_ADDRESS names or that runs on this machine; False when there is none."""
+    """Join the cluster that RAY_ADDRESS names or that runs on this machine; False when there is none, or RAY_ADDRESS is ``local``."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address == "local":
+        return False
     packages = [str(Path(inspect.getfile(module)).parent) for module in _own_packages()]
     try:
         ray.init(address="auto", namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
     except ConnectionError:
-        if os.environ.get("RAY_ADDRESS"):
+        if address:
             raise
         return False
     return True

@@ -90,9 +90,15 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self._buffer[:: os.sysconf("SC_PAGE_SIZE")].sum()
 
     def start_weight_update(self) -> None:
+        if not self._is_vllm_model():
+            return
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class does it, but without waiting for an accelerator, which there may not be."""
+        self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         if self._buffer is None:
@@ -102,6 +108,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self.model.load_weights(views)
 
     def finish_weight_update(self) -> None:
+        if not self._is_vllm_model():
+            return
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
@@ -109,6 +117,10 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
     def shutdown(self) -> None:
         self._buffer = None
+
+    def _is_vllm_model(self) -> bool:
+        """False for a target without parameters of its own, which needs no reload (``actors.reference``)."""
+        return next(self.model.parameters(), None) is not None
 
 
 class ShmTrainerWeightTransferEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):

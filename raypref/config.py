@@ -75,7 +75,7 @@ class DataConfig(Section):
     held_out: str | None = None
     """Prompts for evaluation, never trained on: a file like ``path``. None: ``held_out_prompts`` are set apart from the end of ``path``."""
     held_out_prompts: Annotated[int, Field(ge=0)] = 0
-    """How many prompts evaluation uses at most."""
+    """How many prompts evaluation uses; 0: none, or all of ``held_out`` where that is given."""
 
 
 class LoopConfig(Section):
@@ -258,6 +258,12 @@ class RunConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if self.data.type == "prompts" and self.rollout.responses < 2:
+            raise ConfigError("rollout.responses: 1 leaves the oracle nothing to compare; at least 2")
+        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:

@@ -183,6 +183,7 @@ def _metrics(rollout: Rollout, verdicts: _Verdicts) -> dict[str, float]:
     complete = len(values) >= 2 and not np.isnan(values).any()
     rates = preferences.win_rates(values) if complete else np.array([np.nan])
     return {
+        "rollout/tokens": float(sum(len(response.token_ids) for response in responses)),
         "rollout/response_tokens": _mean_tokens(responses),
         "rollout/truncated": float(np.mean([response.finish_reason == "length" for response in responses])),
         "oracle/win_rate_spread": float(rates.max() - rates.min()),

@@ -15,7 +15,12 @@ class Section(BaseModel):
     """A frozen section of the config. The docstring under a field is its documentation: meaning, unit, range."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
 
     @classmethod

@@ -49,10 +49,11 @@ def test_best_and_worst_become_an_example():
 
 
 def test_metrics():
-    """Mean length (1 + 2 + 3) / 3 = 2; one of three cut off; spread (2.2 - 0.9) / 3."""
+    """Lengths 1 + 2 + 3 = 6, mean 2; one of three cut off; spread (2.2 - 0.9) / 3."""
     metrics = judge().judge(rollout("a", "bb", "ccc", cut_off=[1])).verdict.metrics
     assert metrics == pytest.approx(
         {
+            "rollout/tokens": 6.0,
             "rollout/response_tokens": 2.0,
             "rollout/truncated": 1 / 3,
             "oracle/win_rate_spread": 1.3 / 3,

@@ -1,8 +1,8 @@
 """A panel of three judges who want different things. Its preferences are not transitive.
 
 Each judge scores an answer and votes for the one that it scores higher; a tie is no vote. P(a > b) = sigmoid(votes for a - votes for b).
-The first judge wants vivid answers (different adjectives), the second short ones, the third answers about what was asked (the prompt's
-animal and place). Two judges of three can prefer a to b, another two b to c, and another two c to a.
+The first judge wants vivid answers (different adjectives), the second short ones, the third answers about what was asked (mentions of
+the prompt's animal and place). Two judges of three can prefer a to b, another two b to c, and another two c to a.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.quickstart.grammar import ADJECTIVES, subject
+from examples.quickstart.grammar import ADJECTIVES, ANIMALS, PLACES
+
+VIVID = frozenset(ADJECTIVES)
+NOUNS = frozenset(ANIMALS + PLACES)
 
 
 def panel(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
@@ -20,7 +23,8 @@ def panel(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.flo
 
 def _scores(prompt: str, response: str) -> tuple[int, int, int]:
     words = response.replace(".", " ").lower().split()
-    return len(set(words) & set(ADJECTIVES)), -len(words), sum(words.count(wanted) for wanted in subject(prompt))
+    asked = NOUNS & set(prompt.split())
+    return len(VIVID & set(words)), -len(words), sum(word in asked for word in words)
 
 
 def _preferences(scores: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,14 +1,14 @@
-"""Make a base policy, align it with SPPO, show what changed: ``python -m examples.quickstart.quickstart [section.key=value ...]``.
+"""Make a base policy, align it with SPPO, show what changed.
 
-Run it from the repository's root; overrides apply to ``run.yaml``.
+``python -m examples.quickstart.quickstart [--output-dir DIR] [section.key=value ...]``, from the repository's root. Overrides apply to ``run.yaml``.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -18,38 +18,39 @@ from examples.quickstart.base_policy import prepare
 from raypref.report import print_summary, samples_table
 
 HERE = Path(__file__).parent
-BASE = Path("runs/quickstart_base")
+MAKES_BASE = (HERE / "grammar.py", HERE / "base_policy.py", HERE / "sft.yaml")
 
 logger = logging.getLogger("quickstart")
 
 
-def main(overrides: list[str]) -> None:
+def main() -> None:
     """Run both configs and print the tables."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    make_base()
-    config = raypref.load_config(HERE / "run.yaml", overrides)
+    parser = argparse.ArgumentParser(description="Make a base policy, align it with SPPO, show what changed.")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/quickstart"), help="on several nodes: a path that all share")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="over run.yaml")
+    arguments = parser.parse_args()
+    output_dir: Path = arguments.output_dir.absolute()
+    config = raypref.load_config(HERE / "run.yaml", [f"output_dir={output_dir}", *arguments.overrides])
+    make_base(output_dir.with_name(f"{output_dir.name}_base"))
     _remove_previous(config)
     result = raypref.run(config)
     print_summary(result.summary)
     Console().print(samples_table(result.output_dir, config.loop.iterations))
 
 
-def make_base() -> None:
-    """Train the base policy, unless it is there and was made from the same files."""
-    fingerprint = _fingerprint([HERE / "grammar.py", HERE / "base_policy.py", HERE / "sft.yaml"])
-    stamp = BASE / "made_from"
+def make_base(directory: Path) -> None:
+    """Train the base policy into ``directory``, unless it is there and was made from the same files."""
+    fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in MAKES_BASE)).hexdigest()
+    stamp = directory / "made_from"
     if stamp.exists() and stamp.read_text() == fingerprint:
-        logger.info("the base policy is there already: %s", BASE)
+        logger.info("the base policy is there already: %s", directory)
         return
     logger.info("making the base policy: 9,600 demonstrations of a small grammar, 600 steps; about a minute")
-    shutil.rmtree(BASE, ignore_errors=True)
-    prepare(BASE / "data")
-    raypref.run(raypref.load_config(HERE / "sft.yaml"))
+    shutil.rmtree(directory, ignore_errors=True)
+    prepare(directory / "data")
+    raypref.run(raypref.load_config(HERE / "sft.yaml", [f"output_dir={directory}"]))
     stamp.write_text(fingerprint)
-
-
-def _fingerprint(files: list[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _remove_previous(config: raypref.RunConfig) -> None:
@@ -61,4 +62,4 @@ def _remove_previous(config: raypref.RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -14,10 +14,11 @@ from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Oracle, Question, oracles
 
 
-def _check_function(value: Any) -> Any:
+def _function_of(value: Any) -> Callable[..., Any]:
+    """The function itself, also where its name was given: from here on it travels to the nodes as an object."""
     if isinstance(value, str):
-        _import_function(value)
-    elif not callable(value):
+        return _import_function(value)
+    if not callable(value):
         raise ConfigError(f"oracle.function: expected 'module:name' or a function, got {value!r}")
     return value
 
@@ -32,16 +33,14 @@ def _import_function(name: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"oracle.function: cannot import {name!r}: {error}; the module must be on the Python path of every node"
+            f"oracle.function: cannot import {name!r}: {error}; run from the directory that holds the module, or install it"
         ) from error
     if not callable(found):
         raise ConfigError(f"oracle.function: {name!r} is a {type(found).__name__}, not a function")
     return found
 
 
-def _name(value: Any) -> str:
-    if isinstance(value, str):
-        return value
+def _name(value: Callable[..., Any]) -> str:
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}:{owner.__qualname__}"
 
@@ -56,19 +55,18 @@ class CallableOracle(Oracle):
     """
 
     type: str = "callable"
-    function: Annotated[str | Callable[..., Any], BeforeValidator(_check_function), PlainSerializer(_name, return_type=str)]
+    function: Annotated[Callable[..., Any], BeforeValidator(_function_of), PlainSerializer(_name, return_type=str)]
     """``module:name``, or a Python object (written to the resolved config under its name)."""
     mode: Literal["batch", "pairwise"] = "batch"
     """What the function takes and gives."""
 
     def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
-        function = _import_function(self.function) if isinstance(self.function, str) else self.function
         if self.mode == "batch":
-            answers = function([question.prompt for question in questions], [list(question.responses) for question in questions])
+            answers = self.function([question.prompt for question in questions], [list(question.responses) for question in questions])
             if not isinstance(answers, Iterable):
                 raise OracleError(f"oracle 'callable': {_name(self.function)} gave {answers!r}; expected one matrix for each prompt")
             return list(answers)
-        return [_matrix(function, question) for question in questions]
+        return [_matrix(self.function, question) for question in questions]
 
 
 def _matrix(function: Callable[..., Any], question: Question) -> NDArray[np.float64]:

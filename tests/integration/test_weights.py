@@ -43,10 +43,10 @@ def test_source_yields_the_checkpoints_tensors_once(name: str, request: pytest.F
     source = DeepSpeedSource(model, dtype=torch.bfloat16, bucket_elements=5000)
     yielded = list(source)
     assert len(source._buckets) > 3
-    assert [name for name, _ in yielded] == [meta.name for meta in source.metadata()]
+    declared = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
+    assert [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in yielded] == declared
     assert {name for name, _ in yielded} == stored_names(directory)
     assert len(yielded) == len(stored_names(directory))
-    assert all(tensor.dtype == meta.dtype and tuple(tensor.shape) == meta.shape for (_, tensor), meta in zip(yielded, source.metadata()))
     assert all(torch.equal(tensor, model.get_parameter(name).bfloat16()) for name, tensor in yielded)
 
 
