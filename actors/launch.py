@@ -117,7 +117,7 @@ def start(
 def _seated(cls: type, name: str) -> type:
     """The class as it runs in an actor: logs to its own file, and shows its seat in the dashboard."""
 
-    class Seated(cls):  # type: ignore[misc, valid-type]
+    class Seated(cls):
         def __init__(self, *, log_file: str, **kwargs: Any) -> None:
             log_to_file(Path(log_file), name)
             super().__init__(**kwargs)

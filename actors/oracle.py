@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from actors.calls import first_cause
 from raypref.config import RolloutConfig
 from raypref.journal import Journal
 from raypref.judging import Judge
@@ -14,8 +15,6 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.selection.base import Selection
 from raypref.types import Comparison, Example, Rollout, Verdict
-
-T = TypeVar("T")
 
 
 class OracleActor:
@@ -70,12 +69,12 @@ class OracleGroup:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
         name = self._least_busy()
         verdict, examples = self._handles[name].judge.options(num_returns=2).remote(rollout)
-        return await self._wait(name, verdict, "judge a group"), examples
+        return await self._wait(name, verdict, "judge"), examples
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:
         """Two policies' rollouts on the same held-out prompt, against each other."""
         name = self._least_busy()
-        found: Comparison = await self._wait(name, self._handles[name].compare.remote(challenger, defender), "compare two rollouts")
+        found: Comparison = await self._wait(name, self._handles[name].compare.remote(challenger, defender), "compare")
         return found
 
     async def seal(self, iteration: int) -> None:
@@ -85,15 +84,11 @@ class OracleGroup:
     def _least_busy(self) -> str:
         return min(self._in_flight, key=self._in_flight.__getitem__)
 
-    async def _wait(self, name: str, call: Awaitable[T], what: str) -> T:
+    async def _wait(self, name: str, call: Awaitable[Any], what: str) -> Any:
         """The call's result, or its own error, within the time-out."""
         self._in_flight[name] += 1
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
-                return await call
-        except TimeoutError as error:
-            if not limit.expired():
-                raise  # the oracle's own
-            raise TimeoutError(f"{name} did not {what} within {self._timeout_s:g} s; its log says what it was at") from error
+            (result,) = await first_cause([call], [f"{name}: {what}"], self._timeout_s)
+            return result
         finally:
             self._in_flight[name] -= 1

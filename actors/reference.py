@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actors.learner_group import first_cause
+from actors.calls import first_cause
 from actors.policy import load_model
 from raypref import batching
 from raypref.config import PolicyConfig

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.calls import first_cause
 from actors.engine import Engine, engine_env
-from actors.learner_group import first_cause
 from raypref.config import PolicyConfig, RolloutConfig
 from raypref.errors import SyncError
 from raypref.roles import Checksums, Ref

@@ -68,64 +68,74 @@ class Team:
             launch.stop([team._handles[seat.name] for seat in plan.seats if seat.name in team._handles], group)
 
     def _start_actors(self, group: PlacementGroup) -> None:
-        """Learner ranks first: in a colocated layout the others are told which GPUs they got."""
-        for seat in self.plan.of("learner"):
+        """All at once, the learner ranks first: guests of a colocated layout must be told which GPUs those got."""
+        for seat in sorted(self.plan.seats, key=lambda seat: seat.role != "learner"):
             self._start(seat, group)
-        self._wait("learner")
-        for seat in self.plan.seats:
-            if seat.role != "learner":
-                self._start(seat, group)
-        self._wait("rollout", "reference", "oracle")
+        launch.ready(self._handles, START_TIMEOUT_S)
 
     def _start(self, seat: Seat, group: PlacementGroup) -> None:
         cls, max_concurrency, kwargs = self._part(seat)
         env = self._environment(seat)
         log_dir = self.config.output_dir / "logs"
-        self._handles[seat.name] = launch.start(
-            cls, seat, group, log_dir, env=env, max_concurrency=max_concurrency, kwargs=kwargs
-        )
+        self._handles[seat.name] = launch.start(cls, seat, group, log_dir, env=env, max_concurrency=max_concurrency, kwargs=kwargs)
 
     def _part(self, seat: Seat) -> tuple[type, int, dict[str, Any]]:
         """Who sits there: class, calls at a time, and its own part of the config."""
         config, device = self.config, self.device
         if seat.role == "learner":
-            return LearnerRank, 1, {
-                "policy": config.policy,
-                "learner": config.learner,
-                "loss": config.loss,
-                "device": "cuda:0" if device == "cuda" else "cpu",
-                "rank": seat.index,
-                "world_size": len(self.plan.of("learner")),
-                "seed": config.seed,
-                "iterations": config.loop.iterations,
-                "output_dir": config.output_dir,
-            }
+            return (
+                LearnerRank,
+                1,
+                {
+                    "policy": config.policy,
+                    "learner": config.learner,
+                    "loss": config.loss,
+                    "device": "cuda:0" if device == "cuda" else "cpu",
+                    "rank": seat.index,
+                    "world_size": len(self.plan.of("learner")),
+                    "seed": config.seed,
+                    "iterations": config.loop.iterations,
+                    "output_dir": config.output_dir,
+                },
+            )
         if seat.role == "rollout":
-            return RolloutActor, STREAM_AND_CALLS, {
-                "policy": config.policy,
-                "rollout": config.rollout,
-                "tensor_parallel": config.placement.rollout.tensor_parallel,
-                "device": device,
-                "transport": self.transport,
-                "seed": config.seed,
-            }
+            return (
+                RolloutActor,
+                STREAM_AND_CALLS,
+                {
+                    "policy": config.policy,
+                    "rollout": config.rollout,
+                    "tensor_parallel": config.placement.rollout.tensor_parallel,
+                    "device": device,
+                    "transport": self.transport,
+                    "seed": config.seed,
+                },
+            )
         if seat.role == "reference":
             tokens = config.learner.micro_batch_tokens
-            return ReferenceActor, 1, {
-                "policy": config.policy,
-                "needs": config.loss.needs,
-                "micro_batch_tokens": tokens,
-                "device": device,
-                "transport": self.transport,
-            }
-        return OracleActor, 1, {
-            "oracle": config.oracle,
-            "selection": config.selection,
-            "loss": config.loss,
-            "rollout": config.rollout,
-            "journal_dir": config.output_dir / "rollouts",
-            "name": seat.name,
-        }
+            return (
+                ReferenceActor,
+                1,
+                {
+                    "policy": config.policy,
+                    "needs": config.loss.needs,
+                    "micro_batch_tokens": tokens,
+                    "device": device,
+                    "transport": self.transport,
+                },
+            )
+        return (
+            OracleActor,
+            1,
+            {
+                "oracle": config.oracle,
+                "selection": config.selection,
+                "loss": config.loss,
+                "rollout": config.rollout,
+                "journal_dir": config.output_dir / "rollouts",
+                "name": seat.name,
+            },
+        )
 
     def _environment(self, seat: Seat) -> dict[str, str]:
         threads = max(1, int(seat.cpus))
@@ -138,9 +148,6 @@ class Team:
             shared = launch.gpus_of(hosts if seat.role == "rollout" else hosts[:1])
             env |= {"CUDA_VISIBLE_DEVICES": ",".join(shared), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         return env
-
-    def _wait(self, *roles: str) -> None:
-        launch.ready({seat.name: self._handles[seat.name] for role in roles for seat in self.plan.of(role)}, START_TIMEOUT_S)
 
     def _of(self, role: str) -> list[tuple[str, Any]]:
         return [(seat.name, self._handles[seat.name]) for seat in self.plan.of(role)]

@@ -139,7 +139,7 @@ def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
     """The parameters made whole on every rank, where ZeRO-3 has partitioned them."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     return GatheredParameters(parameters, modifier_rank=None)
 

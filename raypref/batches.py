@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -35,9 +35,7 @@ class Batch:
 class BatchStream(Generic[T]):
     """Turns items (prompts) into batches by way of ``process``, which gives an item's examples."""
 
-    def __init__(
-        self, process: Callable[[T], Awaitable[Slice]], *, batch_size: int, window: int, max_batches: int | None = None
-    ) -> None:
+    def __init__(self, process: Callable[[T], Awaitable[Slice]], *, batch_size: int, window: int, max_batches: int | None = None) -> None:
         """
         Args:
             process: works on one item; an empty slice means that the group was dropped.
@@ -50,7 +48,7 @@ class BatchStream(Generic[T]):
         self._window = window
         self._max_batches = max_batches
 
-    async def batches(self, items: Iterator[T]) -> AsyncIterator[Batch]:
+    async def batches(self, items: Iterator[T]) -> AsyncGenerator[Batch]:
         """Batches in the items' order. The last one may be short, unless ``max_batches`` ended the stream."""
         pending: deque[asyncio.Future[Slice]] = deque()
         partial: list[Slice] = []

@@ -11,7 +11,9 @@ import typer
 from raypref import __version__
 from raypref.errors import RayprefError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences."
+)
 
 
 @app.callback()

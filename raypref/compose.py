@@ -99,7 +99,10 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     plan = plan_placement(config.placement, need)
     with connected(plan, config) as (device, may_grow):
         ship(_extensions(config))
-        with Team.assembled(config, plan, device, may_grow=may_grow) as team, contextlib.closing(MetricsWriter(config.output_dir)) as metrics:
+        with (
+            Team.assembled(config, plan, device, may_grow=may_grow) as team,
+            contextlib.closing(MetricsWriter(config.output_dir)) as metrics,
+        ):
             driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
             return _complete(_drive(team, driver, resume_from))
 

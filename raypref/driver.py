@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class Driver:
             await self.roles.oracle.seal(state.iteration)
         self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + kept[-1].groups_taken, step=self.state.step)
 
-    async def _batches(self) -> AsyncIterator[Batch]:
+    async def _batches(self) -> AsyncGenerator[Batch]:
         """The iteration's batches as they fill; without overlap, all of them at once when the last has filled."""
         loop = self.config.loop
         process: Callable[[Any], Any] = self._given if self.data.examples else self._group
@@ -218,7 +218,7 @@ class Driver:
                 await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
                 raise
         self.state = replace(self.state, step=self.state.step + 1)
-        self.metrics.write(self.state.step, values | self.averages.take())
+        self.metrics.write(self.state.step, {**values, **self.averages.take()})
         for callback in self.callbacks:
             callback.on_step(self.state.step, values)
 

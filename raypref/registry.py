@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 from raypref.errors import ConfigError
 from raypref.section import Section
 
-
 T = TypeVar("T", bound=Section)
 
 

@@ -1,6 +1,7 @@
 """Rollouts made by hand, and an oracle that answers from a table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ class TableOracle(Oracle):
     """P(a > b) from ``table``, by the responses' texts; remembers what it was asked."""
 
     type: str = "table"
-    table: dict[str, float]
-    """``"a>b"`` -> P(a > b); the mirror image follows, unless it is -1 (abstain)."""
+    table: dict[str, Any]
+    """Numbers, NaN among them: ``"a>b"`` -> P(a > b); the mirror image follows, unless it is -1 (abstain)."""
     asked: list[Question]
 
     def compare(self, questions: Sequence[Question]) -> list[np.ndarray]:

@@ -21,13 +21,14 @@ from raypref.logprobs import response_logps
 class Sender:
     """In the learner's place: a plain transformers model that is published and asked for log-probs."""
 
-    def __init__(self, path: Path) -> None:
-        self._model = load_model(PolicyConfig(path=str(path), dtype="float32"), torch.device("cpu"))
+    def __init__(self, path: Path, transport: str = "shm", device: str = "cpu", dtype: Any = "float32") -> None:
+        self._transport = transport
+        self._model = load_model(PolicyConfig(path=str(path), dtype=dtype), torch.device(device))
 
     def connect(self, receivers: Sequence[Receiver], timeout_s: float = 60.0) -> None:
         from actors.weight_source import DeepSpeedSource
 
-        self._publisher = Publisher("shm", 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
+        self._publisher = Publisher(self._transport, 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
 
     def publish(self, version: int) -> dict[str, int]:
         return self._publisher.publish(version)
@@ -52,13 +53,13 @@ class Sender:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self._model.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
 
     def logps(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
         """Per-token log-probs (T_s,) of each response, one sequence at a time: no padding."""
         with torch.no_grad():
             pairs = [response_logps(self._model, [sequence]) for sequence in sequences]
-        return [logps[0][mask[0]].double().numpy() for logps, mask in pairs]
+        return [logps[0][mask[0]].double().cpu().numpy() for logps, mask in pairs]
 
 
 class Mortal:

@@ -37,7 +37,10 @@ def flat(batches: list[Batch]) -> list[tuple[int, int]]:
 def test_group_that_overflows_a_batch_is_cut() -> None:
     """Groups of 2, 3, 0 and 2 examples in batches of 4: (a0 a1 b0 b1) (b2 d0 d1); after the first batch two groups are used up."""
     batches, _ = drain([2, 3, 0, 2], batch_size=4, window=2)
-    assert [[(part.ref, part.start, part.stop) for part in batch.slices] for batch in batches] == [[(0, 0, 2), (1, 0, 2)], [(1, 2, 3), (3, 0, 2)]]
+    assert [[(part.ref, part.start, part.stop) for part in batch.slices] for batch in batches] == [
+        [(0, 0, 2), (1, 0, 2)],
+        [(1, 2, 3), (3, 0, 2)],
+    ]
     assert [batch.groups_taken for batch in batches] == [2, 4]
 
 

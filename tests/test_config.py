@@ -61,7 +61,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml: no such config file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such config file"):
         load_config(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="not a readable YAML file"):
         load(tmp_path, "policy: [")

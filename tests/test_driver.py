@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_second_epoch_sees_the_same_examples_in_another_order(tmp_path: Path) ->
     driver = make(tmp_path, prompts=8, loop={"iterations": 1}, learner={"global_batch": 4, "epochs": 2})
     finish(driver)
     first, second = driver.roles.learner.batches[:2], driver.roles.learner.batches[2:]
-    assert sorted(sum(first, [])) == sorted(sum(second, []))
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second))
     assert first != second
     assert driver.roles.learner.begun == [(0, 4)]
 
@@ -152,7 +153,8 @@ def test_engine_with_other_weights_stops_the_run(tmp_path: Path) -> None:
 
 def test_given_examples_need_no_engine(tmp_path: Path) -> None:
     driver = make(tmp_path)
-    examples = [asyncio.run(driver.roles.oracle.judge(driver.roles.rollout._answer(driver._request(prompt(k), 2, "t", 0))))[1][0] for k in range(6)]
+    rollouts = [driver.roles.rollout._answer(driver._request(prompt(k), 2, "train", 0)) for k in range(6)]
+    examples = [asyncio.run(driver.roles.oracle.judge(rollout))[1][0] for rollout in rollouts]
     driver.metrics.close()
     config = driver.config.model_copy(update={"selection": None, "loop": driver.config.loop.model_copy(update={"iterations": 1})})
     learner = FakeLearner()

@@ -51,7 +51,7 @@ def test_largest_difference_is_reported() -> None:
 
 def test_bfloat16_is_judged_by_the_mean() -> None:
     check(engine=0.04, dtype="bfloat16")
-    with pytest.raises(SyncError, match="mean difference 0.06"):
+    with pytest.raises(SyncError, match=r"mean difference 0\.06"):
         check(engine=0.06, dtype="bfloat16")
 
 

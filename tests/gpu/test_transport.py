@@ -1,0 +1,58 @@
+"""The GPU transports between real processes: nccl between two GPUs, ipc on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.policy import load_model
+from actors.rollout import RolloutActor, engine_env
+from actors.weights import Receiver
+from raypref import types
+from raypref.config import PolicyConfig, RolloutConfig
+from tests.stand_ins import Sender
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("transport", ["ipc", "nccl"])
+def test_bfloat16_weights_arrive_and_are_used(transport: str, tied_model: Path) -> None:
+    """Checksums are equal after two syncs; the engine's log-probs are transformers' up to bfloat16, mean difference below 0.05."""
+    if transport == "nccl" and torch.cuda.device_count() < 2:
+        pytest.skip("nccl needs a GPU for each side")
+    share = 1.0 if transport == "nccl" else 0.4
+    policy = PolicyConfig(path=str(tied_model), dtype="bfloat16")
+    limits = RolloutConfig(max_num_seqs=8, gpu_memory_utilization=0.3, kv_cache_gib=0.25, enforce_eager=True)
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": share, "runtime_env": {"env_vars": engine_env("cuda", 1)}}
+    engine = ray.remote(RolloutActor).options(max_concurrency=4, **options).remote(policy, limits, 1, "cuda", transport)
+    sender = ray.remote(Sender).options(num_cpus=1, num_gpus=share).remote(tied_model, transport, "cuda", "bfloat16")
+    ray.get(sender.connect.remote([Receiver("engine", engine)], 120.0), timeout=300)
+    for version in range(2):
+        sent = ray.get(sender.publish.remote(version), timeout=300)
+        assert ray.get(engine.received.remote(), timeout=60) == {"": sent}
+        ray.get(sender.move.remote(version), timeout=60)
+    sent = ray.get(sender.publish.remote(2), timeout=300)
+    assert len(sent) == len(list(load_model(policy, torch.device("cpu")).parameters()))
+    prompt = types.Prompt(0, "p", "", np.arange(3, 20, dtype=np.int32))
+    stream = engine.stream.options(num_returns="streaming").remote()
+    ray.get(engine.submit.remote("a", types.SampleRequest(prompt, 4, 0, 1.0, 1.0, 16, 2)), timeout=60)
+    next(stream)
+    rollout = ray.get(next(stream), timeout=120)
+    own = ray.get(sender.logps.remote([types.Sequence(prompt.token_ids, r.token_ids) for r in rollout.responses]), timeout=60)
+    differences = np.concatenate([np.abs(a - r.logprobs) for a, r in zip(own, rollout.responses, strict=True)])
+    assert differences.mean() < 0.05
+    for actor in (engine, sender):
+        ray.kill(actor)
