@@ -189,7 +189,7 @@ def _start(
         )
     cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
     with _reported(policy):
-        return LLM(
+        llm = LLM(
             policy.path,
             dtype=policy.dtype,
             trust_remote_code=policy.trust_remote_code,
@@ -209,6 +209,18 @@ def _start(
             disable_log_stats=True,
             use_tqdm_on_load=False,
         )
+    if device == "cpu":
+        _check_head_width(llm.model_config.get_head_size())
+    return llm
+
+
+def _check_head_width(width: int) -> None:
+    """vLLM itself notices at the first request only."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if width not in known:
+        raise ConfigError(f"policy.path: attention heads of width {width}; on a CPU vLLM takes {', '.join(map(str, known))}")
 
 
 @contextlib.contextmanager

@@ -264,8 +264,9 @@ class RolloutGroup:
         """A stream is gone: what ended the first one is what everybody who waits, or comes later, is told."""
         if reader.cancelled():
             return
+        error = reader.exception()
         if self._failure is None:
-            self._failure = reader.exception()
+            self._failure = error
         for lane in self._lanes:
             for answer in lane.pending.values():
                 if not answer.done() and self._failure is not None:

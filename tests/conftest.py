@@ -1,5 +1,6 @@
-"""For every test: nothing may ask a hub. Set before anything imports huggingface_hub, which reads it once."""
+"""For every test, before anything reads the environment: nothing may ask a hub, and no cluster of the machine's own is joined."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_ADDRESS"] = "local"

@@ -52,7 +52,8 @@ def _sentence(animal: str, place: str, source: random.Random) -> str:
     if source.random() < 0.5:
         where = _noun(place if source.random() < 0.7 else source.choice(PLACES), source)
         return f"The {who} {source.choice(ACTIONS)} the {where}."
-    return f"The {who} {source.choice(MEETINGS)} a {_noun(source.choice(ANIMALS), source)}."
+    whom = _noun(source.choice(ANIMALS), source)
+    return f"The {who} {source.choice(MEETINGS)} {'an' if whom.startswith('o') else 'a'} {whom}."
 
 
 def _noun(noun: str, source: random.Random) -> str:

@@ -1,6 +1,7 @@
 """Make a base policy, align it with SPPO, show what changed.
 
-``python -m examples.quickstart.quickstart [--output-dir DIR] [section.key=value ...]``, from the repository's root. Overrides apply to ``run.yaml``.
+``python -m examples.quickstart.quickstart [--output-dir DIR] [section.key=value ...]``, from the repository's root; overrides apply to
+``run.yaml``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.console import Console
 
 import raypref
 from examples.quickstart.base_policy import prepare
+from raypref.errors import ConfigError
 from raypref.report import print_summary, samples_table
 
 HERE = Path(__file__).parent
@@ -40,14 +42,21 @@ def main() -> None:
 
 
 def make_base(directory: Path) -> None:
-    """Train the base policy into ``directory``, unless it is there and was made from the same files."""
+    """Train the base policy into ``directory``, unless it is there and was made from the same files.
+
+    Raises:
+        ConfigError: the directory holds something else, which is not removed.
+    """
     fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in MAKES_BASE)).hexdigest()
     stamp = directory / "made_from"
     if stamp.exists() and stamp.read_text() == fingerprint:
         logger.info("the base policy is there already: %s", directory)
         return
     logger.info("making the base policy: 9,600 demonstrations of a small grammar, 600 steps; about a minute")
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        if not (directory / "data" / "demonstrations.jsonl").exists():
+            raise ConfigError(f"--output-dir: {directory}, where the base policy goes, holds something else; choose another directory")
+        shutil.rmtree(directory)
     prepare(directory / "data")
     raypref.run(raypref.load_config(HERE / "sft.yaml", [f"output_dir={directory}"]))
     stamp.write_text(fingerprint)

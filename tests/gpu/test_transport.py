@@ -17,6 +17,7 @@ from actors.weights import Receiver
 from raypref import types
 from raypref.config import PolicyConfig, RolloutConfig
 from tests.stand_ins import Sender
+from tests.tiny_models import make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -26,6 +27,11 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("tied"), tied=True)
 
 
 @pytest.mark.parametrize("transport", ["ipc", "nccl"])

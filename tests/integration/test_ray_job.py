@@ -54,7 +54,8 @@ def test_job_runs_from_the_working_directory(dashboard: str, tied_model: Path, t
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "-m", "raypref", "train"]
-    environment = {**os.environ, "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
+    outside = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {**outside, "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([*command, tmp_path / "run.yaml"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held-out win rates" in done.stdout

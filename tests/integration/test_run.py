@@ -111,5 +111,5 @@ def test_oracle_that_answers_nan_stops_the_run(tied_model: Path, tmp_path: Path)
         return [np.full((len(group), len(group)), np.nan) for group in responses]
 
     config = config_for(tied_model, tmp_path, evaluation={"every": 0})
-    with pytest.raises(OracleError, match=r"prompt '\d+'.*NaN"):
+    with pytest.raises(OracleError, match=r"oracle 'callable', prompt '\d+': P\[0, 0\] = nan"):
         raypref.run(config, prompts=PROMPTS, oracle=broken, callbacks=[])
