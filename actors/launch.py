@@ -6,16 +6,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.placement import Plan, Seat, cannot_fit
-from raypref.errors import ConfigError, PlacementError
+from raypref.errors import ConfigError, PlacementError, RayprefError
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,19 @@ def _seated(cls: type, name: str) -> type:
     class Seated(cls):
         def __init__(self, *, log_file: str, **kwargs: Any) -> None:
             log_to_file(Path(log_file), name)
-            super().__init__(**kwargs)
+            self._refusal: RayprefError | None = None
+            try:
+                super().__init__(**kwargs)
+            except RayprefError as error:  # Ray would report the death of the actor, and lose what it died of
+                self._refusal = error
 
         def __repr__(self) -> str:
             return name
 
         def alive(self) -> str:
+            """Returns once the constructor has; raises what it refused."""
+            if self._refusal is not None:
+                raise self._refusal
             return name
 
         def gpu_ids(self) -> list[str]:
@@ -159,7 +167,10 @@ def ready(handles: Mapping[str, Any], timeout_s: float) -> None:
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not done:
             raise TimeoutError(f"not ready after {timeout_s:g} s: {', '.join(sorted(waiting.values()))}; their logs say why")
-        ray.get(done[0])
+        try:
+            ray.get(done[0])
+        except RayTaskError as error:
+            raise error.cause from error
         del waiting[done[0]]
 
 
@@ -169,14 +180,8 @@ def gpus_of(handles: Sequence[Any], timeout_s: float = 60.0) -> list[str]:
     return [gpu for own in ids for gpu in own]
 
 
-def stop(
-    handles: Sequence[Any], group: PlacementGroup | None, closing: Callable[[Any], Any] | None = None, timeout_s: float = 30.0
-) -> None:
-    """End the actors, gracefully where ``closing`` gives a call to make first, and return the bundles."""
-    if closing is not None:
-        pending = [call for handle in handles if (call := closing(handle)) is not None]
-        ray.wait(pending, num_returns=len(pending), timeout=timeout_s) if pending else None
+def stop(handles: Sequence[Any], group: PlacementGroup) -> None:
+    """End the actors and return their bundles."""
     for handle in handles:
         ray.kill(handle)
-    if group is not None:
-        remove_placement_group(group)
+    remove_placement_group(group)
