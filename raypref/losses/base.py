@@ -5,7 +5,8 @@ Shapes: B examples of a micro-batch, S sequences of an example (a pair: 2, winne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ class LossBatch:
     """(B, S) response tokens."""
     mask: Tensor
     """(B, S) True where there is a sequence (a group may have lost some responses)."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> () mean over the GLOBAL batch of what ``Loss.statistics`` gave; without a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class Loss(TypedSection):
     """Which frozen log-probs the loss reads."""
     reduction: ClassVar[Literal["examples", "tokens"]] = "examples"
     """What the sum over the global batch is divided by: the number of examples, or of response tokens."""
+    revisions: ClassVar[bool] = False
+    """Whether an example of a pair (w, l) holds six sequences: w, l given the prompt; w, l given the prompt and w as an earlier answer;
+    w, l given the prompt and l as an earlier answer (in this order along S). The earlier answer is put in the prompt by a template."""
+    mismatched: ClassVar[bool] = False
+    """Whether an example holds twice the sequences: behind its own S come the same prompts with the responses of another prompt."""
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
         """(S,) per-sequence targets from the group's matrix; computed once, where the group was judged.
@@ -66,6 +74,13 @@ class Loss(TypedSection):
             picked: indices into the group of the example's S sequences.
         """
         return np.zeros(len(picked))
+
+    def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
+        """What the loss needs to know of the global batch: name -> (B,), whose means it is given as ``LossBatch.statistics``.
+
+        Where it is overridden the learner makes a first pass over the batch, without gradient.
+        """
+        return {}
 
     def __call__(self, batch: LossBatch) -> LossValue:
         raise NotImplementedError
