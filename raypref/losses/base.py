@@ -41,6 +41,9 @@ class LossBatch:
     """(B, S) True where there is a sequence (a group may have lost some responses)."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """Name -> () mean over the GLOBAL batch of what ``Loss.statistics`` gave; without a gradient."""
+    token_kl: Tensor | None = None
+    """(B, S) sum over the response's positions of KL(pi_theta || pi_ref) over the whole vocabulary, in nats, with its gradient; None
+    unless the loss asks for it (``Loss.token_kl``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,9 @@ class Loss(TypedSection):
     """One algorithm: its settings and its formula. Subclass, set ``needs``, write ``__call__``; no other file changes."""
 
     needs: ClassVar[frozenset[Frozen]] = frozenset()
-    """Which frozen log-probs the loss reads."""
+    """Which frozen log-probs the loss reads. This and the other declarations may be properties, where the settings decide."""
+    responses: ClassVar[tuple[int, int | None]] = (1, None)
+    """Fewest and most responses that an example may be picked of; None: any number. The first is the best, the last the worst."""
     reduction: ClassVar[Literal["examples", "tokens"]] = "examples"
     """What the sum over the global batch is divided by: the number of examples, or of response tokens."""
     revisions: ClassVar[bool] = False
@@ -65,22 +70,35 @@ class Loss(TypedSection):
     w, l given the prompt and l as an earlier answer (in this order along S). The earlier answer is put in the prompt by a template."""
     mismatched: ClassVar[bool] = False
     """Whether an example holds twice the sequences: behind its own S come the same prompts with the responses of another prompt."""
+    token_kl: ClassVar[bool] = False
+    """Whether the loss reads ``LossBatch.token_kl``: the learner then needs a frozen pi_ref of its own."""
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """(S,) per-sequence targets from the group's matrix; computed once, where the group was judged.
+        """One target for each picked response, from the group's matrix; computed once, where the group was judged.
+
+        Where an example holds more sequences than picked responses (``revisions``: three times as many, ``mismatched``: twice as many),
+        whoever adds them repeats the targets: ``np.tile(targets, 3)``, ``np.tile(targets, 2)``.
 
         Args:
             matrix: the group's K x K preferences.
-            picked: indices into the group of the example's S sequences.
+            picked: indices into the group of the example's responses, best first.
+
+        Returns:
+            (len(picked),)
         """
         return np.zeros(len(picked))
 
     def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
         """What the loss needs to know of the global batch: name -> (B,), whose means it is given as ``LossBatch.statistics``.
 
-        Where it is overridden the learner makes a first pass over the batch, without gradient.
+        The learner asks where ``has_statistics`` is true: in a first pass over the batch, without gradient.
         """
         return {}
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the first pass is worth its time; override it where that depends on the settings."""
+        return type(self).statistics is not Loss.statistics
 
     def __call__(self, batch: LossBatch) -> LossValue:
         raise NotImplementedError
