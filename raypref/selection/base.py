@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Self
 
+import numpy as np
+
+from raypref.preferences import TIE
 from raypref.registry import Registry
 from raypref.section import TypedSection
+from raypref.seeds import seed_for
 from raypref.types import PreferenceMatrix
 
 Pairs = list[tuple[int, int]]
@@ -37,6 +42,24 @@ class Selection(TypedSection):
     def examples_at_most(self, size: int) -> int:
         """The most examples that a group of ``size`` responses can give; the learning rate's horizon is computed from it."""
         return 1
+
+    def seeded(self, prompt_seed: int) -> Self:
+        """The rule as it works on one prompt. A rule that draws has a field ``seed``, into which the prompt's own seed is mixed here:
+        what it draws then depends on the prompt, and neither on the order of prompts nor on the replica that judges them.
+        """
+        if "seed" not in type(self).model_fields:
+            return self
+        own: int = self.seed  # type: ignore[attr-defined]  # the rules that draw have it
+        return self.model_copy(update={"seed": seed_for(own, "selection", 0, str(prompt_seed))})
+
+    def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
+        """What is counted of a group after ``choose``, averaged over the groups: names under ``oracle/``, NaN where one does not apply.
+
+        ``comparisons``: how many have an answer; ``ties``: the share of them that say exactly one half.
+        """
+        answered = matrix.values[np.triu(matrix.known, 1)]
+        ties = float(np.mean(np.abs(answered - 0.5) <= TIE)) if len(answered) else float("nan")
+        return {"oracle/comparisons": float(len(answered)), "oracle/ties": ties}
 
 
 selections: Registry[Selection] = Registry("selection", Selection, "raypref.selection")

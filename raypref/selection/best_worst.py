@@ -8,22 +8,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.preferences import TIE, complete_rows, mean_scores, win_rates
+from raypref.preferences import TIE, complete_rows
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
+from raypref.selection.standing import By, standing
 from raypref.types import PreferenceMatrix
 
 
 @selections.register("best_worst")
 class BestWorst(Selection):
-    """One pair a group: (argmax_i, argmin_i) of the win rate or of the mean score.
+    """One pair a group: (argmax_i, argmin_i) of the win rate, of the mean score, or of Copeland's count.
 
     Source: SPPO section 5.1 and Appendix F (``by: score``). Of equals the first is taken. A response with a comparison that the oracle
     left open is not considered; a group with fewer than two others is dropped.
     """
 
     type: str = "best_worst"
-    by: Literal["win_rate", "score"] = "win_rate"
-    """win_rate: mean of P[i, j]; score: mean of log(P[i, j] / P[j, i]), the paper's mean PairRM score."""
+    by: By = "win_rate"
+    """win_rate: mean of P[i, j]; score: mean of log(P[i, j] / P[j, i]), the paper's mean PairRM score; copeland: responses beaten."""
     all_equal: Literal["drop", "keep"] = "drop"
     """A group in which nothing is better than anything else: drop it, or keep its first two responses as the pair."""
 
@@ -32,7 +33,7 @@ class BestWorst(Selection):
         rows = complete_rows(matrix.values)
         if len(rows) < 2:
             return []
-        figures = (win_rates if self.by == "win_rate" else mean_scores)(matrix.values, rows)
+        figures = standing(matrix.values, rows, self.by)
         best, worst = _first_highest(figures), _first_highest(-figures)
         if best == worst:
             return [] if self.all_equal == "drop" else [(int(rows[0]), int(rows[1]))]

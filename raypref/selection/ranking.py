@@ -1,0 +1,57 @@
+"""All responses of a group from the best to the worst: SPO's ranking loss (17), ranking DPO, S-DPO."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Literal
+
+from raypref.preferences import complete_rows
+from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
+from raypref.selection.standing import By, descending, standing
+from raypref.types import PreferenceMatrix
+
+
+@selections.register("ranking")
+class Ranking(Selection):
+    """One example a group, (y_tau(1), ..., y_tau(K)) with the best first; or one for each response but the last, with those below it.
+
+    Source: SPO (17); ``examples: tails`` is how SPO Appendix D.2 trains S-DPO on rankings. The paper's rankings are given by its
+    annotator; here they are made of comparisons, which may hold ties and cycles: of equals the first comes first, and ``by`` says what
+    a cycle becomes. Both are counted. A response with a comparison that the oracle left open is left out; a group with fewer than two
+    others is dropped.
+    """
+
+    type: str = "ranking"
+    by: By = "win_rate"
+    """What the responses are ranked by: win_rate (mean of P[i, j]), score (mean log-odds), copeland (how many are beaten)."""
+    examples: Literal["whole", "tails"] = "whole"
+    """whole: one example with the whole ranking; tails: (1..K), (2..K), ..., (K-1, K), each with its positive response first."""
+    all_equal: Literal["drop", "keep"] = "drop"
+    """A group in which nothing is better than anything else: drop it, or keep it in the order of the responses."""
+
+    def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
+        matrix = yield all_pairs(size)
+        rows = complete_rows(matrix.values)
+        if len(rows) < 2:
+            return []
+        order, equal = descending(standing(matrix.values, rows, self.by))
+        if equal == len(rows) - 1 and self.all_equal == "drop":
+            return []
+        ranked = tuple(int(row) for row in rows[order])
+        return [ranked[k:] for k in range(len(ranked) - 1)] if self.examples == "tails" else [ranked]
+
+    def examples_at_most(self, size: int) -> int:
+        return size - 1 if self.examples == "tails" else 1
+
+    def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
+        """``rank_ties``: the share of neighbours in the ranking that are equal; ``rank_upsets``: the share of comparisons that the one
+        ranked lower wins, as some do in a cycle.
+        """
+        rows = complete_rows(matrix.values)
+        counts = {"oracle/rank_ties": float("nan"), "oracle/rank_upsets": float("nan")}
+        if len(rows) >= 2:
+            order, equal = descending(standing(matrix.values, rows, self.by))
+            ranked = rows[order]
+            upsets = sum(matrix.values[ranked[i], ranked[j]] < 0.5 for i, j in all_pairs(len(ranked)))
+            counts = {"oracle/rank_ties": equal / (len(rows) - 1), "oracle/rank_upsets": float(upsets) / len(all_pairs(len(ranked)))}
+        return super().metrics(matrix) | counts

@@ -1,0 +1,52 @@
+"""How the responses of a group stand against each other: one figure a response, and the order that follows from it.
+
+K responses; ``values`` is the (K, K) preference matrix. A preference that is not transitive has no order of its own: each figure makes
+one in its own way.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.preferences import TIE, Matrix, mean_scores, win_rates
+
+By = Literal["win_rate", "score", "copeland"]
+"""win_rate: mean of P[i, j]; score: mean of log(P[i, j] / P[j, i]), the SPPO paper's mean PairRM score; copeland: number of responses that
+are beaten, a tie counting one half, which ranks a Condorcet winner first whatever the margins."""
+
+
+def standing(values: Matrix, rows: NDArray[np.intp], by: By) -> NDArray[np.float64]:
+    """(len(rows),) the figure of each of ``rows``, against all K.
+
+    Raises:
+        Unanswered: a row is incomplete (by win_rate and score).
+    """
+    if by == "win_rate":
+        return win_rates(values, rows)
+    if by == "score":
+        return mean_scores(values, rows)
+    return copeland(values[rows])
+
+
+def copeland(values: Matrix) -> NDArray[np.float64]:
+    """(rows,) c_i = sum over j of [P[i, j] > 1/2] + [P[i, j] = 1/2] / 2, the diagonal's one half left out.
+
+    Source: Copeland (1951). Unknown entries count nothing.
+    """
+    wins = (values > 0.5 + TIE).sum(axis=1)
+    ties = (np.abs(values - 0.5) <= TIE).sum(axis=1) - 1
+    return wins + 0.5 * ties
+
+
+def descending(figures: NDArray[np.float64]) -> tuple[NDArray[np.intp], int]:
+    """Positions from the highest figure to the lowest, and how many neighbours in that order are equal.
+
+    Of equals the first comes first. Figures count as equal when each is within ``TIE`` of the next one.
+    """
+    order = np.argsort(-figures, kind="stable")
+    falls = -np.diff(figures[order]) > TIE
+    level = np.concatenate([[0], np.cumsum(falls)])
+    return order[np.lexsort((order, level))], int(len(falls) - falls.sum())
