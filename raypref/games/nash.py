@@ -1,0 +1,140 @@
+"""Nash policies of a preference game, and how far a policy is from one.
+
+n arms; P[i, j] = P(arm i > arm j). The game is symmetric and its value 1/2: both players have the same Nash policies.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.games.policies import Policy, kl_divergence, log_mean_exp, softmax
+from raypref.preferences import Matrix
+
+ROUNDING = 1e-11
+"""Smaller figures of a simplex tableau are rounding errors of zero."""
+
+
+def nash_policy(preference: Matrix) -> Policy:
+    """A policy that no arm beats with more than 1/2: a von Neumann winner. Exact but for rounding.
+
+    x / sum(x) with x the maximiser of sum_i x_i subject to P x <= 1, x >= 0, whose maximum is 2, by the simplex method with Bland's
+    rule (which cannot cycle).
+
+    Source: SPPO (2.1). A few dozen arms at most: the tableau is dense.
+
+    Args:
+        preference: (n, n).
+
+    Returns:
+        (n,); where there are several, one with zeros.
+    """
+    n = len(preference)
+    tableau = np.zeros((n + 1, 2 * n + 1))
+    tableau[:n, :n], tableau[:n, n : 2 * n], tableau[:n, -1], tableau[n, :n] = preference, np.eye(n), 1.0, -1.0
+    basis = np.arange(n, 2 * n)
+    while (improving := np.flatnonzero(tableau[n, :-1] < -ROUNDING)).size:
+        column = improving[0]
+        row = _leaving_row(tableau, basis, column)
+        tableau[row] /= tableau[row, column]
+        others = np.arange(n + 1) != row
+        tableau[others] -= np.outer(tableau[others, column], tableau[row])
+        basis[row] = column
+    x = np.zeros(2 * n)
+    x[basis] = tableau[:n, -1]
+    x = np.clip(x[:n], 0.0, None)
+    policy: Policy = x / x.sum()
+    return policy
+
+
+def _leaving_row(tableau: NDArray[np.float64], basis: NDArray[np.intp], column: int) -> int:
+    """Bland's rule: of the rows with the smallest ratio the one whose variable has the lowest number."""
+    figures, limits = tableau[:-1, column], tableau[:-1, -1]
+    ratios = np.full(len(figures), np.inf)
+    np.divide(limits, figures, out=ratios, where=figures > ROUNDING)
+    rows = np.flatnonzero(ratios <= ratios.min() + ROUNDING)
+    return int(rows[np.argmin(basis[rows])])
+
+
+def is_unique(preference: Matrix, nash: Policy) -> bool:
+    """Whether a Nash policy over all arms is the only one: whether P - 1/2 has rank n - 1.
+
+    Every Nash policy q of such a game makes all arms equal, (P - 1/2) q = 0, because p^T (P - 1/2) q = 0 with p above zero everywhere
+    and no entry of (P - 1/2) q above zero.
+
+    Raises:
+        ValueError: the Nash policy leaves an arm out; the rank then says nothing.
+    """
+    if nash.min() <= 0:
+        raise ValueError(f"nash: uniqueness is decided for policies over all arms; this one gives an arm {nash.min()}")
+    return int(np.linalg.matrix_rank(preference - 0.5, tol=1e-9)) == len(preference) - 1
+
+
+def duality_gap(preference: Matrix, policy: Policy) -> float:
+    """max_pi' P(pi' > policy) - min_pi' P(policy > pi') = 2 max_i (P policy)_i - 1.
+
+    Source: SPPO Theorem 3.1. In [0, 1]; 0 for a Nash policy and for no other.
+    """
+    return 2.0 * float((preference @ policy).max()) - 1.0
+
+
+def regularised_duality_gap(preference: Matrix, policy: Policy, reference: Policy, tau: float) -> float:
+    """max_pi1 J(pi1, policy) - min_pi2 J(policy, pi2), J = P(pi1 > pi2) - tau KL(pi1 | pi_ref) + tau KL(pi2 | pi_ref).
+
+    = 2 ( tau log sum_y pi_ref(y) exp(P(y > policy) / tau) + tau KL(policy | pi_ref) ) - 1, because J(pi1, pi2) + J(pi2, pi1) = 1.
+
+    Source: INPO (3) and section 2.2.
+
+    Args:
+        preference: (n, n).
+        policy: (n,), no arm outside the reference's.
+        reference: (n,) pi_ref, above 0 everywhere.
+        tau: strength of the regularisation, above 0.
+    """
+    best = tau * log_mean_exp(preference @ policy / tau, reference)
+    return 2.0 * (best + tau * kl_divergence(policy, reference)) - 1.0
+
+
+def regularised_nash_policy(preference: Matrix, reference: Policy, tau: float) -> Policy:
+    """The one policy with pi(y) proportional to pi_ref(y) exp(P(y > pi) / tau).
+
+    Newton's method with halved steps on F(theta) = theta - log pi_ref - P softmax(theta) / tau. Its Jacobian is never singular: with A
+    skew-symmetric and S symmetric and positive semi-definite, A S has imaginary eigenvalues, so I - A S / tau has none at zero.
+
+    Source: INPO section 2.2, the fixed point of (5).
+
+    Args:
+        preference: (n, n).
+        reference: (n,) pi_ref, above 0 everywhere.
+        tau: strength of the regularisation, above 0.
+
+    Returns:
+        (n,), unique.
+
+    Raises:
+        ArithmeticError: no fixed point to within rounding after 1,000 steps (tau is too small for float64).
+    """
+    theta = np.log(reference)
+    for _ in range(1000):
+        miss, policy = _miss(theta, preference, reference, tau)
+        if np.abs(miss).max() <= 1e-13 * (1.0 + 1.0 / tau):
+            return policy
+        jacobian = np.eye(len(theta)) - preference @ (np.diag(policy) - np.outer(policy, policy)) / tau
+        theta = _shorter(theta, np.linalg.solve(jacobian, -miss), preference, reference, tau)
+    raise ArithmeticError(f"regularised_nash_policy: no fixed point for tau = {tau}; raise tau")
+
+
+def _miss(theta: NDArray[np.float64], preference: Matrix, reference: Policy, tau: float) -> tuple[NDArray[np.float64], Policy]:
+    policy = softmax(theta)
+    return theta - np.log(reference) - preference @ policy / tau, policy
+
+
+def _shorter(
+    theta: NDArray[np.float64], step: NDArray[np.float64], preference: Matrix, reference: Policy, tau: float
+) -> NDArray[np.float64]:
+    """A point along Newton's step at which F is smaller."""
+    before = np.linalg.norm(_miss(theta, preference, reference, tau)[0])
+    share = 1.0
+    while share > 1e-9 and np.linalg.norm(_miss(theta + share * step, preference, reference, tau)[0]) > (1.0 - 1e-4 * share) * before:
+        share /= 2.0
+    return theta + share * step

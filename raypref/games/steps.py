@@ -1,0 +1,105 @@
+"""SPPO's and INPO's exact steps on a game, and what their theorems promise.
+
+n arms; P[i, j] = P(arm i > arm j); P(y > pi) = (P pi)_y. eta is each paper's own: SPPO's multiplies, INPO's is an inverse rate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.games.policies import Policy, log_mean_exp, softmax
+from raypref.preferences import Matrix
+
+
+def sppo_log_partition(preference: Matrix, policy: Policy, eta: float) -> float:
+    """log Z = log sum_y pi_t(y) exp(eta P(y > pi_t)), in nats; divided by eta it is the exact baseline of SPPO's objective.
+
+    Source: SPPO (3.2).
+    """
+    return log_mean_exp(eta * (preference @ policy), policy)
+
+
+def sppo_step(preference: Matrix, policy: Policy, eta: float) -> Policy:
+    """pi_{t+1}(y) = pi_t(y) exp(eta P(y > pi_t)) / Z.
+
+    Source: SPPO (3.1), (3.2): multiplicative weights against oneself.
+    """
+    return softmax(np.log(policy) + eta * (preference @ policy))
+
+
+def sppo_iterates(preference: Matrix, start: Policy, eta: float, T: int) -> NDArray[np.float64]:
+    """(T, n) pi_1 ... pi_T of exact SPPO steps; their mean is the policy of Theorem 3.1."""
+    iterates = np.empty((T, len(start)))
+    logits = np.log(start)
+    for t in range(T):
+        iterates[t] = softmax(logits)
+        logits = logits + eta * (preference @ iterates[t])
+    return iterates
+
+
+def sppo_rate(n: int, T: int) -> float:
+    """eta = sqrt(8 ln n / T), which makes the bound below smallest to first order in eta.
+
+    Source: the proof of SPPO's Theorem 3.1, with KL(pi | pi_1) <= ln n from a uniform start.
+    """
+    return math.sqrt(8.0 * math.log(n) / T)
+
+
+def sppo_gap_bound(n: int, eta: float, T: int) -> float:
+    """1 - (1 - e^-eta)/eta + 2 ln n / (eta T): the average policy's duality gap is at most this.
+
+    Source: the proof of SPPO's Theorem 3.1 (Appendix C), twice 1/2 - min_pi P(pi < average), before its expansion in eta; uniform start.
+    """
+    return 1.0 + math.expm1(-eta) / eta + 2.0 * math.log(n) / (eta * T)
+
+
+def inpo_step(preference: Matrix, policy: Policy, reference: Policy, eta: float, tau: float) -> Policy:
+    """pi_{t+1}(y) proportional to exp(P(y > pi_t) / eta) pi_ref(y)^(tau/eta) pi_t(y)^(1 - tau/eta).
+
+    Source: INPO (5): mirror descent with rate 1/eta.
+    """
+    share = tau / eta
+    return softmax(preference @ policy / eta + share * np.log(reference) + (1.0 - share) * np.log(policy))
+
+
+def inpo_rate(tau: float, t: int) -> float:
+    """eta_t = tau (t + 2) / 2, t from 1.
+
+    Source: INPO Theorem 4.
+    """
+    return tau * (t + 2) / 2.0
+
+
+def inpo_iterates(preference: Matrix, reference: Policy, tau: float, T: int) -> NDArray[np.float64]:
+    """(T, n) pi_1 = pi_ref ... pi_T of exact INPO steps with the rates of Theorem 4."""
+    iterates = np.empty((T, len(reference)))
+    iterates[0] = reference
+    for t in range(1, T):
+        iterates[t] = inpo_step(preference, iterates[t - 1], reference, inpo_rate(tau, t), tau)
+    return iterates
+
+
+def log_density_bound(policies: NDArray[np.float64], reference: Policy) -> float:
+    """B = max |log pi(y) / pi_ref(y)| over the policies, but at least 1, as the proofs have it.
+
+    Source: INPO Assumption A; "w.l.o.g. B >= 1" in Appendix A.
+
+    Args:
+        policies: (T, n).
+        reference: (n,) pi_ref.
+    """
+    return max(1.0, float(np.abs(np.log(policies / reference)).max()))
+
+
+def inpo_kl_bound(B: float, tau: float, T: int | NDArray[np.int_]) -> NDArray[np.float64]:
+    """32 C^2 / (tau^2 (T + 1)), C = max(B tau, 1): KL(pi*, pi_T) is at most this.
+
+    Source: INPO Theorem 4. The unregularised losses are in [0, 1], so for small T the bound is far above what is measured.
+
+    Returns:
+        of the shape of ``T``, in nats.
+    """
+    return 32.0 * max(B * tau, 1.0) ** 2 / (tau**2 * (np.asarray(T, dtype=np.float64) + 1.0))

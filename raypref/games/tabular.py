@@ -1,0 +1,195 @@
+"""A tabular softmax policy, trained with the library's own losses.
+
+Shapes: n arms, C contexts, B examples, S sequences of an example. The policy is theta (C, n), log pi = log_softmax(theta) by rows: row 0
+given the prompt and, for losses with revisions, row 1 + y given the prompt and the earlier answer y. All in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.games.policies import Policy
+from raypref.games.population import Population
+from raypref.losses.base import Loss, LossBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Objective = Callable[["Tensor"], "Tensor"]
+"""theta (C, n) -> () the loss to be minimised; its gradient may leave out what a paper stops gradients through."""
+
+NULL = 1e-10
+"""Curvatures below this share of the largest are rounding errors of zero: softmax does not see a shift of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A loss, the data it is given, and the frozen policies it reads."""
+
+    loss: Loss
+    population: Population
+    reference: Policy | None = None
+    """(n,), or (C, n) with revisions; above 0 everywhere."""
+    previous: Policy | None = None
+    """(n,), as ``reference``."""
+
+    def objective(self, theta: Tensor) -> Tensor:
+        """() the exact expectation of the loss over the population, as the learner's mean over an infinite batch.
+
+        Statistics of the global batch are expectations as well, without a gradient.
+
+        Raises:
+            ValueError: the loss reads what a game does not have (responses to another prompt, token-wise KL).
+        """
+        import torch
+
+        batch = self.batch(theta)
+        weights = torch.as_tensor(self.population.weights)
+        if self.loss.has_statistics:
+            with torch.no_grad():
+                figures = self.loss.statistics(batch)
+                means = {name: (weights @ values) / weights.sum() for name, values in figures.items()}
+            batch = replace(batch, statistics=means)
+        sizes = batch.lengths.sum(dim=1).to(weights.dtype) if self.loss.reduction == "tokens" else torch.ones_like(weights)
+        mean: Tensor = (weights @ self.loss(batch).loss) / (weights @ sizes)
+        return mean
+
+    def batch(self, theta: Tensor) -> LossBatch:
+        """All examples of the population, once each."""
+        import torch
+
+        if self.loss.mismatched or self.loss.token_kl:
+            raise ValueError(f"loss.type: {self.loss.type!r} reads what a game of one prompt and one token does not have")
+        contexts, arms = self._sequences()
+        copies = arms.shape[1] // self.population.arms.shape[1]
+
+        def frozen(policy: Policy | None) -> Tensor | None:
+            return None if policy is None else torch.as_tensor(np.log(np.atleast_2d(policy))[contexts, arms])
+
+        return LossBatch(
+            logps=torch.log_softmax(theta, dim=-1)[torch.as_tensor(contexts), torch.as_tensor(arms)],
+            reference_logps=frozen(self.reference),
+            previous_logps=frozen(self.previous),
+            targets=torch.as_tensor(np.tile(self.population.targets, copies)),
+            lengths=torch.ones(arms.shape, dtype=torch.long),
+            mask=torch.ones(arms.shape, dtype=torch.bool),
+        )
+
+    def _sequences(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """(B, S) context and arm of each sequence; with revisions in the order that ``Loss.revisions`` states."""
+        arms = self.population.arms
+        given_prompt = np.zeros_like(arms)
+        if not self.loss.revisions:
+            return given_prompt, arms
+        earlier = [np.repeat(1 + arms[:, [k]], 2, axis=1) for k in range(2)]
+        return np.hstack([given_prompt, *earlier]), np.tile(arms, 3)
+
+
+def logits(policy: Policy) -> Tensor:
+    """theta (C, n) of a policy, (n,) or (C, n)."""
+    import torch
+
+    return torch.as_tensor(np.log(np.atleast_2d(policy)))
+
+
+def policy_of(theta: Tensor) -> Policy:
+    """(C, n) probabilities."""
+    import torch
+
+    policy: Policy = torch.softmax(theta.detach(), dim=-1).numpy()
+    return policy
+
+
+def stationary_policy(objective: Objective, start: Policy, tolerance: float = 1e-13, steps: int = 500) -> Policy:
+    """Where the objective's gradient field vanishes, by Newton's method: its minimiser, or the fixed point of a stop-gradient loss.
+
+    A step is -|H|^-1 g, at most one nat long and halved until it no longer overshoots; |H| has the absolute values of H's eigenvalues, so
+    that each step goes downhill and saddles repel. Where a gradient is stopped, H leaves it out as g does: exact at the fixed point if
+    the stopped factor's co-factor vanishes there (SPO's mu), and a descent direction elsewhere.
+
+    Args:
+        objective: of theta (C, n).
+        start: (n,) or (C, n), above 0 everywhere.
+        tolerance: on the largest entry of the gradient.
+        steps: the most that are taken.
+
+    Returns:
+        (n,) or (C, n), like ``start``.
+
+    Raises:
+        ArithmeticError: no such point is found (the loss may have no minimum).
+    """
+    theta = logits(start)
+    for _ in range(steps):
+        g, H = _derivatives(objective, theta)
+        if float(g.abs().max()) <= tolerance:
+            return policy_of(theta).reshape(np.shape(start))
+        theta = theta + _step(objective, theta, g, H)
+    raise ArithmeticError(f"stationary_policy: the gradient is still {float(g.abs().max())} after {steps} steps")
+
+
+def _gradient(objective: Objective, theta: Tensor) -> Tensor:
+    import torch
+
+    point = theta.detach().requires_grad_()
+    return torch.autograd.grad(objective(point), point)[0]
+
+
+def _derivatives(objective: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """(C, n) gradient and (Cn, Cn) Hessian."""
+    import torch
+
+    point = theta.detach().requires_grad_()
+    (g,) = torch.autograd.grad(objective(point), point, create_graph=True)
+    if not g.requires_grad:  # a loss linear in the log-ratios
+        return g, torch.zeros(g.numel(), g.numel(), dtype=g.dtype)
+    rows = [torch.autograd.grad(entry, point, retain_graph=True)[0].flatten() for entry in g.flatten()]
+    H = torch.stack(rows)
+    return g.detach(), (H + H.T) / 2.0
+
+
+def _step(objective: Objective, theta: Tensor, g: Tensor, H: Tensor) -> Tensor:
+    import torch
+
+    curvatures, directions = torch.linalg.eigh(H)
+    sizes = curvatures.abs()
+    seen = sizes > NULL * sizes.max()
+    step = -(directions[:, seen] / sizes[seen]) @ (directions[:, seen].T @ g.flatten())
+    step = (step / max(1.0, float(step.norm()))).view_as(theta)
+    slope = float((g * step).sum())
+    while True:
+        ahead = float((_gradient(objective, theta + step) * step).sum())
+        if ahead <= 0.9 * abs(slope) or float(step.norm()) < 1e-12:
+            return step
+        step, slope = step / 2.0, slope / 2.0
+
+
+def descend(objective: Objective, start: Policy, *, steps: int, lr: float, adam: bool = False) -> NDArray[np.float64]:
+    """Plain gradient descent, or Adam, on the whole population.
+
+    Args:
+        objective: of theta (C, n).
+        start: (n,) or (C, n), above 0 everywhere.
+        steps: how many.
+        lr: step size, in nats of a logit for a gradient of one (Adam: for any gradient).
+        adam: Adam with torch's own settings in place of gradient descent.
+
+    Returns:
+        (steps + 1, C, n) the policy before the first step and after each.
+    """
+    import torch
+
+    theta = logits(start).clone().requires_grad_()
+    optimizer: torch.optim.Optimizer = torch.optim.Adam([theta], lr=lr) if adam else torch.optim.SGD([theta], lr=lr)
+    seen = [policy_of(theta)]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective(theta).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seen.append(policy_of(theta))
+    return np.stack(seen)
