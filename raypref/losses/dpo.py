@@ -5,16 +5,16 @@ Shapes: B examples of S = 2 sequences, winner first.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
-from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.margins import margins
-from raypref.preferences import Unanswered
+from raypref.losses.pairs import gap, logistic, pair_labels
+from raypref.losses.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 
@@ -35,34 +35,25 @@ class DPO(Loss):
     """q: 1, or the oracle's P(y_w > y_l)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Chance that a label is the wrong way round: q becomes (1 - s) q + s (1 - q)."""
+    average_logps: bool = False
+    """r divided by the response's tokens (the averaged variant of SRPO Appendix D, there with beta = 10)."""
+
+    responses: ClassVar[tuple[int, int | None]] = (2, 2)
 
     @property
-    def needs(self) -> frozenset[Frozen]:  # type: ignore[override]  # the one loss whose settings decide
+    def needs(self) -> frozenset[Frozen]:  # type: ignore[override]  # the settings decide
         return frozenset({self.reference})
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
         """(2,) the label (q, 1 - q).
 
         Raises:
-            Unanswered: the pair's own comparison has no answer.
+            Unanswered: the label is soft, and the pair's own comparison has no answer.
             ConfigError: the selection does not give pairs.
         """
-        if len(picked) != 2:
-            raise ConfigError(f"loss.type: 'dpo' needs pairs, the selection gave {len(picked)} responses; set selection.type=best_worst")
-        winner, loser = picked
-        label = 1.0 if self.labels == "hard" else float(matrix.values[winner, loser])
-        if np.isnan(label):
-            raise Unanswered(f"the comparison of responses {winner} and {loser} has no answer")
-        label = (1.0 - self.label_smoothing) * label + self.label_smoothing * (1.0 - label)
-        return np.array([label, 1.0 - label])
+        labels = pair_labels(self, matrix, picked, self.labels)
+        return (1.0 - self.label_smoothing) * labels + self.label_smoothing * labels[::-1]
 
     def __call__(self, batch: LossBatch) -> LossValue:
-        from torch.nn.functional import logsigmoid
-
-        frozen = batch.reference_logps if self.reference == "reference" else batch.previous_logps
-        assert frozen is not None
-        log_ratios = batch.logps - frozen
-        margin = self.beta * (log_ratios[:, 0] - log_ratios[:, 1])
-        labels = batch.targets.to(margin.dtype)
-        loss = -labels[:, 0] * logsigmoid(margin) - labels[:, 1] * logsigmoid(-margin)
-        return LossValue(loss, margins(log_ratios, batch.targets, batch.mask))
+        r = log_ratios(batch, self.reference, average=self.average_logps)
+        return LossValue(logistic(self.beta * gap(r), batch.targets), margins(r, batch.targets, batch.mask))

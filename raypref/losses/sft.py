@@ -5,20 +5,30 @@ Shapes: B examples of S sequences (demonstrations: S = 1).
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from raypref.losses.base import Loss, LossBatch, LossValue, losses
+from raypref.losses.ratios import policy_logps
 
 
 @losses.register("sft")
 class SFT(Loss):
-    """-log pi_theta(y | x), summed over response tokens; the learner divides by the response tokens of the global batch.
+    """-log pi_theta(y | x), summed over response tokens and divided by the response tokens of the global batch (``per: token``), or
+    -log pi_theta(y | x) / |y|, the mean over an example's answers and over the examples (``per: answer``).
 
-    So the reported loss is the mean negative log-likelihood of a token, in nats, whatever the lengths and the split over ranks.
+    So the reported loss is a mean negative log-likelihood of a token, in nats, whatever the split over ranks: with ``token`` a long answer
+    counts more, with ``answer`` all count alike.
     """
 
     type: str = "sft"
-    reduction: ClassVar[Literal["examples", "tokens"]] = "tokens"
+    per: Literal["token", "answer"] = "token"
+    """What counts alike."""
+
+    @property
+    def reduction(self) -> Literal["examples", "tokens"]:  # type: ignore[override]  # the settings decide
+        return "tokens" if self.per == "token" else "examples"
 
     def __call__(self, batch: LossBatch) -> LossValue:
-        return LossValue(-batch.logps.masked_fill(~batch.mask, 0.0).sum(dim=1), {})
+        if self.per == "token":
+            return LossValue(-policy_logps(batch).sum(dim=1), {})
+        return LossValue(-policy_logps(batch, average=True).sum(dim=1) / batch.mask.sum(dim=1), {})

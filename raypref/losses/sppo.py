@@ -18,6 +18,7 @@ from pydantic import PositiveFloat, model_validator
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.margins import margins
+from raypref.losses.ratios import log_ratios
 from raypref.preferences import Unanswered, win_rates
 from raypref.types import PreferenceMatrix
 
@@ -86,13 +87,12 @@ class SPPO(Loss):
         return float(self.baseline)
 
     def __call__(self, batch: LossBatch) -> LossValue:
-        assert batch.previous_logps is not None
-        log_ratios = batch.logps - batch.previous_logps
-        misses = (log_ratios - batch.targets.to(log_ratios.dtype)).masked_fill(~batch.mask, 0.0)
+        r = log_ratios(batch, "previous")
+        misses = (r - batch.targets.to(r.dtype)).masked_fill(~batch.mask, 0.0)
         loss = misses.square().sum(dim=1)
         if self.average_terms:
             loss = loss / batch.mask.sum(dim=1)
-        return LossValue(loss, margins(log_ratios, batch.targets, batch.mask))
+        return LossValue(loss, margins(r, batch.targets, batch.mask))
 
 
 def ordered_baseline(eta: float) -> float:

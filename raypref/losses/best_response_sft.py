@@ -1,0 +1,34 @@
+"""Best-response SFT: supervised fine-tuning on the best response of a group.
+
+Shapes: B examples of S sequences, the best first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.losses.base import Loss, LossBatch, LossValue, losses
+from raypref.losses.ratios import policy_logps
+from raypref.types import PreferenceMatrix
+
+
+@losses.register("best_response_sft")
+class BestResponseSFT(Loss):
+    """-log pi_theta(y_1 | x), y_1 the first response of the example.
+
+    Source: SPO section 7.2, the baseline that its win rates are measured against. The other responses are read and not trained on: a
+    selection of single responses costs less. Every prompt counts alike, whatever its answer's length, unlike in ``sft``.
+    """
+
+    type: str = "best_response_sft"
+    average_logps: bool = False
+    """The answer's negative log-likelihood a token, instead of its sum."""
+
+    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
+        """(S,) 1 for the best, 0 for the others."""
+        return (np.arange(len(picked)) == 0).astype(np.float64)
+
+    def __call__(self, batch: LossBatch) -> LossValue:
+        per_token = policy_logps(batch, average=True)[:, 0].detach()
+        return LossValue(-policy_logps(batch, average=self.average_logps)[:, 0], {"logp_mean": per_token})

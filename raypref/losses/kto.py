@@ -1,0 +1,89 @@
+"""KTO, Kahneman-Tversky optimisation (arXiv 2402.01306): each response is good or bad by itself, measured from the policy's drift.
+
+Shapes: B examples of a prompt's K responses, followed by as many sequences that answer another prompt: S = 2 K.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from raypref.errors import ConfigError
+from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
+from raypref.losses.margins import margins
+from raypref.losses.ratios import log_ratios
+from raypref.preferences import TIE, win_rates
+from raypref.types import PreferenceMatrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@losses.register("kto")
+class KTO(Loss):
+    """lambda_D (1 - sigmoid(beta (r - z0))) if y is desirable, lambda_U (1 - sigmoid(beta (z0 - r))) if not; the example's mean.
+
+    r = log pi_theta(y | x) - log pi_ref(y | x).
+
+    z0 = max(0, the global batch's mean of r over mismatched pairs of prompt and response), an estimate of KL(pi_theta || pi_ref), which
+    passes no gradient on.
+
+    Source: KTO (8) and its estimate of z0; SPPO (E.4) is the same for a pair, times 2, with lambda_D = lambda_U = 1.
+    """
+
+    type: str = "kto"
+    beta: PositiveFloat = 0.1
+    """How fast gains and losses saturate; above 0."""
+    lambda_desirable: NonNegativeFloat = 1.0
+    """lambda_D, the weight of desirable responses."""
+    lambda_undesirable: NonNegativeFloat = 1.0
+    """lambda_U, the weight of undesirable ones."""
+    desirable: Literal["winner", "win_rate"] = "winner"
+    """winner: the first response of the example; win_rate: those that win against the group more often than not (all_responses)."""
+
+    needs: ClassVar[frozenset[Frozen]] = frozenset({"reference"})
+    mismatched: ClassVar[bool] = True
+
+    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
+        """(S,) 1 for a desirable response, 0 for an undesirable one.
+
+        Raises:
+            Unanswered: a win rate depends on a comparison without an answer.
+            ConfigError: the selection gives more than a pair, and nothing says which of them are desirable.
+        """
+        if self.desirable == "win_rate":
+            return (win_rates(matrix.values, picked) > 0.5 + TIE).astype(np.float64)
+        if len(picked) > 2:
+            raise ConfigError(
+                f"loss.desirable: 'winner' says nothing of the middle of {len(picked)} responses; set loss.desirable=win_rate, "
+                f"or selection.type=best_worst"
+            )
+        return np.array([1.0, 0.0][: len(picked)])
+
+    def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
+        """``drift``: the mean of r over the example's mismatched sequences, in nats."""
+        other = batch.mask & ~own_sequences(batch.mask)
+        r = log_ratios(batch, "reference").detach()
+        return {"drift": (r * other).sum(dim=1) / other.sum(dim=1).clamp(min=1)}
+
+    def __call__(self, batch: LossBatch) -> LossValue:
+        import torch
+
+        own = own_sequences(batch.mask)
+        r = log_ratios(batch, "reference")
+        z0 = batch.statistics["drift"].detach().to(r.dtype).clamp(min=0.0)
+        desirable = batch.targets.to(r.dtype)
+        gain = desirable * 2.0 - 1.0
+        weight = desirable * self.lambda_desirable + (1.0 - desirable) * self.lambda_undesirable
+        terms = (weight * torch.sigmoid(-self.beta * gain * (r - z0))).masked_fill(~own, 0.0)
+        metrics = margins(r, batch.targets, own) | {"kl": z0.expand(len(r))}
+        return LossValue(terms.sum(dim=1) / own.sum(dim=1), metrics)
+
+
+def own_sequences(mask: Tensor) -> Tensor:
+    """(B, S) True at the first half of the sequences that are there; the other half answers another prompt."""
+    place = mask.cumsum(dim=1)
+    return mask & (place * 2 <= place[:, -1:])
