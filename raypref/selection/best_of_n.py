@@ -27,6 +27,8 @@ class BestOfN(Selection):
     """What makes the best: win_rate (mean of P[i, j]), score (mean log-odds), copeland (how many are beaten)."""
     all_equal: Literal["drop", "keep"] = "drop"
     """A group in which nothing is better than anything else: drop it, or keep it with its first response as the best."""
+    others: Literal["keep", "drop"] = "keep"
+    """drop: the best alone is the example, which is all that best-response SFT trains on."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
@@ -36,7 +38,8 @@ class BestOfN(Selection):
         highest = _highest(matrix, rows, self.by)
         if len(highest) == len(rows) and self.all_equal == "drop":
             return []
-        return [(int(highest[0]), *(int(row) for row in rows if row != highest[0]))]
+        others = () if self.others == "drop" else (int(row) for row in rows if row != highest[0])
+        return [(int(highest[0]), *others)]
 
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
         """``best_tied``: whether more than one response has the highest figure."""

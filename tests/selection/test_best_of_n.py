@@ -15,6 +15,10 @@ def test_the_best_comes_first_and_the_rest_keep_their_order():
     assert play(BestOfN(), in_order(2, 3, 0, 1))[0] == [(2, 0, 1, 3)]
 
 
+def test_the_best_alone():
+    assert play(BestOfN(others="drop"), in_order(2, 3, 0, 1))[0] == [(2,)]
+
+
 def test_of_several_best_the_first_and_they_are_counted():
     """1 and 2 both beat 0 and 3; 1 tie between them and 1 between 0 and 3, of 6 comparisons."""
     picks, _, matrix = play(BestOfN(), beats(4, (1, 0), (1, 3), (2, 0), (2, 3)))
