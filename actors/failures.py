@@ -66,7 +66,7 @@ def _row(example: Example, logps: np.ndarray, loss: float) -> dict[str, Any]:
         "reference_logps": _numbers(example.reference_logps),
         "previous_logps": _numbers(example.previous_logps),
         "policy_version": example.policy_version,
-        "prompt_ids": example.prompt_ids.tolist(),
+        "prompt_ids": [prompt.tolist() for prompt in example.prompt_ids],
         "response_ids": [response.tolist() for response in example.response_ids],
     }
 

@@ -5,7 +5,7 @@ Shapes: B examples of the global batch, S sequences of an example, M examples of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,8 @@ class Size:
 
     @classmethod
     def of(cls, example: types.Example) -> Size:
-        return cls(len(example.response_ids), len(example.prompt_ids) + max(map(len, example.response_ids)))
+        pairs = zip(example.prompt_ids, example.response_ids, strict=True)
+        return cls(len(example.response_ids), max(len(prompt) + len(response) for prompt, response in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ def _cost(group: Iterable[int], sizes: Sequence[Size]) -> int:
 
 def sequences(examples: Iterable[types.Example]) -> list[types.Sequence]:
     """(N,) the examples' sequences, one example's after the other's."""
-    return [types.Sequence(example.prompt_ids, response) for example in examples for response in example.response_ids]
+    pairs = [pair for example in examples for pair in zip(example.prompt_ids, example.response_ids, strict=True)]
+    return [types.Sequence(prompt, response) for prompt, response in pairs]
 
 
 def response_tokens(examples: Iterable[types.Example]) -> int:
@@ -122,13 +124,22 @@ def response_tokens(examples: Iterable[types.Example]) -> int:
     return sum(len(response) for example in examples for response in example.response_ids)
 
 
-def collate(examples: Sequence[types.Example], logps: Tensor, needs: frozenset[Frozen]) -> LossBatch:
+def collate(
+    examples: Sequence[types.Example],
+    logps: Tensor,
+    needs: frozenset[Frozen],
+    *,
+    statistics: Mapping[str, Tensor] | None = None,
+    token_kl: Tensor | None = None,
+) -> LossBatch:
     """What a loss is computed from, in float64: sums over hundreds of tokens are subtracted from each other.
 
     Args:
         examples: M examples.
         logps: (N, R) float32 per-token log-probs of ``sequences(examples)``, 0 where there is no token.
         needs: the frozen log-probs that the loss reads.
+        statistics: name -> () mean over the global batch.
+        token_kl: (N, R) float32 per-token KL(pi_theta || pi_ref), 0 where there is no token.
 
     Raises:
         ValueError: an example comes without log-probs that the loss needs.
@@ -145,14 +156,19 @@ def collate(examples: Sequence[types.Example], logps: Tensor, needs: frozenset[F
     def frozen(slot: Frozen) -> Tensor | None:
         return spread([_frozen_logps(example, slot) for example in examples]) if slot in needs else None
 
-    summed = logps.double().sum(-1)
+    def summed(tokens: Tensor) -> Tensor:
+        rows = tokens.double().sum(-1)
+        return torch.zeros(mask.shape, dtype=rows.dtype, device=logps.device).masked_scatter(mask, rows)
+
     return LossBatch(
-        logps=torch.zeros(mask.shape, dtype=summed.dtype, device=logps.device).masked_scatter(mask, summed),
+        logps=summed(logps),
         reference_logps=frozen("reference"),
         previous_logps=frozen("previous"),
         targets=spread([example.targets for example in examples]),
         lengths=spread([np.array([len(response) for response in example.response_ids]) for example in examples]),
         mask=mask,
+        statistics=statistics or {},
+        token_kl=None if token_kl is None else summed(token_kl),
     )
 
 

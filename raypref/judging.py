@@ -170,7 +170,7 @@ def _example(rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float6
     return Example(
         prompt_index=rollout.prompt.index,
         prompt_id=rollout.prompt.id,
-        prompt_ids=rollout.prompt.token_ids,
+        prompt_ids=(rollout.prompt.token_ids,) * len(pick),
         response_ids=tuple(rollout.responses[k].token_ids for k in pick),
         targets=targets,
         policy_version=rollout.policy_version,

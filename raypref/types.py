@@ -34,6 +34,8 @@ class Prompt:
     """What an oracle is shown: the bare question, without the chat template."""
     token_ids: NDArray[np.int32]
     """(T,) what the policy is given: chat template and special tokens included."""
+    chat: tuple[tuple[str, str], ...] = ()
+    """(role, content) of each turn where the data gives a chat; empty for a plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,12 @@ class PreferenceMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the learner needs of one training example: S sequences that share a prompt, and their targets."""
+    """What the learner needs of one training example: S sequences, each a prompt with a response, and their targets."""
 
     prompt_index: int
     prompt_id: str
-    prompt_ids: NDArray[np.int32]
-    """(T,) shared by the sequences."""
+    prompt_ids: tuple[NDArray[np.int32], ...]
+    """S arrays (T_s,), the same object where sequences share a prompt; others hold an earlier answer too (``Loss.revisions``)."""
     response_ids: tuple[NDArray[np.int32], ...]
     """S arrays (T_s,)."""
     targets: NDArray[np.float64]

@@ -142,7 +142,7 @@ class FakeOracle:
                 types.Example(
                     prompt_index=index,
                     prompt_id=rollout.prompt.id,
-                    prompt_ids=rollout.prompt.token_ids,
+                    prompt_ids=(rollout.prompt.token_ids,) * 2,
                     response_ids=tuple(response.token_ids for response in rollout.responses[:2]),
                     targets=np.array([0.5, -0.25]) * rollout.responses[0].token_ids[0],
                     policy_version=rollout.policy_version,

@@ -10,7 +10,7 @@ import torch
 
 from actors.learner import LearnerRank
 from actors.policy import load_model
-from raypref import types
+from raypref import batching, types
 from raypref.config import LearnerConfig, PolicyConfig
 from raypref.logprobs import response_logps
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
@@ -100,7 +100,7 @@ def make_examples(count: int, *, seed: int = 0, most_sequences: int = 3, scale: 
             types.Example(
                 prompt_index=index,
                 prompt_id=f"p{index}",
-                prompt_ids=tokens(12),
+                prompt_ids=(tokens(12),) * size,
                 response_ids=responses,
                 targets=scale * rng.normal(size=size),
                 policy_version=0,
@@ -139,7 +139,7 @@ def plain_torch(
 
 
 def _example_loss(model: Any, loss: Loss, example: types.Example) -> torch.Tensor:
-    logps = [response_logps(model, [types.Sequence(example.prompt_ids, response)])[0].double().sum() for response in example.response_ids]
+    logps = [response_logps(model, [sequence])[0].double().sum() for sequence in batching.sequences([example])]
 
     def row(values: Any) -> torch.Tensor:
         return torch.as_tensor(np.array(values, dtype=np.float64))[None]

@@ -59,7 +59,7 @@ def example(name: str, *responses: int, previous: list[float] | None = None) -> 
     return types.Example(
         prompt_index=0,
         prompt_id=name,
-        prompt_ids=np.array([5, 6], dtype=np.int32),
+        prompt_ids=(np.array([5, 6], dtype=np.int32),) * len(responses),
         response_ids=tuple(np.arange(length, dtype=np.int32) for length in responses),
         targets=np.arange(len(responses)) + 0.5,
         policy_version=0,

@@ -43,7 +43,8 @@ def test_best_and_worst_become_an_example():
     (example,) = judged.examples
     np.testing.assert_allclose(example.targets, [7, -6])
     assert [ids.tolist() for ids in example.response_ids] == [[97], [99, 99, 99]]
-    assert (example.prompt_index, example.prompt_id, example.prompt_ids.tolist(), example.policy_version) == (5, "p", [1, 2, 3], 2)
+    assert (example.prompt_index, example.prompt_id, example.prompt_ids[1].tolist(), example.policy_version) == (5, "p", [1, 2, 3], 2)
+    assert example.prompt_ids[0] is example.prompt_ids[1]
     assert (judged.picked, judged.verdict.prompt_index, judged.verdict.examples) == (((0, 2),), 5, 1)
     assert judged.matrix.oracle == "table"
 

@@ -97,7 +97,7 @@ def _example(index: int, name: str, prompt: list[int], answer: list[int]) -> Exa
     return Example(
         prompt_index=index,
         prompt_id=name,
-        prompt_ids=np.asarray(prompt, dtype=np.int32),
+        prompt_ids=(np.asarray(prompt, dtype=np.int32),),
         response_ids=(np.asarray(answer, dtype=np.int32),),
         targets=np.zeros(1),
         policy_version=-1,

@@ -17,20 +17,20 @@ def test_an_answer_ends_with_the_end_token(tokenizer):
     """Plain: ``<bos> why`` 1 5, ``because not <eos>`` 8 9 2; an end token in the text is not doubled."""
     records = [{"prompt": "why ", "response": "because not"}, {"prompt": "how", "response": " so <eos>"}]
     first, second = load(tokenizer, records, chat_template=False, shuffle=False)
-    assert (first.prompt_ids.tolist(), [ids.tolist() for ids in first.response_ids]) == ([1, 5], [[8, 9, 2]])
-    assert (second.prompt_ids.tolist(), [ids.tolist() for ids in second.response_ids]) == ([1, 6], [[7, 2]])
+    assert (first.prompt_ids[0].tolist(), [ids.tolist() for ids in first.response_ids]) == ([1, 5], [[8, 9, 2]])
+    assert (second.prompt_ids[0].tolist(), [ids.tolist() for ids in second.response_ids]) == ([1, 6], [[7, 2]])
     assert (first.prompt_index, first.prompt_id, first.policy_version, first.targets.tolist()) == (0, "0", -1, [0.0])
 
 
 def test_with_the_chat_template(tokenizer):
     (example,) = load(tokenizer, [{"prompt": "why", "response": " because", "id": "x"}])
-    assert (example.prompt_ids.tolist(), example.response_ids[0].tolist(), example.prompt_id) == ([1, 3, 5, 4], [8, 2], "x")
+    assert (example.prompt_ids[0].tolist(), example.response_ids[0].tolist(), example.prompt_id) == ([1, 3, 5, 4], [8, 2], "x")
 
 
 def test_an_answer_that_merges_into_the_prompt_is_tokenised_alone(tokenizer):
     """``how`` + ``so`` would be the one unknown word ``howso``."""
     (example,) = load(tokenizer, [{"prompt": "how", "response": "so"}], chat_template=False)
-    assert (example.prompt_ids.tolist(), example.response_ids[0].tolist()) == ([1, 6], [7, 2])
+    assert (example.prompt_ids[0].tolist(), example.response_ids[0].tolist()) == ([1, 6], [7, 2])
 
 
 def test_from_a_file_in_shuffled_order(tokenizer, tmp_path):

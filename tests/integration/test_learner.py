@@ -111,7 +111,7 @@ def test_steps_equal_plain_adamw(benches: dict[int, Bench], policy: PolicyConfig
     start = bench.parameters()
     batches = [make_examples(9, seed=seed) for seed in range(4)]
     metrics = [bench.step(*batch) for batch in batches[:2]]
-    bench.call("probe", [types.Sequence(example.prompt_ids, example.response_ids[0]) for example in batches[0]])
+    bench.call("probe", [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in batches[0]])
     metrics += [bench.step(*batch) for batch in batches[2:]]
     expected, norms = plain_torch(policy, learner, Square(), batches, [LR] * 4)
     assert movement(bench.parameters(), expected, start) < 1e-4
@@ -197,7 +197,7 @@ def test_loss_that_is_not_finite_stops_before_the_parameters(benches: dict[int, 
         worst = json.loads(path.read_text())["examples"][0]
         if math.isnan(target):
             assert (worst["prompt_id"], worst["loss"], worst["finite"]) == ("p4", "nan", False)
-            assert worst["prompt_ids"] == batch[4].prompt_ids.tolist()
+            assert worst["prompt_ids"] == [prompt.tolist() for prompt in batch[4].prompt_ids]
             assert all(isinstance(value, float) and value < 0 for value in worst["policy_logps"])
     for name, value in bench.parameters().items():
         np.testing.assert_array_equal(value, start[name])
@@ -255,7 +255,7 @@ def test_lora_trains_probes_and_exports_merged(benches: dict[int, Bench], policy
     assert losses[-1] < losses[0]
     end = bench.parameters()
     assert {name for name in end if not np.array_equal(end[name], start[name])} == {name for name in end if "lora" in name}
-    sequences = [types.Sequence(e.prompt_ids, e.response_ids[0]) for e in make_examples(8, seed=2)]
+    sequences = [types.Sequence(e.prompt_ids[0], e.response_ids[0]) for e in make_examples(8, seed=2)]
     probed = bench.call("probe", sequences)
     bench.call("export", tmp_path / "policy")
     exported = policy.model_copy(update={"path": str(tmp_path / "policy")})

@@ -15,7 +15,7 @@ import ray
 
 from actors.reference import ReferenceActor, ReferenceGroup, ReferenceModel
 from actors.weights import Receiver
-from raypref import types
+from raypref import batching, types
 from raypref.config import PolicyConfig
 from raypref.errors import SyncError
 from tests.learner_bench import make_examples
@@ -43,7 +43,7 @@ class Bench:
 
     def expected(self, examples: tuple[types.Example, ...]) -> list[np.ndarray]:
         """For each example its sequences' log-probs under the sender's policy, summed, one sequence a pass."""
-        pairs = [[types.Sequence(example.prompt_ids, response) for response in example.response_ids] for example in examples]
+        pairs = [batching.sequences([example]) for example in examples]
         return [np.array([row.sum() for row in self.tell("logps", sequences)]) for sequences in pairs]
 
 
@@ -82,7 +82,7 @@ def test_two_slots_hold_two_policies(bench: Bench) -> None:
         np.testing.assert_allclose(example.previous_logps, own, atol=1e-3)
         assert np.abs(base - own).min() > 0.01
     assert asyncio.run(group.received()) == {"both": sent}
-    sequences = [types.Sequence(example.prompt_ids, example.response_ids[0]) for example in EXAMPLES]
+    sequences = [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in EXAMPLES]
     for found, own in zip(asyncio.run(group.probe(sequences))["both"], bench.tell("logps", sequences), strict=True):
         np.testing.assert_allclose(found, own, atol=1e-4)
 
@@ -108,7 +108,7 @@ def test_replica_without_a_slot_for_pi_t(bench: Bench) -> None:
     assert first.reference_logps.shape == (len(first.response_ids),)
     assert first.previous_logps is EXAMPLES[0].previous_logps or np.array_equal(first.previous_logps, EXAMPLES[0].previous_logps)
     assert asyncio.run(group.received()) == {}
-    assert asyncio.run(group.probe([types.Sequence(first.prompt_ids, first.response_ids[0])])) == {}
+    assert asyncio.run(group.probe([types.Sequence(first.prompt_ids[0], first.response_ids[0])])) == {}
     with refused("a reference replica without a slot for pi_t"):
         ray.get(bench.fixed.start_weight_update.remote(), timeout=60)
 
