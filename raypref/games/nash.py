@@ -120,7 +120,8 @@ def regularised_nash_policy(preference: Matrix, reference: Policy, tau: float) -
         if np.abs(miss).max() <= 1e-13 * (1.0 + 1.0 / tau):
             return policy
         jacobian = np.eye(len(theta)) - preference @ (np.diag(policy) - np.outer(policy, policy)) / tau
-        theta = _shorter(theta, np.linalg.solve(jacobian, -miss), preference, reference, tau)
+        step = np.asarray(np.linalg.solve(jacobian, -miss), dtype=np.float64)
+        theta = _shorter(theta, step, preference, reference, tau)
     raise ArithmeticError(f"regularised_nash_policy: no fixed point for tau = {tau}; raise tau")
 
 

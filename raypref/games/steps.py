@@ -6,12 +6,15 @@ n arms; P[i, j] = P(arm i > arm j); P(y > pi) = (P pi)_y. eta is each paper's ow
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref.games.policies import Policy, log_mean_exp, softmax
 from raypref.preferences import Matrix
+
+Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 def sppo_log_partition(preference: Matrix, policy: Policy, eta: float) -> float:
@@ -65,7 +68,7 @@ def inpo_step(preference: Matrix, policy: Policy, reference: Policy, eta: float,
     return softmax(preference @ policy / eta + share * np.log(reference) + (1.0 - share) * np.log(policy))
 
 
-def inpo_rate(tau: float, t: int) -> float:
+def inpo_rate(tau: float, t: Number) -> Number:
     """eta_t = tau (t + 2) / 2, t from 1.
 
     Source: INPO Theorem 4.
@@ -73,12 +76,27 @@ def inpo_rate(tau: float, t: int) -> float:
     return tau * (t + 2) / 2.0
 
 
-def inpo_iterates(preference: Matrix, reference: Policy, tau: float, T: int) -> NDArray[np.float64]:
-    """(T, n) pi_1 = pi_ref ... pi_T of exact INPO steps with the rates of Theorem 4."""
+def inpo_fixed_rate(B: float, tau: float, D: float, T: int) -> float:
+    """eta = max(B tau, 1) sqrt(T / D), the same for all T steps.
+
+    Source: INPO Lemma 2, Theorem 3.
+
+    Args:
+        B: see ``log_density_bound``.
+        tau: strength of the regularisation, above 0.
+        D: the largest KL(pi | pi_1), in nats: max_y -log pi_ref(y) over all policies.
+        T: the horizon.
+    """
+    return max(B * tau, 1.0) * math.sqrt(T / D)
+
+
+def inpo_iterates(preference: Matrix, reference: Policy, tau: float, T: int, eta: float | None = None) -> NDArray[np.float64]:
+    """(T, n) pi_1 = pi_ref ... pi_T of exact INPO steps, with the rates of Theorem 4 or with ``eta`` for all."""
     iterates = np.empty((T, len(reference)))
     iterates[0] = reference
     for t in range(1, T):
-        iterates[t] = inpo_step(preference, iterates[t - 1], reference, inpo_rate(tau, t), tau)
+        rate = inpo_rate(tau, float(t)) if eta is None else eta
+        iterates[t] = inpo_step(preference, iterates[t - 1], reference, rate, tau)
     return iterates
 
 
@@ -94,12 +112,46 @@ def log_density_bound(policies: NDArray[np.float64], reference: Policy) -> float
     return max(1.0, float(np.abs(np.log(policies / reference)).max()))
 
 
-def inpo_kl_bound(B: float, tau: float, T: int | NDArray[np.int_]) -> NDArray[np.float64]:
+def inpo_kl_bound(B: float, tau: float, T: NDArray[np.int_]) -> NDArray[np.float64]:
     """32 C^2 / (tau^2 (T + 1)), C = max(B tau, 1): KL(pi*, pi_T) is at most this.
 
-    Source: INPO Theorem 4. The unregularised losses are in [0, 1], so for small T the bound is far above what is measured.
+    Source: INPO Theorem 4.
+
+    Args:
+        B: see ``log_density_bound``.
+        tau: strength of the regularisation, above 0.
+        T: any shape, from 1.
 
     Returns:
         of the shape of ``T``, in nats.
     """
     return 32.0 * max(B * tau, 1.0) ** 2 / (tau**2 * (np.asarray(T, dtype=np.float64) + 1.0))
+
+
+def inpo_recursion_bound(divergence: NDArray[np.float64], B: float, tau: float, eta: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 - tau/eta_t) KL(pi*, pi_t) + 8 C^2 / eta_t^2, C = max(B tau, 1): KL(pi*, pi_{t+1}) is at most this.
+
+    Source: INPO Theorem 4, first part.
+
+    Args:
+        divergence: KL(pi*, pi_t), any shape, in nats.
+        B: see ``log_density_bound``.
+        tau: strength of the regularisation, above 0.
+        eta: of the shape of ``divergence``.
+    """
+    return (1.0 - tau / eta) * divergence + 8.0 * max(B * tau, 1.0) ** 2 / eta**2
+
+
+def inpo_gap_bound(B: float, tau: float, D: float, eta: float, T: int) -> float:
+    """2 ( eta D / T + (4 tau^2 B^2 + 1) / eta ): the average policy's regularised duality gap is at most this.
+
+    Source: the proofs of INPO's Lemma 2 and Theorem 3 (Appendix A.1, A.2), twice the regret over T, for any fixed eta.
+
+    Args:
+        B: see ``log_density_bound``.
+        tau: strength of the regularisation, above 0.
+        D: the largest KL(pi | pi_1), in nats.
+        eta: the inverse rate of every step.
+        T: how many policies were averaged.
+    """
+    return 2.0 * (eta * D / T + (4.0 * tau**2 * B**2 + 1.0) / eta)

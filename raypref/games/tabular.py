@@ -189,7 +189,7 @@ def descend(objective: Objective, start: Policy, *, steps: int, lr: float, adam:
     seen = [policy_of(theta)]
     for _ in range(steps):
         optimizer.zero_grad()
-        objective(theta).backward()  # type: ignore[no-untyped-call]
+        objective(theta).backward()
         optimizer.step()
         seen.append(policy_of(theta))
     return np.stack(seen)

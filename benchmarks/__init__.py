@@ -1,0 +1,1 @@
+"""One module a question; ``python -m benchmarks NAME`` asks it. Each prints JSON lines, its result last."""
