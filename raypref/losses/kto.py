@@ -47,6 +47,10 @@ class KTO(Loss):
     needs: ClassVar[frozenset[Frozen]] = frozenset({"reference"})
     mismatched: ClassVar[bool] = True
 
+    @property
+    def responses(self) -> tuple[int, int | None]:  # type: ignore[override]  # the settings decide
+        return (1, 2) if self.desirable == "winner" else (1, None)
+
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
         """(S,) 1 for a desirable response, 0 for an undesirable one.
 

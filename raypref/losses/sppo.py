@@ -47,6 +47,10 @@ class SPPO(Loss):
 
     needs: ClassVar[frozenset[Frozen]] = frozenset({"previous"})
 
+    @property
+    def responses(self) -> tuple[int, int | None]:  # type: ignore[override]  # the settings decide
+        return (2, 2) if self.against == "pair" else (1, None)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.against == "group" and self.labels == "hard":

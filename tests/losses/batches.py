@@ -15,6 +15,11 @@ def loss_batch(logps, frozen, targets, mask=None, lengths=None) -> LossBatch:
     return LossBatch(logps.requires_grad_(), frozen, frozen, targets, lengths, mask)
 
 
+def metrics_of(value: LossValue) -> dict[str, list[float]]:
+    """Name -> (B,) as a list."""
+    return {name: figures.tolist() for name, figures in value.metrics.items()}
+
+
 def gradients(loss: Callable[[LossBatch], LossValue], logps, frozen, targets, step: float = 1e-4) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, S) gradient of the summed loss by autograd, and by central differences."""
     batch = loss_batch(logps, frozen, targets)

@@ -78,3 +78,9 @@ def test_the_setting_decides_which_frozen_policy_is_needed(reference):
 def test_other_than_pairs_are_refused():
     with pytest.raises(ConfigError, match=r"'dpo' needs pairs, the selection gave 3 responses"):
         DPO().targets(MATRIX, (0, 1, 2))
+
+
+def test_averaged():
+    """Lengths 5 and 10: log-ratios 0.4 and -0.1 a token, h = 0.1 * 0.5."""
+    batch = loss_batch([[-10.0, -20.0]], [[-12.0, -19.0]], [[1.0, 0.0]], lengths=[[5, 10]])
+    assert DPO(beta=0.1, average_logps=True)(batch).loss.item() == pytest.approx(math.log(1 + math.exp(-0.05)))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from raypref.losses.best_response_sft import BestResponseSFT
 from raypref.losses.sft import SFT
 from raypref.types import PreferenceMatrix
 from tests.losses.batches import gradients, loss_batch
@@ -24,3 +25,25 @@ def test_gradient_against_finite_differences():
     found, numeric = gradients(SFT(), [[-5000.0, -7.5]], [[0.0, 0.0]], [[0.0, 0.0]])
     assert found.tolist() == [[-1.0, -1.0]]
     assert abs(found - numeric).max() < 1e-6
+
+
+def test_per_answer_all_count_alike():
+    """Means 3/10 and 4/20 a token, of one example's two answers: 1/4. An example of one: 3/10."""
+    batch = loss_batch(
+        [[-3.0, 99.0], [-3.0, -4.0]], [[0.0] * 2] * 2, [[0.0] * 2] * 2, mask=[[True, False], [True, True]], lengths=[[10, 0], [10, 20]]
+    )
+    loss = SFT(per="answer")
+    np.testing.assert_allclose(loss(batch).loss.detach(), [0.3, 0.25])
+    assert loss.reduction == "examples"
+
+
+def test_best_response():
+    """The first of each example, -3 of ten tokens; the others are not trained on."""
+    batch = loss_batch([[-3.0, -9.0], [-5.0, -1.0]], [[0.0] * 2] * 2, [[1.0, 0.0]] * 2)
+    value = BestResponseSFT()(batch)
+    assert value.loss.tolist() == [3.0, 5.0]
+    assert value.metrics["logp_mean"].tolist() == [-0.3, -0.5]
+    assert BestResponseSFT(average_logps=True)(batch).loss.tolist() == [0.3, 0.5]
+    value.loss.sum().backward()
+    assert batch.logps.grad.tolist() == [[-1.0, 0.0], [-1.0, 0.0]]
+    assert BestResponseSFT().targets(PreferenceMatrix(np.full((2, 2), 0.5), "none"), (1, 0)).tolist() == [1.0, 0.0]
