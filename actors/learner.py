@@ -15,16 +15,17 @@ none of their state to continue exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors import deepspeed_setup, learner_checkpoint, policy_export
-from actors.failures import Scored, dump_batch, spread
+from actors.failures import dump_batch, spread
+from actors.frozen import FrozenPolicy, evaluating
 from actors.learner_checkpoint import Layout, Progress
+from actors.passes import Found, Passes, Samples
 from actors.policy import load_model
 from raypref import batching, types
 from raypref.config import LearnerConfig, PolicyConfig
@@ -35,19 +36,8 @@ from raypref.losses.base import Loss
 from raypref.schedule import horizon_steps, learning_rate
 
 if TYPE_CHECKING:
-    import torch
 
     from actors.weights import Receiver
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What one rank found in its micro-batches of a global batch."""
-
-    sums: dict[str, torch.Tensor]
-    """Name -> () float64 sum over the rank's examples; ``value`` is the loss."""
-    scored: list[Scored]
-    """What each micro-batch gave, still on the device; looked at when the step is refused."""
 
 
 class LearnerRank:
@@ -63,6 +53,7 @@ class LearnerRank:
         seed: int,
         iterations: int,
         output_dir: Path,
+        coefficient: float = 0.0,
     ) -> None:
         """
         Args:
@@ -70,6 +61,7 @@ class LearnerRank:
             seed: of the run; the same on every rank.
             iterations: of the run, for a schedule that spans it.
             output_dir: of the run; a batch that fails is written below it.
+            coefficient: of the regulariser on fresh samples; 0: there is none.
 
         Raises:
             ConfigError: the settings are known to train wrongly.
@@ -84,6 +76,8 @@ class LearnerRank:
         self._seed = seed
         self._iterations = iterations
         self._failures = Path(output_dir) / "failures"
+        self._coefficient = coefficient
+        self._samples = Samples()
         self._store: Any = None
         self._publisher: Any = None
         self._layout = Layout(world_size, learner.zero_stage)
@@ -114,6 +108,10 @@ class LearnerRank:
         model = load_model(self._policy, device, trainable=True)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
         self._device = device
+        frozen = self._loss.token_kl or self._coefficient > 0
+        self._frozen = FrozenPolicy(self._policy, self._engine, device) if frozen else None
+        seat = {"rank": self._rank, "world_size": self._world_size, "micro_batch_tokens": self._config.micro_batch_tokens}
+        self._passes = Passes(self._engine, self._loss, self._frozen, **seat)
 
     # --- training -------------------------------------------------------------------------------------------------------------------
 
@@ -158,50 +156,19 @@ class LearnerRank:
         torch.manual_seed(int(np.random.SeedSequence([self._seed, self.progress.steps, self._rank]).generate_state(1, np.uint64)[0]))
         tokens = batching.response_tokens(examples)
         denominator = len(examples) if self._loss.reduction == "examples" else tokens
-        found = self._accumulate(examples, denominator)
-        means = {name: value / denominator for name, value in self._over_ranks(found.sums).items()}
+        means, found = self._passes.accumulate(examples, self._samples, denominator)
+        total = means["value"] + self._samples.coefficient * means.get("regulariser", 0.0)
         norm = self._gradient_norm_stage_0()
-        if not np.isfinite([means["value"], norm]).all():
-            self._refuse(examples, found, means["value"])
+        if not np.isfinite([total, norm]).all():
+            self._refuse(examples, found, total)
         self._engine.step()
         if not self._engine.was_step_applied():  # stages 1 to 3 look at the gradient's norm themselves, on all ranks, and stay
-            self._refuse(examples, found, means["value"])
+            self._refuse(examples, found, total)
         if self._config.zero_stage > 0:
             norm = float(self._engine.get_global_grad_norm())
         self.progress.steps += 1
         self.progress.schedule_step += 1
         return {f"loss/{k}": v for k, v in (means | {"grad_norm": norm, "lr": rate, "tokens": float(tokens)}).items()}
-
-    def _accumulate(self, examples: Sequence[types.Example], denominator: int) -> _Pass:
-        """Gradient of the mean over the whole batch, from this rank's micro-batches; DeepSpeed then averages over the ranks."""
-        plan = batching.plan([batching.Size.of(example) for example in examples], self._world_size, self._config.micro_batch_tokens)
-        found = _Pass({}, [])
-        own = plan[self._rank]
-        for position, micro in enumerate(own):
-            self._engine.set_gradient_accumulation_boundary(position == len(own) - 1)
-            chosen = [examples[k] for k in micro.examples]
-            logps, _ = response_logps(self._engine, batching.sequences(chosen))
-            value = self._loss(batching.collate(chosen, logps, self._loss.needs))
-            if value.loss.shape != (len(chosen),):
-                raise ValueError(
-                    f"loss {self._loss.type!r} gave shape {tuple(value.loss.shape)} for {len(chosen)} examples; one value each"
-                )
-            weight = float(micro.counts)
-            self._engine.backward(value.loss.sum() * (weight * self._world_size / denominator))
-            for name, values in {"value": value.loss, **value.metrics}.items():
-                found.sums[name] = found.sums.get(name, 0.0) + weight * values.detach().double().sum()
-            if micro.counts:
-                found.scored.append(Scored(micro.examples, logps.detach().double().sum(-1), value.loss.detach()))
-        return found
-
-    def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """The same sums over all ranks."""
-        import torch
-
-        names = sorted(sums)
-        total = torch.stack([torch.as_tensor(sums[name], dtype=torch.float64, device=self._device) for name in names])
-        torch.distributed.all_reduce(total)
-        return dict(zip(names, total.tolist(), strict=True))
 
     def _gradient_norm_stage_0(self) -> float:
         """Stage 0 checks no gradient and reports no norm; the gradients of all ranks are in place there. 0 for other stages."""
@@ -211,7 +178,7 @@ class LearnerRank:
             return 0.0
         return float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.parameters() if p.grad is not None]))
 
-    def _refuse(self, examples: Sequence[types.Example], found: _Pass, value: float) -> None:
+    def _refuse(self, examples: Sequence[types.Example], found: Found, value: float) -> None:
         """Leave the parameters alone, write the batch down, and stop on all ranks."""
         import torch
 
@@ -229,6 +196,22 @@ class LearnerRank:
             f"The batch of {len(examples)} examples is in {path}; try a lower learner.optimizer.lr, or look at its targets"
         )
 
+    # --- what it is regularised by ---------------------------------------------------------------------------------------------------
+
+    def regularise(self, *rollouts: types.Rollout) -> None:
+        """Evaluate the regulariser on these responses from now on.
+
+        Args:
+            rollouts: of the current policy, or of a recent one; the same on every rank.
+        """
+        pairs = [(rollout.prompt.token_ids, response.token_ids) for rollout in rollouts for response in rollout.responses]
+        self._samples = Samples(tuple(types.Sequence(prompt, response) for prompt, response in pairs), self._coefficient)
+
+    def refresh_reference(self, directory: Path) -> None:
+        """The policy in ``directory`` is pi_ref now; nothing happens on a rank that holds no pi_ref."""
+        if self._frozen is not None:
+            self._frozen.refresh(directory)
+
     # --- log-probs and weights ------------------------------------------------------------------------------------------------------
 
     def probe(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
@@ -237,13 +220,11 @@ class LearnerRank:
 
         sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
         answers: dict[int, np.ndarray] = {}
-        self._engine.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self._engine):
             for micro in batching.plan(sizes, 1, self._config.micro_batch_tokens)[0]:
                 logps, mask = response_logps(self._engine, [sequences[k] for k in micro.examples])
                 rows = zip(micro.examples, logps, mask, strict=True)
                 answers.update({k: row[present].double().cpu().numpy() for k, row, present in rows})
-        self._engine.train()
         return [answers[k] for k in range(len(sequences))]
 
     def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
@@ -270,7 +251,7 @@ class LearnerRank:
         """Write the whole training state."""
         self._engine.save_checkpoint(str(directory), tag=learner_checkpoint.TAG, save_latest=False)
         if self._rank == 0:
-            learner_checkpoint.write(Path(directory), self.progress, self._layout)
+            learner_checkpoint.write(Path(directory), self.progress, self._layout, self._samples.sequences)
 
     def load(self, directory: Path) -> None:
         """Continue exactly from what ``save`` wrote.
@@ -278,7 +259,8 @@ class LearnerRank:
         Raises:
             ConfigError: there is no complete checkpoint, or it is of another number of ranks or another ZeRO stage.
         """
-        self.progress = learner_checkpoint.read(Path(directory), self._layout)
+        self.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
+        self._samples = Samples(sequences, self._coefficient if sequences else 0.0)
         self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
 
     def export(self, directory: Path) -> None:
@@ -292,4 +274,4 @@ class LearnerRank:
         if self._publisher is not None:
             self._publisher.close()
         self._engine.destroy()
-        del self._engine, self._optimizer
+        del self._engine, self._optimizer, self._passes, self._frozen

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from raypref import types
 from raypref.errors import ConfigError
 
 TAG = "state"
@@ -34,13 +38,14 @@ class Layout:
     zero_stage: int
 
 
-def write(directory: Path, progress: Progress, layout: Layout) -> None:
-    """Complete the checkpoint in ``directory``."""
-    (directory / _FILE).write_text(json.dumps({"progress": asdict(progress), "layout": asdict(layout)}, indent=2))
+def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence[types.Sequence] = ()) -> None:
+    """Complete the checkpoint in ``directory``; ``samples`` are those of the regulariser, which later steps go on with."""
+    ids = [[item.prompt_ids.tolist(), item.response_ids.tolist()] for item in samples]
+    (directory / _FILE).write_text(json.dumps({"progress": asdict(progress), "layout": asdict(layout), "samples": ids}))
 
 
-def read(directory: Path, layout: Layout) -> Progress:
-    """Progress of the checkpoint in ``directory``.
+def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.Sequence, ...]]:
+    """Progress and the regulariser's samples of the checkpoint in ``directory``.
 
     Raises:
         ConfigError: there is no complete checkpoint, or it is of another layout.
@@ -56,4 +61,5 @@ def read(directory: Path, layout: Layout) -> Progress:
     ):
         if found != own:
             raise ConfigError(f"{key}: {own}, but the checkpoint {directory} was written with {found}; set {key}={found}")
-    return Progress(**state["progress"])
+    samples = [[np.array(ids, dtype=np.int32) for ids in pair] for pair in state.get("samples", [])]
+    return Progress(**state["progress"]), tuple(types.Sequence(*pair) for pair in samples)

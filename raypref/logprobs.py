@@ -23,9 +23,7 @@ _CHUNK_ELEMENTS = 1 << 24
 def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
     """log p(response token | prompt, earlier response tokens), at temperature 1.
 
-    One forward pass over one batch, padded on the left, so that the responses end together and only the last R + 1 positions reach the
-    model's head. Only ``model(...)`` is called: right under ZeRO-3, under peft, and under ``torch.no_grad``. What padding is around
-    a sequence changes its log-probs by rounding alone.
+    What padding is around a sequence changes its log-probs by rounding alone.
 
     Args:
         model: a causal language model of transformers, bare, wrapped by peft or by DeepSpeed.
@@ -34,6 +32,26 @@ def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tup
     Returns:
         (N, R) float32 log-probs in nats, 0 where there is no token, and the (N, R) bool mask of the tokens. Row n's tokens are its
         last ones, in order: ``logps[n][mask[n]]`` has the length of the response.
+
+    Raises:
+        ValueError: there is no sequence, or one has an empty prompt.
+    """
+    logits, tokens, mask = response_logits(model, sequences)
+    return torch.where(mask, token_logps(logits, tokens), 0.0), mask
+
+
+def response_logits(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits that the response tokens were, or could have been, drawn from.
+
+    One forward pass over one batch, padded on the left, so that the responses end together and only the last R + 1 positions reach the
+    model's head. Only ``model(...)`` is called: right under ZeRO-3, under peft, and under ``torch.no_grad``.
+
+    Args:
+        model: see ``response_logps``.
+        sequences: N prompts with a response each.
+
+    Returns:
+        (N, R, V) logits in the model's dtype, (N, R) int64 tokens and (N, R) bool mask of the tokens.
 
     Raises:
         ValueError: there is no sequence, or one has an empty prompt.
@@ -50,9 +68,7 @@ def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tup
         use_cache=False,
         logits_to_keep=width + 1,
     )
-    tokens = inputs[:, -width:]
-    logps = token_logps(output.logits[:, -width - 1 : -1], tokens)
-    return torch.where(mask, logps, 0.0), mask
+    return output.logits[:, -width - 1 : -1], inputs[:, -width:], mask
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -77,7 +93,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """logits (M, V), tokens (M,) -> (M,) float32."""
-        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_rows(logits))])
+        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(rows_at_once(logits))])
         ctx.save_for_backward(logits, tokens, normaliser)
         return logits.gather(-1, tokens[:, None]).squeeze(-1).float() - normaliser
 
@@ -87,7 +103,7 @@ class _TokenLogps(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, tokens, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = _rows(logits)
+        rows = rows_at_once(logits)
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
             probabilities = (logits[part].float() - normaliser[part, None]).exp_()
@@ -97,16 +113,17 @@ class _TokenLogps(torch.autograd.Function):
         return result, None
 
 
-def _rows(logits: Tensor) -> int:
+def rows_at_once(logits: Tensor) -> int:
+    """How many of the (M, V) logits' rows are held in float32 at a time."""
     return max(1, _CHUNK_ELEMENTS // logits.shape[-1])
 
 
 def _pad_left(sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, int]:
     """(N, T) int64 tokens, (N, T) bool attention mask, and R (at least 1). Padding tokens are 0, a token of every vocabulary."""
     if not sequences:
-        raise ValueError("response_logps: no sequences")
+        raise ValueError("response_logits: no sequences")
     if any(len(sequence.prompt_ids) == 0 for sequence in sequences):
-        raise ValueError("response_logps: an empty prompt leaves nothing to condition the first response token on")
+        raise ValueError("response_logits: an empty prompt leaves nothing to condition the first response token on")
     rows = [np.concatenate([sequence.prompt_ids, sequence.response_ids]) for sequence in sequences]
     width = max(1, *(len(sequence.response_ids) for sequence in sequences))
     total = max(width + 1, *(len(row) for row in rows))
