@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -13,8 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import raypref
-from examples import ultrafeedback
+from examples import rlhflow, ultrafeedback
+from examples.inpo_llama3_8b.preference_model import PairPreferenceModel
 from examples.quickstart import base_policy, grammar, oracle
+from examples.spo_alpacafarm import data as alpacafarm
+from examples.spo_tinystories import rankings
+from examples.srpo_tldr import data as tldr
+from raypref.oracles.base import Question
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "examples").rglob("*.yaml"))
@@ -69,7 +75,23 @@ def test_the_paper_s_settings(recipe: str) -> None:
     assert (schedule.type, schedule.warmup_ratio, schedule.horizon_iterations, schedule.span) == ("linear", 0.1, 18.0, "iteration")
 
 
-@pytest.mark.parametrize("recipe", PAPER_SCALE)
+def test_inpo_s_settings() -> None:
+    """INPO, section 4.1 and appendix B; tau is not given, which makes it a third of eta."""
+    config = raypref.load_config(ROOT / "examples" / "inpo_llama3_8b" / "run.yaml")
+    loss: Any = config.loss
+    assert config.selection is not None
+    assert (config.selection.type, config.rollout.responses, config.loop.iterations) == ("tournament", 8, 3)
+    assert (loss.type, loss.eta, loss.pull, loss.needs) == ("inpo", 0.005, 1 / 3, {"reference", "previous"})
+    schedule = config.learner.schedule
+    assert (schedule.type, schedule.warmup_ratio, config.learner.optimizer.lr, config.learner.global_batch) == ("cosine", 0.03, 5e-7, 128)
+
+
+def test_iterative_dpo_differs_from_inpo_in_the_loss_alone() -> None:
+    inpo, dpo = (raypref.load_config(ROOT / "examples" / name / "run.yaml").model_dump() for name in ("inpo_llama3_8b", "iterative_dpo"))
+    assert {path.partition(".")[0] for path in _differences(inpo, dpo)} == {"name", "output_dir", "loss"}
+
+
+@pytest.mark.parametrize("recipe", [*PAPER_SCALE, "inpo_llama3_8b", "iterative_dpo"])
 def test_the_placement_fills_eight_gpus(recipe: str) -> None:
     placement = raypref.load_config(ROOT / "examples" / recipe / "run.yaml").placement
     engines = placement.rollout.engines * placement.rollout.tensor_parallel
@@ -142,8 +164,6 @@ def test_prompts_are_distinct_and_name_their_subject() -> None:
 
 
 def test_the_prepared_files_share_no_prompt_and_the_model_is_servable(tmp_path: Path) -> None:
-    import json
-
     from transformers import AutoConfig, AutoTokenizer
 
     base_policy.prepare(tmp_path)
@@ -164,3 +184,95 @@ def test_the_prepared_files_share_no_prompt_and_the_model_is_servable(tmp_path: 
     assert longest + 1 <= 48  # run.yaml's rollout.max_tokens: the base policy can finish its answers
     sample = records["demonstrations"][0]["response"]
     assert tokenizer.decode(tokenizer(sample).input_ids) == sample
+
+
+# The data and the oracles of the other recipes.
+
+
+def test_rlhflow_s_chats_are_written_as_chats_and_compared_as_texts() -> None:
+    chat = [{"content": "Hi", "role": "user"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Why?"}]
+    same = [dict(reversed(turn.items())) for turn in chat]
+    assert rlhflow.as_text(chat) == rlhflow.as_text(same)
+    (line,) = rlhflow.records("train", [rlhflow.as_text(chat)])
+    assert json.loads(line) == {"id": "train-00000", "prompt": chat}
+
+
+def test_alpacafarm_s_better_output_is_chosen() -> None:
+    row = {"instruction": "Name a bird.", "input": "", "output_1": "Cat", "output_2": "Owl", "preference": 2}
+    found = alpacafarm.pair(row)
+    assert (found["chosen"], found["rejected"]) == ("Owl", "Cat")
+    assert found["prompt"].endswith("the request.\n\n### Instruction:\nName a bird.\n\n### Response:")
+    assert "### Input:\nred\n" in alpacafarm.prompt_of(row | {"input": "red"})
+    with pytest.raises(ValueError, match="preference 0"):
+        alpacafarm.pair(row | {"preference": 0})
+
+
+def test_tldr_posts_are_put_into_the_paper_s_template() -> None:
+    """A post may hold blank lines of its own."""
+    post = "SUBREDDIT: r/cats\n\nTITLE: My cat\n\nPOST: She sleeps.\n\nAlways.\n\nTL;DR:"
+    found = tldr.pair({"prompt": post, "chosen": "She sleeps.", "rejected": " No "})
+    assert found["prompt"].split("contents of the POST.")[1] == ("\n\nSUBREDDIT: cats\nTITLE: My cat\nPOST: She sleeps.\n\nAlways.\nTL;DR:")
+    assert (found["chosen"], found["rejected"]) == (" She sleeps.", " No")
+    with pytest.raises(ValueError, match="expected 'SUBREDDIT"):
+        tldr.prompt_of({"prompt": "Article: none"})
+
+
+def _answer(*best_first: int) -> str:
+    ordinals = ["1st", "2nd", "3rd", "4th"]
+    places = "".join(
+        f"   {k}. **{ordinal} Place:** Story {story}\n" for k, (ordinal, story) in enumerate(zip(ordinals, best_first, strict=True))
+    )
+    return f"**Conclusion:**\n- **Overall Ranking of the Stories:**\n{places}"
+
+
+def test_rankings_that_both_orders_agree_on_are_kept() -> None:
+    """The ranking b d a c: stories 2 4 1 3. Reversed they are shown as d c b a: stories 3 1 4 2."""
+    story_set = {"id": "s", "prompt": "Once", "responses": ["a", "b", "c", "d"]}
+    answers = {"s/forward": _answer(2, 4, 1, 3), "s/backward": _answer(3, 1, 4, 2)}
+    assert rankings.rankings([story_set], answers) == [
+        {"id": "s", "prompt": "Once", "responses": ["b", "d", "a", "c"], "ranking": [0, 1, 2, 3]}
+    ]
+    assert rankings.rankings([story_set], answers | {"s/backward": _answer(3, 1, 2, 4)}) == []
+    assert rankings.rankings([story_set], {"s/forward": _answer(2, 4, 1, 3)}) == []
+    assert rankings.read_ranking(_answer(2, 4, 1, 1)) is None
+
+
+def test_both_questions_show_all_four_stories() -> None:
+    forward, backward = rankings.questions({"id": "s", "prompt": "Once", "responses": ["tale a", "tale b", "tale c", "tale d"]})
+    assert (forward["id"], backward["id"]) == ("s/forward", "s/backward")
+    assert [forward["question"].index(f"tale {k}") for k in "abcd"] == sorted(forward["question"].index(f"tale {k}") for k in "abcd")
+    assert backward["question"].index("tale d") < backward["question"].index("tale a")
+    assert "{}" not in forward["question"]
+    assert rankings.read_ranking(forward["question"]) is None  # the answer's form in the prompt is no answer
+
+
+def test_the_preference_model_averages_both_orders(tmp_path: Path) -> None:
+    """P(y > y') = (p_A(y, y') + 1 - p_A(y', y)) / 2, p_A the softmax of the last position's two logits, computed here by hand."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tests.tiny_models import make_model
+
+    directory = make_model(tmp_path / "judge", tied=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens(["A", "B"])
+    tokenizer.chat_template = "<s>{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(directory)
+
+    judge = PairPreferenceModel(path=str(directory), device="cpu")
+    (values,) = judge.compare([Question("p", "w1 w2", ("w3 w4", "w5", "w6"), ((0, 1),))])
+
+    def says_a(a: str, b: str) -> float:
+        logits = model(torch.tensor([judge.token_ids("w1 w2", a, b)])).logits[0, -1].double()
+        first, second = logits[tokenizer.convert_tokens_to_ids("A")].item(), logits[tokenizer.convert_tokens_to_ids("B")].item()
+        return 1 / (1 + math.exp(second - first))
+
+    expected = (says_a("w3 w4", "w5") + 1 - says_a("w5", "w3 w4")) / 2
+    assert values[0, 1] == pytest.approx(expected, abs=1e-6)
+    assert values[0, 1] + values[1, 0] == pytest.approx(1.0)
+    assert values[0, 2] == values[1, 2] == 0.5  # not asked, not computed
+    assert tokenizer.bos_token_id not in judge.token_ids("w1 w2", "w3", "w4")

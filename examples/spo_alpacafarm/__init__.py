@@ -1,0 +1,1 @@
+"""SPO on AlpacaFarm's pairs, with the paper's settings."""

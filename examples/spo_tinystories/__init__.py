@@ -1,0 +1,1 @@
+"""SPO on rankings of four TinyStories, with the paper's settings."""
