@@ -36,7 +36,6 @@ from raypref.losses.base import Loss
 from raypref.schedule import horizon_steps, learning_rate
 
 if TYPE_CHECKING:
-
     from actors.weights import Receiver
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.calls import first_cause
 from raypref import types
-from raypref.roles import Checksums
+from raypref.roles import Checksums, Ref
 
 if TYPE_CHECKING:
     from actors.weights import Receiver
@@ -51,6 +51,12 @@ class LearnerGroup:
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         await self._all("begin_iteration", iteration, steps)
+
+    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+        await self._all("regularise", *rollouts)
+
+    async def refresh_reference(self, directory: Path) -> None:
+        await self._all("refresh_reference", directory)
 
     async def publish(self, version: int) -> Checksums:
         return (await self._all("publish", version))[0]

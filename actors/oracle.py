@@ -36,9 +36,9 @@ class OracleActor:
         self._judge.load()
         self._journal = Journal(Path(journal_dir), name)
 
-    def judge(self, rollout: Rollout) -> tuple[Verdict, tuple[Example, ...]]:
+    def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
         """Judge a group and put it on disk. Called with ``num_returns=2``: the examples stay in the object store."""
-        judged = self._judge.judge(rollout)
+        judged = self._judge.judge(rollout, partner)
         self._journal.append(rollout, judged)
         return judged.verdict, judged.examples
 
@@ -65,10 +65,10 @@ class OracleGroup:
         self._timeout_s = timeout_s
         self._in_flight = dict.fromkeys(self._handles, 0)
 
-    async def judge(self, rollout: Any) -> tuple[Verdict, Any]:
+    async def judge(self, rollout: Any, partner: Any = None) -> tuple[Verdict, Any]:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
         name = self._least_busy()
-        verdict, examples = self._handles[name].judge.options(num_returns=2).remote(rollout)
+        verdict, examples = self._handles[name].judge.options(num_returns=2).remote(rollout, partner)
         return await self._wait(name, verdict, "judge"), examples
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:

@@ -1,13 +1,15 @@
 """Frozen log-probs under pi_ref and pi_t, each in a slot of its own, and the driver's side of the replicas.
 
 pi_ref is the policy as its directory holds it, without an adapter. pi_t arrives by the engines' transport: vLLM's receiving half loads
-into a transformers model in place of an engine's. Either slot is absent when the loss does not need it.
+into a transformers model in place of an engine's. Either slot is absent when the loss does not need it. Weights of a version below 0
+(a regulariser's) pass by: they are received, for a transfer may need every receiver, and discarded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +48,7 @@ class ReferenceModel:
             ConfigError: the policy cannot be loaded.
         """
         place = torch.device(device, 0) if device == "cuda" else torch.device(device)
+        self._policy, self._place = policy, place
         self._micro_batch_tokens = micro_batch_tokens
         self._reference = load_model(policy, place) if "reference" in needs else None
         self._previous = _Received(load_model(policy, place), place, transport) if "previous" in needs else None
@@ -71,6 +74,12 @@ class ReferenceModel:
         """``score`` with two return values: the first tells that it is done to who leaves the second where it is."""
         return None, self.score(examples)
 
+    def refresh(self, directory: Path) -> None:
+        """The policy in ``directory`` is pi_ref from now on; nothing happens without that slot."""
+        if self._reference is not None:
+            self._reference = None  # never two of them in memory
+            self._reference = load_model(self._policy.model_copy(update={"path": str(directory)}), self._place)
+
     def probe(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float64]] | None:
         """Per-token log-probs (T_s,) under pi_t; None without that slot."""
         return None if self._previous is None else self._per_token(self._previous.model, sequences)
@@ -83,8 +92,8 @@ class ReferenceModel:
         engine = self._slot().engine
         engine.init_transfer_engine(engine.parse_init_info(request.init_info))
 
-    def start_weight_update(self) -> None:
-        self._slot().begin()
+    def start_weight_update(self, version: int = 0) -> None:
+        self._slot().begin(keep=version >= 0)
 
     def update_weights(self, request: Any) -> None:
         self._slot().engine.update_weights(request.update_info)
@@ -94,7 +103,8 @@ class ReferenceModel:
         self._slot().finish()
 
     def update_weight_version(self, new_version: str) -> None:
-        self._slot().version = int(new_version)
+        if int(new_version) >= 0:
+            self._slot().version = int(new_version)
 
     def shutdown(self) -> None:
         """Leave the transport."""
@@ -144,8 +154,10 @@ class _Received:
         alone = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_index=0, world_size=1, rank=0), model_config=None)
         self.engine = WeightTransferEngineFactory.create_engine(WeightTransferConfig(backend=transport), alone, device, self._target)
 
-    def begin(self) -> None:
-        self.version = None
+    def begin(self, *, keep: bool) -> None:
+        if keep:
+            self.version = None
+        self._target.keeps = keep
         self._target.arrived.clear()
         self.weights.begin()
         self.engine.start_weight_update()
@@ -170,13 +182,16 @@ class _Target(nn.Module):
         super().__init__()
         self._own = dict(model.named_parameters())  # no submodule: vLLM must not see them
         self.arrived: set[str] = set()
+        self.keeps = True
+        """Whether what arrives replaces the model's own weights, or is discarded."""
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         for name, tensor in weights:
             if name not in self._own or self._own[name].shape != tensor.shape:
                 raise SyncError(f"sync: {name} {tuple(tensor.shape)} is no parameter of the reference model")
-            self._own[name].copy_(tensor)
+            if self.keeps:
+                self._own[name].copy_(tensor)
             self.arrived.add(name)
 
     def check_complete(self) -> None:
@@ -213,6 +228,9 @@ class ReferenceGroup:
         finally:
             replica.load -= 1
         return scored
+
+    async def refresh(self, directory: Path) -> None:
+        await self._ask("refresh", directory)
 
     async def probe(self, sequences: Sequence[Tokens]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         return await self._ask("probe", list(sequences))

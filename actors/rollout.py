@@ -99,8 +99,8 @@ class RolloutActor:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._engine.init_weight_transfer_engine(request)
 
-    def start_weight_update(self) -> None:
-        """Begin a weight update; from here to ``update_weight_version`` requests are refused.
+    def start_weight_update(self, version: int = 0) -> None:
+        """Begin a weight update; from here to ``update_weight_version`` requests are refused. An engine takes every ``version``.
 
         Raises:
             SyncError: requests are unanswered, or an earlier update went wrong.

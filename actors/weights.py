@@ -109,7 +109,8 @@ class ControlPlane:
         self._wait([r.handle.init_weight_transfer_engine.remote(q) for r, q in zip(self._receivers, requests, strict=True)])
 
     def start_weight_update(self) -> None:
-        self._call(lambda handle: handle.start_weight_update.remote())
+        """Unlike vLLM's own call this one says which version comes: one below 0 is not for the references to keep."""
+        self._call(lambda handle: handle.start_weight_update.remote(self.version))
 
     def update_weights(self, update_info: Any) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

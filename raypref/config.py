@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
+from raypref.anchors import ReferenceConfig, RegulariserConfig
+from raypref.data_config import DataConfig
 from raypref.errors import ConfigError
 from raypref.losses.base import Loss, losses
 from raypref.oracles.base import Oracle, oracles
@@ -49,33 +51,6 @@ class PolicyConfig(Section):
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
-
-
-class DataConfig(Section):
-    """What the policy is trained on."""
-
-    type: Literal["prompts", "demonstrations"] = "prompts"
-    """``prompts``: the policy answers them; ``demonstrations``: given answers (supervised fine-tuning)."""
-    path: str | None = None
-    """A JSONL or Parquet file, a directory of them, or the name of a ``datasets`` data set. None: passed as objects to ``run``."""
-    split: str = "train"
-    """Split of a hub data set."""
-    prompt_field: str = "prompt"
-    """Field with the prompt: text, or a list of chat messages."""
-    response_field: str = "response"
-    """Field with the answer (demonstrations)."""
-    id_field: str = "id"
-    """Field that names a record; without it the record's number does."""
-    chat_template: bool = True
-    """Apply the tokenizer's chat template. Off for models that continue plain text."""
-    overlong: Literal["drop", "refuse"] = "drop"
-    """A prompt that leaves no room for ``rollout.max_tokens``: leave it out and count it, or stop before anything starts."""
-    shuffle: bool = True
-    """Shuffle once with ``run.seed``; iterations then take consecutive, disjoint parts."""
-    held_out: str | None = None
-    """Prompts for evaluation, never trained on: a file like ``path``. None: ``held_out_prompts`` are set apart from the end of ``path``."""
-    held_out_prompts: Annotated[int, Field(ge=0)] = 0
-    """How many prompts evaluation uses; 0: none, or all of ``held_out`` where that is given."""
 
 
 class LoopConfig(Section):
@@ -228,6 +203,9 @@ class EvaluationConfig(Section):
     """Responses a prompt and policy."""
     every: Annotated[int, Field(ge=0)] = 1
     """Evaluate after every so many iterations; 0 never."""
+    revisions: Annotated[int, Field(ge=0)] = 0
+    """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
+    needs ``data.template``."""
     bootstrap_resamples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
@@ -253,6 +231,8 @@ class RunConfig(Section):
     oracle: Annotated[SerializeAsAny[Oracle] | None, BeforeValidator(lambda v: None if v is None else oracles.build(v))] = None
     selection: Annotated[SerializeAsAny[Selection] | None, BeforeValidator(lambda v: None if v is None else selections.build(v))] = None
     loss: Annotated[SerializeAsAny[Loss], BeforeValidator(losses.build)]
+    reference: ReferenceConfig = ReferenceConfig()
+    regulariser: RegulariserConfig = RegulariserConfig()
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
     placement: PlacementConfig = PlacementConfig()

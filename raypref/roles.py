@@ -51,6 +51,10 @@ class ReferenceRole(WeightReceiver, Protocol):
         """Reference to the same tuple of ``Example`` with the log-probs that the loss needs filled in."""
         ...
 
+    async def refresh(self, directory: Path) -> None:
+        """The policy that the learner exported to ``directory`` is pi_ref from now on."""
+        ...
+
     async def probe(self, sequences: Sequence[types.Sequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         """Per-token log-probs (T_s,) under each replica's copy of pi_t, by replica name; empty without that slot."""
         ...
@@ -59,8 +63,13 @@ class ReferenceRole(WeightReceiver, Protocol):
 class OracleRole(Protocol):
     """Judges that turn a rollout into training examples: preferences, selection, targets."""
 
-    async def judge(self, rollout: Ref) -> tuple[types.Verdict, Ref]:
-        """Verdict on the group, and a reference to its tuple of ``Example``."""
+    async def judge(self, rollout: Ref, partner: Ref | None = None) -> tuple[types.Verdict, Ref]:
+        """Verdict on the group, and a reference to its tuple of ``Example``.
+
+        Args:
+            rollout: reference to the ``Rollout`` that is judged.
+            partner: another prompt's, where the loss wants mismatched sequences (``Loss.mismatched``).
+        """
         ...
 
     async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
@@ -86,8 +95,19 @@ class LearnerRole(Protocol):
         """Tell the learner that pi_t is now the current policy, and how many steps the iteration will have at most."""
         ...
 
+    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+        """Evaluate the regulariser on these responses, references to ``Rollout``, from the next step on (``regulariser`` section)."""
+        ...
+
+    async def refresh_reference(self, directory: Path) -> None:
+        """The policy that ``export`` wrote to ``directory`` is pi_ref from now on."""
+        ...
+
     async def publish(self, version: int) -> Checksums:
-        """Put the weights into every receiver as ``version``; checksums of what was sent."""
+        """Put the weights into every receiver as ``version``; checksums of what was sent.
+
+        A version below 0 is not pi_t: engines hold it, references receive and discard it (see ``raypref.fresh``).
+        """
         ...
 
     async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[NDArray[np.float64]]:
