@@ -116,7 +116,7 @@ def population_improve(r: Tensor, p: Tensor, beta: float) -> Tensor:
         beta: above 0.
     """
     shown_loser, shown_winner = improvement_margins(r)
-    return 0.5 * ((p - 0.5 - beta * shown_loser).square() + (0.5 - p + beta * shown_winner).square())
+    return 0.5 * ((p - 0.5 - beta * shown_loser).square() + (p - 0.5 - beta * shown_winner).square())
 
 
 def population_joint(r: Tensor, p: Tensor, beta: float) -> Tensor:
