@@ -14,7 +14,7 @@ Paths = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 COLOURS = ("#d55e00", "#7f7f7f", "#0072b2")
 """Of y_0, y_1, y_2; told apart by the colour-blind too."""
-WIDTH, HEIGHT, GAP, LEFT, TOP = 270, 190, 50, 70, 60
+WIDTH, HEIGHT, GAP, LEFT, TOP = 270, 190, 80, 50, 60
 """Of one panel, between panels, and of the margins, in pixels."""
 POINTS = 200
 """Of a line."""
@@ -49,7 +49,7 @@ def _panel(left: int, top: int, title: str, path: NDArray[np.float64]) -> list[s
         f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="black"/>',
         _text(left + WIDTH / 2, top - 8, title, "middle"),
         _text(left, bottom + 16, "0", "middle"),
-        _text(right, bottom + 16, f"{steps} steps", "middle"),
+        _text(right, bottom + 16, f"{steps} steps", "end"),
     ]
     parts += [_text(left - 6, bottom - share * HEIGHT + 4, f"{share:g}", "end") for share in (0.0, 0.5, 1.0)]
     shown = np.unique(np.linspace(0, steps, POINTS).astype(int))

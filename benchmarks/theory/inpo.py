@@ -118,7 +118,8 @@ def last_iterates() -> Iterator[Claim]:
             where = f"tau={tau:g}, {name}"
             ratios = divergences / inpo_kl_bound(B, tau, np.arange(1, T + 1))
             yield Claim(f"inpo/KL(Nash, last policy) over its bound, largest over T = 1 ... {T}/{where}", float(ratios.max()), 1.0)
-            steps = divergences[1:] / inpo_recursion_bound(divergences[:-1], B, tau, inpo_rate(tau, np.arange(1.0, T)))
+            rates = np.array([inpo_rate(tau, t) for t in range(1, T)])
+            steps = divergences[1:] / inpo_recursion_bound(divergences[:-1], B, tau, rates)
             yield Claim(f"inpo/KL(Nash, policy) after a step over its bound, largest over T = 1 ... {T}/{where}", float(steps.max()), 1.0)
             yield Claim(f"inpo/log-log slope of KL(Nash, last policy) over T/{where}", slope(TAIL, [divergences[t - 1] for t in TAIL]))
 

@@ -41,12 +41,12 @@ def data(spo: Loss, behaviour: Policy) -> Population:
 
 
 def worst_distance(alpha: float, **settings: Any) -> float:
-    """Largest total variation from softmax(r / alpha), over two behaviour policies and three starts each."""
+    """Largest total variation from softmax(r / alpha), over two behaviour policies and two starts each."""
     spo, n = loss("spo", alpha=alpha, **settings), len(REWARDS)
     found = []
     for behaviour in (uniform(n), interior_policies(n, count=1, seed=7)[0]):
         task = Task(spo, data(spo, behaviour))
-        found += [stationary_policy(task.objective, start) for start in interior_policies(n, count=3)]
+        found += [stationary_policy(task.objective, start) for start in interior_policies(n, count=2)]
     return max(total_variation(policy, spo_policy(REWARDS, alpha)) for policy in found)
 
 

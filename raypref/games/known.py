@@ -85,7 +85,7 @@ def three_arms() -> Game:
 
 
 def bradley_terry(rewards: Sequence[float]) -> Game:
-    """P[i, j] = sigmoid(r_i - r_j); the best arm is Nash (several best: any mixture of them; here the even one).
+    """P[i, j] = sigmoid(r_i - r_j) = 1/2 + tanh((r_i - r_j)/2)/2; the best arm is Nash (several best: any mixture of them; here the even one).
 
     Source: SPO (2).
 
@@ -94,7 +94,7 @@ def bradley_terry(rewards: Sequence[float]) -> Game:
     """
     r = np.asarray(rewards, dtype=np.float64)
     best = r == r.max()
-    return Game(1.0 / (1.0 + np.exp(r[None, :] - r[:, None])), best / best.sum())
+    return Game(0.5 + np.tanh((r[:, None] - r[None, :]) / 2.0) / 2.0, best / best.sum())
 
 
 def plackett_luce(rewards: NDArray[np.float64]) -> list[tuple[tuple[int, ...], float]]:

@@ -6,15 +6,12 @@ n arms; P[i, j] = P(arm i > arm j); P(y > pi) = (P pi)_y. eta is each paper's ow
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref.games.policies import Policy, log_mean_exp, softmax
 from raypref.preferences import Matrix
-
-Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 def sppo_log_partition(preference: Matrix, policy: Policy, eta: float) -> float:
@@ -68,7 +65,7 @@ def inpo_step(preference: Matrix, policy: Policy, reference: Policy, eta: float,
     return softmax(preference @ policy / eta + share * np.log(reference) + (1.0 - share) * np.log(policy))
 
 
-def inpo_rate(tau: float, t: Number) -> Number:
+def inpo_rate(tau: float, t: int) -> float:
     """eta_t = tau (t + 2) / 2, t from 1.
 
     Source: INPO Theorem 4.
@@ -95,7 +92,7 @@ def inpo_iterates(preference: Matrix, reference: Policy, tau: float, T: int, eta
     iterates = np.empty((T, len(reference)))
     iterates[0] = reference
     for t in range(1, T):
-        rate = inpo_rate(tau, float(t)) if eta is None else eta
+        rate = inpo_rate(tau, t) if eta is None else eta
         iterates[t] = inpo_step(preference, iterates[t - 1], reference, rate, tau)
     return iterates
 

@@ -148,8 +148,8 @@ def _derivatives(objective: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
     (g,) = torch.autograd.grad(objective(point), point, create_graph=True)
     if not g.requires_grad:  # a loss linear in the log-ratios
         return g, torch.zeros(g.numel(), g.numel(), dtype=g.dtype)
-    rows = [torch.autograd.grad(entry, point, retain_graph=True)[0].flatten() for entry in g.flatten()]
-    H = torch.stack(rows)
+    (H,) = torch.autograd.grad(g.flatten(), point, torch.eye(g.numel(), dtype=g.dtype), is_grads_batched=True)
+    H = H.flatten(start_dim=1)
     return g.detach(), (H + H.T) / 2.0
 
 
