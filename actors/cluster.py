@@ -76,7 +76,7 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     if device == "cpu":
         cores = os.cpu_count() or 1
         counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
-    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING, **counted)
+    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **counted)
 
 
 def _own_packages() -> list[ModuleType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,7 @@ def train(
 
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
+    logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s")
     try:
         app()
     except RayprefError as error:

@@ -7,6 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
+OUTSIDE = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+    "RAY_AUTH_MODE": "disabled",
+    "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+}
+"""A shell with the virtual environment active: without what keeps tests from joining a cluster, and whatever token its user may have."""
 
 
 def free_port() -> int:
@@ -26,15 +34,32 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def dashboard() -> Iterator[str]:
     """A head node of its own, on ports of its own; yields the address that jobs are submitted to."""
     port = free_port()
-    # A short path: Ray puts Unix sockets there, whose names must not exceed 107 bytes.
-    folder = tmp_path_factory.getbasetemp().parent / "rj"
-    head = [RAY, "start", "--head", "--num-cpus=4", "--num-gpus=3", f"--port={free_port()}", f"--dashboard-port={port}"]
-    subprocess.run([*head, f"--temp-dir={folder}", "--disable-usage-stats"], check=True, capture_output=True)
-    yield f"http://127.0.0.1:{port}"
-    subprocess.run([RAY, "stop"], check=True, capture_output=True)
+    head = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", f"--port={free_port()}", f"--dashboard-port={port}"]
+    # A folder with a short name: Ray makes Unix sockets there, whose paths must not exceed 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        node = subprocess.Popen([*head, f"--temp-dir={folder}", "--disable-usage-stats"], env=OUTSIDE, stdout=subprocess.DEVNULL)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(f"{address}/api/version")
+            yield address
+        finally:
+            node.terminate()
+            node.wait(timeout=60)
+
+
+def wait_for(url: str, timeout_s: float = 120.0) -> None:
+    """Until the job server answers."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{url} does not answer")
 
 
 def test_job_runs_from_the_working_directory(dashboard: str, tied_model: Path, tmp_path: Path) -> None:
@@ -54,9 +79,7 @@ def test_job_runs_from_the_working_directory(dashboard: str, tied_model: Path, t
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "-m", "raypref", "train"]
-    outside = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment = {**outside, "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([*command, tmp_path / "run.yaml"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, tmp_path / "run.yaml"], cwd=ROOT, env=OUTSIDE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held-out win rates" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
