@@ -1,0 +1,1 @@
+"""One module a question. ``python -m benchmarks NAME`` runs one, ``python -m benchmarks all`` every one; each prints JSON lines."""
