@@ -1,1 +1,1 @@
-"""One module a question. ``python -m benchmarks NAME`` runs one, ``python -m benchmarks all`` every one; each prints JSON lines."""
+"""One module a question; ``python -m benchmarks NAME`` asks it. Each prints JSON lines, its result last."""

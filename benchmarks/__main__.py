@@ -1,32 +1,31 @@
-"""``python -m benchmarks NAME [arguments]`` or ``python -m benchmarks all``.
-
-A benchmark is a module of this package with ``run(arguments) -> Iterator[dict]``: each dict is printed as one JSON line as soon as it is there.
-"""
+"""``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder; ``python -m benchmarks all`` runs every one."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import sys
+from collections.abc import Sequence
 
 import benchmarks
 
 
 def names() -> list[str]:
-    """The modules of the package that can be run."""
-    modules = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")]
-    return [name for name in modules if hasattr(importlib.import_module(f"benchmarks.{name}"), "run")]
+    """The modules that can be asked for: those with a ``main``."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
+    return [name for name in modules if hasattr(importlib.import_module(f"benchmarks.{name}"), "main")]
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: the first that is not 0 of what the modules' ``main`` return; 2 where there is no such module."""
     known = names()
     if not arguments or arguments[0] not in (*known, "all"):
-        sys.exit(f"usage: python -m benchmarks NAME, where NAME is all or one of: {', '.join(known)}")
-    for name in known if arguments[0] == "all" else arguments[:1]:
-        for line in importlib.import_module(f"benchmarks.{name}").run(arguments[1:]):
-            print(json.dumps(line), flush=True)
+        print(f"usage: python -m benchmarks {{{','.join((*known, 'all'))}}} ...", file=sys.stderr)
+        return 2
+    chosen = known if arguments[0] == "all" else arguments[:1]
+    statuses = [importlib.import_module(f"benchmarks.{name}").main(arguments[1:]) for name in chosen]
+    return next((status for status in statuses if status), 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main(sys.argv[1:]))

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from benchmarks.figure import Figure
 from raypref.config import RunConfig
@@ -26,7 +25,7 @@ GROUPS_IN_FLIGHT = 16
 """For each engine."""
 
 
-def run(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def main(arguments: Sequence[str]) -> int:
     costs: dict[int, list[float]] = {engines: [] for engines in ENGINES}
     for _ in range(SAMPLES):
         for engines in ENGINES:
@@ -34,7 +33,8 @@ def run(arguments: list[str]) -> Iterator[dict[str, Any]]:
     one = median(costs[1])
     for engines in ENGINES[1:]:
         unit = f"CPU of a group with 1 engine ({one * 1e6:.0f} us) over that with {engines}"
-        yield Figure(f"driver_{engines}_engines", one / median(costs[engines]), 0.8, unit, SAMPLES).line()
+        Figure(f"driver_{engines}_engines", one / median(costs[engines]), 0.8, unit, SAMPLES).show()
+    return 0
 
 
 def cpu_s_per_group(engines: int) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +19,6 @@ class Figure:
     samples: int
     """On each side."""
 
-    def line(self) -> dict[str, Any]:
-        return asdict(self) | {"ratio": round(self.ratio, 3)}
+    def show(self) -> None:
+        """Print it as one JSON line."""
+        print(json.dumps(asdict(self) | {"ratio": round(self.ratio, 3)}), flush=True)

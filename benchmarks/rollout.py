@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ TOKENS = 48
 SAMPLES = 5
 
 
-def run(arguments: list[str]) -> Iterator[dict[str, Any]]:
+def main(arguments: Sequence[str]) -> int:
     import ray
 
     from examples.quickstart.base_policy import prepare
@@ -37,7 +37,8 @@ def run(arguments: list[str]) -> Iterator[dict[str, Any]]:
         finally:
             ray.shutdown()
     unit = f"tokens a second ({ours:.0f}) over those of bare vLLM ({bare:.0f})"
-    yield Figure("rollout", ours / bare, 0.97, unit, SAMPLES).line()
+    Figure("rollout", ours / bare, 0.97, unit, SAMPLES).show()
+    return 0
 
 
 class Bare:
