@@ -79,6 +79,7 @@ class Publisher:
             Exception: a receiver's own error, or ray.exceptions.GetTimeoutError. The receivers are not to be used any more then.
         """
         self._client.version = version
+        _finish_pending_work()
         self._engine.send_weights()
         return self._source.checksums()
 
@@ -127,6 +128,14 @@ class ControlPlane:
 
     def _wait(self, answers: list[Any]) -> None:
         ray.get(answers, timeout=self._timeout_s)
+
+
+def _finish_pending_work() -> None:
+    """Wait for the optimiser's kernels: vLLM packs on streams of its own, which do not wait for the one that they run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def rank_offsets(receivers: Sequence[Receiver]) -> list[int]:

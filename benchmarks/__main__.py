@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder; ``python -m benchmarks all`` runs every one."""
+"""``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder; ``all`` in its place runs every one."""
 
 from __future__ import annotations
 

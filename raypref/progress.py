@@ -12,6 +12,9 @@ from raypref.types import Verdict
 class Callback:
     """Override what you want to hear of. Called from the driver, between two awaits: be quick."""
 
+    def on_iteration(self, iteration: int) -> None:
+        """An iteration begins; the first is 0."""
+
     def on_group(self, verdict: Verdict) -> None:
         """A prompt's responses were sampled and judged."""
 
@@ -44,6 +47,10 @@ class ProgressLine(Callback):
         if self._live is not None:
             self._live.start()
 
+    def on_iteration(self, iteration: int) -> None:
+        self._iteration = iteration
+        self._first_group, self._tokens = None, 0
+
     def on_group(self, verdict: Verdict) -> None:
         self._last_group = time.monotonic()
         if self._first_group is None:
@@ -60,8 +67,6 @@ class ProgressLine(Callback):
     def on_evaluation(self, result: Mapping[str, Any]) -> None:
         self._win_rate = result["base"]["win_rate"]
         self._show(force=True)
-        self._iteration = result["iteration"]
-        self._first_group, self._tokens = None, 0
 
     def on_end(self) -> None:
         if self._live is not None:
@@ -71,7 +76,7 @@ class ProgressLine(Callback):
         """``iteration 1/3  step 12  groups 240  5100 tokens/s  loss 0.83  win rate 0.61``"""
         sampling_s = self._last_group - self._first_group if self._first_group is not None else 0.0
         parts = [
-            f"iteration {min(self._iteration + 1, self._iterations)}/{self._iterations}",
+            f"iteration {self._iteration + 1}/{self._iterations}",
             f"step {self._step}",
             f"groups {self._groups}",
             f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.1 and self._tokens else "",
