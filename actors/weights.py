@@ -59,10 +59,9 @@ class Publisher:
             raise ValueError("a publisher without receivers")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} learner ranks")
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-
         import actors.transport_shm  # noqa: F401  registers the transport
         from actors.weight_source import RecordingSource
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
         self._client = ControlPlane(receivers, timeout_s)
         self._source = RecordingSource(source, active=rank == 0)
@@ -155,9 +154,9 @@ def _init_info(backend: str, rank: int, source: WeightSource, receivers: Sequenc
 
         return ShmTrainerInitInfo(rank=rank)
     if backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from actors.transport_ipc import StagedIPCInitInfo
 
-        return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=_buffer_bytes(source))
+        return StagedIPCInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=_buffer_bytes(source))
     if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port
