@@ -59,9 +59,10 @@ class Publisher:
             raise ValueError("a publisher without receivers")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} learner ranks")
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+
         import actors.transport_shm  # noqa: F401  registers the transport
         from actors.weight_source import RecordingSource
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
         self._client = ControlPlane(receivers, timeout_s)
         self._source = RecordingSource(source, active=rank == 0)
