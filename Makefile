@@ -6,7 +6,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test test-all lint format clean
+.PHONY: setup quickstart test test-all bench lint format clean
 
 setup: $(READY)
 
@@ -23,6 +23,9 @@ test: $(READY)
 
 test-all: $(READY)
 	@$(BIN)/python -m pytest
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks all
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -13,6 +13,10 @@ _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broke
 """In a message: a collective failed, because of what happened on another rank."""
 
 
+IN_FLIGHT = 2
+"""Calls that a replica is given at a time: one at work, one waiting, so that it never idles and a time-out is of work, not of a queue."""
+
+
 async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], timeout_s: float) -> list[Any]:
     """Results of remote calls that depend on each other.
 

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -76,7 +76,7 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     if device == "cpu":
         cores = os.cpu_count() or 1
         counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
-    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING, **counted)
+    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **counted)
 
 
 def _own_packages() -> list[ModuleType]:
@@ -86,15 +86,14 @@ def _own_packages() -> list[ModuleType]:
     return [raypref, actors]
 
 
-def ship(objects: Iterable[Any]) -> None:
-    """Make the caller's own functions and classes reach every node, with the modules that define them.
+def ship_own_modules() -> None:
+    """Make the caller's own functions and classes reach every node, with the modules that they use.
 
-    What ``__main__`` defines travels by value anyway. A module that is neither installed nor part of raypref exists on the driver's machine
-    alone, so it travels by value, too.
+    What ``__main__`` defines travels by value anyway. A module that is neither installed nor part of raypref may exist on the driver's
+    machine alone, so what is pickled of it travels by value, too.
     """
-    for value in objects:
-        module = inspect.getmodule(value if inspect.isroutine(value) or inspect.isclass(value) else type(value))
-        if module is not None and not _on_every_node(module):
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and not _on_every_node(module):
             ray.cloudpickle.register_pickle_by_value(module)
 
 
@@ -102,5 +101,5 @@ def _on_every_node(module: ModuleType) -> bool:
     if module.__name__ == "__main__" or module.__name__.split(".")[0] in {"raypref", "actors"} | sys.stdlib_module_names:
         return True
     source = getattr(module, "__file__", None)
-    installed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")]
     return source is None or any(Path(source).is_relative_to(folder) for folder in installed)

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,20 @@ from raypref.errors import ConfigError, PlacementError, RayprefError
 logger = logging.getLogger(__name__)
 
 
-def reserve(plan: Plan, timeout_s: float, may_grow: bool) -> PlacementGroup:
+def reserve(plan: Plan, timeout_s: float, may_grow: bool, strategy: str = "PACK") -> PlacementGroup:
     """Reserve every bundle of the plan, or none.
 
     Args:
         timeout_s: how long to wait for nodes or other jobs.
         may_grow: whether the cluster may get more nodes; one that cannot is refused at once when it is too small.
+        strategy: of the placement group: PACK takes few nodes, STRICT_PACK one.
 
     Raises:
         PlacementError: with the arithmetic.
     """
     if not may_grow and (reason := cannot_fit(plan, _nodes())):
         raise PlacementError(f"placement: this cluster can never hold the run\n{reason}")
-    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK", name="raypref")
+    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=strategy, name="raypref")
     if not group.wait(timeout_s):
         remove_placement_group(group)
         reason = cannot_fit(plan, _nodes()) or f"needed: {plan.arithmetic()}\nfree now: {_free()}; the rest is held by other jobs"
@@ -60,32 +61,46 @@ def check_nodes(group: PlacementGroup, output_dir: Path, version: str, timeout_s
     locations = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
     for node_id in sorted(set(locations)):
         strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-        probe = ray.remote(_probe).options(num_cpus=0, scheduling_strategy=strategy)
+        probe = ray.remote(_make_probe()).options(num_cpus=0, scheduling_strategy=strategy)
         name = f".probe-{node_id}"
         found = ray.get(probe.remote(str(output_dir / name), version), timeout=timeout_s)
         if found:
             raise ConfigError(f"node {node_id}: {found}")
-        if not (output_dir / name).exists():
+        if not _appears(output_dir / name):
             raise ConfigError(
                 f"output_dir: {output_dir} on node {node_id} is not the directory that the driver sees; give a path that all nodes share"
             )
         (output_dir / name).unlink()
 
 
-def _probe(path: str, version: str) -> str | None:
-    """Runs on each node; what is wrong there, or None."""
-    try:
-        import raypref
-    except ImportError as error:
-        return f"cannot import raypref ({error}); install it on every node, or start the run with `ray job submit --working-dir`"
-    if raypref.__version__ != version:
-        return f"raypref {raypref.__version__} is installed, the driver runs {version}; install the same version everywhere"
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).touch()
-    except OSError as error:
-        return f"output_dir cannot be written: {error}"
-    return None
+def _make_probe() -> Callable[[str, str], str | None]:
+    """What runs on each node: what is wrong there, or None. An inner function, since those travel by value: the node may lack raypref."""
+
+    def probe(path: str, version: str) -> str | None:
+        from pathlib import Path
+
+        try:
+            import raypref
+        except ImportError as error:
+            return f"cannot import raypref ({error}); install it on every node, or start the run with `ray job submit --working-dir`"
+        if raypref.__version__ != version:
+            return f"raypref {raypref.__version__} is installed, the driver runs {version}; install the same version everywhere"
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+        except OSError as error:
+            return f"output_dir cannot be written: {error}"
+        return None
+
+    return probe
+
+
+def _appears(path: Path, timeout_s: float = 10.0) -> bool:
+    """Whether a file that another node made is seen here; a network file system may take seconds to show it."""
+    deadline = time.monotonic() + timeout_s
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return path.exists()
 
 
 def start(
@@ -174,7 +189,7 @@ def ready(handles: Mapping[str, Any], timeout_s: float) -> None:
         del waiting[done[0]]
 
 
-def gpus_of(handles: Sequence[Any], timeout_s: float = 60.0) -> list[str]:
+def gpus_of(handles: Sequence[Any], timeout_s: float) -> list[str]:
     """The GPUs that Ray gave to actors, for the guests that share them."""
     ids: list[list[str]] = ray.get([handle.gpu_ids.remote() for handle in handles], timeout=timeout_s)
     return [gpu for own in ids for gpu in own]

@@ -241,8 +241,8 @@ class LearnerRank:
         self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
 
     def publish(self, version: int) -> dict[str, int]:
-        """Put the weights into every receiver as ``version``; on the rank that sends, checksums of what was sent."""
-        return self._publisher.publish(version)
+        """Put the weights into every receiver, if there is any, as ``version``; on the rank that sends, checksums of what was sent."""
+        return {} if self._publisher is None else self._publisher.publish(version)
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.calls import first_cause
+from actors.calls import IN_FLIGHT, first_cause
 from raypref.config import RolloutConfig
 from raypref.journal import Journal
 from raypref.judging import Judge
@@ -59,36 +60,42 @@ class OracleGroup:
         """
         Args:
             handles: name -> actor handle of an ``OracleActor``.
-            timeout_s: longest wait for one call, its time in the replica's queue included.
+            timeout_s: longest wait for one call, from when the replica is given it.
         """
         self._handles = dict(handles)
         self._timeout_s = timeout_s
-        self._in_flight = dict.fromkeys(self._handles, 0)
+        self._load = dict.fromkeys(self._handles, 0)
+        """Calls given or waiting to be."""
+        self._turns = {name: asyncio.Semaphore(IN_FLIGHT) for name in self._handles}
 
     async def judge(self, rollout: Any, partner: Any = None) -> tuple[Verdict, Any]:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
-        name = self._least_busy()
-        verdict, examples = self._handles[name].judge.options(num_returns=2).remote(rollout, partner)
-        return await self._wait(name, verdict, "judge"), examples
+        async with self._turn() as (name, handle):
+            verdict, examples = handle.judge.options(num_returns=2).remote(rollout, partner)
+            return await self._wait(name, verdict, "judge"), examples
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:
         """Two policies' rollouts on the same held-out prompt, against each other."""
-        name = self._least_busy()
-        found: Comparison = await self._wait(name, self._handles[name].compare.remote(challenger, defender), "compare")
-        return found
+        async with self._turn() as (name, handle):
+            found: Comparison = await self._wait(name, handle.compare.remote(challenger, defender), "compare")
+            return found
 
     async def seal(self, iteration: int) -> None:
         """Close the iteration's journal, every replica's part of it."""
         await asyncio.gather(*(self._wait(name, handle.seal.remote(iteration), "seal") for name, handle in self._handles.items()))
 
-    def _least_busy(self) -> str:
-        return min(self._in_flight, key=self._in_flight.__getitem__)
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[tuple[str, Any]]:
+        """The least busy replica, once it has room for a call."""
+        name = min(self._load, key=self._load.__getitem__)
+        self._load[name] += 1
+        try:
+            async with self._turns[name]:
+                yield name, self._handles[name]
+        finally:
+            self._load[name] -= 1
 
     async def _wait(self, name: str, call: Awaitable[Any], what: str) -> Any:
         """The call's result, or its own error, within the time-out."""
-        self._in_flight[name] += 1
-        try:
-            (result,) = await first_cause([call], [f"{name}: {what}"], self._timeout_s)
-            return result
-        finally:
-            self._in_flight[name] -= 1
+        (result,) = await first_cause([call], [f"{name}: {what}"], self._timeout_s)
+        return result

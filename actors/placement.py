@@ -88,6 +88,11 @@ def _separate(config: PlacementConfig, need: Need) -> Plan:
             seats.append(Seat(role, index, len(bundles), cpus, gpus))
             bundles.append({"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
+    if need.reference and config.reference.replicas > 1 and config.reference.gpus < 1:
+        raise ConfigError(
+            f"placement.reference.gpus: {config.reference.gpus:g}, but {config.reference.replicas} replicas that share a GPU cannot take "
+            f"part in one weight transfer (nccl wants a GPU each); set it to 1, or replicas to 1"
+        )
     place("learner", config.learner.ranks, 1, config.learner.cpus)
     if need.rollout:
         width = config.rollout.tensor_parallel

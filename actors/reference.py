@@ -7,8 +7,9 @@ into a transformers model in place of an engine's. Either slot is absent when th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actors.calls import first_cause
+from actors.calls import IN_FLIGHT, first_cause
 from actors.policy import load_model
 from raypref import batching
 from raypref.config import PolicyConfig
@@ -204,7 +205,8 @@ class _Replica:
     name: str
     handle: Any
     load: int = 0
-    """Calls that are not answered."""
+    """Calls given or waiting to be."""
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT))
 
 
 class ReferenceGroup:
@@ -214,7 +216,7 @@ class ReferenceGroup:
         """
         Args:
             replicas: name and handle of each ``ReferenceActor``.
-            timeout_s: longest wait for any answer.
+            timeout_s: longest wait for any answer, from when the replica is asked.
         """
         self._replicas = [_Replica(name, handle) for name, handle in replicas]
         self._timeout_s = timeout_s
@@ -223,8 +225,9 @@ class ReferenceGroup:
         replica = min(self._replicas, key=lambda replica: replica.load)
         replica.load += 1
         try:
-            done, scored = replica.handle.score_apart.options(num_returns=2).remote(examples)
-            await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
+            async with replica.turns:
+                done, scored = replica.handle.score_apart.options(num_returns=2).remote(examples)
+                await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
         finally:
             replica.load -= 1
         return scored

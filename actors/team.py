@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 1800.0
 """Longest wait for the actors to load their models."""
+CLOSE_TIMEOUT_S = 30.0
+"""Longest wait for an actor to end by itself; then it is killed."""
 STREAM_AND_CALLS = 4
 """Calls at a time of an engine's actor: its stream lasts as long as the run, submissions and the sync's calls come beside it."""
 
@@ -58,7 +60,8 @@ class Team:
             ConfigError: an actor refuses its settings, or a node does not see ``output_dir``.
         """
         team = cls(config, plan, device)
-        group = launch.reserve(plan, config.placement.timeout_s, may_grow)
+        strategy = "STRICT_PACK" if team.transport == "shm" else "PACK"  # shared memory is one node's
+        group = launch.reserve(plan, config.placement.timeout_s, may_grow, strategy)
         try:
             launch.check_nodes(group, config.output_dir, raypref.__version__)
             team._start_actors(group)
@@ -68,10 +71,14 @@ class Team:
             launch.stop([team._handles[seat.name] for seat in plan.seats if seat.name in team._handles], group)
 
     def _start_actors(self, group: PlacementGroup) -> None:
-        """All at once, the learner ranks first: guests of a colocated layout must be told which GPUs those got."""
-        for seat in sorted(self.plan.seats, key=lambda seat: seat.role != "learner"):
-            self._start(seat, group)
-        launch.ready(self._handles, START_TIMEOUT_S)
+        """In waves where they share GPUs: guests must be told which GPUs the learner's ranks got, and while an engine measures the free
+        memory of its GPU nobody else may take some."""
+        share = self.device == "cuda" and self.config.placement.layout == "colocated"
+        waves = (("learner",), ("rollout",), ("reference", "oracle")) if share else (("learner", "rollout", "reference", "oracle"),)
+        for wave in waves:
+            for seat in (seat for role in wave for seat in self.plan.of(role)):
+                self._start(seat, group)
+            launch.ready(self._handles, START_TIMEOUT_S)
 
     def _start(self, seat: Seat, group: PlacementGroup) -> None:
         cls, max_concurrency, kwargs = self._part(seat)
@@ -143,11 +150,13 @@ class Team:
             env = engine_env(self.device, max(1, threads // self.config.placement.rollout.tensor_parallel))
         else:
             env = learner_env(self.device, threads)
+        if self.device == "cuda" and not seat.guest_of and seat.gpus:
+            return env  # Ray shows the actor the GPUs that it reserved for it
+        visible: list[str] = []
         if self.device == "cuda" and seat.guest_of:
             hosts = [self._handles[f"learner-{rank}"] for rank in seat.guest_of]
-            shared = launch.gpus_of(hosts if seat.role == "rollout" else hosts[:1])
-            env |= {"CUDA_VISIBLE_DEVICES": ",".join(shared), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
-        return env
+            visible = launch.gpus_of(hosts if seat.role == "rollout" else hosts[:1], START_TIMEOUT_S)
+        return env | {"CUDA_VISIBLE_DEVICES": ",".join(visible), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 
     def _of(self, role: str) -> list[tuple[str, Any]]:
         return [(seat.name, self._handles[seat.name]) for seat in self.plan.of(role)]
@@ -179,7 +188,9 @@ class Team:
 
     async def close(self) -> None:
         """Let the engines and references end by themselves: killed ones leave shared memory behind."""
-        closing = [role.close() for role in (self.roles.rollout, self.roles.reference) if role is not None]
+        closing = [
+            asyncio.wait_for(role.close(), CLOSE_TIMEOUT_S) for role in (self.roles.rollout, self.roles.reference) if role is not None
+        ]
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 logger.warning("an actor did not end by itself: %s", outcome)

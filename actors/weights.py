@@ -79,6 +79,7 @@ class Publisher:
             Exception: a receiver's own error, or ray.exceptions.GetTimeoutError. The receivers are not to be used any more then.
         """
         self._client.version = version
+        _finish_pending_work()
         self._engine.send_weights()
         return self._source.checksums()
 
@@ -130,6 +131,14 @@ class ControlPlane:
         ray.get(answers, timeout=self._timeout_s)
 
 
+def _finish_pending_work() -> None:
+    """Wait for the optimiser's kernels: vLLM packs on streams of its own, which do not wait for the one that they run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def rank_offsets(receivers: Sequence[Receiver]) -> list[int]:
     """The first rank of each receiver in the transfer group, in which the sender is rank 0.
 
@@ -147,9 +156,9 @@ def _init_info(backend: str, rank: int, source: WeightSource, receivers: Sequenc
 
         return ShmTrainerInitInfo(rank=rank)
     if backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from actors.transport_ipc import StagedIPCInitInfo
 
-        return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=_buffer_bytes(source))
+        return StagedIPCInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=_buffer_bytes(source))
     if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port

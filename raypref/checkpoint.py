@@ -62,7 +62,7 @@ class Checkpoints:
         """
         found = self.complete()
         if not found:
-            raise ConfigError(f"--resume: no complete checkpoint in {self.directory}; start the run without --resume")
+            raise ConfigError(f"--resume: no complete checkpoint in {self.directory}; empty output_dir and start again")
         return found[-1]
 
     @staticmethod

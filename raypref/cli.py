@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +44,8 @@ def train(
 
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
+    logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s")
+    sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m raypref` finds them
     try:
         app()
     except RayprefError as error:

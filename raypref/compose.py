@@ -10,12 +10,12 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raypref import report
+from raypref import output, report
 from raypref.config import RunConfig
 from raypref.driver import Driver, Outcome, RunData
 from raypref.errors import ConfigError, DataError
@@ -77,7 +77,11 @@ def run(
     check_learner(config.policy, config.learner)
     data = _load_data(config, prompts, held_out)
     _check_supply(config, data)
-    resume_from = _prepare_output(config, resume)
+    resume_from = None
+    if resume:
+        resume_from = output.resume(config)
+    else:
+        output.begin(config)
     start = time.monotonic()
     shown = callbacks if callbacks is not None else [ProgressLine(config.loop.iterations)]
     try:
@@ -91,14 +95,14 @@ def run(
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
-    from actors.cluster import connected, ship
+    from actors.cluster import connected, ship_own_modules
     from actors.placement import Need, plan_placement
     from actors.team import Team
 
     need = Need(rollout=bool(data.prompts), reference=bool(config.loss.needs), oracle=bool(data.prompts))
     plan = plan_placement(config.placement, need)
     with connected(plan, config) as (device, may_grow):
-        ship(_extensions(config))
+        ship_own_modules()
         with (
             Team.assembled(config, plan, device, may_grow=may_grow) as team,
             contextlib.closing(MetricsWriter(config.output_dir)) as metrics,
@@ -115,14 +119,6 @@ async def _drive(team: Any, driver: Driver, resume_from: Path | None) -> Outcome
         await team.close()
 
 
-def _extensions(config: RunConfig) -> Iterator[Any]:
-    """The objects of the config that may be the caller's own: losses, selections, oracles, and the functions that they hold."""
-    for section in (config.loss, config.selection, config.oracle):
-        if section is not None:
-            yield section
-            yield from (value for _, value in section if callable(value))
-
-
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; in a thread of its own where an event loop already runs (a notebook)."""
     try:
@@ -136,15 +132,21 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
 def _with_objects(
     config: RunConfig, oracle: Oracle | Callable[..., Any] | None, selection: Selection | None, loss: Loss | None
 ) -> RunConfig:
-    """The config with the caller's objects in place of its sections, and every path absolute."""
-    given: dict[str, Any] = {"output_dir": config.output_dir.absolute()}
+    """The config with the caller's objects in place of its sections, and local paths absolute: an actor's directory is another one."""
+    policy = config.policy.model_copy(update={"path": _absolute(config.policy.path), "tokenizer": _absolute(config.policy.tokenizer)})
+    given: dict[str, Any] = {"output_dir": config.output_dir.absolute(), "policy": policy}
     if oracle is not None:
-        given["oracle"] = oracle if isinstance(oracle, Oracle) else CallableOracle(function=oracle)
+        given["oracle"] = oracle if isinstance(oracle, Oracle) else CallableOracle.parse({"function": oracle}, path="oracle")
     if selection is not None:
         given["selection"] = selection
     if loss is not None:
         given["loss"] = loss
     return config.model_copy(update=given)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A directory's absolute path; a hub name, or nothing, as it is."""
+    return str(Path(path).absolute()) if path is not None and Path(path).is_dir() else path
 
 
 def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
@@ -177,24 +179,6 @@ def _check_supply(config: RunConfig, data: RunData) -> None:
         needed, why = loop.iterations * each, f"{loop.iterations} iterations x {each} prompts"
     if available < needed:
         raise DataError(f"data: {available} usable prompts, but the run needs at least {needed} ({why}); give more data or lower loop.*")
-
-
-def _prepare_output(config: RunConfig, resume: bool) -> Path | None:
-    """Make the output directory and write the resolved config; the checkpoint to continue from, if any."""
-    import yaml
-
-    from raypref.checkpoint import Checkpoints
-
-    if resume:
-        return Checkpoints(config.output_dir / "checkpoints", config.checkpoint.keep).latest()
-    if (config.output_dir / "metrics.jsonl").exists():
-        raise ConfigError(f"output_dir: {config.output_dir} holds another run; continue it with --resume, or choose or empty a directory")
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        (config.output_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    except OSError as error:
-        raise ConfigError(f"output_dir: {config.output_dir} cannot be written: {error}") from error
-    return None
 
 
 def _summary(config: RunConfig, outcome: Outcome, run_s: float) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class LearnerConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     timeout_s: PositiveFloat = 1800.0
-    """Longest wait for a collective or a step, in seconds."""
+    """Longest wait, in seconds, for a collective, a step, or one answer of an engine, reference or oracle."""
 
 
 class SyncConfig(Section):
@@ -170,8 +170,8 @@ class RolloutPlacement(Section):
 
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
-    gpus: Annotated[float, Field(ge=0)] = 1.0
-    """GPUs of one replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
+    gpus: Fraction = 1.0
+    """Share of a GPU of one replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
     cpus: PositiveFloat = 1.0
 
 

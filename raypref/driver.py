@@ -24,7 +24,7 @@ from typing import Any
 from raypref.batches import Batch, BatchStream, rebatch
 from raypref.checkpoint import Checkpoints, RunState
 from raypref.config import RunConfig
-from raypref.errors import LossNotFinite
+from raypref.errors import DataError, LossNotFinite
 from raypref.evaluation.matches import Evaluator
 from raypref.metrics import Averages, MetricsWriter, StageClock
 from raypref.progress import Callback
@@ -115,22 +115,30 @@ class Driver:
 
     async def _iterate(self) -> None:
         """Train pi_{t+1} on the responses that pi_t samples."""
+        for callback in self.callbacks:
+            callback.on_iteration(self.state.iteration)
         config, state = self.config, self.state
         await self.roles.learner.begin_iteration(state.iteration, self.steps_per_iteration())
-        kept: list[Batch] = []
+        again: list[Batch] = []
+        taken = 0
         async with contextlib.aclosing(self._batches()) as batches:
             async for batch in batches:
                 await self._step(batch)
-                kept.append(batch)
-        if not kept:
-            raise RuntimeError(f"iteration {state.iteration} gave no training example: every group was dropped, or the prompts are used up")
+                taken = batch.groups_taken
+                if config.learner.epochs > 1:
+                    again.append(batch)
+        if not taken:
+            raise DataError(
+                f"data: iteration {state.iteration} has no training example: the prompts are used up, or every group was dropped "
+                f"(oracle/dropped in metrics.jsonl); the policy of the iterations before is in {self.checkpoints.directory}"
+            )
         for epoch in range(1, config.learner.epochs):
             seed = seed_for(config.seed, "epoch", state.iteration, str(epoch))
-            for batch in rebatch(kept, config.learner.global_batch, seed):
+            for batch in rebatch(again, config.learner.global_batch, seed):
                 await self._step(batch)
         if self.roles.oracle is not None:
             await self.roles.oracle.seal(state.iteration)
-        self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + kept[-1].groups_taken, step=self.state.step)
+        self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + taken, step=self.state.step)
 
     async def _batches(self) -> AsyncGenerator[Batch]:
         """The iteration's batches as they fill; without overlap, all of them at once when the last has filled."""
@@ -166,7 +174,8 @@ class Driver:
         config = self.config
         if config.loop.sync_interval is not None:
             return config.loop.sync_interval * config.learner.epochs
-        most = config.selection.examples_at_most(config.rollout.responses) if config.selection is not None else 1
+        sampled = config.selection is not None and not self.data.examples
+        most = config.selection.examples_at_most(config.rollout.responses) if sampled and config.selection else 1
         return -(-self.items_per_iteration() * most // config.learner.global_batch) * config.learner.epochs
 
     # ------------------------------------------------------------------------------------------------- one group, one step
@@ -283,5 +292,5 @@ class Driver:
         await self.roles.learner.load(directory / "learner")
         await self._sync()
         if self.evaluator is not None:
-            await self.evaluator.answer(self.state.iteration)
+            await self.evaluator.resume()
         logger.info("resumed from %s: iteration %d, step %d", directory, self.state.iteration, self.state.step)

@@ -12,6 +12,9 @@ from raypref.types import Verdict
 class Callback:
     """Override what you want to hear of. Called from the driver, between two awaits: be quick."""
 
+    def on_iteration(self, iteration: int) -> None:
+        """An iteration begins; the first is 0."""
+
     def on_group(self, verdict: Verdict) -> None:
         """A prompt's responses were sampled and judged."""
 
@@ -39,13 +42,19 @@ class ProgressLine(Callback):
         self._iteration = self._step = self._groups = self._tokens = 0
         self._loss = self._win_rate = float("nan")
         self._start = self._printed = time.monotonic()
-        self._sampling_since: float | None = None
+        self._first_group: float | None = None
+        self._last_group = 0.0
         if self._live is not None:
             self._live.start()
 
+    def on_iteration(self, iteration: int) -> None:
+        self._iteration = iteration
+        self._first_group, self._tokens = None, 0
+
     def on_group(self, verdict: Verdict) -> None:
-        if self._sampling_since is None:
-            self._sampling_since = time.monotonic()
+        self._last_group = time.monotonic()
+        if self._first_group is None:
+            self._first_group = self._last_group
         self._groups += 1
         self._tokens += int(verdict.metrics.get("rollout/tokens", 0))
         self._show()
@@ -56,9 +65,7 @@ class ProgressLine(Callback):
         self._show()
 
     def on_evaluation(self, result: Mapping[str, Any]) -> None:
-        self._iteration = result["iteration"]
         self._win_rate = result["base"]["win_rate"]
-        self._sampling_since, self._tokens = None, 0
         self._show(force=True)
 
     def on_end(self) -> None:
@@ -67,12 +74,12 @@ class ProgressLine(Callback):
 
     def line(self) -> str:
         """``iteration 1/3  step 12  groups 240  5100 tokens/s  loss 0.83  win rate 0.61``"""
-        sampling_s = time.monotonic() - self._sampling_since if self._sampling_since is not None else 0.0
+        sampling_s = self._last_group - self._first_group if self._first_group is not None else 0.0
         parts = [
-            f"iteration {min(self._iteration + 1, self._iterations)}/{self._iterations}",
+            f"iteration {self._iteration + 1}/{self._iterations}",
             f"step {self._step}",
             f"groups {self._groups}",
-            f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.5 and self._tokens else "",
+            f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.1 and self._tokens else "",
             f"loss {self._loss:.4g}" if self._loss == self._loss else "",
             f"win rate {self._win_rate:.3f}" if self._win_rate == self._win_rate else "",
             f"{time.monotonic() - self._start:.0f} s",

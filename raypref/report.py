@@ -58,14 +58,16 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
 
 
 def seconds_table(summary: Mapping[str, Any]) -> Any:
-    """Seconds in which each stage was at work. Stages overlap, so the column adds up to more than the run."""
+    """Seconds in which each stage was at work. Stages overlap, so the column may add up to more than the run."""
     from rich.table import Table
 
-    table = Table(title=f"seconds by stage (they overlap; the run took {summary['run_s']:.0f} s)")
+    table = Table(title="seconds by stage")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for stage, seconds in summary["seconds"].items():
         table.add_row(stage, f"{seconds:.1f}")
+    table.add_section()
+    table.add_row("the run", f"{summary['run_s']:.1f}")
     return table
 
 

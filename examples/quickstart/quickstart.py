@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ logger = logging.getLogger("quickstart")
 def main() -> None:
     """Run both configs and print the tables."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, which transformers imports, announces that it found no GPU
     parser = argparse.ArgumentParser(description="Make a base policy, align it with SPPO, show what changed.")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quickstart"), help="on several nodes: a path that all share")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="over run.yaml")

@@ -57,8 +57,8 @@ class Evaluator:
             self._write(iteration, name, matches)
         return result
 
-    async def answer(self, iteration: int) -> None:
-        """Sample the current policy's answers, to be the opponent of the next evaluation (a run that was resumed)."""
+    async def resume(self) -> None:
+        """Sample the current policy's answers again: it is the opponent of the next evaluation in a run that was resumed."""
         self._answers["previous"] = await self._ask()
 
     async def _ask(self) -> list[Ref]:

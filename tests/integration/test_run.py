@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 import raypref
 from raypref.config import RunConfig
-from raypref.errors import OracleError, PlacementError
+from raypref.errors import ConfigError, OracleError, PlacementError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(20)]
 
 
-def more_of_the_last_word(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
+def more_different_words(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
     """Prefers responses with more different words: P = sigmoid(difference / 2)."""
     scores = [np.array([len(set(text.split())) for text in group], dtype=np.float64) for group in responses]
     return [1 / (1 + np.exp(-(own[:, None] - own[None, :]) / 2)) for own in scores]
@@ -79,20 +82,47 @@ def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-@pytest.mark.usefixtures("cluster")
-def test_two_runs_in_one_process_inside_the_callers_cluster(tied_model: Path, untied_model: Path, tmp_path: Path) -> None:
-    """First separate, tied embeddings, pairs; then colocated, untied, all K, two ranks, two engines, online."""
-    first = raypref.run(config_for(tied_model, tmp_path / "one"), prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
-    check_outputs(first)
-    placement = {"layout": "colocated", "device": "cpu", "learner": {"ranks": 2}, "rollout": {"engines": 2}}
-    second = config_for(
+@pytest.fixture(scope="module")
+def separate(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> raypref.RunResult:
+    """Every role in a bundle of its own; tied embeddings, best and worst, two iterations that split the prompts."""
+    config = config_for(tied_model, tmp_path_factory.mktemp("separate") / "run")
+    return raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+
+
+def test_separate_layout(separate: raypref.RunResult) -> None:
+    check_outputs(separate)
+
+
+@pytest.mark.usefixtures("separate")
+def test_colocated_layout_in_the_same_process(untied_model: Path, tmp_path: Path) -> None:
+    """A second run in the caller's cluster: two ranks and two engines on the same GPUs, ZeRO-3, untied, all K, a sync after every step."""
+    config = config_for(
         untied_model,
-        tmp_path / "two",
-        placement=placement,
+        tmp_path / "run",
+        placement={"layout": "colocated", "device": "cpu", "learner": {"ranks": 2}, "rollout": {"engines": 2}},
+        learner={"global_batch": 4, "zero_stage": 3, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
         selection={"type": "all_responses"},
         loop={"iterations": 2, "sync_interval": 1},
     )
-    check_outputs(raypref.run(second, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[]))
+    check_outputs(raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[]))
+
+
+def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path, tmp_path: Path) -> None:
+    """The run that is continued from its first checkpoint ends in the very parameters of the run that was never stopped."""
+    copy = tmp_path / "run"
+    shutil.copytree(separate.output_dir, copy, ignore=shutil.ignore_patterns("iteration_0002", "policy", "summary.json"))
+    config = config_for(tied_model, copy)
+    continued = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[], resume=True)
+    whole, again = (load_file(result.policy_dir / "model.safetensors") for result in (separate, continued))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert continued.summary["steps"] == separate.summary["steps"]
+    assert [entry["base"] for entry in continued.summary["evaluations"]] == [entry["base"] for entry in separate.summary["evaluations"]]
+
+
+def test_a_directory_with_another_run_is_left_alone(separate: raypref.RunResult, tied_model: Path) -> None:
+    with pytest.raises(ConfigError, match="holds another run; continue it with --resume"):
+        raypref.run(config_for(tied_model, separate.output_dir), prompts=PROMPTS, oracle=more_different_words, callbacks=[])
 
 
 @pytest.mark.usefixtures("cluster")
@@ -100,7 +130,7 @@ def test_more_bundles_than_the_cluster_has(tied_model: Path, tmp_path: Path) -> 
     placement = {"device": "cpu", "rollout": {"engines": 9}, "oracle": {"gpus": 0}, "timeout_s": 2}
     config = config_for(tied_model, tmp_path, placement=placement)
     with pytest.raises(PlacementError, match=r"(?s)not placed within placement.timeout_s = 2 s.*rollout 9 x .*= 11 GPU, .*in all 4 GPU"):
-        raypref.run(config, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+        raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
 
 
 @pytest.mark.usefixtures("cluster")

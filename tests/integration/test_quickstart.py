@@ -1,0 +1,105 @@
+"""What the README promises: the quickstart, as its command runs it; and the same run as a Ray job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).parent / "ray"
+SHELL = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+    "RAY_AUTH_MODE": "disabled",
+    "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+}
+"""A shell with the virtual environment active: without what keeps tests from joining a cluster, and whatever token its user may have."""
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output directory of a whole quickstart; its base policy lies beside it."""
+    directory = tmp_path_factory.mktemp("runs") / "quickstart"
+    command = [sys.executable, "-m", "examples.quickstart.quickstart", "--output-dir", directory]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "responses before and after 3 iterations" in done.stdout
+    return directory
+
+
+def test_the_policy_gets_better(quickstart: Path) -> None:
+    """The last iteration's win rate against the base: its interval lies above 0.6, and the engines held the learner's weights."""
+    summary = json.loads((quickstart / "summary.json").read_text())
+    last = summary["evaluations"][-1]
+    assert last["iteration"] == 3
+    assert last["base"]["low"] > 0.6
+    assert last["base"]["confidence"] == 0.95
+    assert summary["sync"]["sync/logprob_difference_max"] < 1e-4
+    assert summary["versions"].keys() >= {"vllm", "deepspeed", "ray", "torch"}
+
+
+def test_as_a_ray_job(quickstart: Path, tmp_path: Path) -> None:
+    """``ray job submit --working-dir .`` against ``ray start --head``: nothing is installed by the job. One short iteration."""
+    (tmp_path / "job_base").symlink_to(quickstart.with_name(f"{quickstart.name}_base"))
+    run = ["python", "-m", "examples.quickstart.quickstart", "--output-dir", tmp_path / "job"]
+    short = ["loop.iterations=1", "loop.prompts_per_iteration=16", "data.held_out_prompts=8", "evaluation.responses=1"]
+    with head_node() as address:
+        done = submit([RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *run, *short])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held-out win rates, 8 prompts" in done.stdout
+    assert json.loads((tmp_path / "job" / "summary.json").read_text())["steps"] == 2
+
+
+def submit(command: list[str | Path], timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Submit a job and follow it to its end; a head node that has only just started has no agent for jobs yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2.0)
+
+
+@contextlib.contextmanager
+def head_node() -> Iterator[str]:
+    """A cluster of its own, on ports of its own; yields the address that jobs are submitted to."""
+    port = free_port()
+    command = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", f"--port={free_port()}", f"--dashboard-port={port}"]
+    # A folder with a short name: Ray makes Unix sockets there, whose paths must not exceed 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        node = subprocess.Popen([*command, f"--temp-dir={folder}", "--disable-usage-stats"], env=SHELL, stdout=subprocess.DEVNULL)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api/version")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            node.terminate()
+            node.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, timeout_s: float = 120.0) -> None:
+    """Until the job server answers."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{url} does not answer")
