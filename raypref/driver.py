@@ -51,8 +51,19 @@ class RunData:
     """What the policy is trained and evaluated on: prompts to sample from, or given examples."""
 
     prompts: Sequence[Prompt] = ()
+    """With given examples: theirs, for the regulariser's samples."""
     examples: Sequence[Example] = ()
     held_out: Sequence[Prompt] = ()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy's own responses are trained on."""
+        return not self.examples
+
+    @property
+    def items(self) -> Sequence[Prompt] | Sequence[Example]:
+        """What an iteration takes a part of: given examples, or prompts."""
+        return self.examples or self.prompts
 
 
 @dataclass

@@ -133,7 +133,7 @@ class FakeOracle:
     drops: frozenset[int] = frozenset()
     sealed: list[int] = field(default_factory=list)
 
-    async def judge(self, rollout: types.Rollout) -> tuple[types.Verdict, Any]:
+    async def judge(self, rollout: types.Rollout, partner: types.Rollout | None = None) -> tuple[types.Verdict, Any]:
         index = rollout.prompt.index
         examples = (
             ()
