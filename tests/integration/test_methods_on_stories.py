@@ -56,6 +56,7 @@ def run(tmp_path: Path, method: str) -> dict[str, Any]:
         "output_dir": str(tmp_path / method),
         "policy": {"path": str(stories / "hf_head32"), "dtype": "float32"},
         "data": {
+            "template": "{prompt}{answer}\n\n{prompt}",  # for SRPO's revisions: the earlier story, and its opening once more
             "path": str(stories / "prompts_selfgen_train.jsonl"),
             "held_out": str(stories / "prompts_selfgen_heldout.jsonl"),
             "held_out_prompts": 150,
