@@ -17,7 +17,6 @@ from tests.integration.test_stories import DATA, livelier
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(DATA is None, reason="RAYPREF_TEST_DATA names no directory"),
 ]
@@ -70,7 +69,7 @@ def run(tmp_path: Path, method: str) -> dict[str, Any]:
     return raypref.run(RunConfig.parse(values), oracle=livelier, callbacks=[]).summary
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["sppo", "spo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("inpo", "srpo"))])
 def test_the_held_out_win_rate_rises(tmp_path: Path, method: str) -> None:
     summary = run(tmp_path, method)
     (evaluation,) = summary["evaluations"]
