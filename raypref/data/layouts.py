@@ -72,8 +72,8 @@ def _pair(record: Record, config: DataConfig) -> Opinion:
     given = has_prompt(record, config)
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, answers = (prompt_of(record, config), [chosen, rejected]) if given else _transcripts(chosen, rejected, record, config)
-    elif isinstance(chosen, Sequence) and isinstance(rejected, Sequence):
-        chats = [turns_of(list(side), record.place) for side in (chosen, rejected)]
+    elif isinstance(chosen, list) and isinstance(rejected, list):
+        chats = [turns_of(side, record.place) for side in (chosen, rejected)]
         common = _common_turns(*chats)
         prompt = prompt_of(record, config) if given else prompt_chat(chats[0][:common], record.place)
         answers = [_last_answer(chat[common:], record.place) for chat in chats]
