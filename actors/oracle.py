@@ -15,6 +15,7 @@ from raypref.judging import Judge
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.selection.base import Selection
+from raypref.sequences import SequenceMaker
 from raypref.types import Comparison, Example, Rollout, Verdict
 
 
@@ -22,7 +23,15 @@ class OracleActor:
     """One judge. Its methods run one at a time."""
 
     def __init__(
-        self, *, oracle: Oracle, selection: Selection, loss: Loss, rollout: RolloutConfig, journal_dir: Path | str, name: str
+        self,
+        *,
+        oracle: Oracle,
+        selection: Selection | None,
+        loss: Loss,
+        rollout: RolloutConfig,
+        journal_dir: Path | str,
+        name: str,
+        sequences: SequenceMaker | None = None,
     ) -> None:
         """
         Args:
@@ -32,8 +41,9 @@ class OracleActor:
             rollout: what becomes of responses that were cut off.
             journal_dir: the run's rollouts on disk.
             name: the actor's own; also that of its part of the journal.
+            sequences: makes the examples.
         """
-        self._judge = Judge(oracle, selection, loss, rollout)
+        self._judge = Judge(oracle, selection, loss, rollout, sequences)
         self._judge.load()
         self._journal = Journal(Path(journal_dir), name)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from raypref.data.loading import PolicyFacts
+
 
 def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = False) -> PreTrainedModel:
     """The policy's causal language model on ``device``, in ``policy.dtype``.
@@ -88,6 +90,17 @@ def end_token_ids(policy: PolicyConfig) -> tuple[int, ...]:
     if end is None:
         return ()
     return tuple(sorted(end)) if isinstance(end, list | tuple) else (int(end),)
+
+
+def facts_of(policy: PolicyConfig) -> PolicyFacts:
+    """Tokenizer, context limit and end tokens, for the run's data.
+
+    Raises:
+        ConfigError: the policy cannot be read, or states no limit.
+    """
+    from raypref.data.loading import PolicyFacts
+
+    return PolicyFacts(load_tokenizer(policy), context_limit(policy), end_token_ids(policy))
 
 
 def context_limit(policy: PolicyConfig) -> int:

@@ -18,10 +18,12 @@ from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
 from actors.oracle import OracleActor, OracleGroup
 from actors.placement import Plan, Seat
+from actors.policy import facts_of
 from actors.reference import ReferenceActor, ReferenceGroup
 from actors.rollout import RolloutActor, RolloutGroup, engine_env
 from actors.weights import Receiver
 from raypref.config import RunConfig
+from raypref.data.loading import sequence_maker
 from raypref.driver import Roles
 from raypref.errors import ConfigError
 
@@ -103,6 +105,7 @@ class Team:
                     "seed": config.seed,
                     "iterations": config.loop.iterations,
                     "output_dir": config.output_dir,
+                    "coefficient": config.regulariser.coefficient if config.regulariser.on else 0.0,
                 },
             )
         if seat.role == "rollout":
@@ -139,6 +142,7 @@ class Team:
                 "selection": config.selection,
                 "loss": config.loss,
                 "rollout": config.rollout,
+                "sequences": sequence_maker(config, facts_of(config.policy)),
                 "journal_dir": config.output_dir / "rollouts",
                 "name": seat.name,
             },

@@ -99,7 +99,12 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     from actors.placement import Need, plan_placement
     from actors.team import Team
 
-    need = Need(rollout=bool(data.prompts), reference=bool(config.loss.needs), oracle=bool(data.prompts))
+    evaluates = bool(config.evaluation.every and data.held_out)
+    need = Need(
+        rollout=data.sampled or evaluates or config.regulariser.on,
+        reference=bool(config.loss.needs),
+        oracle=data.sampled or evaluates,
+    )
     plan = plan_placement(config.placement, need)
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
@@ -150,22 +155,10 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
-    from actors.policy import context_limit, end_token_ids, load_tokenizer
-    from raypref.data.demonstrations import load_demonstrations
-    from raypref.data.prompts import load_prompts
+    from actors.policy import facts_of
+    from raypref.data.loading import load_run_data
 
-    tokenizer = load_tokenizer(config.policy)
-    limit = context_limit(config.policy)
-    if config.data.type == "demonstrations":
-        ends = end_token_ids(config.policy)
-        if not ends:
-            raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
-        return RunData(examples=load_demonstrations(config.data, tokenizer, limit, config.seed, ends[0], records=prompts))
-    for section in ("oracle", "selection"):
-        if getattr(config, section) is None:
-            raise ConfigError(f"{section}: required to train on sampled responses (data.type: prompts)")
-    loaded = load_prompts(config.data, tokenizer, limit, config.rollout.max_tokens, config.seed, prompts=prompts, held_out=held_out)
-    return RunData(prompts=loaded.train, held_out=loaded.held_out)
+    return load_run_data(config, facts_of(config.policy), records=prompts, held_out=held_out)
 
 
 def _check_supply(config: RunConfig, data: RunData) -> None:

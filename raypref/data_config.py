@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
+from raypref.data.templates import template_of
 from raypref.section import Section
 
 
@@ -54,3 +55,9 @@ class DataConfig(Section):
     """Prompts for evaluation, never trained on: a file like ``path``. None: ``held_out_prompts`` are set apart from the end of ``path``."""
     held_out_prompts: Annotated[int, Field(ge=0)] = 0
     """How many prompts evaluation uses; 0: none, or all of ``held_out`` where that is given."""
+
+    @model_validator(mode="after")
+    def _known_template(self) -> Self:
+        if self.template is not None:
+            template_of(self.template)
+        return self

@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +27,18 @@ from raypref.checkpoint import Checkpoints, RunState
 from raypref.config import RunConfig
 from raypref.errors import DataError, LossNotFinite
 from raypref.evaluation.matches import Evaluator
+from raypref.fresh import FreshSamples
+from raypref.groups import Groups
 from raypref.metrics import Averages, MetricsWriter, StageClock
+from raypref.partners import Partners
 from raypref.progress import Callback
-from raypref.roles import LearnerRole, OracleRole, ReferenceRole, RolloutRole
+from raypref.refresh import ReferenceRefresh
+from raypref.roles import Roles
 from raypref.seeds import seed_for
 from raypref.sync import Tolerance, verify
-from raypref.types import Example, Prompt, SampleRequest, Slice
+from raypref.types import Prompt, RunData, SampleRequest, Slice
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Who does the work. A role that the run does not need is None."""
-
-    learner: LearnerRole
-    rollout: RolloutRole | None = None
-    oracle: OracleRole | None = None
-    reference: ReferenceRole | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """What the policy is trained and evaluated on: prompts to sample from, or given examples."""
-
-    prompts: Sequence[Prompt] = ()
-    examples: Sequence[Example] = ()
-    held_out: Sequence[Prompt] = ()
 
 
 @dataclass
@@ -84,6 +70,14 @@ class Driver:
         self.state = RunState()
         self.outcome = Outcome()
         self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out) if self._evaluates else None
+        self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
+        self.fresh: FreshSamples | None = None
+        if config.regulariser.on:
+            assert roles.rollout is not None
+            self.fresh = FreshSamples(config, roles.learner, roles.rollout, data.prompts, self._publish)
+        self._synced_step = -1
+        """The step at which the engines were last given pi_t."""
+        self.groups = Groups(config, roles, self.clock, self.averages, callbacks)
 
     async def run(self, resume_from: Path | None = None) -> Outcome:
         """Run to the end, or from a checkpoint to the end.
@@ -118,6 +112,7 @@ class Driver:
         for callback in self.callbacks:
             callback.on_iteration(self.state.iteration)
         config, state = self.config, self.state
+        await self.refresh.before(state.iteration)
         await self.roles.learner.begin_iteration(state.iteration, self.steps_per_iteration())
         again: list[Batch] = []
         taken = 0
@@ -136,19 +131,22 @@ class Driver:
             seed = seed_for(config.seed, "epoch", state.iteration, str(epoch))
             for batch in rebatch(again, config.learner.global_batch, seed):
                 await self._step(batch)
-        if self.roles.oracle is not None:
+        if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(state.iteration)
         self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + taken, step=self.state.step)
 
     async def _batches(self) -> AsyncGenerator[Batch]:
-        """The iteration's batches as they fill; without overlap, all of them at once when the last has filled."""
+        """The iteration's batches as they fill; without overlap, all of them at once when the last has filled.
+
+        A regulariser needs the engines between the steps, so what they sample for training is finished first.
+        """
         loop = self.config.loop
-        process: Callable[[Any], Any] = self._given if self.data.examples else self._group
+        process = self._processing()
         stream = BatchStream(
             process, batch_size=self.config.learner.global_batch, window=loop.window_groups, max_batches=loop.sync_interval
         )
         batches = stream.batches(self._items())
-        if not loop.overlap:
+        if not loop.overlap or (self.fresh is not None and self.data.sampled):
             everything = [batch async for batch in batches]
             for batch in everything:
                 yield batch
@@ -157,50 +155,36 @@ class Driver:
             async for batch in batches:
                 yield batch
 
-    def _items(self) -> Iterator[Prompt] | Iterator[Example]:
+    def _processing(self) -> Callable[[Any], Awaitable[Slice]]:
+        """What is done with each item: a prompt is answered and judged, a given example is as it is."""
+        if not self.data.sampled:
+            return self.groups.given
+        partners = Partners(self._answer, self.data.prompts, self.state.cursor) if self.config.loss.mismatched else None
+        return partial(self.groups.sampled, self._answer if partners is None else partners.of)
+
+    def _items(self) -> Iterator[Any]:
         """The prompts (or given examples) of this iteration: those after the last one that was used."""
-        items: Sequence[Any] = self.data.examples or self.data.prompts
         start = self.state.cursor
         count = None if self.config.loop.sync_interval else self.items_per_iteration()
-        return iter(items[start : None if count is None else start + count])
+        return iter(self.data.items[start : None if count is None else start + count])
 
     def items_per_iteration(self) -> int:
         """Prompts, or given examples, of one iteration, where the config says how many or splits them evenly."""
-        available = len(self.data.examples or self.data.prompts)
-        return self.config.loop.prompts_per_iteration or available // self.config.loop.iterations
+        return self.config.loop.prompts_per_iteration or len(self.data.items) // self.config.loop.iterations
 
     def steps_per_iteration(self) -> int:
         """Optimiser steps of an iteration when no group is dropped: the schedule's horizon."""
         config = self.config
         if config.loop.sync_interval is not None:
             return config.loop.sync_interval * config.learner.epochs
-        sampled = config.selection is not None and not self.data.examples
-        most = config.selection.examples_at_most(config.rollout.responses) if sampled and config.selection else 1
+        sampled = self.data.sampled and config.selection is not None
+        most = config.selection.examples_at_most(config.rollout.responses) if sampled and config.selection is not None else 1
         return -(-self.items_per_iteration() * most // config.learner.global_batch) * config.learner.epochs
 
-    # ------------------------------------------------------------------------------------------------- one group, one step
+    # ------------------------------------------------------------------------------------------------- one answer, one step
 
-    async def _group(self, prompt: Prompt) -> Slice:
-        """Prompt -> rollout -> verdict -> examples with their frozen log-probs; references travel, the data does not."""
-        assert self.roles.oracle is not None
-        rollout = await self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
-        with self.clock.stage("judge"):
-            verdict, examples = await self.roles.oracle.judge(rollout)
-        self.averages.add(verdict.metrics)
-        for callback in self.callbacks:
-            callback.on_group(verdict)
-        if verdict.examples:
-            examples = await self._frozen_logps(examples)
-        return Slice(examples, 0, verdict.examples)
-
-    async def _given(self, example: Example) -> Slice:
-        return Slice(await self._frozen_logps((example,)), 0, 1)
-
-    async def _frozen_logps(self, examples: Any) -> Any:
-        if self.roles.reference is None:
-            return examples
-        with self.clock.stage("reference"):
-            return await self.roles.reference.score(examples)
+    async def _answer(self, prompt: Prompt) -> Any:
+        return await self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
 
     async def _sample(self, prompt: Prompt, count: int, purpose: str, iteration: int) -> Any:
         assert self.roles.rollout is not None
@@ -220,6 +204,9 @@ class Driver:
         )
 
     async def _step(self, batch: Batch) -> None:
+        if self.fresh is not None:
+            with self.clock.stage("regulariser"):
+                await self.fresh.before_step(self.state.step, self.state.iteration if self._synced_step == self.state.step else None)
         with self.clock.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
@@ -235,28 +222,40 @@ class Driver:
 
     async def _sync(self) -> None:
         """pi_t to every engine and reference, then proof that it arrived."""
-        roles, config = self.roles, self.config
-        if roles.rollout is None and roles.reference is None:
+        if self.roles.rollout is None and not self._holds_previous:
             return
+        await self._publish(self.state.iteration)
+        self._synced_step = self.state.step
+
+    async def _publish(self, version: int) -> None:
+        """The learner's weights to their receivers, and proof that they arrived; below 0 the references are none (``raypref.fresh``)."""
+        roles, config = self.roles, self.config
         with self.clock.stage("sync"):
-            sent = await roles.learner.publish(self.state.iteration)
+            sent = await roles.learner.publish(version)
             if not config.sync.check:
                 return
-            probed = itertools.islice(itertools.chain(self.data.held_out, self.data.prompts), config.sync.probe_prompts)
-            requests = [
-                replace(self._request(prompt, 1, "probe", 0), temperature=1.0, top_p=1.0, max_tokens=config.sync.probe_tokens)
-                for prompt in probed
-            ]
             found = await verify(
                 sent,
                 learner=roles.learner,
                 rollout=roles.rollout,
-                reference=roles.reference,
-                requests=requests,
+                reference=roles.reference if version >= 0 and self._holds_previous else None,
+                requests=self._probes(version),
                 tolerance=Tolerance.of(config.policy.dtype, config.sync.tolerance),
             )
         self.metrics.write(self.state.step, found)
-        self.outcome.sync = {name: max(value, self.outcome.sync.get(name, 0.0)) for name, value in found.items()}
+        self.outcome.sync |= {name: max(value, self.outcome.sync.get(name, 0.0)) for name, value in found.items()}
+
+    def _probes(self, version: int) -> list[SampleRequest]:
+        """What every engine is asked after a sync."""
+        sync = self.config.sync
+        probed = itertools.islice(itertools.chain(self.data.held_out, self.data.prompts), sync.probe_prompts)
+        how = {"temperature": 1.0, "top_p": 1.0, "max_tokens": sync.probe_tokens, "policy_version": version}
+        return [replace(self._request(prompt, 1, "probe", 0), **how) for prompt in probed]  # type: ignore[arg-type]
+
+    @property
+    def _holds_previous(self) -> bool:
+        """Whether the references hold pi_t, which only a loss that reads it asks for."""
+        return self.roles.reference is not None and "previous" in self.config.loss.needs
 
     @property
     def _evaluates(self) -> bool:

@@ -21,7 +21,9 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle, Question
 from raypref.oracles.checked import ask
 from raypref.preferences import Unanswered
+from raypref.seeds import seed_for
 from raypref.selection.base import Pairs, Picks, Selection
+from raypref.sequences import SequenceMaker
 from raypref.types import Comparison, Example, PreferenceMatrix, Response, Rollout, Verdict
 
 
@@ -49,44 +51,65 @@ class _Verdicts:
 class Judge:
     """Asks the oracle about one group after the other."""
 
-    def __init__(self, oracle: Oracle, selection: Selection, loss: Loss, rollout: RolloutConfig) -> None:
+    def __init__(
+        self, oracle: Oracle, selection: Selection | None, loss: Loss, rollout: RolloutConfig, sequences: SequenceMaker | None = None
+    ) -> None:
+        """
+        Args:
+            oracle: gives the preferences.
+            selection: which responses are kept; None for a judge that only compares policies.
+            loss: makes the targets.
+            rollout: what becomes of responses that were cut off.
+            sequences: makes the examples; default: of the picked responses alone, however long.
+        """
         self.oracle = oracle
         self.selection = selection
         self.loss = loss
         self.rollout = rollout
+        self.sequences = sequences or SequenceMaker(loss)
 
     def load(self) -> None:
         """Load the oracle's models, before the first group."""
         self.oracle.load()
 
-    def judge(self, rollout: Rollout) -> Judged:
+    def judge(self, rollout: Rollout, partner: Rollout | None = None) -> Judged:
         """Judge a group. One that gives no example is dropped and counted: too few responses are left, the selection does not want it,
-        or the oracle abstained on what it would need.
+        the oracle abstained on what it would need, or a sequence is too long.
+
+        Args:
+            rollout: the group.
+            partner: another prompt's, for a loss with mismatched sequences.
 
         Raises:
             OracleError: the oracle's answer is no preference matrix.
             ConfigError: the selection does not ask for the comparisons that the loss needs, or picks what is not there.
         """
+        selection = self._selection(rollout)
         kept = self._kept(rollout.responses)
         verdicts = _Verdicts(preferences.unknown(len(kept)), set())
         picks: Picks = []
         targets: list[NDArray[np.float64]] = []
         if len(kept) >= 2:
             try:
-                picks = self._select(rollout, kept, verdicts)
+                picks = self._select(selection, rollout, kept, verdicts)
                 matrix = PreferenceMatrix(verdicts.values, self.oracle.type)
                 targets = [self.loss.targets(matrix, pick) for pick in picks]
             except Unanswered as error:
                 if not verdicts.abstained:
                     raise ConfigError(
-                        f"selection.type: {self.selection.type!r} does not ask for all the comparisons that loss {self.loss.type!r} needs: "
+                        f"selection.type: {selection.type!r} does not ask for all the comparisons that loss {self.loss.type!r} needs: "
                         f"{error}; prompt {rollout.prompt.id!r}"
                     ) from error
                 picks, targets = [], []
-        picked = tuple(tuple(kept[k] for k in pick) for pick in picks)
-        examples = tuple(_example(rollout, pick, target) for pick, target in zip(picked, targets, strict=True))
-        verdict = Verdict(rollout.prompt.index, len(examples), _metrics(rollout, verdicts) | {"oracle/dropped": float(not examples)})
-        return Judged(verdict, examples, PreferenceMatrix(_spread(verdicts.values, kept, len(rollout.responses)), self.oracle.type), picked)
+        every = tuple(tuple(kept[k] for k in pick) for pick in picks)
+        made = [self.sequences.make(rollout, pick, target, partner) for pick, target in zip(every, targets, strict=True)]
+        examples = tuple(example for example in made if example is not None)
+        picked = tuple(pick for pick, example in zip(every, made, strict=True) if example is not None)
+        metrics = _metrics(rollout, verdicts) | {"oracle/dropped": float(not examples), "oracle/overlong": float(len(made) - len(examples))}
+        if verdicts.asked:
+            metrics |= selection.metrics(PreferenceMatrix(verdicts.values, self.oracle.type))
+        matrix = PreferenceMatrix(_spread(verdicts.values, kept, len(rollout.responses)), self.oracle.type)
+        return Judged(Verdict(rollout.prompt.index, len(examples), metrics), examples, matrix, picked)
 
     def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
         """Two policies' responses to one prompt, each of one side against each of the other.
@@ -117,20 +140,25 @@ class Judge:
             defender_tokens=_mean_tokens(second),
         )
 
+    def _selection(self, rollout: Rollout) -> Selection:
+        """The rule as it works on this group: what it draws depends on the prompt and on the policy that answered, on nothing else."""
+        assert self.selection is not None
+        return self.selection.seeded(seed_for(0, "group", rollout.policy_version, rollout.prompt.id))
+
     def _kept(self, responses: Sequence[Response]) -> list[int]:
         drop = self.rollout.truncated == "drop"
         return [k for k, response in enumerate(responses) if not (drop and response.finish_reason == "length")]
 
-    def _select(self, rollout: Rollout, kept: Sequence[int], verdicts: _Verdicts) -> Picks:
+    def _select(self, selection: Selection, rollout: Rollout, kept: Sequence[int], verdicts: _Verdicts) -> Picks:
         """Run the selection to its end, asking the oracle for what it wants and does not know yet."""
-        choosing = self.selection.choose(len(kept))
+        choosing = selection.choose(len(kept))
         try:
             wanted = next(choosing)
             while True:
-                self._ask(rollout, kept, _valid_pairs(wanted, len(kept), self.selection), verdicts)
+                self._ask(rollout, kept, valid_pairs(wanted, len(kept), selection), verdicts)
                 wanted = choosing.send(PreferenceMatrix(verdicts.values.copy(), self.oracle.type))
         except StopIteration as stop:
-            return _valid_picks(stop.value, len(kept), self.selection)
+            return valid_picks(stop.value, len(kept), selection)
 
     def _ask(self, rollout: Rollout, kept: Sequence[int], wanted: Pairs, verdicts: _Verdicts) -> None:
         pairs = tuple(pair for pair in dict.fromkeys(wanted) if pair not in verdicts.asked)
@@ -148,7 +176,12 @@ class Judge:
         verdicts.abstained += answer.abstained
 
 
-def _valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
+def valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
+    """The comparisons that a selection asks for.
+
+    Raises:
+        ConfigError: one is no (i, j) with i < j.
+    """
     for i, j in pairs:
         if not 0 <= i < j < size:
             raise ConfigError(
@@ -157,24 +190,18 @@ def _valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
     return pairs
 
 
-def _valid_picks(picks: Picks, size: int, selection: Selection) -> Picks:
+def valid_picks(picks: Picks, size: int, selection: Selection) -> Picks:
+    """What a selection picked.
+
+    Raises:
+        ConfigError: a pick is empty, or names a response twice or one that is not there.
+    """
     for pick in picks:
         if not pick or len(set(pick)) < len(pick) or not all(0 <= k < size for k in pick):
             raise ConfigError(
                 f"selection.type: {selection.type!r} picked {pick} of {size} responses; pick different ones, from 0 to {size - 1}"
             )
     return picks
-
-
-def _example(rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64]) -> Example:
-    return Example(
-        prompt_index=rollout.prompt.index,
-        prompt_id=rollout.prompt.id,
-        prompt_ids=(rollout.prompt.token_ids,) * len(pick),
-        response_ids=tuple(rollout.responses[k].token_ids for k in pick),
-        targets=targets,
-        policy_version=rollout.policy_version,
-    )
 
 
 def _metrics(rollout: Rollout, verdicts: _Verdicts) -> dict[str, float]:

@@ -10,6 +10,7 @@ Every method is a coroutine that ends in a result, or in the first cause of a fa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,3 +126,13 @@ class LearnerRole(Protocol):
     async def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face model directory."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who does the work. A role that the run does not need is None."""
+
+    learner: LearnerRole
+    rollout: RolloutRole | None = None
+    oracle: OracleRole | None = None
+    reference: ReferenceRole | None = None

@@ -12,6 +12,7 @@ the targets (10 * (0.8 - 0.5), 10 * (0.3 - 0.5)) = (3, -2).
 
 from __future__ import annotations
 
+from collections import abc
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,3 +158,23 @@ class Sequence:
 
     prompt_ids: NDArray[np.int32]
     response_ids: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What the policy is trained and evaluated on: prompts to sample from, or given examples."""
+
+    prompts: abc.Sequence[Prompt] = ()
+    """With given examples: theirs, for the regulariser's samples."""
+    examples: abc.Sequence[Example] = ()
+    held_out: abc.Sequence[Prompt] = ()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy's own responses are trained on."""
+        return not self.examples
+
+    @property
+    def items(self) -> abc.Sequence[Prompt] | abc.Sequence[Example]:
+        """What an iteration takes a part of: given examples, or prompts."""
+        return self.examples or self.prompts

@@ -26,6 +26,8 @@ class FakePolicy:
 
     value: float = 0.0
     version: int = -1
+    keeps_pi_t: bool = False
+    """A reference's: versions below 0 pass by."""
 
 
 @dataclass
@@ -39,6 +41,15 @@ class FakeLearner:
     exported: list[Path] = field(default_factory=list)
     fail_at_step: int | None = None
     delay_s: float = 0.0
+    samples: dict[int, list[types.Rollout]] = field(default_factory=dict)
+    """Steps taken before -> what the regulariser was given."""
+    references: list[Path] = field(default_factory=list)
+
+    async def regularise(self, rollouts: Sequence[types.Rollout]) -> None:
+        self.samples[len(self.batches)] = list(rollouts)
+
+    async def refresh_reference(self, directory: Path) -> None:
+        self.references.append(directory)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         from raypref.errors import LossNotFinite
@@ -56,7 +67,8 @@ class FakeLearner:
 
     async def publish(self, version: int) -> dict[str, int]:
         for replica in self.replicas:
-            replica.value, replica.version = self.value, version
+            if version >= 0 or not replica.keeps_pi_t:
+                replica.value, replica.version = self.value, version
         return {"weight": hash(self.value)}
 
     async def probe(self, sequences: Sequence[types.Sequence]) -> list[NDArray[np.float64]]:
@@ -70,6 +82,8 @@ class FakeLearner:
         self.value = json.loads((directory / "value.json").read_text())
 
     async def export(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(self.value))
         self.exported.append(directory)
 
 
@@ -114,10 +128,21 @@ class FakeRollout:
 
 @dataclass
 class FakeReference:
-    policy: FakePolicy = field(default_factory=FakePolicy)
+    """pi_t's log-probs are its number, pi_ref's the number that it was refreshed with."""
+
+    policy: FakePolicy = field(default_factory=lambda: FakePolicy(keeps_pi_t=True))
+    reference: float = 0.0
+    scored: list[types.Example] = field(default_factory=list)
 
     async def score(self, examples: Any) -> Any:
-        return tuple(replace(example, previous_logps=np.zeros(len(example.response_ids))) for example in examples)
+        size = len(examples[0].response_ids)
+        slots = {"previous_logps": np.full(size, self.policy.value), "reference_logps": np.full(size, self.reference)}
+        own = tuple(replace(example, **slots) for example in examples)
+        self.scored.extend(own)
+        return own
+
+    async def refresh(self, directory: Path) -> None:
+        self.reference = json.loads((directory / "config.json").read_text())
 
     async def probe(self, sequences: Sequence[types.Sequence]) -> dict[str, list[NDArray[np.float64]]]:
         return {"reference-0": [np.full(len(sequence.response_ids), -1.0 - self.policy.value) for sequence in sequences]}
@@ -131,10 +156,14 @@ class FakeOracle:
     """Keeps every group but those whose prompt index is in ``drops``; the policy with the larger value wins."""
 
     drops: frozenset[int] = frozenset()
+    partners: dict[str, str] = field(default_factory=dict)
+    """Prompt id -> the prompt whose rollout came with it."""
     sealed: list[int] = field(default_factory=list)
 
-    async def judge(self, rollout: types.Rollout) -> tuple[types.Verdict, Any]:
+    async def judge(self, rollout: types.Rollout, partner: types.Rollout | None = None) -> tuple[types.Verdict, Any]:
         index = rollout.prompt.index
+        if partner is not None:
+            self.partners[rollout.prompt.id] = partner.prompt.id
         examples = (
             ()
             if index in self.drops

@@ -28,7 +28,7 @@ def make(tmp_path: Path, *, prompts: int = 24, held_out: int = 3, drops: frozens
         "learner": {"global_batch": 4},
     }
     config = RunConfig.parse(values | sections)
-    rollout, reference = FakeRollout(FakePolicy()), FakeReference(FakePolicy())
+    rollout, reference = FakeRollout(FakePolicy()), FakeReference()
     learner = FakeLearner(replicas=[rollout.policy, reference.policy])
     roles = Roles(learner=learner, rollout=rollout, oracle=FakeOracle(drops=drops), reference=reference)
     data = RunData(prompts=[prompt(k) for k in range(prompts)], held_out=[prompt(k, f"held{k}") for k in range(held_out)])

@@ -86,17 +86,47 @@ def test_inpo_s_settings() -> None:
     assert (schedule.type, schedule.warmup_ratio, config.learner.optimizer.lr, config.learner.global_batch) == ("cosine", 0.03, 5e-7, 128)
 
 
+def test_spo_s_settings() -> None:
+    """SPO, section 7 and appendix D."""
+    pairs, stories = (raypref.load_config(ROOT / "examples" / name / "run.yaml") for name in ("spo_alpacafarm", "spo_tinystories"))
+    for config in (pairs, stories):
+        regulariser = config.regulariser
+        assert (config.data.type, config.loop.iterations, config.loss.type) == ("preferences", 1, "spo")
+        assert (regulariser.type, regulariser.every, regulariser.samples) == ("token_kl", 8, 32)
+    pair_loss: Any = pairs.loss
+    ranking_loss: Any = stories.loss
+    assert (pair_loss.form, pair_loss.gamma, pairs.learner.global_batch, pairs.learner.epochs) == ("pair", 0.01, 64, 4)
+    assert (ranking_loss.form, ranking_loss.gamma, ranking_loss.alpha, stories.learner.global_batch) == ("ranking", 0.01, 0.001, 32)
+    steps = -(-5000 // 32) * stories.learner.epochs
+    assert steps * stories.learner.schedule.warmup_ratio == pytest.approx(5000, rel=1e-3)
+
+
+def test_srpo_s_settings() -> None:
+    """SRPO, section 6 and appendix C.1.1."""
+    config = raypref.load_config(ROOT / "examples" / "srpo_tldr" / "run.yaml")
+    loss: Any = config.loss
+    assert (config.data.type, config.data.template, loss.type, loss.beta) == ("preferences", "tldr", "srpo", 0.01)
+    assert config.policy.lora is not None
+    assert (config.policy.lora.rank, config.policy.lora.alpha) == (16, 32.0)
+    learner = config.learner
+    assert (learner.epochs, learner.global_batch, learner.optimizer.lr, learner.optimizer.weight_decay) == (5, 128, 2e-6, 0.1)
+    steps = -(-92_858 // 128) * learner.epochs
+    assert steps * learner.schedule.warmup_ratio == pytest.approx(150, rel=1e-3)
+
+
 def test_iterative_dpo_differs_from_inpo_in_the_loss_alone() -> None:
     inpo, dpo = (raypref.load_config(ROOT / "examples" / name / "run.yaml").model_dump() for name in ("inpo_llama3_8b", "iterative_dpo"))
     assert {path.partition(".")[0] for path in _differences(inpo, dpo)} == {"name", "output_dir", "loss"}
 
 
-@pytest.mark.parametrize("recipe", [*PAPER_SCALE, "inpo_llama3_8b", "iterative_dpo"])
+@pytest.mark.parametrize("recipe", [*PAPER_SCALE, "inpo_llama3_8b", "iterative_dpo", "spo_alpacafarm", "srpo_tldr"])
 def test_the_placement_fills_eight_gpus(recipe: str) -> None:
-    placement = raypref.load_config(ROOT / "examples" / recipe / "run.yaml").placement
+    """A reference takes its share only where the loss needs frozen log-probs."""
+    config = raypref.load_config(ROOT / "examples" / recipe / "run.yaml")
+    placement = config.placement
     engines = placement.rollout.engines * placement.rollout.tensor_parallel
-    others = sum(role.replicas * role.gpus for role in (placement.reference, placement.oracle))
-    assert placement.learner.ranks + engines + others == 8
+    roles = (placement.oracle, placement.reference) if config.loss.needs else (placement.oracle,)
+    assert placement.learner.ranks + engines + sum(role.replicas * role.gpus for role in roles) == 8
 
 
 def test_split_keeps_the_portions_apart_and_of_one_length() -> None:
@@ -207,14 +237,18 @@ def test_alpacafarm_s_better_output_is_chosen() -> None:
         alpacafarm.pair(row | {"preference": 0})
 
 
-def test_tldr_posts_are_put_into_the_paper_s_template() -> None:
+def test_tldr_posts_are_taken_apart() -> None:
     """A post may hold blank lines of its own."""
     post = "SUBREDDIT: r/cats\n\nTITLE: My cat\n\nPOST: She sleeps.\n\nAlways.\n\nTL;DR:"
-    found = tldr.pair({"prompt": post, "chosen": "She sleeps.", "rejected": " No "})
-    assert found["prompt"].split("contents of the POST.")[1] == ("\n\nSUBREDDIT: cats\nTITLE: My cat\nPOST: She sleeps.\n\nAlways.\nTL;DR:")
-    assert (found["chosen"], found["rejected"]) == (" She sleeps.", " No")
+    fields = {"subreddit": "cats", "title": "My cat", "post": "She sleeps.\n\nAlways."}
+    assert tldr.pair({"prompt": post, "chosen": "She sleeps.", "rejected": " No "}) == {
+        **fields,
+        "chosen": " She sleeps.",
+        "rejected": " No",
+    }
+    assert tldr.demonstration({"prompt": post, "completion": " Sleeps."}) == {**fields, "response": " Sleeps."}
     with pytest.raises(ValueError, match="expected 'SUBREDDIT"):
-        tldr.prompt_of({"prompt": "Article: none"})
+        tldr.post_of({"prompt": "Article: none"})
 
 
 def _answer(*best_first: int) -> str:

@@ -50,7 +50,7 @@ def test_best_and_worst_become_an_example():
 
 
 def test_metrics():
-    """Lengths 1 + 2 + 3 = 6, mean 2; one of three cut off; spread (2.2 - 0.9) / 3."""
+    """Lengths 1 + 2 + 3 = 6, mean 2; one of three cut off; spread (2.2 - 0.9) / 3; the selection's own: three comparisons."""
     metrics = judge().judge(rollout("a", "bb", "ccc", cut_off=[1])).verdict.metrics
     assert metrics == pytest.approx(
         {
@@ -61,6 +61,9 @@ def test_metrics():
             "oracle/cycle": 0.0,
             "oracle/abstained": 0.0,
             "oracle/dropped": 0.0,
+            "oracle/overlong": 0.0,
+            "oracle/comparisons": 3.0,
+            "oracle/ties": 0.0,
         }
     )
 

@@ -57,7 +57,7 @@ def minimisers() -> Iterator[Claim]:
             ("(9)", {"form": "pair"}),
             ("(16)", {"form": "best_of_n"}),
             ("(17)", {"form": "ranking"}),
-            ("(17) decayed by 1/2", {"form": "ranking", "decay": 0.5}),
+            ("(17) decayed by one half", {"form": "ranking", "decay": 0.5}),
         ):
             distance = worst_distance(alpha, gamma=0.0, **settings)
             yield Claim(f"spo/minimiser of {equation} to softmax(r over alpha), total variation/alpha={alpha:g}", distance, TOLERANCE)

@@ -123,8 +123,8 @@ def figure_2(behaviour: str, sampled: bool = True) -> dict[str, NDArray[np.float
 def figure_2_claims() -> Iterator[Claim]:
     """Which arm each method ends with on sampled data; SRPO's distance between the two data sets is reported.
 
-    It is as long on the whole populations: most of it is alpha = 0, where the pairs' distribution steers the optimiser, and not, as the
-    paper has it, the finite data.
+    On the whole populations it is nearly as long: most of it comes of alpha = 0, where the pairs' distribution steers the optimiser, and
+    not, as the paper has it, of the finite data.
     """
     last = {behaviour: {name: path[-1] for name, path in figure_2(behaviour).items()} for behaviour in BEHAVIOURS}
     for behaviour, policies in last.items():

@@ -1,4 +1,4 @@
-"""The TL;DR data, as files that the two configs of this folder read, in SRPO's prompt template."""
+"""The TL;DR data, as files that the two configs of this folder read; ``data.template: tldr`` makes prompts of their fields."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ Fields ``prompt``, ``completion``; ``prompt``, ``chosen``, ``rejected``; a promp
 HELD_OUT_PROMPTS = 1024
 """The paper evaluates on the first 1,024 posts of the test split."""
 POST = re.compile(r"SUBREDDIT: r/(?P<subreddit>.*?)\n+TITLE: (?P<title>.*?)\n+POST: (?P<post>.*?)\n*TL;DR:\s*", re.DOTALL)
-TEMPLATE = (
-    "Below is a reddit POST and the corresponding SUBREDDIT and TITLE. Write a both precise and concise summary of the contents of the "
-    "POST.\n\nSUBREDDIT: {subreddit}\nTITLE: {title}\nPOST: {post}\nTL;DR:"
-)
-"""Source: SRPO Appendix C.1.1, 0-revision."""
 
 
 def prepare(directory: Path) -> None:
@@ -32,7 +27,7 @@ def prepare(directory: Path) -> None:
     made: tuple[Iterable[Mapping[str, Any]], ...] = (
         (demonstration(row) for row in posts["train"]),
         (pair(row) for row in load_dataset(PREFERENCES, split="train")),
-        (prompt_alone(row) for row in posts["test"].select(range(HELD_OUT_PROMPTS))),
+        (post_of(row) for row in posts["test"].select(range(HELD_OUT_PROMPTS))),
     )
     directory.mkdir(parents=True, exist_ok=True)
     for name, records in zip(names, made, strict=True):
@@ -40,28 +35,24 @@ def prepare(directory: Path) -> None:
         (directory / f"{name}.jsonl").write_text("".join(lines))
 
 
-def prompt_of(row: Mapping[str, Any]) -> str:
-    """The row's post in the paper's template.
+def post_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The fields ``subreddit``, ``title`` and ``post`` of the row's prompt.
 
     Raises:
-        ValueError: the row's prompt is not made of SUBREDDIT, TITLE, POST and TL;DR.
+        ValueError: the prompt is not made of SUBREDDIT, TITLE, POST and TL;DR.
     """
     found = POST.fullmatch(row["prompt"])
     if found is None:
         raise ValueError(f"TL;DR: expected 'SUBREDDIT: r/... TITLE: ... POST: ... TL;DR:', got {row['prompt']!r}")
-    return TEMPLATE.format(**found.groupdict())
+    return found.groupdict()
 
 
 def demonstration(row: Mapping[str, Any]) -> dict[str, str]:
-    return {"prompt": prompt_of(row), "response": summary(row["completion"])}
+    return {**post_of(row), "response": summary(row["completion"])}
 
 
 def pair(row: Mapping[str, Any]) -> dict[str, str]:
-    return {"prompt": prompt_of(row), "chosen": summary(row["chosen"]), "rejected": summary(row["rejected"])}
-
-
-def prompt_alone(row: Mapping[str, Any]) -> dict[str, str]:
-    return {"prompt": prompt_of(row)}
+    return {**post_of(row), "chosen": summary(row["chosen"]), "rejected": summary(row["rejected"])}
 
 
 def summary(text: str) -> str:

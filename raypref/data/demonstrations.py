@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from raypref.config import DataConfig
 from raypref.data.prompts import name_record
 from raypref.data.records import Record, read_records, wrap_objects
-from raypref.data.text import field_of, policy_text, prompt_of, tokenize
+from raypref.data.text import field_of, policy_text, prompt_of, tokenize_answers
+from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
 from raypref.types import Example
 
@@ -50,7 +50,7 @@ def load_demonstrations(
         prompts.append(policy_text(prompt_of(record, config), config, tokenizer, record.place))
         answers.append(_answer(record, config))
         name_record(record, number, config, names)
-    pairs = _tokenize_pairs(prompts, answers, config, tokenizer, end_token_id)
+    pairs = tokenize_answers(prompts, answers, config, tokenizer, end_token_id)
     examples: list[Example] = []
     for (name, place), (prompt, answer) in zip(names.items(), pairs, strict=True):
         if len(prompt) + len(answer) <= context_tokens:
@@ -73,24 +73,6 @@ def _answer(record: Record, config: DataConfig) -> str:
     if not isinstance(answer, str) or not answer.strip():
         raise DataError(f"{record.place}: field {config.response_field!r} must be a text that is not empty, got {answer!r}")
     return answer
-
-
-def _tokenize_pairs(
-    prompts: list[str], answers: list[str], config: DataConfig, tokenizer: Any, end_token_id: int
-) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer ids.
-
-    The answer is cut out of the tokens of the whole text, so that it begins as the policy itself would go on; where the two merge into
-    one token, it is tokenised alone.
-    """
-    alone = tokenize(prompts, config, tokenizer)
-    whole = tokenize([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], config, tokenizer)
-    pairs = []
-    for prompt, both, answer in zip(alone, whole, answers, strict=True):
-        fits = both[: len(prompt)] == prompt and len(both) > len(prompt)
-        ids = both[len(prompt) :] if fits else tokenizer(answer, add_special_tokens=False)["input_ids"]
-        pairs.append((prompt, ids if ids[-1] == end_token_id else [*ids, end_token_id]))
-    return pairs
 
 
 def _example(index: int, name: str, prompt: list[int], answer: list[int]) -> Example:

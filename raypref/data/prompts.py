@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from raypref.config import DataConfig
 from raypref.data.records import Record, read_records, wrap_objects
-from raypref.data.text import bare_text, policy_text, prompt_of, tokenize
+from raypref.data.text import Messages, bare_text, chat_of, policy_text, prompt_of, tokenize
+from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt
 
@@ -59,8 +59,7 @@ def load_prompts(
     limit = context_tokens - max_response_tokens
     train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, tokenizer, limit)
     if held_out is not None or config.held_out is not None:
-        apart, dropped_apart = _load(_source(config.held_out, config, held_out, "data.held_out"), config, tokenizer, limit)
-        apart = apart[: config.held_out_prompts or None]
+        apart, dropped_apart = load_held_out(config, tokenizer, limit, held_out)
         dropped += dropped_apart
     else:
         train, apart = _set_apart(train, config.held_out_prompts)
@@ -69,6 +68,22 @@ def load_prompts(
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, limit)
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)
+
+
+def load_held_out(config: DataConfig, tokenizer: Any, limit: int, objects: Iterable[Any] | None = None) -> tuple[list[Prompt], int]:
+    """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, and how many were too long.
+
+    Args:
+        config: the data section.
+        tokenizer: the policy's.
+        limit: tokens that a prompt may have.
+        objects: instead of ``config.held_out``.
+
+    Raises:
+        DataError, ConfigError: as ``load_prompts``.
+    """
+    apart, dropped = _load(_source(config.held_out, config, objects, "data.held_out"), config, tokenizer, limit)
+    return apart[: config.held_out_prompts or None], dropped
 
 
 def _source(path: str | None, config: DataConfig, objects: Iterable[Any] | None, key: str) -> Iterable[Record]:
@@ -83,19 +98,19 @@ def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: 
     """Checked and tokenised prompts in the data's order, and how many were dropped."""
     names: dict[str, str] = {}
     places: list[str] = []
-    shown: list[str] = []
+    prompts: list[str | Messages] = []
     given: list[str] = []
     for number, record in enumerate(records):
         prompt = prompt_of(record, config)
         name_record(record, number, config, names)
         places.append(record.place)
-        shown.append(bare_text(prompt))
+        prompts.append(prompt)
         given.append(policy_text(prompt, config, tokenizer, record.place))
     tokens = tokenize(given, config, tokenizer)
     kept: list[Prompt] = []
-    for name, place, text, ids in zip(names, places, shown, tokens, strict=True):
+    for name, place, prompt, ids in zip(names, places, prompts, tokens, strict=True):
         if len(ids) <= limit:
-            kept.append(Prompt(len(kept), name, text, np.asarray(ids, dtype=np.int32)))
+            kept.append(Prompt(len(kept), name, bare_text(prompt), np.asarray(ids, dtype=np.int32), chat_of(prompt)))
         elif config.overlong == "refuse":
             raise DataError(
                 f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "

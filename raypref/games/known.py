@@ -85,7 +85,7 @@ def three_arms() -> Game:
 
 
 def bradley_terry(rewards: Sequence[float]) -> Game:
-    """P[i, j] = sigmoid(r_i - r_j) = 1/2 + tanh((r_i - r_j)/2)/2; the best arm is Nash (several best: any mixture of them; here the even one).
+    """P[i, j] = sigmoid(r_i - r_j); the best arm is Nash (several best: any mixture of them; here the even one).
 
     Source: SPO (2).
 

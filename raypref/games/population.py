@@ -2,7 +2,8 @@
 
     groups of K arms, drawn from a behaviour policy -> verdicts on them -> Judge (selection, Loss.targets) -> examples
 
-n arms, B different examples, S responses of an example, K responses of a group. An expectation over the data is then a weighted sum.
+n arms, B different examples, S sequences of an example, K responses of a group. An expectation over the data is then a weighted sum.
+Every text is a single token: a response its arm's number, the prompt 0, and a prompt that holds an earlier answer y the number 1 + y.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from raypref.config import RolloutConfig
 from raypref.games.known import plackett_luce
 from raypref.games.policies import Policy
-from raypref.judging import Judge, Judged
+from raypref.judging import Judge
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle, Question
 from raypref.preferences import Matrix
+from raypref.revision import Reviser
 from raypref.selection.base import Selection, all_pairs
+from raypref.sequences import SequenceMaker
 from raypref.types import Prompt, Response, Rollout
 
 Group = tuple[int, ...]
@@ -36,6 +39,8 @@ Verdicts = Callable[[Group], Iterable[tuple[Matrix, float]]]
 class Population:
     """Training examples with their weights."""
 
+    contexts: NDArray[np.intp]
+    """(B, S) what each sequence's arm was an answer to: 0 the prompt, 1 + y the prompt with the earlier answer y."""
     arms: NDArray[np.intp]
     """(B, S)"""
     targets: NDArray[np.float64]
@@ -47,7 +52,8 @@ class Population:
         """A data set of ``count`` examples drawn from this population: weights are shares of it, those never drawn are left out."""
         drawn = np.random.default_rng(seed).multinomial(count, self.weights / self.weights.sum())
         there = drawn > 0
-        return replace(self, arms=self.arms[there], targets=self.targets[there], weights=drawn[there] / count)
+        kept = {name: getattr(self, name)[there] for name in ("contexts", "arms", "targets")}
+        return replace(self, **kept, weights=drawn[there] / count)
 
 
 def soft(preference: Matrix) -> Verdicts:
@@ -108,13 +114,14 @@ def population(loss: Loss, selection: Selection, behaviour: Policy, verdicts: Ve
 
     Raises:
         ValueError: examples of different sizes, or none at all.
+        DataError: the loss wants responses to another prompt, of which a game has none.
     """
-    weights: dict[tuple[Group, tuple[float, ...]], float] = defaultdict(float)
+    weights: dict[_Example, float] = defaultdict(float)
     for group in product(range(len(behaviour)), repeat=responses):
         chance = float(np.prod(behaviour[list(group)]))
         for values, probability in verdicts(group) if chance > 0 else ():
-            for arms, targets in _examples(loss, selection, group, values):
-                weights[arms, targets] += chance * probability
+            for example in _examples(loss, selection, group, values):
+                weights[example] += chance * probability
     return _population(weights)
 
 
@@ -124,26 +131,37 @@ def whole_group(loss: Loss, selection: Selection, group: Sequence[int], preferen
     return _population(dict.fromkeys(_examples(loss, selection, arms, preference[np.ix_(arms, arms)]), 1.0))
 
 
-def _population(weights: dict[tuple[Group, tuple[float, ...]], float]) -> Population:
-    if len({len(arms) for arms, _ in weights}) != 1:
-        raise ValueError(f"population: expected examples of one size, got {sorted({len(arms) for arms, _ in weights}) or 'no example'}")
-    arms, targets = zip(*weights, strict=True)
-    return Population(np.array(arms, dtype=np.intp), np.array(targets, dtype=np.float64), np.array(list(weights.values())))
+_Example = tuple[Group, Group, tuple[float, ...]]
+"""Contexts, arms and targets of an example's sequences."""
 
 
-def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) -> Iterable[tuple[Group, tuple[float, ...]]]:
-    """The arms and the targets of a judged group's examples."""
-    judged = judge_group(loss, selection, group, values)
-    for picked, example in zip(judged.picked, judged.examples, strict=True):
-        yield tuple(group[k] for k in picked), tuple(float(target) for target in example.targets[: len(picked)])
+def _population(weights: dict[_Example, float]) -> Population:
+    sizes = sorted({len(arms) for _, arms, _ in weights})
+    if len(sizes) != 1:
+        raise ValueError(f"population: expected examples of one size, got {sizes or 'no example'}")
+    contexts, arms, targets = (np.array(part) for part in zip(*weights, strict=True))
+    return Population(contexts, arms, targets.astype(np.float64), np.array(list(weights.values())))
 
 
-def judge_group(loss: Loss, selection: Selection, group: Group, values: Matrix) -> Judged:
-    """The library's judging of one rollout, whose responses are single tokens: the arms' numbers."""
-    prompt = Prompt(0, "game", "game", np.zeros(1, dtype=np.int32))
+def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) -> Iterable[_Example]:
+    """What the library makes of one rollout."""
     replies = tuple(Response(np.array([arm], dtype=np.int32), np.zeros(1, dtype=np.float32), str(arm), "stop") for arm in group)
-    judge = Judge(GivenVerdicts(values=values), selection, loss, RolloutConfig(responses=len(group)))
-    return judge.judge(Rollout(prompt, replies, policy_version=0))
+    rollout = Rollout(Prompt(0, "game", "game", np.zeros(1, dtype=np.int32)), replies, policy_version=0)
+    sequences = SequenceMaker(loss, ArmReviser())
+    judge = Judge(GivenVerdicts(values=values), selection, loss, RolloutConfig(responses=len(group)), sequences)
+    for example in judge.judge(rollout).examples:
+        contexts, arms = (tuple(int(tokens[0]) for tokens in part) for part in (example.prompt_ids, example.response_ids))
+        yield contexts, arms, tuple(float(target) for target in example.targets)
+
+
+class ArmReviser(Reviser):
+    """Puts an earlier answer into the prompt where there is no text: the prompt becomes the number 1 + y."""
+
+    def __init__(self) -> None:
+        """Neither template nor tokenizer."""
+
+    def revise(self, prompt: Prompt, answer: str) -> Prompt:
+        return replace(prompt, token_ids=np.array([1 + int(answer)], dtype=np.int32))
 
 
 class GivenVerdicts(Oracle):

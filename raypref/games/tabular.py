@@ -65,8 +65,7 @@ class Task:
 
         if self.loss.mismatched or self.loss.token_kl:
             raise ValueError(f"loss.type: {self.loss.type!r} reads what a game of one prompt and one token does not have")
-        contexts, arms = self._sequences()
-        copies = arms.shape[1] // self.population.arms.shape[1]
+        contexts, arms = self.population.contexts, self.population.arms
 
         def frozen(policy: Policy | None) -> Tensor | None:
             return None if policy is None else torch.as_tensor(np.log(np.atleast_2d(policy))[contexts, arms])
@@ -75,19 +74,10 @@ class Task:
             logps=torch.log_softmax(theta, dim=-1)[torch.as_tensor(contexts), torch.as_tensor(arms)],
             reference_logps=frozen(self.reference),
             previous_logps=frozen(self.previous),
-            targets=torch.as_tensor(np.tile(self.population.targets, copies)),
+            targets=torch.as_tensor(self.population.targets),
             lengths=torch.ones(arms.shape, dtype=torch.long),
             mask=torch.ones(arms.shape, dtype=torch.bool),
         )
-
-    def _sequences(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """(B, S) context and arm of each sequence; with revisions in the order that ``Loss.revisions`` states."""
-        arms = self.population.arms
-        given_prompt = np.zeros_like(arms)
-        if not self.loss.revisions:
-            return given_prompt, arms
-        earlier = [np.repeat(1 + arms[:, [k]], 2, axis=1) for k in range(2)]
-        return np.hstack([given_prompt, *earlier]), np.tile(arms, 3)
 
 
 def logits(policy: Policy) -> Tensor:

@@ -42,9 +42,8 @@ def test_groups_that_the_selection_drops_are_missing():
 def test_rankings():
     """Weights 1, 2, 3 of three different arms, which a group of three holds with 6/27: the best first with 1/6, 2/6, 3/6 of it."""
     rewards = np.log([1.0, 2.0, 3.0])
-    data = population(
-        losses.build({"type": "spo", "form": "ranking"}), selections.build({"type": "ranking"}), uniform(3), ranked(rewards), 3
-    )
+    spo, rule = losses.build({"type": "spo", "form": "ranking"}), selections.build({"type": "ranking"})
+    data = population(spo, rule, uniform(3), ranked(rewards), responses=3)
     chances = _weights(data)
     assert sum(chances.values()) == pytest.approx(1.0)
     assert chances[2, 1, 0] == pytest.approx(6 / 27 / 3)

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from raypref.games.policies import uniform
-from raypref.games.population import Population
+from raypref.games.population import Population, whole_group
 from raypref.games.tabular import Task, descend, logits, policy_of, stationary_policy
 from raypref.losses.base import Loss, LossBatch, LossValue, losses
+from raypref.selection.base import selections
 
-PAIR = Population(np.array([[0, 1]]), np.array([[1.0, 0.0]]), np.array([1.0]))
+PAIR = Population(np.array([[0, 0]]), np.array([[0, 1]]), np.array([[1.0, 0.0]]), np.array([1.0]))
 
 
 def test_a_batch_of_a_pair():
@@ -23,9 +24,10 @@ def test_a_batch_of_a_pair():
 
 
 def test_a_batch_with_revisions():
-    """w = 0, l = 1; row 0 is pi(y), row 1 pi(y' | w), row 2 pi(y' | l); w, l given nothing, w, l given w, w, l given l."""
-    table = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
-    batch = Task(losses.build({"type": "srpo"}), PAIR, reference=np.full((3, 2), 0.5)).batch(logits(table))
+    """w = 0, l = 1, always; row 0 is pi(y), row 1 pi(y' | w), row 2 pi(y' | l): w, l given the prompt, given w too, given l too."""
+    table, loss = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]]), losses.build({"type": "srpo"})
+    pairs = whole_group(loss, selections.build({"type": "best_worst"}), (0, 1), np.array([[0.5, 1.0], [0.0, 0.5]]))
+    batch = Task(loss, pairs, reference=np.full((3, 2), 0.5)).batch(logits(table))
     np.testing.assert_allclose(batch.logps.exp(), [[0.1, 0.9, 0.2, 0.8, 0.3, 0.7]])
     assert batch.reference_logps.shape == (1, 6)
     assert batch.targets.tolist() == [[1.0, 0.0] * 3]
@@ -47,7 +49,7 @@ class Counted(Loss):
 def test_statistics_are_expectations_without_a_gradient():
     """Examples of arms 0 and 1 with weights 1 and 3, policy (0.2, 0.8): mean = (0.2 + 3 * 0.8)/4 = 0.65, loss 0.65 (log 0.2 + 3 log 0.8)/4;
     its gradient 0.65 ((1/4, 3/4) - (0.2, 0.8))."""
-    data = Population(np.array([[0, 1], [1, 0]]), np.zeros((2, 2)), np.array([1.0, 3.0]))
+    data = Population(np.zeros((2, 2), dtype=int), np.array([[0, 1], [1, 0]]), np.zeros((2, 2)), np.array([1.0, 3.0]))
     theta = logits(np.array([0.2, 0.8])).requires_grad_()
     value = Task(Counted(), data).objective(theta)
     assert value.item() == pytest.approx(0.65 * (np.log(0.2) + 3 * np.log(0.8)) / 4)

@@ -1,0 +1,111 @@
+"""Texts that put an earlier answer in a prompt (``data.template``), and that make the first prompt of a record's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raypref.errors import ConfigError
+
+Messages = list[dict[str, str]]
+
+
+class Template(Protocol):
+    """How an earlier answer is put in a prompt."""
+
+    def compose(self, values: Mapping[str, Any]) -> str | None:
+        """The first prompt of a record that has none, or None where the record lacks the template's fields."""
+        ...
+
+    def revise(self, prompt: str | Messages, answer: str) -> str | Messages:
+        """The prompt that asks for a revision of ``answer``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary after ``TL;DR:``; the earlier one stands before it as EXAMPLE SUMMARY.
+
+    Source: SRPO Appendix C.1. The paper's text is kept to the letter ("a both precise and concise summary").
+    """
+
+    what: str
+    """``reddit POST`` or ``news ARTICLE``."""
+    fields: tuple[tuple[str, str], ...]
+    """(record's field, its label in the prompt), in the prompt's order."""
+
+    def compose(self, values: Mapping[str, Any]) -> str | None:
+        """Fields stand in the record, or in its ``info`` (the layout of openai/summarize_from_feedback)."""
+        known = {**(values.get("info") or {}), **values}
+        if any(not isinstance(known.get(field), str) for field, _ in self.fields):
+            return None
+        lines = [f"{label}: {known[field].strip()}" for field, label in self.fields]
+        return "\n".join([self._opening(f"{self._given()} and TITLE"), *lines, "TL;DR:"])
+
+    def revise(self, prompt: str | Messages, answer: str) -> str:
+        """A prompt without the opening sentence gets it too; a chat is not what this template is for."""
+        if not isinstance(prompt, str):
+            raise ConfigError("data.template: 'tldr' and 'xsum' are for plain prompts, the data holds chats; set data.template=chat")
+        body = prompt.removeprefix(self._opening(f"{self._given()} and TITLE")).strip().removesuffix("TL;DR:").rstrip()
+        opening = self._opening(f"{self._given()}, TITLE, and an EXAMPLE SUMMARY")
+        return "\n".join([opening, body, f"EXAMPLE SUMMARY: {answer.strip()}", "TL;DR:"])
+
+    def _given(self) -> str:
+        return f"corresponding {self.fields[0][1]}"
+
+    def _opening(self, given: str) -> str:
+        document = self.what.split()[-1]
+        return f"Below is a {self.what} and the {given}. Write a both precise and concise summary of the contents of the {document}."
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The conversation goes on: the earlier answer is the assistant's turn, and the user asks for a better one. Not from a paper."""
+
+    request: str = "Please improve your answer. Reply with the improved answer alone."
+
+    def compose(self, values: Mapping[str, Any]) -> None:
+        """A chat's prompt is in the data."""
+        return None
+
+    def revise(self, prompt: str | Messages, answer: str) -> Messages:
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return [*turns, {"role": "assistant", "content": answer}, {"role": "user", "content": self.request}]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A text of one's own with {prompt} and {answer}."""
+
+    text: str
+
+    def compose(self, values: Mapping[str, Any]) -> None:
+        """The prompt is in the data."""
+        return None
+
+    def revise(self, prompt: str | Messages, answer: str) -> str:
+        if not isinstance(prompt, str):
+            raise ConfigError("data.template: a text of your own is for plain prompts, the data holds chats; set data.template=chat")
+        before, _, after = self.text.partition("{answer}")
+        return before.replace("{prompt}", prompt) + answer + after.replace("{prompt}", prompt)
+
+
+_NAMED: Mapping[str, Template] = {
+    "tldr": Summary("reddit POST", (("subreddit", "SUBREDDIT"), ("title", "TITLE"), ("post", "POST"))),
+    "xsum": Summary("news ARTICLE", (("id", "ID"), ("title", "TITLE"), ("article", "ARTICLE"))),
+    "chat": Chat(),
+}
+
+
+def template_of(name: str) -> Template:
+    """The template of ``data.template``.
+
+    Raises:
+        ConfigError: it is no known name, and no text with {prompt} and one {answer}.
+    """
+    if name in _NAMED:
+        return _NAMED[name]
+    if "{prompt}" not in name or name.count("{answer}") != 1:
+        raise ConfigError(f"data.template: {name!r} is none of {', '.join(_NAMED)}, and no text with {{prompt}} and one {{answer}}")
+    return Plain(name)

@@ -1,0 +1,70 @@
+"""The prompts of SRPO Appendix C.1 to the letter, a chat's, and one's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from raypref.data.templates import template_of
+from raypref.data_config import DataConfig
+from raypref.errors import ConfigError
+
+FIRST = """Below is a reddit POST and the corresponding SUBREDDIT and TITLE. \
+Write a both precise and concise summary of the contents of the POST.
+SUBREDDIT: r/x
+TITLE: T
+POST: P
+TL;DR:"""
+
+REVISED = """Below is a reddit POST and the corresponding SUBREDDIT, TITLE, and an EXAMPLE SUMMARY. \
+Write a both precise and concise summary of the contents of the POST.
+SUBREDDIT: r/x
+TITLE: T
+POST: P
+EXAMPLE SUMMARY: short
+TL;DR:"""
+
+
+def test_tldr() -> None:
+    template = template_of("tldr")
+    assert template.compose({"subreddit": "r/x", "title": "T", "post": "P"}) == FIRST
+    assert template.compose({"title": "T", "post": "P"}) is None
+    assert template.revise(FIRST, " short ") == REVISED
+    bare = FIRST.split("\n", 1)[1]
+    assert template.revise(bare, "short") == REVISED, "a prompt of the hub's layout, without the opening sentence"
+
+
+def test_xsum() -> None:
+    template = template_of("xsum")
+    first = template.compose({"id": "17", "title": "T", "article": "A"})
+    assert first == (
+        "Below is a news ARTICLE and the corresponding ID and TITLE. Write a both precise and concise summary of the contents of the "
+        "ARTICLE.\nID: 17\nTITLE: T\nARTICLE: A\nTL;DR:"
+    )
+    assert template.revise(first, "s") == (
+        "Below is a news ARTICLE and the corresponding ID, TITLE, and an EXAMPLE SUMMARY. Write a both precise and concise summary of the "
+        "contents of the ARTICLE.\nID: 17\nTITLE: T\nARTICLE: A\nEXAMPLE SUMMARY: s\nTL;DR:"
+    )
+
+
+def test_chat_goes_on() -> None:
+    turns = template_of("chat").revise("Why?", "so")
+    assert [(turn["role"], turn["content"]) for turn in turns[:2]] == [("user", "Why?"), ("assistant", "so")]  # type: ignore[index]
+    assert turns[2]["role"] == "user"  # type: ignore[index]
+    assert len(template_of("chat").revise([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "a")) == 4
+
+
+def test_a_text_of_ones_own() -> None:
+    """Braces in the prompt or the answer stay what they are."""
+    assert template_of("{prompt}|{answer}|{prompt}").revise("p {answer}", "a {prompt}") == "p {answer}|a {prompt}|p {answer}"
+
+
+@pytest.mark.parametrize("name", ["tdlr", "{prompt} only", "{answer} only", "{prompt} {answer} {answer}"])
+def test_unknown_templates_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.template: .* is none of tldr, xsum, chat, and no text with"):
+        DataConfig.parse({"template": name})
+
+
+@pytest.mark.parametrize("name", ["tldr", "{prompt}{answer}"])
+def test_plain_templates_refuse_chats(name: str) -> None:
+    with pytest.raises(ConfigError, match="the data holds chats"):
+        template_of(name).revise([{"role": "user", "content": "u"}], "a")
