@@ -91,4 +91,4 @@ class ProgressLine(Callback):
             self._live.update(self.line())
         elif force or time.monotonic() - self._printed >= self._every_s:
             self._printed = time.monotonic()
-            self._console.print(self.line(), highlight=False)
+            self._console.print(self.line(), highlight=False, soft_wrap=True)

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 import raypref
 from raypref.config import RunConfig
-from raypref.errors import ConfigError, OracleError, PlacementError
+from raypref.errors import ConfigError, LossNotFinite, OracleError, PlacementError
+from raypref.losses.base import LossBatch, LossValue
+from raypref.losses.sppo import SPPO
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -143,3 +145,28 @@ def test_oracle_that_answers_nan_stops_the_run(tied_model: Path, tmp_path: Path)
     config = config_for(tied_model, tmp_path, evaluation={"every": 0})
     with pytest.raises(OracleError, match=r"oracle 'callable', prompt '\d+': P\[0, 0\] = nan"):
         raypref.run(config, prompts=PROMPTS, oracle=broken, callbacks=[])
+
+
+class BreaksInTheSecondIteration(SPPO):
+    """SPPO whose loss is NaN from its third call: a class of the caller's own, which travels to the learner."""
+
+    calls: int = 0
+
+    def __call__(self, batch: LossBatch) -> LossValue:
+        value = super().__call__(batch)
+        object.__setattr__(self, "calls", self.calls + 1)
+        return LossValue(value.loss * (float("nan") if self.calls > 2 else 1.0), value.metrics)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_loss_that_becomes_nan(tied_model: Path, tmp_path: Path) -> None:
+    """Two steps an iteration, NaN from the third: the first iteration's checkpoint stays, the batch and the good policy are written."""
+    from transformers import AutoModelForCausalLM
+
+    config = config_for(tied_model, tmp_path / "run", evaluation={"every": 0}, data={"chat_template": False, "held_out_prompts": 4})
+    with pytest.raises(LossNotFinite, match=r"loss at step 2 of the run: it is nan; .* The batch of 4 examples is in .*\.json"):
+        raypref.run(config, prompts=PROMPTS, oracle=more_different_words, loss=BreaksInTheSecondIteration(eta=5), callbacks=[])
+    (dump,) = (tmp_path / "run" / "failures").glob("*.json")
+    assert len(json.loads(dump.read_text())["examples"]) == 4
+    assert (tmp_path / "run" / "checkpoints" / "iteration_0001" / "state.json").exists()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy_before_failure")

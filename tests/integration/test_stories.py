@@ -45,8 +45,8 @@ def test_held_out_win_rate_rises(tmp_path: Path) -> None:
         "loop": {"iterations": 1, "prompts_per_iteration": 192},
         "rollout": {"responses": 5, "max_tokens": 64, "kv_cache_gib": 0.25},
         "selection": {"type": "best_worst"},
-        "loss": {"type": "sppo", "eta": 20.0},
-        "learner": {"global_batch": 16, "optimizer": {"lr": 1e-3}, "schedule": {"warmup_ratio": 0.1}},
+        "loss": {"type": "sppo", "eta": 60.0},
+        "learner": {"global_batch": 16, "optimizer": {"lr": 5e-4}, "schedule": {"warmup_ratio": 0.1}},
         "placement": {"device": "cpu", "oracle": {"gpus": 0}},
     }
     result = raypref.run(RunConfig.parse(values), oracle=livelier, callbacks=[])
