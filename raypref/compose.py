@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from raypref import output, report
 from raypref.config import RunConfig
 from raypref.driver import Driver, Outcome, RunData
-from raypref.errors import ConfigError, DataError
+from raypref.errors import DataError
 from raypref.limits import check_learner
 from raypref.losses.base import Loss
 from raypref.metrics import MetricsWriter
