@@ -109,7 +109,7 @@ class ScheduleConfig(Section):
     warmup_ratio: Fraction = 0.1
     """Share of the horizon."""
     horizon_iterations: PositiveFloat = 1.0
-    """Length of the schedule, in iterations' worth of steps. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
+    """Length of the schedule, in multiples of its span. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
     span: Literal["iteration", "run"] = "iteration"
     """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run."""
 

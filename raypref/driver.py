@@ -133,7 +133,8 @@ class Driver:
                 await self._step(batch)
         if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(state.iteration)
-        self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + taken, step=self.state.step)
+        used = taken if config.loop.sync_interval is not None else self.items_per_iteration()
+        self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + used, step=self.state.step)
 
     async def _batches(self) -> AsyncGenerator[Batch]:
         """The iteration's batches as they fill; without overlap, all of them at once when the last has filled.

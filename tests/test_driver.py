@@ -59,6 +59,13 @@ def test_dropped_groups_leave_no_gap(tmp_path: Path) -> None:
     assert driver.roles.learner.batches == [[0, 2, 3, 4], [6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
 
 
+def test_groups_dropped_at_an_iterations_end_are_used_up(tmp_path: Path) -> None:
+    """Prompts 4 to 7 of the first eight are dropped: the next iteration starts at 8 all the same."""
+    driver = make(tmp_path, prompts=16, drops=frozenset({4, 5, 6, 7}), loop={"iterations": 2})
+    finish(driver)
+    assert driver.roles.learner.batches == [[0, 1, 2, 3], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
 def test_sync_interval_takes_as_many_prompts_as_its_steps_need(tmp_path: Path) -> None:
     """Interval 1 (online): each step's batch comes from the policy of the step before; the dropped prompt 2 pulls prompt 4 in."""
     driver = make(tmp_path, drops=frozenset({2}), loop={"iterations": 3, "sync_interval": 1})
