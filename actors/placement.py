@@ -27,6 +27,8 @@ class Need:
     rollout: bool
     reference: bool
     oracle: bool
+    learner: bool = True
+    """False for generation: separate engines alone, which load the policy themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def plan_placement(config: PlacementConfig, need: Need) -> Plan:
     """
     if need.rollout and config.rollout.engines < 1:
         raise ConfigError("placement.rollout.engines: 0, but the run samples from the policy; at least 1")
-    return _colocated(config, need) if config.layout == "colocated" else _separate(config, need)
+    return _colocated(config, need) if config.layout == "colocated" and need.learner else _separate(config, need)
 
 
 def _separate(config: PlacementConfig, need: Need) -> Plan:
@@ -88,7 +90,8 @@ def _separate(config: PlacementConfig, need: Need) -> Plan:
             seats.append(Seat(role, index, len(bundles), cpus, gpus))
             bundles.append({"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
-    place("learner", config.learner.ranks, 1, config.learner.cpus)
+    if need.learner:
+        place("learner", config.learner.ranks, 1, config.learner.cpus)
     if need.rollout:
         width = config.rollout.tensor_parallel
         place("rollout", config.rollout.engines, width, config.rollout.cpus * width)
