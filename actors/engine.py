@@ -65,6 +65,7 @@ class Engine:
         device: str = "cpu",
         transport: str = "shm",
         seed: int = 0,
+        own_weights: bool = False,
     ) -> None:
         """
         Args:
@@ -74,6 +75,7 @@ class Engine:
             device: ``cpu`` or ``cuda``; vLLM must be built for it.
             transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
             seed: of the engine; requests carry their own.
+            own_weights: load the directory's weights: an engine of a run without a learner.
 
         Raises:
             ConfigError: vLLM is built for another device, or cannot run this model.
@@ -82,7 +84,7 @@ class Engine:
         self._end_tokens = list(end_token_ids(policy))
         self._context_tokens = context_limit(policy)
         self._open: dict[str, SampleRequest] = {}
-        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed)
+        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed, own_weights)
 
     @property
     def unfinished(self) -> int:
@@ -174,7 +176,14 @@ class Engine:
 
 
 def _start(
-    policy: PolicyConfig, rollout: RolloutConfig, context_tokens: int, tensor_parallel: int, device: str, transport: str, seed: int
+    policy: PolicyConfig,
+    rollout: RolloutConfig,
+    context_tokens: int,
+    tensor_parallel: int,
+    device: str,
+    transport: str,
+    seed: int,
+    own_weights: bool,
 ) -> Any:
     from vllm import LLM
     from vllm.config import WeightTransferConfig
@@ -195,7 +204,7 @@ def _start(
             trust_remote_code=policy.trust_remote_code,
             skip_tokenizer_init=True,
             generation_config="vllm",  # sampling settings come with the requests alone
-            load_format="dummy",
+            load_format="safetensors" if own_weights else "dummy",
             max_model_len=context_tokens,
             max_num_seqs=rollout.max_num_seqs,
             kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),

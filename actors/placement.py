@@ -27,6 +27,8 @@ class Need:
     rollout: bool
     reference: bool
     oracle: bool
+    learner: bool = True
+    """False for generation: separate engines alone, which load the policy themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def plan_placement(config: PlacementConfig, need: Need) -> Plan:
     """
     if need.rollout and config.rollout.engines < 1:
         raise ConfigError("placement.rollout.engines: 0, but the run samples from the policy; at least 1")
-    return _colocated(config, need) if config.layout == "colocated" else _separate(config, need)
+    return _colocated(config, need) if config.layout == "colocated" and need.learner else _separate(config, need)
 
 
 def _separate(config: PlacementConfig, need: Need) -> Plan:
@@ -93,7 +95,8 @@ def _separate(config: PlacementConfig, need: Need) -> Plan:
             f"placement.reference.gpus: {config.reference.gpus:g}, but {config.reference.replicas} replicas that share a GPU cannot take "
             f"part in one weight transfer (nccl wants a GPU each); set it to 1, or replicas to 1"
         )
-    place("learner", config.learner.ranks, 1, config.learner.cpus)
+    if need.learner:
+        place("learner", config.learner.ranks, 1, config.learner.cpus)
     if need.rollout:
         width = config.rollout.tensor_parallel
         place("rollout", config.rollout.engines, width, config.rollout.cpus * width)

@@ -54,14 +54,16 @@ class RolloutActor:
         device: str = "cpu",
         transport: str = "shm",
         seed: int = 0,
+        own_weights: bool = False,
     ) -> None:
-        """See ``actors.engine.Engine``; the process needs ``engine_env``."""
-        self._engine = Engine(policy, rollout, tensor_parallel=tensor_parallel, device=device, transport=transport, seed=seed)
+        """See ``actors.engine.Engine``; needs ``engine_env``. With ``own_weights`` version 0 is held from the start."""
+        options: dict[str, Any] = {"device": device, "transport": transport, "seed": seed, "own_weights": own_weights}
+        self._engine = Engine(policy, rollout, tensor_parallel=tensor_parallel, **options)
         self._inbox: queue.SimpleQueue[tuple[str, SampleRequest] | None] = queue.SimpleQueue()
         self._state = threading.Lock()
         """Guards the three that follow."""
         self._unanswered = 0
-        self._version: int | None = None
+        self._version: int | None = 0 if own_weights else None
         self._failure: Exception | None = None
         self._streaming = threading.Lock()
         self._closing = threading.Event()

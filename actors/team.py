@@ -119,6 +119,7 @@ class Team:
                     "device": device,
                     "transport": self.transport,
                     "seed": config.seed,
+                    "own_weights": not self.plan.of("learner"),
                 },
             )
         if seat.role == "reference":
@@ -182,6 +183,8 @@ class Team:
         Raises:
             ConfigError: the policy cannot be loaded.
         """
+        if not self.plan.of("learner"):
+            return
         learner = self.roles.learner
         await learner.start()
         receivers = [Receiver(name, handle, self.config.placement.rollout.tensor_parallel) for name, handle in self._of("rollout")]

@@ -42,6 +42,24 @@ def train(
     print_summary(result.summary)
 
 
+@app.command()
+def generate(
+    config: Annotated[Path, typer.Argument(help="A run's YAML file: policy, data, rollout and placement are used.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    *,
+    prompts: Annotated[str, typer.Option(help="JSONL or Parquet file, directory, or data set with the prompts.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    responses: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
+    revisions: Annotated[int, typer.Option(min=0, help="How often each answer is revised (data.template).")] = 0,
+) -> None:
+    """Have the policy answer prompts, and revise its own answers."""
+    from raypref.compose import generate as run
+    from raypref.config import load_config
+
+    run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions)
+    typer.echo(str(output))
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s")

@@ -116,6 +116,50 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
             return _complete(_drive(team, driver, resume_from))
 
 
+def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, responses: int = 1, revisions: int = 0) -> None:
+    """Have the policy answer prompts and revise its answers, through the engines of ``placement.rollout``; no learner is started.
+
+    Args:
+        config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
+        prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
+        output: a JSONL file (see ``raypref.generation.record_of``).
+        responses: first answers a prompt.
+        revisions: how often each is revised; needs ``data.template``.
+
+    Raises:
+        ConfigError, DataError: before anything starts.
+        PlacementError: the cluster cannot hold the engines.
+    """
+    from actors.cluster import connected
+    from actors.placement import Need, plan_placement
+    from actors.policy import facts_of
+    from actors.team import Team
+    from raypref.data.prompts import load_held_out
+    from raypref.generation import generate_chains, write_chains
+    from raypref.revision import Reviser
+
+    config = _with_objects(config, None, None, None)
+    facts = facts_of(config.policy)
+    room = facts.context_tokens - config.rollout.max_tokens
+    given = {"held_out": prompts} if isinstance(prompts, str) else {}
+    section = config.data.model_copy(update=given | {"held_out_prompts": 0})
+    asked, dropped = load_held_out(section, facts.tokenizer, room, None if given else prompts)
+    if dropped:
+        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
+    revise = Reviser(section, facts.tokenizer).within(room) if revisions else None
+    plan = plan_placement(config.placement, Need(rollout=True, reference=False, oracle=False, learner=False))
+    with connected(plan, config) as (device, may_grow), Team.assembled(config, plan, device, may_grow=may_grow) as team:
+        made = _complete(_with_team(team, generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)))
+    write_chains(output, made)
+
+
+async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    finally:
+        await team.close()
+
+
 async def _drive(team: Any, driver: Driver, resume_from: Path | None) -> Outcome:
     try:
         await team.connect()

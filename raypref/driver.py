@@ -69,7 +69,7 @@ class Driver:
         self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         self.state = RunState()
         self.outcome = Outcome()
-        self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out) if self._evaluates else None
+        self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise) if self._evaluates else None
         self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         self.fresh: FreshSamples | None = None
         if config.regulariser.on:

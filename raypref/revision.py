@@ -7,6 +7,7 @@ Training (``Loss.revisions``), ``raypref generate`` and evaluation all take thes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ class Reviser:
         self._config = config
         self._template = template_of(config.template)
         self._tokenizer = tokenizer
+
+    def within(self, tokens: int) -> Callable[[Prompt, str], Prompt | None]:
+        """``revise`` where the new prompt has at most ``tokens``, else None."""
+
+        def revise(prompt: Prompt, answer: str) -> Prompt | None:
+            revised = self.revise(prompt, answer)
+            return revised if len(revised.token_ids) <= tokens else None
+
+        return revise
 
     def revise(self, prompt: Prompt, answer: str) -> Prompt:
         """The prompt that asks for a revision of ``answer``.

@@ -168,6 +168,8 @@ class RunData:
     """With given examples: theirs, for the regulariser's samples."""
     examples: abc.Sequence[Example] = ()
     held_out: abc.Sequence[Prompt] = ()
+    revise: abc.Callable[[Prompt, str], Prompt | None] | None = None
+    """The prompt that asks for a revision of an answer; None where it leaves no room for one (``evaluation.revisions``)."""
 
     @property
     def sampled(self) -> bool:

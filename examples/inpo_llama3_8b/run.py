@@ -8,17 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import raypref
-from examples import rlhflow
-from raypref.report import print_summary
-
-
-def main(overrides: list[str]) -> None:
-    """Run run.yaml with the overrides."""
-    rlhflow.prepare(Path("runs/rlhflow"))
-    config = raypref.load_config(Path(__file__).parent / "run.yaml", overrides)
-    print_summary(raypref.run(config).summary)
-
+from examples import recipe, rlhflow
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    rlhflow.prepare(Path("runs/rlhflow"))
+    recipe.main(Path(__file__).parent, sys.argv[1:])

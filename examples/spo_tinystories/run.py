@@ -8,15 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import raypref
-from raypref.report import print_summary
-
-
-def main(overrides: list[str]) -> None:
-    """Run run.yaml with the overrides."""
-    config = raypref.load_config(Path(__file__).parent / "run.yaml", overrides)
-    print_summary(raypref.run(config).summary)
-
+from examples import recipe
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    recipe.main(Path(__file__).parent, sys.argv[1:])

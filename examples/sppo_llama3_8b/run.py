@@ -8,20 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import raypref
-from examples import ultrafeedback
-from raypref.report import print_summary
-
-HERE = Path(__file__).parent
-
-
-def main(arguments: list[str]) -> None:
-    """Run the config that the first argument names (default: run.yaml), with the others as overrides."""
-    named = [argument for argument in arguments[:1] if "=" not in argument]
-    ultrafeedback.prepare(Path("runs/ultrafeedback"))
-    config = raypref.load_config(HERE / (named or ["run.yaml"])[0], arguments[len(named) :])
-    print_summary(raypref.run(config).summary)
-
+from examples import recipe, ultrafeedback
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    ultrafeedback.prepare(Path("runs/ultrafeedback"))
+    recipe.main(Path(__file__).parent, sys.argv[1:])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raypref.config import RunConfig
 from raypref.data.demonstrations import load_demonstrations
 from raypref.data.preferences import load_preferences
 from raypref.data.prompts import load_held_out, load_prompts
-from raypref.driver import RunData
 from raypref.errors import ConfigError
 from raypref.revision import Reviser
 from raypref.sequences import SequenceMaker
-from raypref.types import Prompt
+from raypref.types import Prompt, RunData
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,15 @@ def load_run_data(
         DataError: the data is wrong, or nothing is left of it.
     """
     sequences = sequence_maker(config, facts)
+    data = _load(config, facts, sequences, records, held_out)
+    if not config.evaluation.revisions:
+        return data
+    return replace(data, revise=Reviser(config.data, facts.tokenizer).within(facts.context_tokens - config.rollout.max_tokens))
+
+
+def _load(
+    config: RunConfig, facts: PolicyFacts, sequences: SequenceMaker, records: Sequence[Any] | None, held_out: Sequence[Any] | None
+) -> RunData:
     if config.data.type == "prompts":
         _require(config, ("oracle", "selection"), "to train on sampled responses (data.type: prompts)")
         limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
@@ -77,7 +85,8 @@ def sequence_maker(config: RunConfig, facts: PolicyFacts) -> SequenceMaker:
     Raises:
         ConfigError: the loss wants revisions and there is no template for them.
     """
-    reviser = Reviser(config.data, facts.tokenizer) if config.loss.revisions or config.evaluation.revisions else None
+    wanted = config.loss.revisions and config.data.template is not None
+    reviser = Reviser(config.data, facts.tokenizer) if wanted else None
     return SequenceMaker(config.loss, reviser, facts.context_tokens)
 
 

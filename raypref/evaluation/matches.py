@@ -9,7 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.evaluation.revisions import revision_curve
 from raypref.evaluation.win_rate import summarise
+from raypref.generation import Revise, chain, chains
 from raypref.roles import OracleRole, Ref
 from raypref.types import Comparison, Prompt
 
@@ -22,7 +24,18 @@ class Evaluator:
     The answers' seeds depend on the prompt alone, so a policy that did not change gives the same answers and a win rate of one half.
     """
 
-    def __init__(self, sample: Sample, oracle: OracleRole | None, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    def __init__(
+        self, sample: Sample, oracle: OracleRole | None, config: RunConfig, prompts: Sequence[Prompt], revise: Revise | None = None
+    ) -> None:
+        """
+        Args:
+            sample: (prompt, count, purpose, iteration) -> reference to a rollout of the current policy.
+            oracle: the judge.
+            config: the run's.
+            prompts: held-out ones.
+            revise: makes prompts for revisions; needed for ``evaluation.revisions``.
+        """
+        self._revise = revise
         assert oracle is not None
         self._sample = sample
         self._oracle = oracle
@@ -55,11 +68,30 @@ class Evaluator:
             result["response_tokens"] = sum(match.challenger_tokens for match in matches) / len(matches)
             result[f"{name}_response_tokens"] = sum(match.defender_tokens for match in matches) / len(matches)
             self._write(iteration, name, matches)
+        if evaluation.revisions:
+            result["revisions"] = await self._revisions(opponents["base"])
         return result
 
     async def resume(self) -> None:
         """Sample the current policy's answers again: it is the opponent of the next evaluation in a run that was resumed."""
         self._answers["previous"] = await self._ask()
+
+    async def _revisions(self, defenders: Sequence[Ref]) -> list[dict[str, Any]]:
+        """Win rates of the current policy's answers after 0, 1, ... revisions of its own, against the base policy's first answers."""
+        evaluation = self._config.evaluation
+
+        async def sample(prompt: Prompt, count: int, purpose: str) -> Ref:
+            return await self._sample(prompt, count, "evaluation" if purpose == "generate" else purpose, 0)
+
+        settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
+        made = await chains(self._prompts, self._config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
+        how: dict[str, Any] = {
+            "resamples": evaluation.bootstrap_resamples,
+            "confidence": evaluation.confidence,
+            "seed": self._config.seed,
+        }
+        curve = await revision_curve(made, defenders, self._oracle.compare, **how)
+        return [asdict(point) for point in curve]
 
     async def _ask(self) -> list[Ref]:
         count = self._config.evaluation.responses
