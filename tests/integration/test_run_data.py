@@ -12,7 +12,7 @@ import pytest
 
 import raypref
 from raypref.config import RunConfig
-from tests.integration.test_run import PROMPTS, cluster, config_for, more_of_the_last_word
+from tests.integration.test_run import PROMPTS, cluster, config_for, more_different_words
 
 __all__ = ["cluster"]
 
@@ -73,7 +73,7 @@ def test_given_pairs_regularised_and_evaluated(tied_model: Path, tmp_path: Path)
         regulariser={"type": "token_kl", "coefficient": 0.05, "every": 2, "samples": 6},
         placement={"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2}},
     )
-    result = raypref.run(config, oracle=more_of_the_last_word, callbacks=[])
+    result = raypref.run(config, oracle=more_different_words, callbacks=[])
     divergence, accuracy = lines_of(result, "loss/regulariser"), lines_of(result, "loss/accuracy")
     assert len(divergence) == result.summary["steps"] == 6
     assert divergence[0] == pytest.approx(0.0, abs=1e-4)
@@ -112,7 +112,7 @@ def test_a_loss_of_ones_own_in_one_file(tied_model: Path, tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     config = config_for(tied_model, tmp_path / "run", loss={"type": "own_unit_loss:Unit"}, loop={"iterations": 1}, evaluation={"every": 0})
     assert type(config.loss).__module__ == "own_unit_loss"
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
     assert lines_of(result, "loss/value")[0] == pytest.approx(1.0, rel=1e-3), "at the first step the policy is pi_t"
     assert len(lines_of(result, "loss/gap")) == result.summary["steps"] > 1
     del sys.modules["own_unit_loss"]
@@ -123,7 +123,7 @@ def test_every_kind_of_example_on_self_generated_data(tied_model: Path, tmp_path
     """Six sequences by a template of one's own; mismatched ones; statistics of the batch."""
     data = {"chat_template": False, "held_out_prompts": 4, "template": "{prompt} {answer} {prompt}"}
     config = config_for(tied_model, tmp_path, data=data, loss={"type": loss}, loop={"iterations": 1}, evaluation={"every": 0})
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
     assert result.summary["steps"] == 4
     assert np.isfinite(lines_of(result, "loss/value")).all()
     assert set(lines_of(result, "oracle/overlong")) == {0.0}
@@ -161,7 +161,7 @@ def test_evaluation_with_revisions(tied_model: Path, tmp_path: Path) -> None:
     data = {"chat_template": False, "held_out_prompts": 4, "template": "{prompt} {answer} {prompt}"}
     evaluation = {"revisions": 2, "bootstrap_resamples": 50}
     config = config_for(tied_model, tmp_path, data=data, loss={"type": "srpo"}, loop={"iterations": 1}, evaluation=evaluation)
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_of_the_last_word, callbacks=[])
+    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
     (entry,) = result.summary["evaluations"]
     assert [point["prompts"] for point in entry["revisions"]] == [4, 4, 4]
     assert entry["revisions"][0]["win_rate"] == pytest.approx(entry["base"]["win_rate"]), "no revision: the ordinary evaluation"
