@@ -210,6 +210,7 @@ def _start(
             kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enforce_eager=rollout.enforce_eager or device == "cpu",
+            enable_chunked_prefill=device != "cpu",  # vLLM 0.32 rewinds a seeded generator after a partial prompt; a CPU one cannot
             tensor_parallel_size=tensor_parallel,
             distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
             worker_extension_cls="actors.receiving.WorkerExtension",

@@ -96,6 +96,14 @@ def untied(untied_model: Path) -> Iterator[Bench]:
         yield bench
 
 
+def test_more_prompt_tokens_than_one_pass_takes(untied: Bench) -> None:
+    """40 different prompts of 200 tokens at once, 8,000 in all, where a pass takes 4,096 at most: each is answered, right to 1e-4."""
+    draw = np.random.default_rng(0)
+    answers = untied.ask(*(untied.request(draw.integers(3, 60, 200).tolist(), seed=k, count=1, max_tokens=4) for k in range(40)))
+    assert len(answers) == 40
+    assert untied.largest_difference(answers) < 1e-4
+
+
 @pytest.mark.parametrize("name", ["tied", "untied"])
 def test_sampling_log_probs_are_the_policys_after_every_sync(name: str, request: pytest.FixtureRequest) -> None:
     """Twice the same prompts, with other weights in between: a prefix cache, or a packed output head, that stayed would show."""
