@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref.errors import OracleError
@@ -19,6 +19,7 @@ def test_interval_of_a_known_spread():
     assert high == pytest.approx(0.549, abs=0.005)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
 def test_the_interval_lies_within_the_values_and_follows_from_the_seed(values, seed):
     interval = bootstrap_interval(np.array(values), resamples=50, confidence=0.9, seed=seed)

@@ -121,7 +121,7 @@ def rollouts(seed: int) -> list[types.Rollout]:
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: PolicyConfig, stage: int, adapter: bool) -> None:
-    """Mean loss + 0.7 * mean over five samples of SPO (15), two steps (at the first one pi_theta is pi_ref: no KL, no gradient)."""
+    """Mean loss + 0.7 * mean over five samples of SPO (15), four steps; in the first one pi_theta is pi_ref."""
     own = policy.model_copy(update={"lora": LoraConfig(rank=4)}) if adapter else policy
     batch, samples = make_examples(6, seed=4), rollouts(5)
     reference: Any = load_model(policy, torch.device("cpu"))

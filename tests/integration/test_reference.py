@@ -95,6 +95,34 @@ def test_examples_of_another_policy_are_refused_and_given_data_is_not(bench: Ben
     assert len(ray.get(bench.both.score.remote(given), timeout=60)) == len(given)
 
 
+def test_weights_of_a_regulariser_pass_by(bench: Bench) -> None:
+    """A version below 0 arrives whole and is discarded: pi_t, and its version, stay."""
+    bench.tell("publish", 3)
+    given = tuple(replace(example, policy_version=3) for example in EXAMPLES)
+    before = ray.get(bench.both.score.remote(given), timeout=60)
+    bench.tell("move", 2)
+    sent = bench.tell("publish", -10)
+    assert ray.get(bench.both.received.remote(), timeout=60) == sent
+    after = ray.get(bench.both.score.remote(given), timeout=60)
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old.previous_logps, new.previous_logps)
+    bench.tell("publish", 4)
+    moved = ray.get(bench.both.score.remote(tuple(replace(example, policy_version=4) for example in EXAMPLES)), timeout=60)
+    assert all(np.abs(old.previous_logps - new.previous_logps).min() > 1e-3 for old, new in zip(before, moved, strict=True))
+
+
+def test_pi_ref_refreshed_from_a_directory(bench: Bench, untied_model: Path) -> None:
+    """Another model's directory: its log-probs, and those of pi_t as they were. Last use of ``fixed``."""
+    group = ReferenceGroup([("fixed", bench.fixed)], timeout_s=60)
+    before = ray.get(asyncio.run(group.score(ray.put(EXAMPLES))), timeout=60)
+    asyncio.run(group.refresh(untied_model))
+    after = ray.get(asyncio.run(group.score(ray.put(EXAMPLES))), timeout=60)
+    expected = ReferenceModel(PolicyConfig(path=str(untied_model), dtype="float32"), {"reference"}, 64).score(EXAMPLES)
+    for old, new, own in zip(before, after, expected, strict=True):
+        np.testing.assert_allclose(new.reference_logps, own.reference_logps, atol=1e-4)
+        assert np.abs(old.reference_logps - new.reference_logps).max() > 1e-2
+
+
 def test_a_tensor_that_changes_on_the_way_is_caught(bench: Bench) -> None:
     name = "model.embed_tokens.weight"
     sent = bench.tell("publish_corrupted", 4, name)
