@@ -31,9 +31,9 @@ from raypref import batching, types
 from raypref.config import LearnerConfig, PolicyConfig
 from raypref.errors import LossNotFinite
 from raypref.limits import check_learner
-from raypref.logprobs import response_logps
 from raypref.losses.base import Loss
 from raypref.schedule import horizon_steps, learning_rate
+from raypref.scoring import per_token_logps
 
 if TYPE_CHECKING:
     from actors.weights import Receiver
@@ -215,16 +215,8 @@ class LearnerRank:
 
     def probe(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
         """Per-token log-probs (T_s,) float64 of each sequence under the current policy. Every rank takes part, and has the answer."""
-        import torch
-
-        sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
-        answers: dict[int, np.ndarray] = {}
-        with torch.no_grad(), evaluating(self._engine):
-            for micro in batching.plan(sizes, 1, self._config.micro_batch_tokens)[0]:
-                logps, mask = response_logps(self._engine, [sequences[k] for k in micro.examples])
-                rows = zip(micro.examples, logps, mask, strict=True)
-                answers.update({k: row[present].double().cpu().numpy() for k, row, present in rows})
-        return [answers[k] for k in range(len(sequences))]
+        with evaluating(self._engine):
+            return per_token_logps(self._engine, sequences, self._config.micro_batch_tokens)
 
     def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
         """Build the sending half of the weight transport.

@@ -24,9 +24,9 @@ from actors.policy import load_model
 from raypref import batching
 from raypref.config import PolicyConfig
 from raypref.errors import SyncError
-from raypref.logprobs import response_logps
 from raypref.losses.base import Frozen
 from raypref.roles import Checksums, Ref
+from raypref.scoring import per_token_logps
 from raypref.types import Example
 from raypref.types import Sequence as Tokens
 
@@ -83,7 +83,7 @@ class ReferenceModel:
 
     def probe(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float64]] | None:
         """Per-token log-probs (T_s,) under pi_t; None without that slot."""
-        return None if self._previous is None else self._per_token(self._previous.model, sequences)
+        return None if self._previous is None else per_token_logps(self._previous.model, sequences, self._micro_batch_tokens)
 
     def received(self) -> dict[str, int] | None:
         """Parameter name -> checksum of the last sync's tensors as they were received; None without a slot for pi_t."""
@@ -119,19 +119,9 @@ class ReferenceModel:
 
     def _sums(self, model: nn.Module, examples: Sequence[Example]) -> list[NDArray[np.float64]]:
         """For each example (S,) log-probs summed over response tokens."""
-        rows = self._per_token(model, batching.sequences(examples))
+        rows = per_token_logps(model, batching.sequences(examples), self._micro_batch_tokens)
         sums = iter(row.sum() for row in rows)
         return [np.array([next(sums) for _ in example.response_ids]) for example in examples]
-
-    @torch.no_grad()
-    def _per_token(self, model: nn.Module, sequences: Sequence[Tokens]) -> list[NDArray[np.float64]]:
-        sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
-        answers: dict[int, NDArray[np.float64]] = {}
-        for micro in batching.plan(sizes, 1, self._micro_batch_tokens)[0] if sizes else ():
-            logps, mask = response_logps(model, [sequences[k] for k in micro.examples])
-            for k, row, present in zip(micro.examples, logps, mask, strict=True):
-                answers[k] = row[present].double().cpu().numpy()
-        return [answers[k] for k in range(len(sequences))]
 
 
 ReferenceActor = ReferenceModel

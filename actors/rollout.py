@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.calls import first_cause
-from actors.engine import Engine, engine_env
+from actors.engine import Engine
 from raypref.config import PolicyConfig, RolloutConfig
 from raypref.errors import SyncError
 from raypref.roles import Checksums, Ref
 from raypref.types import Rollout, SampleRequest
 
-__all__ = ["Finished", "RolloutActor", "RolloutGroup", "engine_env"]
+logger = logging.getLogger(__name__)
 
 _BACKPRESSURE_ITEMS = 64
 """Stream items that an engine may be ahead of the driver before it pauses."""
@@ -136,8 +137,10 @@ class RolloutActor:
         """End the stream after the step that is under way, then the engine and its worker processes."""
         self._closing.set()
         self._inbox.put(None)
-        if self._streaming.acquire(timeout=_STREAM_END_S):
-            self._engine.shutdown()
+        if not self._streaming.acquire(timeout=_STREAM_END_S):
+            logger.warning("the stream did not end within %g s; the engine's worker processes are left to be killed", _STREAM_END_S)
+            return
+        self._engine.shutdown()
 
     def _admit(self) -> bool:
         """Hand queued requests to the engine, waiting for one when it is idle; False when there will be none."""

@@ -14,13 +14,14 @@ import raypref
 from actors import launch
 from actors.cluster import Device
 from actors.deepspeed_setup import learner_env
+from actors.engine import engine_env
 from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
 from actors.oracle import OracleActor, OracleGroup
 from actors.placement import Plan, Seat
 from actors.policy import facts_of
 from actors.reference import ReferenceActor, ReferenceGroup
-from actors.rollout import RolloutActor, RolloutGroup, engine_env
+from actors.rollout import RolloutActor, RolloutGroup
 from actors.weights import Receiver
 from raypref.config import RunConfig
 from raypref.data.loading import sequence_maker

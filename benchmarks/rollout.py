@@ -68,7 +68,8 @@ async def _measure(model: Path) -> tuple[float, float]:
     """Median tokens a second: ours, bare vLLM's. The weights are random, and the same on both sides."""
     import ray
 
-    from actors.rollout import RolloutActor, RolloutGroup, engine_env
+    from actors.engine import engine_env
+    from actors.rollout import RolloutActor, RolloutGroup
 
     policy, rollout = PolicyConfig(path=str(model), dtype="float32"), RolloutConfig(max_tokens=TOKENS)
     env = {"runtime_env": {"env_vars": engine_env("cpu", 1)}, "num_cpus": 1}

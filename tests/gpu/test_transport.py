@@ -11,8 +11,9 @@ import pytest
 import ray
 import torch
 
+from actors.engine import engine_env
 from actors.policy import load_model
-from actors.rollout import RolloutActor, engine_env
+from actors.rollout import RolloutActor
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import PolicyConfig, RolloutConfig

@@ -14,7 +14,8 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
-from actors.rollout import RolloutActor, RolloutGroup, engine_env
+from actors.engine import engine_env
+from actors.rollout import RolloutActor, RolloutGroup
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import PolicyConfig, RolloutConfig

@@ -1,0 +1,31 @@
+"""Per-token log-probs of many sequences, without a gradient, in micro-batches: what the learner's probe and the references compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raypref import batching, types
+from raypref.logprobs import response_logps
+
+
+@torch.no_grad()
+def per_token_logps(model: Any, sequences: Sequence[types.Sequence], micro_batch_tokens: int) -> list[NDArray[np.float64]]:
+    """Log-probs in nats of each sequence's response tokens: (T_s,) each, in the order of the sequences.
+
+    Args:
+        model: as in ``response_logps``.
+        sequences: any number.
+        micro_batch_tokens: tokens of one forward pass, padding included.
+    """
+    sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
+    answers: dict[int, NDArray[np.float64]] = {}
+    for micro in batching.plan(sizes, 1, micro_batch_tokens)[0] if sizes else ():
+        logps, mask = response_logps(model, [sequences[k] for k in micro.examples])
+        for k, row, present in zip(micro.examples, logps, mask, strict=True):
+            answers[k] = row[present].double().cpu().numpy()
+    return [answers[k] for k in range(len(sequences))]
