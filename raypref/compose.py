@@ -99,7 +99,7 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     from actors.placement import Need, plan_placement
     from actors.team import Team
 
-    evaluates = bool(config.evaluation.every and data.held_out)
+    evaluates = config.evaluation.wanted(data.held_out)
     need = Need(
         rollout=data.sampled or evaluates or config.regulariser.on,
         reference=bool(config.loss.needs),
@@ -113,7 +113,7 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
             contextlib.closing(MetricsWriter(config.output_dir)) as metrics,
         ):
             driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
-            return _complete(_drive(team, driver, resume_from))
+            return _complete(_with_team(team, _train(team, driver, resume_from)))
 
 
 def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, responses: int = 1, revisions: int = 0) -> None:
@@ -160,12 +160,9 @@ async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
         await team.close()
 
 
-async def _drive(team: Any, driver: Driver, resume_from: Path | None) -> Outcome:
-    try:
-        await team.connect()
-        return await driver.run(resume_from)
-    finally:
-        await team.close()
+async def _train(team: Any, driver: Driver, resume_from: Path | None) -> Outcome:
+    await team.connect()
+    return await driver.run(resume_from)
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -207,7 +204,7 @@ def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Seque
 
 def _check_supply(config: RunConfig, data: RunData) -> None:
     """There are enough prompts for the run, before anything starts."""
-    loop, available = config.loop, len(data.examples or data.prompts)
+    loop, available = config.loop, len(data.items)
     if loop.sync_interval is not None:
         needed = loop.iterations * loop.sync_interval * config.learner.global_batch
         why = f"{loop.iterations} iterations x {loop.sync_interval} steps x {config.learner.global_batch} examples"

@@ -5,6 +5,7 @@ A YAML file holds the sections; dotted overrides (``loss.eta=500``) change singl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -208,6 +209,10 @@ class EvaluationConfig(Section):
     needs ``data.template``."""
     bootstrap_resamples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    def wanted(self, held_out: Sequence[Any]) -> bool:
+        """Whether a run with these held-out prompts is evaluated."""
+        return bool(self.every and held_out)
 
 
 class CheckpointConfig(Section):

@@ -69,7 +69,9 @@ class Driver:
         self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
         self.state = RunState()
         self.outcome = Outcome()
-        self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise) if self._evaluates else None
+        self.evaluator: Evaluator | None = None
+        if config.evaluation.wanted(data.held_out):
+            self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise)
         self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         self.fresh: FreshSamples | None = None
         if config.regulariser.on:
@@ -257,11 +259,6 @@ class Driver:
     def _holds_previous(self) -> bool:
         """Whether the references hold pi_t, which only a loss that reads it asks for."""
         return self.roles.reference is not None and "previous" in self.config.loss.needs
-
-    @property
-    def _evaluates(self) -> bool:
-        roles = self.roles
-        return bool(self.config.evaluation.every and self.data.held_out and roles.rollout is not None and roles.oracle is not None)
 
     async def _evaluate(self) -> None:
         """Win rates of pi_t on the held-out prompts, against pi_0 and against the policy evaluated before."""

@@ -56,7 +56,7 @@ def _load(
         loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
         return RunData(prompts=loaded.train, held_out=loaded.held_out)
     data = _given(config, facts, sequences, records, held_out)
-    if data.held_out and config.evaluation.every:
+    if config.evaluation.wanted(data.held_out):
         _require(config, ("oracle",), "to evaluate on held-out prompts (evaluation.every: 0 switches that off)")
     return data
 
