@@ -1,0 +1,252 @@
+"""Verdicts that are kept, shared, and never made up."""
+
+import itertools
+import logging
+import multiprocessing
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raypref.errors import ConfigError
+from raypref.oracles.base import Question
+from raypref.oracles.cache import RECORD_BYTES, VerdictCache
+from raypref.preferences import unknown
+from tests.test_preferences import ORDERED
+
+QUESTION = Question("p0", "Why?", ("b", "c", "a"), ((0, 1), (0, 2), (1, 2)))
+FOUND = {(i, j): ORDERED[i, j] for i, j in QUESTION.pairs}
+
+
+def opened(directory: Path, identity: str = "mine") -> VerdictCache:
+    """A cache that looks for what others have appended as often as it may."""
+    return VerdictCache(directory, identity, refresh_s=0.0)
+
+
+def finds_in_time(cache: VerdictCache, question: Question, expected: dict) -> bool:
+    """Whether it comes to find this, within ten seconds."""
+    deadline = time.monotonic() + 10.0
+    while cache.find(question) != expected:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*/*.verdicts"))
+
+
+def pair(prompt: str, a: str, b: str, **also) -> Question:
+    return Question("p", prompt, (a, b), ((0, 1),), **also)
+
+
+def verdict(chance: float) -> np.ndarray:
+    return np.array([[0.5, chance], [1.0 - chance, 0.5]])
+
+
+def test_what_was_kept_is_found_by_the_next_run(tmp_path):
+    opened(tmp_path).keep(QUESTION, ORDERED)
+    assert opened(tmp_path).find(QUESTION) == FOUND
+
+
+def test_what_another_replica_keeps_is_found_without_a_new_start(tmp_path):
+    """The second batch goes to the segment that the reader knows already."""
+    reader, writer = opened(tmp_path), opened(tmp_path)
+    for prompt in ("Why?", "How?"):
+        writer.keep(pair(prompt, "a", "b"), verdict(0.25))
+        assert finds_in_time(reader, pair(prompt, "a", "b"), {(0, 1): 0.25})
+    assert len(segments(tmp_path)) == 1
+
+
+def test_others_are_looked_at_no_more_often_than_allowed(tmp_path):
+    reader, writer = VerdictCache(tmp_path, "mine", refresh_s=3600.0), opened(tmp_path)
+    writer.keep(QUESTION, ORDERED)
+    assert reader.find(QUESTION) == {}
+
+
+@given(order=st.permutations(range(3)), chances=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+@settings(deadline=None, max_examples=40)
+def test_a_verdict_does_not_depend_on_the_places_in_the_group(tmp_path_factory, order, chances):
+    """The same three responses in another order: the matrix is permuted, bit for bit, whichever half of it was asked."""
+    values = unknown(3)
+    for (i, j), chance in zip(QUESTION.pairs, chances, strict=True):
+        values[i, j], values[j, i] = chance, 1.0 - chance
+    directory = tmp_path_factory.mktemp("verdicts")
+    opened(directory).keep(QUESTION, values)
+    moved = Question("other", "Why?", tuple(QUESTION.responses[k] for k in order), QUESTION.pairs)
+    assert opened(directory).find(moved) == {(i, j): values[order[i], order[j]] for i, j in QUESTION.pairs}
+
+
+def test_only_the_same_question_to_the_same_oracle_finds_it(tmp_path):
+    """The pieces of a key are told apart by their lengths: moving a letter from one to the next makes another key."""
+    asked = pair("xy", "ab", "c")
+    opened(tmp_path).keep(asked, verdict(0.9))
+    assert opened(tmp_path).find(asked) == {(0, 1): 0.9}
+    assert opened(tmp_path, "other").find(asked) == {}
+    for other in [
+        pair("xy", "a", "bc"),
+        pair("xya", "b", "c"),
+        pair("x", "yab", "c"),
+        pair("xy", "ab", "c", chat=(("user", "xy"),)),
+        pair("xy", "ab", "c", chat=(("user", "x"), ("assistant", "y"))),
+    ]:
+        assert opened(tmp_path).find(other) == {}
+
+
+def test_abstentions_and_what_was_not_asked_are_not_kept(tmp_path):
+    values = ORDERED.copy()
+    values[0, 1] = values[1, 0] = np.nan
+    opened(tmp_path).keep(Question("p0", "Why?", QUESTION.responses, ((0, 1), (1, 2))), values)
+    assert opened(tmp_path).find(QUESTION) == {(1, 2): ORDERED[1, 2]}
+
+
+def test_what_is_no_probability_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"prompt 'p': P\[0, 1\] = -1\.0 is no probability"):
+        opened(tmp_path).keep(pair("Why?", "a", "b"), verdict(-1.0))
+    assert segments(tmp_path) == []
+
+
+def test_a_verdict_takes_one_record_and_is_written_once(tmp_path):
+    cache = opened(tmp_path)
+    cache.keep(QUESTION, ORDERED)
+    cache.keep(QUESTION, ORDERED)
+    (segment,) = segments(tmp_path)
+    assert segment.stat().st_size == 3 * RECORD_BYTES == 3 * 28
+
+
+def test_an_unpaired_surrogate_is_a_text_like_any_other(tmp_path):
+    asked = pair("Why\ud800?", "a\udfff", "b")
+    opened(tmp_path).keep(asked, verdict(0.75))
+    assert opened(tmp_path).find(asked) == {(0, 1): 0.75}
+
+
+@pytest.mark.parametrize("cut", range(3 * 28 + 1))
+def test_a_half_written_record_waits_until_it_is_whole(tmp_path, cut):
+    """Of three records, cut // 28 are whole at first; all three once the rest has arrived."""
+    opened(tmp_path).keep(QUESTION, ORDERED)
+    (segment,) = segments(tmp_path)
+    data = segment.read_bytes()
+    segment.write_bytes(data[:cut])
+    reader = opened(tmp_path)
+    found = reader.find(QUESTION)
+    assert len(found) == cut // RECORD_BYTES
+    assert found.items() <= FOUND.items()
+    segment.write_bytes(data)
+    assert finds_in_time(reader, QUESTION, FOUND)
+
+
+@pytest.mark.parametrize("place", range(28))
+def test_a_damaged_record_is_left_out_and_its_neighbours_are_read(tmp_path, place, caplog):
+    """Any byte of the second record may be the wrong one."""
+    opened(tmp_path).keep(QUESTION, ORDERED)
+    (segment,) = segments(tmp_path)
+    data = bytearray(segment.read_bytes())
+    data[RECORD_BYTES + place] ^= 0x40
+    segment.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert opened(tmp_path).find(QUESTION) == {(0, 1): FOUND[0, 1], (1, 2): FOUND[1, 2]}
+    assert f"{segment}: 1 of 3 records are damaged and left out" in caplog.text
+
+
+def test_zeros_of_a_crashed_node_are_no_verdicts(tmp_path):
+    """A file may have its new length on disk and not yet its bytes; a checksum of zeros over zeros must not pass."""
+    opened(tmp_path).keep(QUESTION, ORDERED)
+    (segment,) = segments(tmp_path)
+    segment.write_bytes(bytes(3 * RECORD_BYTES))
+    assert len(opened(tmp_path)) == 0
+
+
+def test_after_a_failed_write_a_new_segment_is_begun(tmp_path, monkeypatch):
+    """A full disk takes the first 40 bytes: the record behind them is whole in the next segment, and nothing is lost of what follows."""
+    cache = opened(tmp_path)
+    real = Path.open
+
+    class Full:
+        def __init__(self, path):
+            self._file = real(path, "ab")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._file.close()
+
+        def write(self, data):
+            self._file.write(data[:40])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode: Full(path))
+        with pytest.raises(OSError, match="No space left"):
+            cache.keep(QUESTION, ORDERED)
+    cache.keep(QUESTION, ORDERED)
+    assert opened(tmp_path).find(QUESTION) == FOUND
+    assert sorted(path.stat().st_size for path in segments(tmp_path)) == [40, 3 * RECORD_BYTES]
+
+
+def test_of_two_verdicts_on_a_pair_every_reader_takes_the_same(tmp_path):
+    asked = pair("Why?", "a", "b")
+    writers = [opened(tmp_path) for _ in range(4)]
+    for number, writer in enumerate(writers):
+        writer.keep(asked, verdict(number / 4))
+    assert len(segments(tmp_path)) == 4
+    (key, first) = struct.unpack_from("<16sd", segments(tmp_path)[0].read_bytes())
+    assert {opened(tmp_path).find(asked)[0, 1] for _ in range(3)} == {first}
+    assert len(key) == 16
+
+
+def test_the_folder_tells_whose_verdicts_it_holds(tmp_path):
+    opened(tmp_path, '{"type":"pairrm"}')
+    assert [path.read_text() for path in tmp_path.glob("*/oracle.txt")] == ['{"type":"pairrm"}']
+
+
+def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"judging\.cache: .*file cannot be written"):
+        opened(tmp_path / "file")
+
+
+PROMPTS = 60
+WRITERS = 3
+
+
+def chance_of(number: int) -> float:
+    return (number % 97) / 97
+
+
+def write_all(directory: Path, start: int) -> None:
+    """Keep a verdict on every prompt, from ``start`` on and round, one batch each; find what others have kept meanwhile."""
+    cache = opened(directory)
+    for number in itertools.islice(itertools.cycle(range(PROMPTS)), start, start + PROMPTS):
+        asked = pair(f"prompt {number}", "a", "b")
+        found = cache.find(asked)
+        assert found in ({}, {(0, 1): chance_of(number)})
+        if not found:
+            cache.keep(asked, verdict(chance_of(number)))
+
+
+def test_processes_write_and_read_at_the_same_time(tmp_path):
+    """Three writers, each begins at another third: no record is torn, lost or mixed up, and a reader beside them sees only true ones."""
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_all, args=(tmp_path, number * PROMPTS // WRITERS)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    reader = opened(tmp_path)
+    while any(writer.is_alive() for writer in writers):
+        for number in range(PROMPTS):
+            assert reader.find(pair(f"prompt {number}", "a", "b")) in ({}, {(0, 1): chance_of(number)})
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * WRITERS
+    assert len(opened(tmp_path)) == PROMPTS
+    for segment in segments(tmp_path):
+        data = segment.read_bytes()
+        assert len(data) % RECORD_BYTES == 0
+        for place in range(0, len(data), RECORD_BYTES):
+            assert struct.unpack_from("<I", data, place + 24)[0] == zlib.crc32(data[place : place + 24])
