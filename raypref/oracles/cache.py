@@ -44,7 +44,7 @@ RECORD_BYTES = BODY.size + CHECKSUM.size
 
 
 class VerdictCache:
-    """One oracle's verdicts. In memory: about 150 bytes a verdict. For one thread.
+    """One oracle's verdicts. In memory: about 120 bytes a verdict. For one thread.
 
     A verdict belongs to (oracle, prompt, pair of responses), wherever the pair stands in its group. An oracle that also looks at the
     group's other responses has no identity and is not cached.

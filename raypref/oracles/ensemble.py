@@ -1,0 +1,154 @@
+"""Several oracles as one: the weighted mean of their preferences."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, model_serializer
+
+from raypref.errors import ConfigError, OracleError
+from raypref.oracles.base import ABSTAIN, Answer, Host, Oracle, Question, oracles
+from raypref.oracles.checked import Checked, ask
+from raypref.section import Section
+
+
+class Member(Section):
+    """An oracle of an ensemble. In a config its own keys and ``weight`` stand side by side."""
+
+    oracle: Oracle
+    weight: PositiveFloat = 1.0
+    """What it counts for, relative to the others."""
+
+    @model_serializer
+    def _side_by_side(self, info: SerializationInfo) -> dict[str, Any]:
+        return self.oracle.model_dump(mode=info.mode) | {"weight": self.weight}
+
+
+def _members_of(values: Any) -> list[Member]:
+    """Members from what a config holds; every problem is reported, with the member's place."""
+    if not isinstance(values, list | tuple):
+        raise ConfigError(f"oracle.members: expected a list of oracle sections, got {values!r}")
+    built, problems = [], []
+    for number, value in enumerate(values):
+        try:
+            with _naming(number):
+                built.append(_member_of(value))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return built
+
+
+def _member_of(value: Any) -> Member:
+    if isinstance(value, Member):
+        return value
+    if not isinstance(value, Mapping):
+        return Member(oracle=oracles.build(value))
+    weight = {"weight": value["weight"]} if "weight" in value else {}
+    settings = {key: setting for key, setting in value.items() if key != "weight"}
+    return Member.parse({"oracle": oracles.build(settings), **weight}, path="oracle")
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Errors from within say which member it was."""
+    place = f"oracle.members.{number}"
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(re.sub(r"^oracle(?=[.:])", place, str(error), flags=re.MULTILINE)) from error
+    except OracleError as error:
+        raise OracleError(f"{place}: {error}") from error
+
+
+@oracles.register("ensemble")
+class Ensemble(Oracle):
+    """P[i, j] = sum_m w_m P_m[i, j] / sum_m w_m, over the members that gave a verdict on the pair; a pair on which all abstain abstains.
+
+    How often each abstained is under ``oracle/<member>/abstained``, a share of the comparisons, beside what the member itself observes;
+    <member> is its type and its place in the list, such as ``judge_1``. ``oracle/disagreement`` is the weighted standard deviation of the
+    members' P[i, j] on pairs with two or more verdicts: 0 where they agree, at most 1/2.
+
+    Members that wait for a server (``Oracle.parallel`` above 1) do so in threads while the others compute, one after the other.
+    """
+
+    type: str = "ensemble"
+    members: Annotated[list[Member], Field(min_length=1), BeforeValidator(_members_of)]
+    """Oracle sections, each with a ``weight`` (default 1)."""
+
+    def load(self, host: Host) -> None:
+        for number, member in enumerate(self.members):
+            with _naming(number):
+                member.oracle.load(host)
+
+    def identity(self) -> str | None:
+        """Of all members; None if one of them must not be cached."""
+        identities = [(member.weight, member.oracle.identity()) for member in self.members]
+        return None if any(own is None for _, own in identities) else json.dumps([self.type, identities])
+
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        answers = self._ask(questions)
+        return [self._mean(question, [said[number] for said in answers]) for number, question in enumerate(questions)]
+
+    def _ask(self, questions: Sequence[Question]) -> list[list[Checked]]:
+        """(members, questions) checked answers.
+
+        Raises:
+            OracleError: a member's answer is no preference matrix; which member's.
+        """
+        answers: dict[int, list[Checked]] = {}
+        with ExitStack() as stack:
+            waiting = {
+                number: stack.enter_context(_each(member.oracle, questions))
+                for number, member in enumerate(self.members)
+                if member.oracle.parallel > 1
+            }
+            for number, member in enumerate(self.members):
+                if number not in waiting:
+                    with _naming(number):
+                        answers[number] = ask(member.oracle, questions)
+            for number, coming in waiting.items():
+                with _naming(number):
+                    answers[number] = list(coming)
+        return [answers[number] for number in range(len(self.members))]
+
+    def _mean(self, question: Question, said: Sequence[Checked]) -> Answer:
+        values = np.full((len(question.responses), len(question.responses)), 0.5)
+        weights = np.array([member.weight for member in self.members])
+        spread = []
+        for i, j in question.pairs:
+            chances = np.array([answer.values[i, j] for answer in said])
+            known = ~np.isnan(chances)
+            if not known.any():
+                values[i, j] = values[j, i] = ABSTAIN
+                continue
+            values[i, j] = np.average(chances[known], weights=weights[known])
+            values[j, i] = 1.0 - values[i, j]
+            if known.sum() > 1:
+                spread.append(float(np.sqrt(np.average((chances[known] - values[i, j]) ** 2, weights=weights[known]))))
+        return Answer(values, {"oracle/disagreement": spread} | self._observed(question, said))
+
+    def _observed(self, question: Question, said: Sequence[Checked]) -> dict[str, Sequence[float]]:
+        observed: dict[str, Sequence[float]] = {}
+        for number, (member, answer) in enumerate(zip(self.members, said, strict=True)):
+            name = f"oracle/{member.oracle.type.rpartition(':')[2]}_{number}"
+            observed[f"{name}/abstained"] = [float(np.isnan(answer.values[pair])) for pair in question.pairs]
+            observed |= {f"{name}/{key.removeprefix('oracle/')}": figures for key, figures in answer.observed.items()}
+        return observed
+
+
+@contextmanager
+def _each(oracle: Oracle, questions: Sequence[Question]) -> Iterator[Iterator[Checked]]:
+    """Answers as they come, of an oracle that is asked one question a call; when an error ends the wait, what has not begun is dropped."""
+    pool = ThreadPoolExecutor(oracle.parallel, thread_name_prefix="oracle-member")
+    try:
+        yield pool.map(lambda question: ask(oracle, [question])[0], questions)
+    finally:
+        pool.shutdown(cancel_futures=True)
