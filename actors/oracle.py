@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.calls import IN_FLIGHT, first_cause
+from actors.calls import first_cause
+from actors.oracle_host import Errand, OracleHost, PolicyAccess
+from raypref.asking import Asker
 from raypref.config import RolloutConfig
 from raypref.journal import Journal
 from raypref.judging import Judge
+from raypref.judging_config import JudgingConfig
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.selection.base import Selection
 from raypref.sequences import SequenceMaker
-from raypref.types import Comparison, Example, Rollout, Verdict
+from raypref.types import Comparison, Example, Rollout, SampleRequest, Verdict
+
+MAX_CALLS = 1000
+"""Coroutines of one actor at a time: Ray's own default for actors of coroutines. What bounds them is the caller."""
 
 
 class OracleActor:
-    """One judge. Its methods run one at a time."""
+    """One judge. Its groups are coroutines, so that their comparisons reach the oracle together; the oracle works in a thread."""
 
     def __init__(
         self,
@@ -32,6 +38,10 @@ class OracleActor:
         journal_dir: Path | str,
         name: str,
         sequences: SequenceMaker | None = None,
+        judging: JudgingConfig | None = None,
+        device: str = "cpu",
+        policy: PolicyAccess | None = None,
+        timeout_s: float = 1800.0,
     ) -> None:
         """
         Args:
@@ -42,41 +52,68 @@ class OracleActor:
             journal_dir: the run's rollouts on disk.
             name: the actor's own; also that of its part of the journal.
             sequences: makes the examples.
+            judging: what is asked, and what the answers mean.
+            device: of an engine of the oracle's own.
+            policy: how the policy is asked, by an oracle that does.
+            timeout_s: longest wait for the policy.
         """
-        self._judge = Judge(oracle, selection, loss, rollout, sequences)
-        self._judge.load()
+        self._host = OracleHost(device, policy, timeout_s)
+        oracle.load(self._host)
+        judging = judging or JudgingConfig()
+        self._judge = Judge(Asker(oracle, judging), selection, loss, rollout, sequences, judging)
         self._journal = Journal(Path(journal_dir), name)
 
-    def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
+    async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
         """Judge a group and put it on disk. Called with ``num_returns=2``: the examples stay in the object store."""
-        judged = self._judge.judge(rollout, partner)
+        judged = await self._judge.judge(rollout, partner)
         self._journal.append(rollout, judged)
         return judged.verdict, judged.examples
 
-    def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
+    async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
         """Two policies on one held-out prompt; nothing of it goes into the journal."""
-        return self._judge.compare(challenger, defender)
+        return await self._judge.compare(challenger, defender)
 
-    def seal(self, iteration: int) -> str | None:
+    async def seal(self, iteration: int) -> str | None:
         """Close the iteration's part of the journal; its path, if there is anything in it."""
         path = self._journal.seal(iteration)
         return None if path is None else str(path)
+
+    async def errands(self) -> AsyncIterator[Errand]:
+        """What the oracle wants to ask the policy; without end."""
+        async for errand in self._host.errands():
+            yield errand
+
+    async def deliver(self, key: int, failure: str | None, *rollouts: Rollout) -> None:
+        """The policy's answers to an errand, or why there are none."""
+        self._host.deliver(key, rollouts, failure)
 
 
 class OracleGroup:
     """The oracle role over several replicas; each call goes to the one with the fewest in flight."""
 
-    def __init__(self, handles: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, Any],
+        timeout_s: float,
+        *,
+        in_flight: int = JudgingConfig().groups,
+        policy: Callable[[SampleRequest], Awaitable[Any]] | None = None,
+    ) -> None:
         """
         Args:
             handles: name -> actor handle of an ``OracleActor``.
             timeout_s: longest wait for one call, from when the replica is given it.
+            in_flight: calls that a replica is given at a time.
+            policy: answers an oracle that asks the policy; references to rollouts.
         """
         self._handles = dict(handles)
         self._timeout_s = timeout_s
         self._load = dict.fromkeys(self._handles, 0)
         """Calls given or waiting to be."""
-        self._turns = {name: asyncio.Semaphore(IN_FLIGHT) for name in self._handles}
+        self._turns = {name: asyncio.Semaphore(in_flight) for name in self._handles}
+        self._policy = policy
+        self._servants: set[asyncio.Task[None]] = set()
+        """What brings errands to the policy."""
 
     async def judge(self, rollout: Any, partner: Any = None) -> tuple[Verdict, Any]:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
@@ -94,9 +131,17 @@ class OracleGroup:
         """Close the iteration's journal, every replica's part of it."""
         await asyncio.gather(*(self._wait(name, handle.seal.remote(iteration), "seal") for name, handle in self._handles.items()))
 
+    async def close(self) -> None:
+        """Run no more errands."""
+        for servant in self._servants:
+            servant.cancel()
+        await asyncio.gather(*self._servants, return_exceptions=True)
+
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[tuple[str, Any]]:
         """The least busy replica, once it has room for a call."""
+        if self._policy is not None and not self._servants:
+            self._servants = {asyncio.ensure_future(self._serve(handle)) for handle in self._handles.values()}
         name = min(self._load, key=self._load.__getitem__)
         self._load[name] += 1
         try:
@@ -109,3 +154,18 @@ class OracleGroup:
         """The call's result, or its own error, within the time-out."""
         (result,) = await first_cause([call], [f"{name}: {what}"], self._timeout_s)
         return result
+
+    async def _serve(self, handle: Any) -> None:
+        """Bring a replica's errands to the policy, several at a time."""
+        async with asyncio.TaskGroup() as errands:
+            async for reference in handle.errands.options(num_returns="streaming").remote():
+                errands.create_task(self._run_errand(handle, await reference))
+
+    async def _run_errand(self, handle: Any, errand: Errand) -> None:
+        assert self._policy is not None
+        try:
+            rollouts = await asyncio.gather(*(self._policy(request) for request in errand.requests))
+        except Exception as error:  # noqa: BLE001  # the oracle that waits raises it, and the group's judgement fails of it
+            await handle.deliver.remote(errand.key, f"{type(error).__name__}: {error}")
+            return
+        await handle.deliver.remote(errand.key, None, *rollouts)

@@ -17,7 +17,8 @@ from actors.deepspeed_setup import learner_env
 from actors.engine import engine_env
 from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
-from actors.oracle import OracleActor, OracleGroup
+from actors.oracle import MAX_CALLS, OracleActor, OracleGroup
+from actors.oracle_host import PolicyAccess
 from actors.placement import Plan, Seat
 from actors.policy import facts_of
 from actors.reference import ReferenceActor, ReferenceGroup
@@ -136,9 +137,10 @@ class Team:
                     "transport": self.transport,
                 },
             )
+        asked = PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None
         return (
             OracleActor,
-            1,
+            MAX_CALLS,
             {
                 "oracle": config.oracle,
                 "selection": config.selection,
@@ -147,6 +149,10 @@ class Team:
                 "sequences": sequence_maker(config, facts_of(config.policy)),
                 "journal_dir": config.output_dir / "rollouts",
                 "name": seat.name,
+                "judging": config.judging,
+                "device": device,
+                "policy": asked,
+                "timeout_s": config.learner.timeout_s,
             },
         )
 
@@ -154,6 +160,8 @@ class Team:
         threads = max(1, int(seat.cpus))
         if seat.role == "rollout":
             env = engine_env(self.device, max(1, threads // self.config.placement.rollout.tensor_parallel))
+        elif seat.role == "oracle":
+            env = engine_env(self.device, threads)  # it may have an engine of its own
         else:
             env = learner_env(self.device, threads)
         if self.device == "cuda" and not seat.guest_of and seat.gpus:
@@ -171,11 +179,13 @@ class Team:
         """The driver's side of every role that the plan has."""
         timeout_s = self.config.learner.timeout_s
         engines, references, oracles = self._of("rollout"), self._of("reference"), self._of("oracle")
+        rollout = RolloutGroup(engines, timeout_s) if engines else None
+        policy = None if rollout is None else rollout.sample
         return Roles(
             learner=LearnerGroup([handle for _, handle in self._of("learner")], timeout_s),
-            rollout=RolloutGroup(engines, timeout_s) if engines else None,
+            rollout=rollout,
             reference=ReferenceGroup(references, timeout_s) if references else None,
-            oracle=OracleGroup(dict(oracles), timeout_s) if oracles else None,
+            oracle=OracleGroup(dict(oracles), timeout_s, in_flight=self.config.judging.groups, policy=policy) if oracles else None,
         )
 
     async def connect(self) -> None:
@@ -196,9 +206,8 @@ class Team:
 
     async def close(self) -> None:
         """Let the engines and references end by themselves: killed ones leave shared memory behind."""
-        closing = [
-            asyncio.wait_for(role.close(), CLOSE_TIMEOUT_S) for role in (self.roles.rollout, self.roles.reference) if role is not None
-        ]
+        roles = (self.roles.oracle, self.roles.rollout, self.roles.reference)
+        closing = [asyncio.wait_for(role.close(), CLOSE_TIMEOUT_S) for role in roles if role is not None]
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 logger.warning("an actor did not end by itself: %s", outcome)

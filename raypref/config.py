@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Seriali
 from raypref.anchors import ReferenceConfig, RegulariserConfig
 from raypref.data_config import DataConfig
 from raypref.errors import ConfigError
+from raypref.judging_config import JudgingConfig
 from raypref.losses.base import Loss, losses
 from raypref.oracles.base import Oracle, oracles
 from raypref.section import Section
@@ -234,6 +235,7 @@ class RunConfig(Section):
     loop: LoopConfig = LoopConfig()
     rollout: RolloutConfig = RolloutConfig()
     oracle: Annotated[SerializeAsAny[Oracle] | None, BeforeValidator(lambda v: None if v is None else oracles.build(v))] = None
+    judging: JudgingConfig = JudgingConfig()
     selection: Annotated[SerializeAsAny[Selection] | None, BeforeValidator(lambda v: None if v is None else selections.build(v))] = None
     loss: Annotated[SerializeAsAny[Loss], BeforeValidator(losses.build)]
     reference: ReferenceConfig = ReferenceConfig()

@@ -31,14 +31,17 @@ def _schema() -> Any:
             "finish_reasons": pa.list_(pa.string()),
             "oracle": pa.string(),
             "preference": pa.list_(pa.list_(pa.float64())),
+            "asked": pa.list_(pa.list_(pa.bool_())),
             "picked": pa.list_(pa.list_(pa.int32())),
         }
     )
 
 
 def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
-    """A group as a row: ``preference`` is (K, K), null where unknown; ``picked`` lists each example's responses."""
+    """A group as a row: ``preference`` is (K, K), null where unknown; ``asked`` is true where the oracle was asked, also where it then
+    abstained; ``picked`` lists each example's responses."""
     values = judged.matrix.values
+    assert judged.matrix.asked is not None
     return {
         "prompt_index": rollout.prompt.index,
         "prompt_id": rollout.prompt.id,
@@ -51,6 +54,7 @@ def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
         "finish_reasons": [response.finish_reason for response in rollout.responses],
         "oracle": judged.matrix.oracle,
         "preference": [[None if value != value else value for value in row] for row in values.tolist()],
+        "asked": judged.matrix.asked.tolist(),
         "picked": [list(pick) for pick in judged.picked],
     }
 

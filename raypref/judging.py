@@ -1,6 +1,6 @@
 """A rollout becomes training examples: the oracle is asked, the selection picks, the loss makes its targets.
 
-    rollout -> [selection asks -> oracle answers]* -> picks -> examples
+    rollout -> [selection asks -> oracle answers]* -> picks -> examples          (what is asked and what it means: ``raypref.comparisons``)
 
 K responses of the prompt. Cut-off responses that are left out (``rollout.truncated: drop``) are taken away first; indices into the rest
 are mapped back, so that everything that leaves this module counts over all K.
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref import preferences
+from raypref import diagnostics
+from raypref.comparisons import Asks, Comparisons, spread
 from raypref.config import RolloutConfig
 from raypref.errors import ConfigError
+from raypref.judging_config import JudgingConfig
 from raypref.losses.base import Loss
-from raypref.oracles.base import Oracle, Question
-from raypref.oracles.checked import ask
 from raypref.preferences import Unanswered
 from raypref.seeds import seed_for
 from raypref.selection.base import Pairs, Picks, Selection
@@ -39,20 +39,17 @@ class Judged:
     """For each example, the indices of its responses in the rollout."""
 
 
-@dataclass(slots=True)
-class _Verdicts:
-    """What a group's comparisons have given so far."""
-
-    values: NDArray[np.float64]
-    asked: set[tuple[int, int]]
-    abstained: int = 0
-
-
 class Judge:
-    """Asks the oracle about one group after the other."""
+    """Judges groups, several at a time: their questions reach the oracle together."""
 
     def __init__(
-        self, oracle: Oracle, selection: Selection | None, loss: Loss, rollout: RolloutConfig, sequences: SequenceMaker | None = None
+        self,
+        oracle: Asks,
+        selection: Selection | None,
+        loss: Loss,
+        rollout: RolloutConfig,
+        sequences: SequenceMaker | None = None,
+        judging: JudgingConfig | None = None,
     ) -> None:
         """
         Args:
@@ -61,18 +58,16 @@ class Judge:
             loss: makes the targets.
             rollout: what becomes of responses that were cut off.
             sequences: makes the examples; default: of the picked responses alone, however long.
+            judging: what is asked, and what the answers mean.
         """
-        self.oracle = oracle
         self.selection = selection
         self.loss = loss
         self.rollout = rollout
         self.sequences = sequences or SequenceMaker(loss)
+        self.judging = judging or JudgingConfig()
+        self._oracle = oracle
 
-    def load(self) -> None:
-        """Load the oracle's models, before the first group."""
-        self.oracle.load()
-
-    def judge(self, rollout: Rollout, partner: Rollout | None = None) -> Judged:
+    async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> Judged:
         """Judge a group. One that gives no example is dropped and counted: too few responses are left, the selection does not want it,
         the oracle abstained on what it would need, or a sequence is too long.
 
@@ -86,36 +81,38 @@ class Judge:
         """
         selection = self._selection(rollout)
         kept = self._kept(rollout.responses)
-        verdicts = _Verdicts(preferences.unknown(len(kept)), set())
+        comparisons = self._comparisons(rollout, kept)
         picks: Picks = []
         targets: list[NDArray[np.float64]] = []
         if len(kept) >= 2:
             try:
-                picks = self._select(selection, rollout, kept, verdicts)
-                matrix = PreferenceMatrix(verdicts.values, self.oracle.type)
-                targets = [self.loss.targets(matrix, pick) for pick in picks]
+                picks = await _select(selection, len(kept), comparisons)
+                targets = [self.loss.targets(comparisons.matrix, pick) for pick in picks]
             except Unanswered as error:
-                if not verdicts.abstained:
+                if not comparisons.abstained:
                     raise ConfigError(
-                        f"selection.type: {selection.type!r} does not ask for all the comparisons that loss {self.loss.type!r} needs: "
-                        f"{error}; prompt {rollout.prompt.id!r}"
+                        f"selection.type: {selection.type!r} (judging.pairs: {self.judging.pairs}) does not ask for all the comparisons "
+                        f"that loss {self.loss.type!r} needs: {error}; prompt {rollout.prompt.id!r}"
                     ) from error
                 picks, targets = [], []
         every = tuple(tuple(kept[k] for k in pick) for pick in picks)
         made = [self.sequences.make(rollout, pick, target, partner) for pick, target in zip(every, targets, strict=True)]
         examples = tuple(example for example in made if example is not None)
         picked = tuple(pick for pick, example in zip(every, made, strict=True) if example is not None)
-        metrics = _metrics(rollout, verdicts) | {"oracle/dropped": float(not examples), "oracle/overlong": float(len(made) - len(examples))}
-        if verdicts.asked:
-            metrics |= selection.metrics(PreferenceMatrix(verdicts.values, self.oracle.type))
-        matrix = PreferenceMatrix(_spread(verdicts.values, kept, len(rollout.responses)), self.oracle.type)
-        return Judged(Verdict(rollout.prompt.index, len(examples), metrics), examples, matrix, picked)
+        matrix = comparisons.matrix
+        metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(made) - len(examples))}
+        metrics |= diagnostics.of_responses(rollout.responses) | diagnostics.of_matrix(matrix, rollout.responses, kept)
+        metrics |= comparisons.figures()
+        if comparisons.asked.any():
+            metrics |= selection.metrics(matrix)
+        verdict = Verdict(rollout.prompt.index, len(examples), metrics)
+        return Judged(verdict, examples, spread(matrix, kept, len(rollout.responses)), picked)
 
-    def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
+    async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
         """Two policies' responses to one prompt, each of one side against each of the other.
 
-        The oracle alone decides: cut-off responses are judged like any other. Comparisons on which it abstains are left out; the win
-        rate is NaN when it abstains on all.
+        The oracle alone decides: cut-off responses are judged like any other, and of ``judging`` only the cache and the margin of ties
+        apply. Comparisons on which it abstains are left out; the win rate is NaN when it abstains on all.
 
         Raises:
             OracleError: the oracle's answer is no preference matrix.
@@ -125,10 +122,17 @@ class Judge:
         if prompt.id != defender.prompt.id:
             raise ValueError(f"compare: the challenger answers prompt {prompt.id!r}, the defender {defender.prompt.id!r}")
         first, second = challenger.responses, defender.responses
-        pairs = tuple((i, len(first) + j) for i in range(len(first)) for j in range(len(second)))
-        texts = tuple(response.text for response in (*first, *second))
-        (answer,) = ask(self.oracle, [Question(prompt.id, prompt.text, texts, pairs)])
-        chances = answer.values[: len(first), len(first) :]
+        pairs = [(i, len(first) + j) for i in range(len(first)) for j in range(len(second))]
+        comparisons = Comparisons(
+            prompt,
+            (*first, *second),
+            max(challenger.policy_version, defender.policy_version),
+            oracle=self._oracle,
+            judging=JudgingConfig(tie_margin=self.judging.tie_margin),
+            rollout=RolloutConfig(),
+        )
+        await comparisons.ask(pairs)
+        chances = comparisons.matrix.values[: len(first), len(first) :]
         known = chances[~np.isnan(chances)]
         return Comparison(
             prompt_id=prompt.id,
@@ -136,8 +140,19 @@ class Judge:
             win_rate=float(known.mean()) if len(known) else float("nan"),
             challenger=first[0].text,
             defender=second[0].text,
-            challenger_tokens=_mean_tokens(first),
-            defender_tokens=_mean_tokens(second),
+            challenger_tokens=diagnostics.mean_tokens(first),
+            defender_tokens=diagnostics.mean_tokens(second),
+        )
+
+    def _comparisons(self, rollout: Rollout, kept: Sequence[int]) -> Comparisons:
+        responses = [rollout.responses[k] for k in kept]
+        return Comparisons(
+            rollout.prompt,
+            responses,
+            rollout.policy_version,
+            oracle=self._oracle,
+            judging=self.judging,
+            rollout=self.rollout,
         )
 
     def _selection(self, rollout: Rollout) -> Selection:
@@ -149,31 +164,19 @@ class Judge:
         drop = self.rollout.truncated == "drop"
         return [k for k, response in enumerate(responses) if not (drop and response.finish_reason == "length")]
 
-    def _select(self, selection: Selection, rollout: Rollout, kept: Sequence[int], verdicts: _Verdicts) -> Picks:
-        """Run the selection to its end, asking the oracle for what it wants and does not know yet."""
-        choosing = selection.choose(len(kept))
-        try:
-            wanted = next(choosing)
-            while True:
-                self._ask(rollout, kept, valid_pairs(wanted, len(kept), selection), verdicts)
-                wanted = choosing.send(PreferenceMatrix(verdicts.values.copy(), self.oracle.type))
-        except StopIteration as stop:
-            return valid_picks(stop.value, len(kept), selection)
 
-    def _ask(self, rollout: Rollout, kept: Sequence[int], wanted: Pairs, verdicts: _Verdicts) -> None:
-        pairs = tuple(pair for pair in dict.fromkeys(wanted) if pair not in verdicts.asked)
-        if not pairs:
-            return
-        responses = [rollout.responses[k] for k in kept]
-        question = Question(rollout.prompt.id, rollout.prompt.text, tuple(response.text for response in responses), pairs)
-        (answer,) = ask(self.oracle, [question])
-        values = answer.values
-        if self.rollout.truncated == "penalise":
-            truncated = np.array([response.finish_reason == "length" for response in responses])
-            values = preferences.penalise(values, truncated, self.rollout.truncation_penalty)
-        verdicts.values = np.where(np.isnan(values), verdicts.values, values)
-        verdicts.asked.update(pairs)
-        verdicts.abstained += answer.abstained
+async def _select(selection: Selection, size: int, comparisons: Comparisons) -> Picks:
+    """Run the selection to its end, asking the oracle for what it wants and does not know yet; no picks of a group that is refused."""
+    choosing = selection.choose(size)
+    try:
+        wanted = next(choosing)
+        while True:
+            await comparisons.ask(valid_pairs(wanted, size, selection))
+            if comparisons.refused:
+                return []
+            wanted = choosing.send(comparisons.matrix)
+    except StopIteration as stop:
+        return valid_picks(stop.value, size, selection)
 
 
 def valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
@@ -202,29 +205,3 @@ def valid_picks(picks: Picks, size: int, selection: Selection) -> Picks:
                 f"selection.type: {selection.type!r} picked {pick} of {size} responses; pick different ones, from 0 to {size - 1}"
             )
     return picks
-
-
-def _metrics(rollout: Rollout, verdicts: _Verdicts) -> dict[str, float]:
-    """Figures of a group; NaN where one does not apply, such as the win rates' spread of a matrix with holes."""
-    responses, values = rollout.responses, verdicts.values
-    complete = len(values) >= 2 and not np.isnan(values).any()
-    rates = preferences.win_rates(values) if complete else np.array([np.nan])
-    return {
-        "rollout/tokens": float(sum(len(response.token_ids) for response in responses)),
-        "rollout/response_tokens": _mean_tokens(responses),
-        "rollout/truncated": float(np.mean([response.finish_reason == "length" for response in responses])),
-        "oracle/win_rate_spread": float(rates.max() - rates.min()),
-        "oracle/cycle": float(preferences.has_cycle(values)) if complete else float("nan"),
-        "oracle/abstained": verdicts.abstained / len(verdicts.asked) if verdicts.asked else float("nan"),
-    }
-
-
-def _mean_tokens(responses: Sequence[Response]) -> float:
-    return float(np.mean([len(response.token_ids) for response in responses]))
-
-
-def _spread(values: NDArray[np.float64], kept: Sequence[int], size: int) -> NDArray[np.float64]:
-    """The kept responses' matrix in its place among all ``size``."""
-    full = preferences.unknown(size)
-    full[np.ix_(kept, kept)] = values
-    return full

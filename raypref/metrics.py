@@ -49,15 +49,23 @@ class MetricsWriter:
 
 
 class Averages:
-    """Means of per-group figures since they were last taken. NaN means "does not apply" and is left out."""
+    """Means of per-group figures since they were last taken; of those named ``..._total`` the sum since the start.
+
+    NaN means "does not apply" and is left out.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._totals: dict[str, float] = defaultdict(float)
 
     def add(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if not math.isnan(value):
+            if math.isnan(value):
+                continue
+            if name.endswith("_total"):
+                self._totals[name] += value
+            else:
                 self._sums[name] += value
                 self._counts[name] += 1
 
@@ -65,7 +73,7 @@ class Averages:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
-        return means
+        return means | self._totals
 
 
 class StageClock:

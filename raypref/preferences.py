@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from raypref.errors import OracleError
 
 Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 TIE = 1e-9
 """Figures that are closer than this are equal: the order in which a mean was added up must not decide."""
@@ -30,19 +31,23 @@ def unknown(size: int) -> Matrix:
     return values
 
 
-def complete_rows(values: Matrix) -> NDArray[np.intp]:
-    """Indices of the responses that were compared with every other one, ascending."""
-    return np.flatnonzero(~np.isnan(values).any(axis=1))
+def complete_rows(values: Matrix, sample: Mask | None = None) -> NDArray[np.intp]:
+    """Indices of the responses that were compared with every other one, or with every one of their ``sample``, ascending."""
+    if sample is None:
+        return np.flatnonzero(~np.isnan(values).any(axis=1))
+    return np.flatnonzero(sample.any(axis=1) & ~(np.isnan(values) & sample).any(axis=1))
 
 
-def win_rates(values: Matrix, rows: Iterable[int] | None = None) -> NDArray[np.float64]:
+def win_rates(values: Matrix, rows: Iterable[int] | None = None, sample: Mask | None = None) -> NDArray[np.float64]:
     """Row means, the diagonal's one half included: w_i = (1/K) sum_j P[i, j].
 
-    Source: SPPO (3.5), whose sum runs over all K responses, y_i itself among them.
+    Source: SPPO (3.5), whose sum runs over all K responses, y_i itself among them. With a ``sample`` of opponents S_i the mean over them
+    stands for that over all others, (1/K) (1/2 + (K - 1) mean_{j in S_i} P[i, j]): unbiased where the sample was drawn at random.
 
     Args:
         values: (K, K).
         rows: which responses; default: all.
+        sample: (K, K) True where response j was drawn as an opponent of i, False on the diagonal; default: everyone is.
 
     Returns:
         (len(rows),) in [0, 1].
@@ -50,11 +55,10 @@ def win_rates(values: Matrix, rows: Iterable[int] | None = None) -> NDArray[np.f
     Raises:
         Unanswered: a row is incomplete; a win rate over a part of it would be a guess.
     """
-    picked = np.arange(len(values)) if rows is None else np.asarray(list(rows), dtype=np.intp)
-    return _complete(values, picked, "win rate").mean(axis=1)
+    return _row_means(values, rows, sample, "win rate")
 
 
-def mean_scores(values: Matrix, rows: Iterable[int] | None = None) -> NDArray[np.float64]:
+def mean_scores(values: Matrix, rows: Iterable[int] | None = None, sample: Mask | None = None) -> NDArray[np.float64]:
     """Row means of the scores s[i, j] = log P[i, j] - log P[j, i], the diagonal's zero included.
 
     Source: SPPO Appendix F, s_PairRM(y_i) = (1/K) sum_k s(y_i, y_k). Probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12.
@@ -62,6 +66,7 @@ def mean_scores(values: Matrix, rows: Iterable[int] | None = None) -> NDArray[np
     Args:
         values: (K, K).
         rows: which responses; default: all.
+        sample: as in ``win_rates``.
 
     Returns:
         (len(rows),) in nats.
@@ -69,18 +74,64 @@ def mean_scores(values: Matrix, rows: Iterable[int] | None = None) -> NDArray[np
     Raises:
         Unanswered: a row is incomplete.
     """
-    picked = np.arange(len(values)) if rows is None else np.asarray(list(rows), dtype=np.intp)
-    chances = np.clip(_complete(values, picked, "mean score"), 1e-12, 1 - 1e-12)
-    return (np.log(chances) - np.log1p(-chances)).mean(axis=1)
+    return _row_means(log_odds(values), rows, sample, "mean score")
 
 
-def _complete(values: Matrix, rows: NDArray[np.intp], figure: str) -> Matrix:
-    found: Matrix = values[rows]
-    holes = np.argwhere(np.isnan(found))
-    if len(holes):
-        row, column = int(rows[holes[0][0]]), int(holes[0][1])
-        raise Unanswered(f"no {figure} for response {row}: its comparison with response {column} has no answer")
-    return found
+def log_odds(values: Matrix) -> Matrix:
+    """(K, K) log P[i, j] - log P[j, i] in nats; probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12, unknown ones stay so."""
+    chances = np.clip(values, 1e-12, 1 - 1e-12)
+    scores: Matrix = np.log(chances) - np.log1p(-chances)
+    return scores
+
+
+def _row_means(figures: Matrix, rows: Iterable[int] | None, sample: Mask | None, name: str) -> NDArray[np.float64]:
+    picked = np.arange(len(figures)) if rows is None else np.asarray(list(rows), dtype=np.intp)
+    counted = ~np.eye(len(figures), dtype=bool) if sample is None else sample
+    for row in picked:
+        if not counted[row].any() and len(figures) > 1:
+            raise Unanswered(f"no {name} for response {row}: it was compared with nobody")
+        holes = np.flatnonzero(counted[row] & np.isnan(figures[row]))
+        if len(holes):
+            raise Unanswered(f"no {name} for response {row}: its comparison with response {holes[0]} has no answer")
+    others = [figures[row, counted[row]].mean() if counted[row].any() else 0.0 for row in picked]
+    return (figures[picked, picked] + (len(figures) - 1) * np.array(others)) / len(figures)
+
+
+def sppo_preferences(values: Matrix) -> Matrix:
+    """sigmoid(g_i - g_j) with g_i = (2/K) sum_j logit P[i, j]: what the SPPO authors' code makes of a group.
+
+    Source: ``scripts/compute_prob.py`` of github.com/uclaml/SPPO, on the scores of llm-blender's ``Blender.rank``, which are the row means
+    of C - C^T. Transitive by construction; a pair on its own is judged twice as steeply as by P itself.
+
+    Args:
+        values: (K, K).
+
+    Returns:
+        (K, K); nothing is known of a group with a hole, since every score depends on all comparisons.
+    """
+    if np.isnan(values).any():
+        return unknown(len(values))
+    scores = 2.0 * mean_scores(values)
+    return np.exp(-np.logaddexp(0.0, scores[None, :] - scores[:, None]))
+
+
+def random_opponents(size: int, count: int, seed: int) -> Mask:
+    """(size, size) True where j is an opponent of i: ``count`` others for each response, or all of them where there are no more.
+
+    The responses sit on a circle in random order, and each meets its nearest neighbours. With an odd ``count`` each meets the one across
+    too; where ``size`` is odd as well, one response meets one more.
+    """
+    if count >= size - 1:
+        return ~np.eye(size, dtype=bool)
+    order = np.random.default_rng(seed).permutation(size)
+    met = np.zeros((size, size), dtype=bool)
+    for place in range(size):
+        for step in range(1, count // 2 + 1):
+            met[order[place], order[(place + step) % size]] = True
+    if count % 2:
+        for place in range((size + 1) // 2):
+            met[order[place], order[(place + size // 2) % size]] = True
+    return met | met.T
 
 
 def penalise(values: Matrix, truncated: NDArray[np.bool_], amount: float) -> Matrix:
@@ -111,3 +162,33 @@ def has_cycle(values: Matrix) -> bool:
             return True
         left &= beaten
     return False
+
+
+def entropy(values: Matrix) -> float:
+    """Mean over the answered comparisons of -P log P - (1 - P) log(1 - P), in nats: log 2 for ties alone, 0 where every verdict is certain.
+
+    NaN where nothing was answered.
+    """
+    chances = values[np.triu(~np.isnan(values), 1)]
+    if not len(chances):
+        return float("nan")
+    both = np.stack([chances, 1.0 - chances])
+    return float(-(both * np.log(np.where(both > 0, both, 1.0))).sum(axis=0).mean())
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's: the correlation of the ranks, equal figures sharing their mean rank. NaN where all of one side are equal.
+
+    Args:
+        first, second: (N,)
+    """
+    ranks = [_ranks(figures) for figures in (first, second)]
+    if any(np.ptp(own) == 0 for own in ranks):
+        return float("nan")
+    return float(np.corrcoef(np.stack(ranks))[0, 1])
+
+
+def _ranks(figures: NDArray[np.float64]) -> NDArray[np.float64]:
+    below = (figures[None, :] < figures[:, None] - TIE).sum(axis=1)
+    level = (np.abs(figures[None, :] - figures[:, None]) <= TIE).sum(axis=1)
+    return below + (level - 1) / 2.0

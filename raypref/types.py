@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref import preferences
+
 FinishReason = Literal["stop", "length"]
 """``stop``: the policy ended its answer; ``length``: the answer was cut off at the token limit."""
 
@@ -85,6 +87,10 @@ class PreferenceMatrix:
     values: NDArray[np.float64]
     oracle: str
     """Which oracle answered, for the journal."""
+    asked: NDArray[np.bool_] | None = None
+    """(K, K) True where the oracle was asked, whether it answered or abstained; None: everywhere."""
+    sampled: bool = False
+    """Whether ``asked`` is a random sample of opponents, which stands for all of them in win rates (``judging.pairs: random``)."""
 
     @property
     def size(self) -> int:
@@ -94,6 +100,22 @@ class PreferenceMatrix:
     def known(self) -> NDArray[np.bool_]:
         """(K, K) True where the entry is known; the diagonal always is."""
         return ~np.isnan(self.values)
+
+    def complete_rows(self) -> NDArray[np.intp]:
+        """The responses whose win rate is known (``preferences.complete_rows``), ascending."""
+        return preferences.complete_rows(self.values, self._sample)
+
+    def win_rates(self, rows: abc.Iterable[int] | None = None) -> NDArray[np.float64]:
+        """Win rates of ``rows``, default all (``preferences.win_rates``)."""
+        return preferences.win_rates(self.values, rows, self._sample)
+
+    def mean_scores(self, rows: abc.Iterable[int] | None = None) -> NDArray[np.float64]:
+        """Mean log-odds of ``rows``, default all, in nats (``preferences.mean_scores``)."""
+        return preferences.mean_scores(self.values, rows, self._sample)
+
+    @property
+    def _sample(self) -> NDArray[np.bool_] | None:
+        return self.asked if self.sampled else None
 
 
 @dataclass(frozen=True, slots=True)

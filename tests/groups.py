@@ -1,12 +1,14 @@
 """Rollouts made by hand, and an oracle that answers from a table."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from raypref.oracles.base import Oracle, Question
-from raypref.types import Prompt, Response, Rollout
+from raypref.judging import Judge, Judged
+from raypref.oracles.base import Answer, Oracle, Question
+from raypref.types import Comparison, Prompt, Response, Rollout
 
 
 def rollout(*texts: str, cut_off: Sequence[int] = (), prompt_id: str = "p", index: int = 0, policy_version: int = 2) -> Rollout:
@@ -27,9 +29,9 @@ class TableOracle(Oracle):
     """Numbers, NaN among them: ``"a>b"`` -> P(a > b); the mirror image follows, unless it is -1 (abstain)."""
     asked: list[Question]
 
-    def compare(self, questions: Sequence[Question]) -> list[np.ndarray]:
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         self.asked.extend(questions)
-        return [np.array([[self._chance(a, b) for b in question.responses] for a in question.responses]) for question in questions]
+        return [Answer(np.array([[self._chance(a, b) for b in question.responses] for a in question.responses])) for question in questions]
 
     def _chance(self, a: str, b: str) -> float:
         if a == b:
@@ -38,3 +40,20 @@ class TableOracle(Oracle):
             return self.table[f"{a}>{b}"]
         mirrored = self.table.get(f"{b}>{a}", 0.5)
         return mirrored if mirrored < 0 else 1.0 - mirrored
+
+    def identity(self) -> str:
+        return repr(self.table)
+
+
+class Judging:
+    """A judge of groups, one after the other, with the oracle that it asks."""
+
+    def __init__(self, oracle: Oracle, judge: Judge) -> None:
+        self.oracle = oracle
+        self._judge = judge
+
+    def judge(self, group: Rollout) -> Judged:
+        return asyncio.run(self._judge.judge(group))
+
+    def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
+        return asyncio.run(self._judge.compare(challenger, defender))

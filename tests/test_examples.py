@@ -58,7 +58,7 @@ def test_the_authors_preset_differs_from_the_paper_where_the_readme_says(recipe:
         "rollout.temperature",
         "rollout.top_p",
         "rollout.max_tokens",
-        "oracle.preference",
+        "judging.preference",
         "loss.average_terms",
     }
 

@@ -97,6 +97,7 @@ def test_a_curve_by_hand() -> None:
         return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0)
 
     made = [make(responses=1, revisions=2)] * 2
-    curve = asyncio.run(revision_curve(made, [rollout("x"), rollout("xxx")], compare, resamples=50, confidence=0.9, seed=0))
+    how = {"resamples": 50, "confidence": 0.9, "seed": 0}
+    curve = asyncio.run(revision_curve(made, [rollout("x"), rollout("xxx")], compare, policy_version=2, **how))
     assert [point.win_rate for point in curve] == pytest.approx([0.25, 0.5, 1.0])
     assert (curve[2].low, curve[2].high, curve[2].prompts) == (1.0, 1.0, 2)

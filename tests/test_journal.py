@@ -2,17 +2,21 @@
 
 import pytest
 
+from raypref.asking import Asker
 from raypref.config import RolloutConfig
 from raypref.journal import Journal, read_stream
 from raypref.judging import Judge
+from raypref.judging_config import JudgingConfig
 from raypref.losses.sppo import SPPO
 from raypref.selection.best_worst import BestWorst
-from tests.groups import TableOracle, rollout
+from tests.groups import Judging, TableOracle, rollout
 
 
 def entry(index: int):
     group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
-    judging = Judge(TableOracle(table={"a>bb": 0.8}, asked=[]), BestWorst(), SPPO(), RolloutConfig(truncated="drop"))
+    oracle = TableOracle(table={"a>bb": 0.8}, asked=[])
+    asker = Asker(oracle, JudgingConfig())
+    judging = Judging(oracle, Judge(asker, BestWorst(), SPPO(), RolloutConfig(truncated="drop")))
     return group, judging.judge(group)
 
 
@@ -32,6 +36,7 @@ def test_parts_are_read_by_datasets(tmp_path):
     assert (row["responses"], row["finish_reasons"]) == (["a", "bb", "ccc"], ["stop", "stop", "length"])
     assert (row["response_token_ids"], row["logprobs"][1], row["picked"]) == ([[97], [98, 98], [99, 99, 99]], [-0.5, -0.5], [[0, 1]])
     assert row["preference"] == [[0.5, pytest.approx(0.8), None], [pytest.approx(0.2), 0.5, None], [None, None, 0.5]]
+    assert row["asked"] == [[False, True, False], [True, False, False], [False] * 3], "the third was cut off and left out"
     for writer in writers:
         writer.close()
 

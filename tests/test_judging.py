@@ -1,25 +1,31 @@
 """From a rollout to training examples, worked out by hand."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
+from raypref.asking import Asker
 from raypref.config import RolloutConfig
 from raypref.errors import ConfigError, OracleError
 from raypref.judging import Judge
+from raypref.judging_config import JudgingConfig
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import ABSTAIN
 from raypref.selection.all_responses import AllResponses
 from raypref.selection.base import Selection
 from raypref.selection.best_worst import BestWorst
-from tests.groups import TableOracle, rollout
+from tests.groups import Judging, TableOracle, rollout
 
 TABLE = {"a>bb": 0.8, "a>ccc": 0.9, "bb>ccc": 0.7}
 
 
-def judge(table=TABLE, selection=None, loss=None, **config) -> Judge:
+def judge(table=TABLE, selection=None, loss=None, judging=None, **config) -> Judging:
     oracle = TableOracle(table=table, asked=[])
-    return Judge(oracle, selection or BestWorst(), loss or SPPO(eta=30), RolloutConfig(**config))
+    settings = JudgingConfig(**(judging or {}))
+    judge = Judge(Asker(oracle, settings), selection or BestWorst(), loss or SPPO(eta=30), RolloutConfig(**config), judging=settings)
+    return Judging(oracle, judge)
 
 
 class FirstAgainstLast(Selection):
@@ -50,7 +56,8 @@ def test_best_and_worst_become_an_example():
 
 
 def test_metrics():
-    """Lengths 1 + 2 + 3 = 6, mean 2; one of three cut off; spread (2.2 - 0.9) / 3; the selection's own: three comparisons."""
+    """Lengths 1 + 2 + 3 = 6, mean 2; one of three cut off; spread (2.2 - 0.9) / 3; the shorter the better, so the ranks are opposite;
+    binary entropies of 0.8, 0.9 and 0.7: 0.5004, 0.3251 and 0.6109 nats; the selection's own: three comparisons."""
     metrics = judge().judge(rollout("a", "bb", "ccc", cut_off=[1])).verdict.metrics
     assert metrics == pytest.approx(
         {
@@ -59,6 +66,8 @@ def test_metrics():
             "rollout/truncated": 1 / 3,
             "oracle/win_rate_spread": 1.3 / 3,
             "oracle/cycle": 0.0,
+            "oracle/length_bias": -1.0,
+            "oracle/entropy": pytest.approx(1.4364 / 3, abs=1e-4),
             "oracle/abstained": 0.0,
             "oracle/dropped": 0.0,
             "oracle/overlong": 0.0,
@@ -133,7 +142,9 @@ def test_a_selection_asks_round_by_round():
 
 
 def test_a_selection_that_cannot_serve_the_loss_is_an_error_not_a_dropped_group():
-    with pytest.raises(ConfigError, match=r"'first_against_last' does not ask for all the comparisons that loss 'sppo' needs"):
+    with pytest.raises(
+        ConfigError, match=r"'first_against_last' \(judging\.pairs: selection\) does not ask for all the comparisons that loss 'sppo' needs"
+    ):
         judge(selection=FirstAgainstLast()).judge(rollout("a", "bb", "ccc"))
 
 
@@ -178,3 +189,136 @@ def test_compare_leaves_abstentions_out():
 def test_compare_refuses_different_prompts():
     with pytest.raises(ValueError, match="answers prompt 'p', the defender 'q'"):
         judge().compare(rollout("a"), rollout("bb", prompt_id="q"))
+
+
+def test_the_whole_matrix_is_asked_for_at_once():
+    judging = judge(selection=FirstOfTwo(), loss=DPO(), judging={"pairs": "all"})
+    judged = judging.judge(rollout("a", "bb", "ccc"))
+    assert [question.pairs for question in judging.oracle.asked] == [((0, 1), (0, 2), (1, 2))]
+    assert judged.matrix.known.all()
+
+
+class FirstOfTwo(Selection):
+    """Asks for (0, 1) alone."""
+
+    type: str = "first_of_two"
+
+    def choose(self, size):
+        yield [(0, 1)]
+        return [(0, 1)]
+
+
+def test_random_opponents_stand_for_all():
+    """One opponent each of four: two comparisons. With a > bb alone asked in a's row, w_a = (1/2 + 3 * 0.8) / 4."""
+    table = dict.fromkeys(("a>bb", "a>ccc", "a>dddd", "bb>ccc", "bb>dddd", "ccc>dddd"), 0.8)
+    judging = judge(table, AllResponses(), judging={"pairs": "random", "opponents": 1})
+    judged = judging.judge(rollout("a", "bb", "ccc", "dddd"))
+    (question,) = judging.oracle.asked
+    assert len(question.pairs) == 2
+    assert judged.matrix.asked.sum() == 4
+    winners = [i for i, _ in question.pairs]
+    rates = np.where(np.isin(np.arange(4), winners), (0.5 + 3 * 0.8) / 4, (0.5 + 3 * 0.2) / 4)
+    np.testing.assert_allclose(judged.examples[0].targets, 30 * (rates - 0.5))
+    assert np.isnan(judged.verdict.metrics["oracle/cycle"])
+    again = judge(table, AllResponses(), judging={"pairs": "random", "opponents": 1})
+    again.judge(rollout("a", "bb", "ccc", "dddd"))
+    assert again.oracle.asked[0].pairs == question.pairs, "what is drawn depends on the prompt alone"
+
+
+def test_random_opponents_cannot_serve_a_selection_of_certain_pairs():
+    with pytest.raises(ConfigError, match=r"judging\.pairs: random opponents stand for a whole matrix"):
+        judge(selection=FirstOfTwo(), loss=DPO(), judging={"pairs": "random"}).judge(rollout("a", "bb", "ccc"))
+
+
+def test_a_loss_that_reads_one_comparison_is_told_that_random_opponents_lack_it():
+    table = dict.fromkeys(("a>bb", "a>ccc", "a>dddd", "bb>ccc", "bb>dddd", "ccc>dddd"), 0.8)
+    judging = judge(table, BestWorst(), DPO(labels="soft"), judging={"pairs": "random", "opponents": 1})
+    with pytest.raises(ConfigError, match=r"\(judging\.pairs: random\) does not ask for .* loss 'dpo' needs"):
+        judging.judge(rollout("a", "bb", "ccc", "dddd"))
+
+
+def test_what_becomes_of_abstentions():
+    """leave_out is the default above. tie: P(a, bb) = 1/2 explicitly, so w_a = (0.5 + 0.5 + 0.9) / 3; counted all the same."""
+    table = TABLE | {"a>bb": ABSTAIN}
+    group = rollout("a", "bb", "ccc")
+    tied = judge(table, judging={"abstentions": "tie"}).judge(group)
+    np.testing.assert_allclose(tied.examples[0].targets[0], 30 * (1.9 / 3 - 0.5))
+    assert tied.verdict.metrics["oracle/abstained"] == pytest.approx(1 / 3)
+    four = rollout("a", "bb", "ccc", "dddd")
+    assert judge(table | {"ccc>dddd": 0.9}, judging={"abstentions": "drop_group"}).judge(four).examples == ()
+    with pytest.raises(OracleError, match=r"prompt 'p': no verdict on responses \[\(0, 1\)\]"):
+        judge(table, judging={"abstentions": "stop"}).judge(group)
+
+
+def test_close_verdicts_are_ties():
+    """P(bb > ccc) = 0.7 is within 0.2 of one half, 0.8 is not."""
+    judged = judge(judging={"tie_margin": 0.2 + 1e-9}).judge(rollout("a", "bb", "ccc"))
+    np.testing.assert_allclose(judged.matrix.values, [[0.5, 0.8, 0.9], [0.2, 0.5, 0.5], [0.1, 0.5, 0.5]])
+    assert judged.verdict.metrics["oracle/ties"] == pytest.approx(1 / 3)
+
+
+def test_the_sppo_authors_preferences():
+    """logits log 4, log 9, log(7/3): g = 2/3 (log 4 + log 9, log(7/3) - log 4, -log 9 - log(7/3)), P = sigmoid(g_i - g_j)."""
+    judged = judge(judging={"preference": "sppo"}).judge(rollout("a", "bb", "ccc"))
+    scores = 2 / 3 * np.array([np.log(36), np.log(7 / 12), -np.log(21)])
+    np.testing.assert_allclose(judged.matrix.values, 1 / (1 + np.exp(scores[None, :] - scores[:, None])))
+    open_pair = judge(TABLE | {"a>bb": ABSTAIN}, judging={"preference": "sppo"}).judge(rollout("a", "bb", "ccc"))
+    assert open_pair.examples == (), "every score depends on all comparisons"
+
+
+def test_groups_share_the_oracles_calls():
+    """The first question goes alone, what comes while it is answered goes together."""
+
+    class Counting(TableOracle):
+        type: str = "counting"
+        calls: list[int]
+
+        def compare(self, questions):
+            self.calls.append(len(questions))
+            return super().compare(questions)
+
+    oracle = Counting(table=TABLE, asked=[], calls=[])
+    together = Judge(Asker(oracle, JudgingConfig(groups=4)), BestWorst(), SPPO(eta=30), RolloutConfig())
+
+    async def run():
+        return await asyncio.gather(*(together.judge(rollout("a", "bb", "ccc", index=k)) for k in range(6)))
+
+    judged = asyncio.run(run())
+    assert [item.verdict.prompt_index for item in judged] == list(range(6))
+    assert oracle.calls == [1, 4, 1]
+
+
+def test_an_oracles_error_reaches_everyone_who_waits():
+    class Broken(TableOracle):
+        type: str = "broken"
+
+        def compare(self, questions):
+            raise TimeoutError("no answer")
+
+    broken = Judge(Asker(Broken(table={}, asked=[]), JudgingConfig()), BestWorst(), SPPO(eta=30), RolloutConfig())
+
+    async def run():
+        return await asyncio.gather(*(broken.judge(rollout("a", "bb")) for _ in range(3)), return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(run())] == ["no answer"] * 3
+
+
+def test_verdicts_are_kept(tmp_path):
+    group = rollout("a", "bb", "ccc")
+    fresh = judge(judging={"cache": tmp_path}).judge(group)
+    second = judge(judging={"cache": tmp_path})
+    kept = second.judge(group)
+    assert (fresh.verdict.metrics["oracle/cache_hits"], kept.verdict.metrics["oracle/cache_hits"]) == (0.0, 1.0)
+    assert second.oracle.asked == []
+    np.testing.assert_array_equal(fresh.matrix.values, kept.matrix.values)
+
+
+def test_verdicts_that_change_with_the_policy_cannot_be_kept(tmp_path):
+    class Moving(TableOracle):
+        type: str = "moving"
+
+        def identity(self):
+            return None
+
+    with pytest.raises(ConfigError, match=r"judging\.cache: the verdicts of oracle 'moving' change with the policy"):
+        Asker(Moving(table={}, asked=[]), JudgingConfig(cache=tmp_path))

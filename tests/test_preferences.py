@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from raypref.preferences import Unanswered, complete_rows, has_cycle, mean_scores, penalise, unknown, win_rates
+from raypref.preferences import (
+    Unanswered,
+    complete_rows,
+    entropy,
+    has_cycle,
+    mean_scores,
+    penalise,
+    random_opponents,
+    rank_correlation,
+    sppo_preferences,
+    unknown,
+    win_rates,
+)
 
 ORDERED = np.array([[0.5, 0.8, 0.9], [0.2, 0.5, 0.7], [0.1, 0.3, 0.5]])
 STONE_PAPER_SCISSORS = np.array([[0.5, 0.7, 0.3], [0.3, 0.5, 0.7], [0.7, 0.3, 0.5]])
@@ -104,3 +116,64 @@ def test_a_cycle_below_a_winner_and_above_a_loser_is_found():
 def test_preferences_made_of_scores_have_no_cycle(scores):
     column = np.array(scores)[:, None]
     assert not has_cycle(1 / (1 + np.exp(column.T - column)))
+
+
+def test_a_sample_of_opponents_stands_for_all():
+    """Response 0 met response 2 alone: (1/3) (1/2 + 2 * 0.9); 2 met both; 1 met only 2: (1/3) (1/2 + 2 * 0.7). log 9 for the score."""
+    sample = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=bool)
+    values = np.where(sample | np.eye(3, dtype=bool), ORDERED, np.nan)
+    assert complete_rows(values, sample).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(win_rates(values, sample=sample), [2.3 / 3, 1.9 / 3, 0.3])
+    np.testing.assert_allclose(mean_scores(values, [0], sample), [2 / 3 * np.log(9)])
+    values[0, 2] = values[2, 0] = np.nan
+    assert complete_rows(values, sample).tolist() == [1]
+    with pytest.raises(Unanswered, match="for response 0: its comparison with response 2 has no answer"):
+        win_rates(values, sample=sample)
+    sample[0] = False
+    with pytest.raises(Unanswered, match="for response 0: it was compared with nobody"):
+        win_rates(values, [0], sample)
+
+
+@pytest.mark.parametrize(("size", "count"), [(4, 1), (5, 1), (5, 2), (5, 3), (6, 3), (6, 4), (7, 5), (3, 2), (2, 1), (4, 9)])
+def test_random_opponents(size, count):
+    met = random_opponents(size, count, seed=3)
+    assert (met == met.T).all()
+    assert not met.diagonal().any()
+    counts = sorted(met.sum(axis=1))
+    wanted = min(count, size - 1)
+    extra = wanted % 2 and size % 2  # an odd number of meetings of an odd number of responses does not come out even
+    assert counts == [wanted] * (size - 1) + [wanted + 1] if extra else [wanted] * size
+
+
+def test_estimated_win_rates_are_unbiased():
+    """Over many draws the mean of the estimate is the win rate: (0.5 + 0.8 + 0.9) / 3 and so on; the standard error is below 0.002."""
+    draws = [random_opponents(3, 1, seed) for seed in range(3000)]
+    found = np.mean([win_rates(ORDERED, sample=sample) for sample in draws], axis=0)
+    np.testing.assert_allclose(found, win_rates(ORDERED), atol=0.01)
+
+
+@given(matrices())
+def test_sppo_preferences_are_transitive_preferences(values):
+    found = sppo_preferences(values)
+    np.testing.assert_allclose(found + found.T, 1)
+    assert not has_cycle(found)
+
+
+def test_sppo_preferences_of_two_are_steeper_than_the_verdict():
+    """K = 2: g = (logit P, -logit P), so P' = sigmoid(2 logit P): 0.8 -> 16/17."""
+    np.testing.assert_allclose(sppo_preferences(np.array([[0.5, 0.8], [0.2, 0.5]]))[0, 1], 16 / 17)
+    assert np.isnan(sppo_preferences(unknown(3))[0, 1])
+
+
+def test_entropy():
+    """One tie (log 2) and one certain verdict (0), one open: log 2 / 2."""
+    values = np.array([[0.5, 0.5, 1.0], [0.5, 0.5, np.nan], [0.0, np.nan, 0.5]])
+    assert entropy(values) == pytest.approx(np.log(2) / 2)
+    assert np.isnan(entropy(unknown(2)))
+
+
+def test_rank_correlation():
+    """Ranks (1, 2, 3) and (2, 1, 3): 1 - 6 (1 + 1) / (3 * 8) = 1/2. Equal figures share their rank."""
+    assert rank_correlation(np.array([1.0, 5.0, 9.0]), np.array([2.0, 1.0, 3.0])) == pytest.approx(0.5)
+    assert rank_correlation(np.array([1.0, 1.0, 2.0]), np.array([3.0, 3.0, 9.0])) == pytest.approx(1.0)
+    assert np.isnan(rank_correlation(np.array([1.0, 1.0]), np.array([1.0, 2.0])))

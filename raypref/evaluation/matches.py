@@ -69,14 +69,14 @@ class Evaluator:
             result[f"{name}_response_tokens"] = sum(match.defender_tokens for match in matches) / len(matches)
             self._write(iteration, name, matches)
         if evaluation.revisions:
-            result["revisions"] = await self._revisions(opponents["base"])
+            result["revisions"] = await self._revisions(opponents["base"], iteration)
         return result
 
     async def resume(self) -> None:
         """Sample the current policy's answers again: it is the opponent of the next evaluation in a run that was resumed."""
         self._answers["previous"] = await self._ask()
 
-    async def _revisions(self, defenders: Sequence[Ref]) -> list[dict[str, Any]]:
+    async def _revisions(self, defenders: Sequence[Ref], policy_version: int) -> list[dict[str, Any]]:
         """Win rates of the current policy's answers after 0, 1, ... revisions of its own, against the base policy's first answers."""
         evaluation = self._config.evaluation
 
@@ -86,6 +86,7 @@ class Evaluator:
         settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
         made = await chains(self._prompts, self._config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
         how: dict[str, Any] = {
+            "policy_version": policy_version,
             "resamples": evaluation.bootstrap_resamples,
             "confidence": evaluation.confidence,
             "seed": self._config.seed,

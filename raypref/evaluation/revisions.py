@@ -18,7 +18,7 @@ Compare = Callable[[Ref, Ref], Awaitable[Comparison]]
 
 
 async def revision_curve(
-    made: Sequence[Chain], defenders: Sequence[Ref], compare: Compare, *, resamples: int, confidence: float, seed: int
+    made: Sequence[Chain], defenders: Sequence[Ref], compare: Compare, *, policy_version: int, resamples: int, confidence: float, seed: int
 ) -> list[WinRate]:
     """The win rates after 0, 1, ... N revisions.
 
@@ -26,6 +26,7 @@ async def revision_curve(
         made: (prompts,) the policy's answers and revisions, all with the same N.
         defenders: (prompts,) references to the rollouts that each revision is compared with, in the same order.
         compare: an oracle's verdict on two rollouts (``OracleRole.compare``).
+        policy_version: the policy that made the answers.
         resamples: of the bootstrap.
         confidence: of the intervals, in (0, 1).
         seed: of the bootstrap; the same for each point, so that they are compared on the same resampled prompts.
@@ -39,6 +40,6 @@ async def revision_curve(
     curve = []
     for revision in range(len(made[0].rounds)):
         pairs = zip(made, defenders, strict=True)
-        matches = await asyncio.gather(*(compare(item.rollout(revision, -1), defender) for item, defender in pairs))
+        matches = await asyncio.gather(*(compare(item.rollout(revision, policy_version), defender) for item, defender in pairs))
         curve.append(summarise([match.win_rate for match in matches], resamples=resamples, confidence=confidence, seed=seed))
     return curve

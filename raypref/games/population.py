@@ -9,7 +9,7 @@ Every text is a single token: a response its arm's number, the prompt 0, and a p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from raypref.config import RolloutConfig
 from raypref.games.known import plackett_luce
 from raypref.games.policies import Policy
-from raypref.judging import Judge
+from raypref.judging import Judge, Judged
 from raypref.losses.base import Loss
-from raypref.oracles.base import Oracle, Question
+from raypref.oracles.base import Question
+from raypref.oracles.checked import Checked, check
 from raypref.preferences import Matrix
 from raypref.revision import Reviser
 from raypref.selection.base import Selection, all_pairs
@@ -148,8 +149,8 @@ def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) ->
     replies = tuple(Response(np.array([arm], dtype=np.int32), np.zeros(1, dtype=np.float32), str(arm), "stop") for arm in group)
     rollout = Rollout(Prompt(0, "game", "game", np.zeros(1, dtype=np.int32)), replies, policy_version=0)
     sequences = SequenceMaker(loss, ArmReviser())
-    judge = Judge(GivenVerdicts(values=values), selection, loss, RolloutConfig(responses=len(group)), sequences)
-    for example in judge.judge(rollout).examples:
+    judge = Judge(GivenVerdicts(values), selection, loss, RolloutConfig(responses=len(group)), sequences)
+    for example in _at_once(judge.judge(rollout)).examples:
         contexts, arms = (tuple(int(tokens[0]) for tokens in part) for part in (example.prompt_ids, example.response_ids))
         yield contexts, arms, tuple(float(target) for target in example.targets)
 
@@ -164,12 +165,27 @@ class ArmReviser(Reviser):
         return replace(prompt, token_ids=np.array([1 + int(answer)], dtype=np.int32))
 
 
-class GivenVerdicts(Oracle):
-    """Answers with a matrix that is given."""
+class GivenVerdicts:
+    """Answers with a matrix that is given (``raypref.comparisons.Asks``)."""
 
-    type: str = "given"
-    values: Any
-    """(K, K) by the responses' places in the group."""
+    name = "given"
 
-    def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
-        return [self.values for _ in questions]
+    def __init__(self, values: Matrix) -> None:
+        """
+        Args:
+            values: (K, K) by the responses' places in the group.
+        """
+        self._values = values
+
+    async def ask(self, question: Question) -> Checked:
+        return check(self._values, question, self.name)
+
+
+def _at_once(judgement: Coroutine[Any, Any, Judged]) -> Judged:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        judgement.send(None)
+    except StopIteration as stop:
+        found: Judged = stop.value
+        return found
+    raise AssertionError("the verdicts are given: nothing is waited for")

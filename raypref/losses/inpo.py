@@ -19,7 +19,6 @@ from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.margins import margins
 from raypref.losses.pairs import check_count, gap, pair_labels, regression
 from raypref.losses.ratios import log_ratios
-from raypref.preferences import win_rates
 from raypref.types import PreferenceMatrix
 
 
@@ -73,7 +72,7 @@ class INPO(Loss):
         """
         if self.labels == "win_rate":
             check_count(self, picked)
-            return win_rates(matrix.values, picked) / self.eta
+            return matrix.win_rates(picked) / self.eta
         return pair_labels(self, matrix, picked, self.labels)
 
     def __call__(self, batch: LossBatch) -> LossValue:

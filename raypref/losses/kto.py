@@ -15,7 +15,7 @@ from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.margins import margins
 from raypref.losses.ratios import log_ratios
-from raypref.preferences import TIE, win_rates
+from raypref.preferences import TIE
 from raypref.types import PreferenceMatrix
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class KTO(Loss):
             ConfigError: the selection gives more than a pair, and nothing says which of them are desirable.
         """
         if self.desirable == "win_rate":
-            return (win_rates(matrix.values, picked) > 0.5 + TIE).astype(np.float64)
+            return (matrix.win_rates(picked) > 0.5 + TIE).astype(np.float64)
         if len(picked) > 2:
             raise ConfigError(
                 f"loss.desirable: 'winner' says nothing of the middle of {len(picked)} responses; set loss.desirable=win_rate, "

@@ -19,7 +19,7 @@ from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.margins import margins
 from raypref.losses.ratios import log_ratios
-from raypref.preferences import Unanswered, win_rates
+from raypref.preferences import Unanswered
 from raypref.types import PreferenceMatrix
 
 
@@ -66,7 +66,7 @@ class SPPO(Loss):
             Unanswered: a win rate depends on a comparison without an answer.
             ConfigError: the pair form was given other than two sequences.
         """
-        chances = win_rates(matrix.values, picked) if self.against == "group" else self._pair_chances(matrix, picked)
+        chances = matrix.win_rates(picked) if self.against == "group" else self._pair_chances(matrix, picked)
         return self.eta * (chances - self._baseline(matrix))
 
     def _pair_chances(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ class SPPO(Loss):
         if self.baseline == "ordered":
             return ordered_baseline(self.eta)
         if self.baseline == "estimate":
-            return estimated_baseline(win_rates(matrix.values), self.eta)
+            return estimated_baseline(matrix.win_rates(), self.eta)
         return float(self.baseline)
 
     def __call__(self, batch: LossBatch) -> LossValue:

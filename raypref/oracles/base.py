@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref.registry import Registry
 from raypref.section import TypedSection
+
+Chat = tuple[tuple[str, str], ...]
+"""(role, content) of each turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +26,93 @@ class Question:
     responses: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...]
     """The comparisons that are wanted: (i, j) with i < j."""
+    chat: Chat = ()
+    """The question's turns where the data gives a chat; empty for a plain text."""
+    policy_version: int = -1
+    """Which policy answered; the one that a self-judging oracle asks."""
+
+    @property
+    def turns(self) -> Chat:
+        """The chat, or the plain text as one user turn."""
+        return self.chat or (("user", self.prompt),)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an oracle says to one question."""
+
+    values: NDArray[np.float64]
+    """(K, K): P[i, j] = P(response i > response j), P + P^T = 1, 1/2 on the diagonal. Only the entries of ``Question.pairs`` and their
+    mirror images are read. An entry on which the oracle abstains is ``ABSTAIN``."""
+    observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Name under ``oracle/`` -> what was observed, a figure a comparison or input. The metrics have the mean, of a name that ends in
+    ``_total`` the sum over the run."""
+
+
+ABSTAIN = -1.0
+"""What an oracle puts where it cannot tell; it is masked and counted. NaN is an error, never an abstention."""
+
+
+class NextToken(Protocol):
+    """A language model that is asked for the token after a prompt."""
+
+    def logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> NDArray[np.float64]:
+        """(N, C) log-probs in nats of the C candidate ``tokens`` after each of the N ``prompts``."""
+        ...
+
+
+class Host(Protocol):
+    """What an oracle may use of the place that it runs in. Its methods block; ``compare`` runs in a thread of its own."""
+
+    def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
+        """A vLLM engine for a model of the oracle's own.
+
+        Args:
+            path: Hugging Face model directory or hub name.
+            dtype: ``float32`` or ``bfloat16``.
+            max_tokens: longest prompt.
+            gpu_memory_utilization: share of the GPU that it takes.
+
+        Raises:
+            ConfigError: there is none here, or the model cannot be served.
+        """
+        ...
+
+    def ask_policy(
+        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int, temperature: float, max_tokens: int
+    ) -> list[str | None]:
+        """One answer of the policy to each chat, from the run's own engines; None where a prompt leaves no room for an answer.
+
+        Args:
+            chats: what it is asked.
+            names: of the chats; the sampling seed depends on them.
+            policy_version: the policy that the engines hold.
+            temperature: above 0.
+            max_tokens: longest answer.
+
+        Raises:
+            ConfigError: there is no policy here.
+        """
+        ...
 
 
 class Oracle(TypedSection):
     """A source of preferences. The section is its settings; ``load`` builds what is heavy, once, in the oracle actor."""
 
-    def load(self) -> None:
+    parallel: ClassVar[int] = 1
+    """How many ``compare`` calls may run at once, each in a thread of its own, with one question each. With 1, a call gets all questions
+    that wait (up to ``judging.groups``)."""
+
+    def load(self, host: Host) -> None:
         """Load models and open connections, before the first question. Settings stay frozen; hold state in private attributes."""
 
-    def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
-        """A (K, K) matrix for each question: P[i, j] = P(response i > response j), P + P^T = 1, 1/2 on the diagonal.
-
-        Only the entries of ``pairs`` (and their mirror images) are read. An entry on which the oracle abstains is ``ABSTAIN``.
-        """
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        """An answer to each question, in their order. An answer depends on its question, never on the others."""
         raise NotImplementedError
 
+    def identity(self) -> str | None:
+        """What the answers depend on beside the question, as a text: part of the cache's key. None: they must not be cached."""
+        return self.model_dump_json()
 
-ABSTAIN = -1.0
-"""What an oracle puts where it cannot tell; it is masked and counted. NaN is an error, never an abstention."""
 
 oracles: Registry[Oracle] = Registry("oracle", Oracle, "raypref.oracles")

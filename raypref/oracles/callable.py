@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, PlainSerializer
 
 from raypref.errors import ConfigError, OracleError
-from raypref.oracles.base import ABSTAIN, Oracle, Question, oracles
+from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, oracles
 
 
 def _function_of(value: Any) -> Callable[..., Any]:
@@ -60,13 +61,21 @@ class CallableOracle(Oracle):
     mode: Literal["batch", "pairwise"] = "batch"
     """What the function takes and gives."""
 
-    def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         if self.mode == "batch":
             answers = self.function([question.prompt for question in questions], [list(question.responses) for question in questions])
             if not isinstance(answers, Iterable):
                 raise OracleError(f"oracle 'callable': {_name(self.function)} gave {answers!r}; expected one matrix for each prompt")
-            return list(answers)
-        return [_matrix(self.function, question) for question in questions]
+            return [Answer(matrix) for matrix in answers]
+        return [Answer(_matrix(self.function, question)) for question in questions]
+
+    def identity(self) -> str:
+        """The function's name and source: one whose code changed gives other answers. What it calls is not looked at."""
+        try:
+            source = inspect.getsource(self.function)
+        except (TypeError, OSError):  # an object that is called, or code without a file
+            source = ""
+        return self.model_dump_json() + source
 
 
 def _matrix(function: Callable[..., Any], question: Question) -> NDArray[np.float64]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref.errors import OracleError
-from raypref.oracles.base import ABSTAIN, Oracle, Question
+from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
 from raypref.preferences import unknown
 
 TOLERANCE = 1e-6
@@ -17,34 +17,43 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Checked:
     """A checked answer to one question."""
 
     values: NDArray[np.float64]
     """(K, K), NaN where not asked or abstained; P + P^T = 1 exactly."""
     abstained: int
     """Comparisons (unordered) on which the oracle abstained."""
+    observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """``Answer.observed``."""
 
 
-def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Answer]:
+def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Checked]:
     """Put questions to an oracle and check what it says.
 
     Raises:
         OracleError: naming the oracle, the prompt, the entry and its value.
     """
-    matrices = oracle.compare(questions)
-    if len(matrices) != len(questions):
-        raise OracleError(f"oracle {oracle.type!r}: {len(matrices)} answers to {len(questions)} questions; give one matrix for each prompt")
-    return [check(matrix, question, oracle.type) for matrix, question in zip(matrices, questions, strict=True)]
+    answers = oracle.compare(questions)
+    if len(answers) != len(questions):
+        raise OracleError(f"oracle {oracle.type!r}: {len(answers)} answers to {len(questions)} questions; give one for each prompt")
+    return [_checked(answer, question, oracle.type) for answer, question in zip(answers, questions, strict=True)]
 
 
-def check(matrix: object, question: Question, oracle: str) -> Answer:
+def _checked(answer: object, question: Question, oracle: str) -> Checked:
+    if not isinstance(answer, Answer):
+        raise OracleError(f"oracle {oracle!r}, prompt {question.prompt_id!r}: expected an Answer, got {type(answer).__name__}")
+    return check(answer.values, question, oracle, answer.observed)
+
+
+def check(matrix: object, question: Question, oracle: str, observed: Mapping[str, Sequence[float]] | None = None) -> Checked:
     """One answer: shape, finite numbers in [0, 1], P + P^T = 1, one half on the diagonal.
 
     Args:
         matrix: what the oracle gave; of its entries only the diagonal, the pairs that were asked and their mirror images are read.
         question: what it was asked.
         oracle: its name, for the message.
+        observed: handed on.
 
     Raises:
         OracleError: naming the oracle, the prompt, the entry and its value.
@@ -62,7 +71,7 @@ def check(matrix: object, question: Question, oracle: str) -> Answer:
             continue
         values[i, j] = _checked_pair(given, i, j, where)
         values[j, i] = 1.0 - values[i, j]
-    return Answer(values, abstained)
+    return Checked(values, abstained, observed or {})
 
 
 def _as_square(matrix: object, size: int, where: str) -> NDArray[np.float64]:

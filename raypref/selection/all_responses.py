@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from raypref.preferences import complete_rows
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
 from raypref.types import PreferenceMatrix
 
@@ -20,5 +19,5 @@ class AllResponses(Selection):
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         return [tuple(int(row) for row in rows)] if len(rows) >= 2 else []

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.preferences import TIE, complete_rows
+from raypref.preferences import TIE
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
 from raypref.selection.standing import By, standing
 from raypref.types import PreferenceMatrix
@@ -32,7 +32,7 @@ class BestOfN(Selection):
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         if len(rows) < 2:
             return []
         highest = _highest(matrix, rows, self.by)
@@ -43,12 +43,12 @@ class BestOfN(Selection):
 
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
         """``best_tied``: whether more than one response has the highest figure."""
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         tied = float(len(_highest(matrix, rows, self.by)) > 1) if len(rows) >= 2 else float("nan")
         return super().metrics(matrix) | {"oracle/best_tied": tied}
 
 
 def _highest(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArray[np.intp]:
     """Those of ``rows`` whose figure is the highest, ascending."""
-    figures = standing(matrix.values, rows, by)
+    figures = standing(matrix, rows, by)
     return rows[figures >= figures.max() - TIE]

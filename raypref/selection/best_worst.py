@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.preferences import TIE, complete_rows
+from raypref.preferences import TIE
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
 from raypref.selection.standing import By, standing
 from raypref.types import PreferenceMatrix
@@ -30,10 +30,10 @@ class BestWorst(Selection):
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         if len(rows) < 2:
             return []
-        figures = standing(matrix.values, rows, self.by)
+        figures = standing(matrix, rows, self.by)
         best, worst = _first_highest(figures), _first_highest(-figures)
         if best == worst:
             return [] if self.all_equal == "drop" else [(int(rows[0]), int(rows[1]))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Literal
 
-from raypref.preferences import complete_rows
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
 from raypref.selection.standing import By, descending, standing
 from raypref.types import PreferenceMatrix
@@ -31,10 +30,10 @@ class Ranking(Selection):
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         if len(rows) < 2:
             return []
-        order, equal = descending(standing(matrix.values, rows, self.by))
+        order, equal = descending(standing(matrix, rows, self.by))
         if equal == len(rows) - 1 and self.all_equal == "drop":
             return []
         ranked = tuple(int(row) for row in rows[order])
@@ -47,10 +46,10 @@ class Ranking(Selection):
         """``rank_ties``: the share of neighbours in the ranking that are equal; ``rank_upsets``: the share of comparisons that the one
         ranked lower wins, as some do in a cycle.
         """
-        rows = complete_rows(matrix.values)
+        rows = matrix.complete_rows()
         counts = {"oracle/rank_ties": float("nan"), "oracle/rank_upsets": float("nan")}
         if len(rows) >= 2:
-            order, equal = descending(standing(matrix.values, rows, self.by))
+            order, equal = descending(standing(matrix, rows, self.by))
             ranked = rows[order]
             upsets = sum(matrix.values[ranked[i], ranked[j]] < 0.5 for i, j in all_pairs(len(ranked)))
             counts = {"oracle/rank_ties": equal / (len(rows) - 1), "oracle/rank_upsets": float(upsets) / len(all_pairs(len(ranked)))}

@@ -11,24 +11,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.preferences import TIE, Matrix, mean_scores, win_rates
+from raypref.preferences import TIE, Matrix
+from raypref.types import PreferenceMatrix
 
 By = Literal["win_rate", "score", "copeland"]
 """win_rate: mean of P[i, j]; score: mean of log(P[i, j] / P[j, i]), the SPPO paper's mean PairRM score; copeland: number of responses that
 are beaten, a tie counting one half, which ranks a Condorcet winner first whatever the margins."""
 
 
-def standing(values: Matrix, rows: NDArray[np.intp], by: By) -> NDArray[np.float64]:
+def standing(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArray[np.float64]:
     """(len(rows),) the figure of each of ``rows``, against all K.
 
     Raises:
         Unanswered: a row is incomplete (by win_rate and score).
     """
     if by == "win_rate":
-        return win_rates(values, rows)
+        return matrix.win_rates(rows)
     if by == "score":
-        return mean_scores(values, rows)
-    return copeland(values[rows])
+        return matrix.mean_scores(rows)
+    return copeland(matrix.values[rows])
 
 
 def copeland(values: Matrix) -> NDArray[np.float64]:

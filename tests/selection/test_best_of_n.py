@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from raypref.selection.best_of_n import BestOfN
 from raypref.selection.standing import standing
+from raypref.types import PreferenceMatrix
 from tests.selection.playing import beats, in_order, play
 from tests.test_preferences import STONE_PAPER_SCISSORS, matrices
 
@@ -45,7 +46,7 @@ def test_a_response_with_an_open_comparison_is_left_out():
 
 @given(matrices(), st.randoms(), st.sampled_from(["win_rate", "score", "copeland"]))
 def test_permuting_the_responses_permutes_the_best(values, random, by):
-    figures = np.sort(standing(values, np.arange(len(values)), by))
+    figures = np.sort(standing(PreferenceMatrix(values, "by hand"), np.arange(len(values)), by))
     assume(figures[-1] - figures[-2] > 1e-6)
     order = list(range(len(values)))
     random.shuffle(order)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from raypref.selection.ranking import Ranking
 from raypref.selection.standing import copeland, descending, standing
+from raypref.types import PreferenceMatrix
 from tests.selection.playing import beats, in_order, play
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS, matrices
 
@@ -71,7 +72,7 @@ def test_a_response_with_an_open_comparison_is_left_out():
 
 @given(matrices(), st.randoms(), st.sampled_from(["win_rate", "score", "copeland"]))
 def test_permuting_the_responses_permutes_the_ranking(values, random, by):
-    figures = np.sort(standing(values, np.arange(len(values)), by))
+    figures = np.sort(standing(PreferenceMatrix(values, "by hand"), np.arange(len(values)), by))
     assume(np.diff(figures).min() > 1e-6)
     order = list(range(len(values)))
     random.shuffle(order)

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypref.asking import Asker
 from raypref.config import RolloutConfig
 from raypref.judging import Judge
+from raypref.judging_config import JudgingConfig
 from raypref.losses.dpo import DPO
 from raypref.selection.tournament import Tournament
-from tests.groups import TableOracle, rollout
+from tests.groups import Judging, TableOracle, rollout
 from tests.selection.playing import beats, in_order, play, random_matrix
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS
 
@@ -29,7 +31,8 @@ def test_the_last_comparison_is_not_asked_twice():
 
 def test_the_judge_asks_for_these_comparisons_alone():
     table = {f"{a}>{b}": 0.9 for i, a in enumerate("abcdefgh") for b in "abcdefgh"[i + 1 :]}
-    judging = Judge(TableOracle(table=table, asked=[]), Tournament(), DPO(), RolloutConfig())
+    oracle = TableOracle(table=table, asked=[])
+    judging = Judging(oracle, Judge(Asker(oracle, JudgingConfig()), Tournament(), DPO(), RolloutConfig()))
     judged = judging.judge(rollout(*"abcdefgh"))
     assert judged.picked == ((0, 7),)
     assert [len(question.pairs) for question in judging.oracle.asked] == [4, 4, 2, 1]

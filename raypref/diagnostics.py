@@ -1,0 +1,47 @@
+"""What the metrics tell of a judged group: of its responses, and of the oracle's taste. NaN where a figure does not apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raypref import preferences
+from raypref.types import PreferenceMatrix, Response
+
+
+def of_responses(responses: Sequence[Response]) -> dict[str, float]:
+    """``tokens`` of the group, ``response_tokens`` on average, and the share that was ``truncated`` at ``rollout.max_tokens``."""
+    return {
+        "rollout/tokens": float(sum(len(response.token_ids) for response in responses)),
+        "rollout/response_tokens": mean_tokens(responses),
+        "rollout/truncated": float(np.mean([response.finish_reason == "length" for response in responses])),
+    }
+
+
+def of_matrix(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
+    """The preferences of a group.
+
+    ``win_rate_spread``: the highest win rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over
+    groups is their share. ``entropy``: of the verdicts, in nats; log 2 = 0.69 is an oracle that cannot tell. ``length_bias``: Spearman's
+    correlation of win rate and length in tokens over the responses; above 0 where the longer ones win.
+
+    Args:
+        matrix: (K, K) of the kept responses.
+        responses: all of the group.
+        kept: (K,) which of them were judged.
+    """
+    complete = len(kept) >= 2 and len(matrix.complete_rows()) == len(kept)
+    rates = matrix.win_rates() if complete else np.full(len(kept), np.nan)
+    lengths = np.array([len(responses[k].token_ids) for k in kept], dtype=np.float64)
+    return {
+        "oracle/win_rate_spread": float(np.ptp(rates)) if complete else float("nan"),
+        "oracle/cycle": float(preferences.has_cycle(matrix.values)) if bool(matrix.known.all()) and complete else float("nan"),
+        "oracle/entropy": preferences.entropy(matrix.values),
+        "oracle/length_bias": preferences.rank_correlation(rates, lengths) if complete else float("nan"),
+    }
+
+
+def mean_tokens(responses: Sequence[Response]) -> float:
+    """Mean response length."""
+    return float(np.mean([len(response.token_ids) for response in responses]))

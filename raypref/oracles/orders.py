@@ -1,0 +1,58 @@
+"""The order in which a pair is shown: what oracles that read two responses in one input have in common.
+
+    a question's pair (i, j)  ->  shown as (i, j), as (j, i), or both  ->  P(first > second) of each  ->  P[i, j], position bias
+
+Such an oracle leans towards a place. Asked in both orders it is averaged; asked in one, a coin that depends on the texts alone says which,
+so that the lean hits every response alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from raypref.oracles.base import ABSTAIN, Answer, Question
+
+Orders = Literal["both", "one"]
+Pair = tuple[int, int]
+
+
+def shown(question: Question, orders: Orders) -> list[Pair]:
+    """The inputs to make: (shown first, shown second), the orders of a pair side by side."""
+    if orders == "both":
+        return [order for i, j in question.pairs for order in ((i, j), (j, i))]
+    return [pair if _coin(question, pair) else pair[::-1] for pair in question.pairs]
+
+
+def _coin(question: Question, pair: Pair) -> bool:
+    """True to show the first response first; the same for the same texts, whatever their places in the group."""
+    a, b = (question.responses[k] for k in pair)
+    digest = hashlib.sha256("\0".join((question.prompt, *sorted((a, b)))).encode()).digest()
+    return (digest[0] % 2 == 0) == (a <= b)
+
+
+def combine(question: Question, first_wins: Mapping[Pair, float | None]) -> Answer:
+    """The matrix from the verdicts on what was shown: P[i, j] = mean of P(i > j) over the orders that have a verdict.
+
+    Args:
+        question: what was asked.
+        first_wins: (shown first, shown second) -> P(first > second) in [0, 1]; None, or left out, where there is no verdict.
+
+    Returns:
+        the answer; a pair without any verdict abstains. Pairs with both have P(i > j) + P(j > i) - 1, each as shown first, under
+        ``oracle/position_bias``: 0 without a lean, above 0 where the first place helps.
+    """
+    size = len(question.responses)
+    values = np.full((size, size), 0.5)
+    lean = []
+    for i, j in question.pairs:
+        forward, backward = first_wins.get((i, j)), first_wins.get((j, i))
+        chances = [chance for chance in (forward, None if backward is None else 1.0 - backward) if chance is not None]
+        values[i, j] = sum(chances) / len(chances) if chances else ABSTAIN
+        values[j, i] = 1.0 - values[i, j] if chances else ABSTAIN
+        if forward is not None and backward is not None:
+            lean.append(forward + backward - 1.0)
+    return Answer(values, {"oracle/position_bias": lean})
