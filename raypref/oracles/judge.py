@@ -1,0 +1,203 @@
+"""A language model behind an OpenAI-compatible chat endpoint as the judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from raypref.errors import ConfigError
+from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
+from raypref.oracles.endpoint import Endpoint, Prices, Reply
+from raypref.oracles.orders import Orders, Pair, shown
+from raypref.oracles.verdicts import ask_which, read_verdict, settle, template_text
+
+OWN = ("messages", "model", "n", "stream", "max_tokens", "temperature")
+"""Members of a request that ``extra`` may not set."""
+
+
+@oracles.register("judge")
+class Judge(Oracle):
+    """Asks a chat model which of two responses is better, and reads [[A]], [[B]] or [[C]] (a tie) at the end of its reply.
+
+    P[i, j] is 1, 0 or 1/2 for each order in which the pair is shown, and the mean of the two with ``orders: both``. The protocol is that
+    of MT-bench (arXiv 2306.05685, section 3); it calls a pair that the two orders contradict each other on a tie, which the mean does too.
+
+    A pair abstains unless each of its orders has a verdict. What leaves one out is counted: a request that failed (time-out, 429 or 5xx
+    after the retries, an input that the endpoint refuses, a reply that is no chat completion) under ``oracle/failed_requests``, a share
+    of the requests; a reply without a readable verdict (none or two at its end, cut off at ``max_tokens``, filtered, refused) under
+    ``oracle/unparsed``, a share of the replies. A refused key and an unknown model or path end the run at once, and when the oracle is
+    loaded so does everything else that a request of one short sentence shows to be wrong.
+    """
+
+    parallel: ClassVar[int] = 32
+    model_config = ConfigDict(hide_input_in_errors=True)  # a key may have been put in a wrong place
+
+    type: str = "judge"
+    model: str
+    """The model's name at the endpoint."""
+    base_url: str = "https://api.openai.com/v1"
+    """The endpoint, up to ``/chat/completions``; without credentials in it."""
+    key_env: str | None = "OPENAI_API_KEY"
+    """The NAME of the environment variable that holds the key, in capitals; it must be set on the nodes. Null: the server wants none."""
+    orders: Orders = "both"
+    """both: every pair is asked twice, each response first once; one: once, in an order that a coin decides."""
+    template: str = "pairwise"
+    """The built-in ``pairwise``; or a file, read when the config is parsed; or the text itself. One user message with {question} (or
+    {prompt}), {a} and {b}, which asks for [[A]] or [[B]] at the end. The texts are put in with fences around them."""
+    max_tokens: PositiveInt | None = 1024
+    """Longest reply; null leaves it out of the request (models that want ``max_completion_tokens``: see ``extra``)."""
+    temperature: NonNegativeFloat | None = 0.0
+    """Null leaves it out of the request."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further members of the request, such as ``{reasoning_effort: low, max_completion_tokens: 4096}``. Nothing secret: it is logged."""
+    timeout_s: PositiveFloat = 60.0
+    """Longest time for one attempt, to the reply's last byte."""
+    retries: NonNegativeInt = 5
+    """Further attempts after time-outs, broken connections, 408, 409, 429 and 5xx, after the server's ``Retry-After`` (up to 120 s) or
+    0.5 s, 1 s, ... 8 s."""
+    concurrency: PositiveInt = 16
+    """Most requests in flight, for each oracle replica."""
+    failures_in_a_row: PositiveInt = 100
+    """Failed requests, with no reply between them, that end the run: the endpoint is gone, and every group would be dropped."""
+    prompt_dollars: NonNegativeFloat | None = None
+    """Price of a million prompt tokens."""
+    completion_dollars: NonNegativeFloat | None = None
+    """Price of a million completion tokens."""
+    budget_dollars: PositiveFloat | None = None
+    """What one oracle replica may spend from when it is loaded; then the run ends with an error, as a run whose every pair abstains
+    would only burn its GPUs. Requests in flight (up to ``concurrency``) still cost; what failed attempts cost is not known."""
+
+    _endpoint: Endpoint | None = PrivateAttr(default=None)
+
+    @field_validator("key_env")
+    @classmethod
+    def _name_only(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+            raise ConfigError(
+                "oracle.key_env: expected the name of an environment variable in capitals, digits and _, not the key itself; "
+                "null where the server wants no key"
+            )
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+        except ValueError as error:
+            raise ConfigError(f"oracle.base_url: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("oracle.base_url: expected http(s)://host/path, such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ConfigError("oracle.base_url: leave credentials and queries out of it; the key comes from the variable in oracle.key_env")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        text = template_text(value, "pairwise")
+        return value if value == "pairwise" else text
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        taken = sorted(set(OWN) & set(self.extra))
+        if taken:
+            raise ConfigError(f"oracle.extra: {', '.join(taken)} cannot be set here; it has a field of its own or is not supported")
+        if (self.prompt_dollars is None) != (self.completion_dollars is None):
+            raise ConfigError("oracle.prompt_dollars, oracle.completion_dollars: give both prices or none (0 for what is free)")
+        if self.budget_dollars is not None and self.prompt_dollars is None:
+            raise ConfigError("oracle.budget_dollars: needs oracle.prompt_dollars and oracle.completion_dollars")
+        return self
+
+    def load(self, host: Host) -> None:
+        """Open the endpoint and try it with one short request.
+
+        Raises:
+            ConfigError: the key is not set, or the endpoint does not take the request.
+        """
+        limits = {name: value for name in ("max_tokens", "temperature") if (value := getattr(self, name)) is not None}
+        endpoint = Endpoint(
+            base_url=self.base_url,
+            model=self.model,
+            key=self._key(),
+            body={**limits, **self.extra},
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            concurrency=self.concurrency,
+            failures_in_a_row=self.failures_in_a_row,
+            prices=self._prices(),
+            budget_dollars=self.budget_dollars,
+        )
+        try:
+            endpoint.probe()
+        except ConfigError:
+            endpoint.close()
+            raise
+        self._endpoint = endpoint
+
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        assert self._endpoint is not None, "load() comes before the first question"
+        text = template_text(self.template, "pairwise")
+        asked = [shown(question, self.orders) for question in questions]
+        chats = [ask_which(text, question, order) for question, orders in zip(questions, asked, strict=True) for order in orders]
+        replies = iter(self._endpoint.ask(chats))
+        answered = [list(islice(replies, len(orders))) for orders in asked]
+        return [self._answer(*parts) for parts in zip(questions, asked, answered, strict=True)]
+
+    def identity(self) -> str:
+        """Of the settings those that shape a reply. With a temperature above 0 a cache keeps the first draw."""
+        shaping = ("type", "model", "base_url", "orders", "max_tokens", "temperature", "extra")
+        text = template_text(self.template, "pairwise")
+        return json.dumps({**{name: getattr(self, name) for name in shaping}, "template": text}, sort_keys=True)
+
+    def _key(self) -> str | None:
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"oracle.key_env: the environment variable {self.key_env} is not set where the oracle runs; set it there, or give null "
+                f"for a server without keys"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"oracle.key_env: {self.key_env} holds characters that no key has")
+        return key
+
+    def _prices(self) -> Prices | None:
+        if self.prompt_dollars is None or self.completion_dollars is None:
+            return None
+        return Prices(self.prompt_dollars, self.completion_dollars)
+
+    def _answer(self, question: Question, orders: Sequence[Pair], replies: Sequence[Reply]) -> Answer:
+        verdicts = [None if reply.text is None else read_verdict(reply.text) for reply in replies]
+        answer = settle(question, self.orders, dict(zip(orders, verdicts, strict=True)))
+        observed = {
+            "oracle/unparsed": [float(v is None) for v, reply in zip(verdicts, replies, strict=True) if reply.text is not None],
+            "oracle/failed_requests": [float(reply.text is None) for reply in replies],
+            "oracle/requests_total": [float(len(replies))],
+            "oracle/retries_total": [float(reply.retries) for reply in replies],
+            "oracle/prompt_tokens_total": [float(reply.prompt_tokens) for reply in replies],
+            "oracle/completion_tokens_total": [float(reply.completion_tokens) for reply in replies],
+        }
+        prices = self._prices()
+        if prices is not None:
+            observed["oracle/cost_total"] = [prices.cost(reply) for reply in replies]
+        return replace(answer, observed={**answer.observed, **observed})

@@ -1,0 +1,121 @@
+"""The policy judges its own responses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, field_validator
+
+from raypref.oracles.base import ABSTAIN, Answer, Chat, Host, Oracle, Question, oracles
+from raypref.oracles.orders import Orders, shown
+from raypref.oracles.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
+
+
+@oracles.register("self_judge")
+class SelfJudge(Oracle):
+    """Asks the run's own engines, which hold the policy that answered (self-rewarding).
+
+    ``mode: score``: each response gets points from 0 to 5, the mean of ``samples`` replies, and P[i, j] = sigmoid((points_i - points_j)
+    / scale). Source: Self-Rewarding Language Models, arXiv 2401.10020: the prompt (Figure 2), the average of 3 sampled scores and the
+    temperature (section 3.1.2). The paper samples with top-p 0.9, here it is 1; it pairs the highest with the lowest score and
+    leaves out ties (``selection: best_worst`` is near to it); a probability from the difference of two scores is ours.
+
+    ``mode: pairwise``: the question and the reading of ``judge``; P[i, j] is the mean over the samples, then over the orders. Ours.
+
+    Replies that cannot be read are counted (``oracle/unparsed``, a share of the replies), prompts that leave no room for a reply too
+    (``oracle/failed_requests``, a share of the requests); a mean is over the rest. A pair abstains where a response has no score at all,
+    or one of its orders no verdict. How long a reply was is not known here: one that was cut off before its mark counts as unreadable.
+    """
+
+    parallel: ClassVar[int] = 16
+
+    type: str = "self_judge"
+    mode: Literal["score", "pairwise"] = "score"
+    """Points for each response, or a verdict on each pair."""
+    samples: PositiveInt = 3
+    """Replies to each input."""
+    temperature: PositiveFloat = 0.7
+    """Of the replies."""
+    max_tokens: PositiveInt = 512
+    """Longest reply."""
+    scale: PositiveFloat = 1.0
+    """Points that make P = sigmoid(1) = 0.73; with ``mode: score``."""
+    orders: Orders = "both"
+    """both: every pair is asked in both orders; one: in one, that a coin decides; with ``mode: pairwise``."""
+    template: str | None = None
+    """Default: the built-in one of the mode. Or a file, read when the config is parsed; or the text itself: {question} (or {prompt}) with
+    {response}, asking for ``Score: <points>`` (score), or with {a} and {b}, asking for [[A]] or [[B]] (pairwise)."""
+
+    _host: Host | None = PrivateAttr(default=None)
+
+    @field_validator("template")
+    @classmethod
+    def _readable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None or "mode" not in info.data else template_text(value, info.data["mode"])
+
+    def load(self, host: Host) -> None:
+        self._host = host
+
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        return [self._by_score(question) if self.mode == "score" else self._by_pair(question) for question in questions]
+
+    def identity(self) -> None:
+        """Its answers change with the policy, and are never cached."""
+
+    def _by_score(self, question: Question) -> Answer:
+        wanted = sorted({k for pair in question.pairs for k in pair})
+        text = template_text(self.template or self.mode, self.mode)
+        replies = self._ask(question, [ask_score(text, question, k) for k in wanted])
+        read = [[read_score(reply) for reply in group if reply is not None] for group in replies]
+        points = dict(zip(wanted, map(_mean, read), strict=True))
+        values = np.full((len(question.responses), len(question.responses)), 0.5)
+        for i, j in question.pairs:
+            left, right = points[i], points[j]
+            if left is None or right is None:
+                values[i, j] = values[j, i] = ABSTAIN
+            else:
+                values[i, j] = np.exp(-np.logaddexp(0.0, (right - left) / self.scale))
+                values[j, i] = 1.0 - values[i, j]
+        return Answer(values, {"oracle/points": [p for p in points.values() if p is not None], **_counted(replies, read)})
+
+    def _by_pair(self, question: Question) -> Answer:
+        orders = shown(question, self.orders)
+        text = template_text(self.template or self.mode, self.mode)
+        replies = self._ask(question, [ask_which(text, question, order) for order in orders])
+        read = [[read_verdict(reply) for reply in group if reply is not None] for group in replies]
+        answer = settle(question, self.orders, dict(zip(orders, map(_mean, read), strict=True)))
+        return replace(answer, observed={**answer.observed, **_counted(replies, read)})
+
+    def _ask(self, question: Question, chats: Sequence[Chat]) -> list[list[str | None]]:
+        """``samples`` replies to each chat. A sample's name, and so its seed, follows from what is asked: the same text, the same reply."""
+        assert self._host is not None, "load() comes before the first question"
+        names = [f"{question.prompt_id}/{_digest(chat)}/{sample}" for chat in chats for sample in range(self.samples)]
+        replies = self._host.ask_policy(
+            [chat for chat in chats for _ in range(self.samples)],
+            names=names,
+            policy_version=question.policy_version,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+        )
+        return [replies[k : k + self.samples] for k in range(0, len(replies), self.samples)]
+
+
+def _digest(chat: Chat) -> str:
+    return hashlib.sha256(repr(chat).encode()).hexdigest()[:16]
+
+
+def _mean(read: Sequence[float | None]) -> float | None:
+    """Over what could be read; None where nothing could."""
+    found = [value for value in read if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _counted(replies: Sequence[Sequence[str | None]], read: Sequence[Sequence[float | None]]) -> dict[str, list[float]]:
+    return {
+        "oracle/unparsed": [float(value is None) for group in read for value in group],
+        "oracle/failed_requests": [float(reply is None) for group in replies for reply in group],
+    }
