@@ -1,0 +1,148 @@
+"""Sets of responses to the same prompts, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.errors import DataError
+from raypref.evaluation.response_files import ResponseSet
+from raypref.evaluation.response_formats import Answers
+from raypref.types import FinishReason, Prompt, Response, Rollout
+
+By = Literal["id", "text"]
+Unit = Literal["tokens", "characters"]
+
+_NO_IDS = np.zeros(0, dtype=np.int32)
+_NO_LOGPROBS = np.zeros(0, dtype=np.float32)
+_FINISHED: FinishReason = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """M sets with responses to the same N prompts."""
+
+    names: tuple[str, ...]
+    """(M,)"""
+    prompts: tuple[Prompt, ...]
+    """(N,) in the first set's order; without token ids."""
+    answers: tuple[tuple[Answers, ...], ...]
+    """(M, N)"""
+    unmatched: tuple[int, ...]
+    """(M,) prompts of each set that are not in all the others; they are left out."""
+
+    @property
+    def unit(self) -> Unit:
+        """What lengths are in: tokens where every file counts them, else characters."""
+        return "tokens" if all(own.tokens is not None for row in self.answers for own in row) else "characters"
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """(M, N) mean length of a set's responses to a prompt, in ``unit``."""
+        unit = self.unit
+        return np.array([[np.mean(_lengths(own, unit)) for own in row] for row in self.answers])
+
+    def place(self, name: str) -> int:
+        """Which set has that name.
+
+        Raises:
+            DataError: none has.
+        """
+        if name not in self.names:
+            raise DataError(f"no set of responses named {name!r}; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def rollout(self, place: int, number: int) -> Rollout:
+        """A set's responses to a prompt, as an oracle role compares them: texts without token ids, of no known policy version (-1)."""
+        own = self.answers[place][number]
+        reasons = own.finish_reasons or [_FINISHED] * len(own.responses)
+        pairs = zip(own.responses, reasons, strict=True)
+        return Rollout(self.prompts[number], tuple(Response(_NO_IDS, _NO_LOGPROBS, text, reason) for text, reason in pairs), -1)
+
+
+def match(sets: Sequence[ResponseSet], *, by: By | None = None, partial: bool = False) -> Matched:
+    """Find the prompts that all sets answer.
+
+    Args:
+        sets: (M,) with different names.
+        by: what tells that two prompts are the same; default: the ids where every set has them and some are common to all, else the
+            texts. Of a text that is there several times, the first is matched with the first, and so on.
+        partial: leave out the prompts that are not in every set, and count them; otherwise they are refused.
+
+    Raises:
+        DataError: two sets share a name or there are fewer than two; a prompt is not in every set; one id stands for different texts; a
+            set lacks what it is matched by; a prompt's text is in none of the files.
+    """
+    names = tuple(own.name for own in sets)
+    if len(sets) < 2:
+        raise DataError(f"at least two sets of responses are needed, got {len(sets)}")
+    if len(set(names)) < len(names):
+        raise DataError(f"sets of responses must have different names, got {', '.join(names)}")
+    keyed = [_keyed(own, "id") for own in sets] if by != "text" and _all_named(sets) else None
+    if keyed is None or (by is None and not set.intersection(*map(set, keyed))):
+        if by == "id":
+            raise DataError(f"{_nameless(sets)}: no id to match by; match by text")
+        keyed = [_keyed(own, "text") for own in sets]
+    common = [key for key in keyed[0] if all(key in own for own in keyed)]
+    unmatched = tuple(len(own) - len(common) for own in keyed)
+    if not common or (any(unmatched) and not partial):
+        raise DataError(_missing(names, keyed, len(common)))
+    answers = tuple(tuple(own[key] for key in common) for own in keyed)
+    prompts = tuple(_prompt(number, [row[number] for row in answers]) for number in range(len(common)))
+    return Matched(names, prompts, answers, unmatched)
+
+
+def _all_named(sets: Sequence[ResponseSet]) -> bool:
+    return all(own.id is not None for answered in sets for own in answered.answers)
+
+
+def _nameless(sets: Sequence[ResponseSet]) -> str:
+    return next(own.place for answered in sets for own in answered.answers if own.id is None)
+
+
+def _keyed(answered: ResponseSet, by: By) -> Mapping[tuple[str, int], Answers]:
+    """(id or text, how many times it was there before) -> the answers."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for own in answered.answers:
+        key = own.id if by == "id" else own.prompt
+        if key is None:
+            raise DataError(f"{own.place}: no prompt here to match by, only the id {own.id!r}; give the file with the questions")
+        found[key, seen[key]] = own
+        seen[key] += 1
+    return found
+
+
+def _missing(names: Sequence[str], keyed: Sequence[Mapping[tuple[str, int], Answers]], common: int) -> str:
+    """Which prompts stand alone, and where the first of them is."""
+    counts = ", ".join(f"{len(own) - common} of {len(own)} in {name!r}" for name, own in zip(names, keyed, strict=True))
+    alone = next(answers.place for own in keyed for key, answers in own.items() if not all(key in other for other in keyed))
+    remedy = "no prompt is in all of them" if not common else f"allow a partial match to compare the {common} that are in all of them"
+    return f"{alone}: this prompt is not in all the sets of responses; so are {counts}; {remedy}"
+
+
+def _prompt(number: int, answers: Sequence[Answers]) -> Prompt:
+    """The prompt that these answer."""
+    known = [own for own in answers if own.prompt is not None]
+    if not known:
+        raise DataError(f"{answers[0].place}: no file has the prompt of id {answers[0].id!r}; give the file with the questions")
+    first = known[0]
+    for other in known[1:]:
+        if other.prompt != first.prompt:
+            raise DataError(f"{other.place}: id {other.id!r} stands for another prompt than in {first.place}; match by text")
+    assert first.prompt is not None
+    chat = next((own.chat for own in known if own.chat), ())
+    name = next((own.id for own in answers if own.id is not None), str(number))
+    return Prompt(number, name, first.prompt, _NO_IDS, chat)
+
+
+def _lengths(answers: Answers, unit: Unit) -> Sequence[int]:
+    if unit == "tokens":
+        assert answers.tokens is not None
+        return answers.tokens
+    return [len(text) for text in answers.responses]

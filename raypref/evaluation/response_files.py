@@ -1,0 +1,140 @@
+"""Responses that are compared after the fact, read from files of several formats.
+
+| format | file | fields |
+| --- | --- | --- |
+| ``raypref generate`` | JSONL | id, prompt, responses, and tokens, finish_reasons |
+| AlpacaEval outputs | JSON list | instruction, output, and generator, input |
+| Arena-Hard v0.1 answers | JSONL | question_id, choices[].turns[].content, and model_id, token_len; the questions are in another file |
+| Arena-Hard v2 answers | JSONL | uid, messages, and model, metadata.token_len |
+| plain | JSONL, JSON list, Parquet | prompt (a text or chat messages), responses or response, and id, tokens |
+
+A file is read as the first format that its first record fits. ``raypref.evaluation.exports`` writes the middle three.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raypref.data.records import Record, read_records
+from raypref.errors import DataError
+from raypref.evaluation.response_formats import FORMATS, Answers, question_of
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSet:
+    """The responses of one policy."""
+
+    name: str
+    answers: tuple[Answers, ...]
+
+    def picked(self, indices: Sequence[int], name: str) -> ResponseSet:
+        """The set with one response of each prompt, such as the best of n.
+
+        Args:
+            indices: (prompts,) which one.
+            name: of the new set.
+        """
+        chosen = zip(self.answers, indices, strict=True)
+        return ResponseSet(name, tuple(_only(answers, index) for answers, index in chosen))
+
+
+def read_responses(path: Path, name: str | None = None, *, questions: Mapping[str, str] | None = None) -> ResponseSet:
+    """A policy's responses.
+
+    Args:
+        path: file in one of the formats above.
+        name: of the policy; default: what the file calls it, else the file's name without its suffix.
+        questions: id -> prompt (``read_questions``), for a file without prompts.
+
+    Raises:
+        DataError: naming the place: a record fits no format or not that of the first one, a response is missing, an id is there twice, an
+            id is not among the questions, or the file holds the outputs of several policies.
+    """
+    found: list[Answers] = []
+    policies: dict[str, str] = {}
+    places: dict[str, str] = {}
+    layout = None
+    for record in _records(path):
+        layout = layout or _format_of(record)
+        if missing := set(layout) - record.values.keys():
+            raise DataError(f"{record.place}: no field {', '.join(sorted(missing))}, which the file's first record has")
+        answers = FORMATS[layout](record)
+        if answers.id is not None and places.setdefault(answers.id, record.place) != record.place:
+            raise DataError(f"{record.place}: id {answers.id!r} is also that of {places[answers.id]}; ids must differ")
+        if answers.policy is not None:
+            policies.setdefault(answers.policy, record.place)
+        found.append(_asked(answers, questions))
+    if not found:
+        raise DataError(f"{path}: no responses in this file")
+    if len(policies) > 1:
+        (first, place), (second, other) = list(policies.items())[:2]
+        raise DataError(f"{other}: a response of {second!r}, but {place} has one of {first!r}; give each policy a file of its own")
+    return ResponseSet(name or next(iter(policies), path.stem), tuple(found))
+
+
+def read_questions(path: Path) -> dict[str, str]:
+    """id -> prompt of Arena-Hard's ``question.jsonl``, either version, or of a file with id and prompt.
+
+    Raises:
+        DataError: naming the place of a record without id or prompt, or of an id that is there twice.
+    """
+    found: dict[str, str] = {}
+    for record in _records(path):
+        name, prompt = question_of(record)
+        if name in found:
+            raise DataError(f"{record.place}: id {name!r} is there twice")
+        found[name] = prompt
+    return found
+
+
+def _records(path: Path) -> Iterator[Record]:
+    """Records of a JSONL or Parquet file, or of a JSON list."""
+    if path.suffix != ".json" or not path.is_file():
+        yield from read_records(str(path), split="")
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}; a list of objects is expected"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of objects, got {type(rows).__name__}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, item {number}: expected an object, got {type(row).__name__}")
+        yield Record(row, f"{path}, item {number}")
+
+
+def _format_of(record: Record) -> tuple[str, ...]:
+    for fields in FORMATS:
+        if set(fields) <= record.values.keys():
+            return fields
+    wanted = "; ".join(" and ".join(fields) for fields in FORMATS)
+    raise DataError(f"{record.place}: no known format of responses; fields here: {', '.join(map(str, record.values))}; wanted: {wanted}")
+
+
+def _asked(answers: Answers, questions: Mapping[str, str] | None) -> Answers:
+    """With its prompt, where that is in a file of its own."""
+    if questions is None or answers.prompt is not None:
+        return answers
+    if answers.id is None or answers.id not in questions:
+        raise DataError(f"{answers.place}: id {answers.id!r} is not among the {len(questions)} questions given")
+    return replace(answers, prompt=questions[answers.id])
+
+
+def _only(answers: Answers, index: int) -> Answers:
+    part = slice(index, index + 1)
+    if not 0 <= index < len(answers.responses):
+        raise DataError(f"{answers.place}: response {index} is wanted of {len(answers.responses)}")
+    return replace(
+        answers,
+        responses=answers.responses[part],
+        tokens=None if answers.tokens is None else answers.tokens[part],
+        finish_reasons=None if answers.finish_reasons is None else answers.finish_reasons[part],
+    )

@@ -1,0 +1,173 @@
+"""One record of each format of responses, checked (the table is in ``raypref.evaluation.response_files``).
+
+Sources: tatsu-lab/alpaca_eval ``main.py`` (``instruction``, ``output``, ``generator``); lmarena/arena-hard-auto ``gen_answer.py`` and
+``show_result.py`` in v0.1 (``question_id``, ``choices``; ``token_len`` in the turn or in ``conv_metadata``) and since v2 (``uid``,
+``messages`` that end with ``{"answer": text}``, ``metadata``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raypref.data.records import Record
+from raypref.data.text import bare_text, chat_of, prompt_chat
+from raypref.errors import DataError
+from raypref.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One prompt with a policy's responses."""
+
+    place: str
+    """``file:line``."""
+    id: str | None
+    """As the file gives it; None where it gives none."""
+    prompt: str | None
+    """What an oracle is shown; None where the file names the prompt by its id alone."""
+    responses: tuple[str, ...]
+    tokens: tuple[int, ...] | None = None
+    """Length of each response, as the file counts it: ``raypref generate`` in the policy's tokens, Arena-Hard in those of tiktoken."""
+    chat: tuple[tuple[str, str], ...] = ()
+    """(role, content) of the prompt's turns where the file gives a chat."""
+    finish_reasons: tuple[FinishReason, ...] | None = None
+    policy: str | None = None
+    """Who answered, where the file says so."""
+
+
+def question_of(record: Record) -> tuple[str, str]:
+    """Id and prompt of a question: question_id and turns, uid and prompt, or id and prompt.
+
+    Raises:
+        DataError: one of them is missing, or there is more than one turn.
+    """
+    values = record.values
+    name = next((given for given in (_name(values, key) for key in ("question_id", "uid", "id")) if given is not None), None)
+    if name is None:
+        raise DataError(f"{record.place}: a question needs question_id, uid or id; fields here: {', '.join(map(str, values))}")
+    prompt = values["prompt"] if "prompt" in values else _turn(values.get("turns"), record, "turns")["content"]
+    return name, _text(prompt, record, "prompt")
+
+
+def _generated(record: Record) -> Answers:
+    """``raypref generate``: the last answer of each chain of revisions, and its length."""
+    answers = _plain(Record({key: value for key, value in record.values.items() if key != "tokens"}, record.place))
+    counts = tuple(_counts(chain, record, "tokens")[-1] for chain in _sequence(record, "tokens"))
+    reasons = tuple(_sequence(record, "finish_reasons"))
+    if unknown := set(reasons) - {"stop", "length"}:
+        raise DataError(f"{record.place}: 'finish_reasons' must be stop or length, got {sorted(map(str, unknown))}")
+    if not len(counts) == len(reasons) == len(answers.responses):
+        raise DataError(f"{record.place}: {len(answers.responses)} responses, {len(counts)} tokens, {len(reasons)} finish_reasons")
+    return replace(answers, tokens=counts, finish_reasons=reasons)
+
+
+def _alpaca_eval(record: Record) -> Answers:
+    """A non-empty ``input``, which AlpacaFarm's older files have, follows the instruction after an empty line."""
+    values = record.values
+    prompt = "\n\n".join(filter(None, (_text(values["instruction"], record, "instruction"), values.get("input"))))
+    output = _text(values["output"], record, "output", empty=True)
+    return Answers(record.place, None, prompt, (output,), policy=_name(values, "generator"))
+
+
+def _arena_hard_v01(record: Record) -> Answers:
+    values = record.values
+    turns = [
+        _turn(_mapping(choice, record, "choices[]").get("turns"), record, "choices[].turns") for choice in _sequence(record, "choices")
+    ]
+    texts = tuple(_text(turn["content"], record, "turns[].content", empty=True) for turn in turns)
+    if not texts:
+        raise DataError(f"{record.place}: 'choices' is empty")
+    counts = [turn.get("token_len") for turn in turns]
+    if counts == [None]:
+        counts = [_mapping(values.get("conv_metadata") or {}, record, "conv_metadata").get("token_len")]
+    tokens = None if None in counts else _counts(counts, record, "token_len")
+    return Answers(record.place, str(values["question_id"]), None, texts, tokens, policy=_name(values, "model_id"))
+
+
+def _arena_hard_v2(record: Record) -> Answers:
+    values = record.values
+    messages = _sequence(record, "messages")
+    if len(messages) < 2 or _mapping(messages[-1], record, "messages[-1]").get("role") != "assistant":
+        raise DataError(f"{record.place}: 'messages' must be a question and the assistant's answer, got {messages!r}")
+    asked = prompt_chat(messages[:-1], record.place)
+    content = messages[-1].get("content")
+    text = _text(content.get("answer") if isinstance(content, Mapping) else content, record, "messages[-1].content", empty=True)
+    count = _mapping(values.get("metadata") or {}, record, "metadata").get("token_len")
+    tokens = None if count is None else _counts([count], record, "metadata.token_len")
+    name = _name(values, "model")
+    return Answers(record.place, str(values["uid"]), bare_text(asked), (text,), tokens, chat=chat_of(asked), policy=name)
+
+
+def _plain(record: Record) -> Answers:
+    values = record.values
+    given = values["prompt"]
+    if isinstance(given, str):
+        prompt: Any = _text(given, record, "prompt")
+    elif isinstance(given, Sequence) and given:
+        prompt = prompt_chat(given, record.place)
+    else:
+        raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {given!r}")
+    many = "responses" in values
+    texts = _sequence(record, "responses") if many else [values["response"]]
+    responses = tuple(_text(text, record, "responses" if many else "response", empty=True) for text in texts)
+    if not responses:
+        raise DataError(f"{record.place}: 'responses' is empty")
+    count = values.get("tokens")
+    tokens = None if count is None else _counts(count if many else [count], record, "tokens")
+    if tokens is not None and len(tokens) != len(responses):
+        raise DataError(f"{record.place}: {len(responses)} responses, {len(tokens)} tokens")
+    return Answers(record.place, _name(values, "id"), bare_text(prompt), responses, tokens, chat=chat_of(prompt))
+
+
+FORMATS: dict[tuple[str, ...], Callable[[Record], Answers]] = {
+    ("prompt", "responses", "revisions", "tokens", "finish_reasons"): _generated,
+    ("instruction", "output"): _alpaca_eval,
+    ("question_id", "choices"): _arena_hard_v01,
+    ("uid", "messages"): _arena_hard_v2,
+    ("prompt", "responses"): _plain,
+    ("prompt", "response"): _plain,
+}
+"""The fields that a format is known by -> how its records are read; the first that fits is taken."""
+
+
+def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str:
+    """A policy may answer nothing at all; a prompt may not be empty."""
+    if not isinstance(value, str):
+        raise DataError(f"{record.place}: {field!r} must be a text, got {value!r}")
+    if not (empty or value.strip()):
+        raise DataError(f"{record.place}: {field!r} is empty")
+    return value
+
+
+def _turn(turns: Any, record: Record, field: str) -> Mapping[str, Any]:
+    """The only turn of a conversation, which may be a bare text."""
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or len(turns) != 1:
+        raise DataError(f"{record.place}: {field!r} must hold one turn, got {turns!r}")
+    turn = turns[0] if isinstance(turns[0], Mapping) else {"content": turns[0]}
+    return {"content": None, **turn}
+
+
+def _mapping(value: Any, record: Record, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{record.place}: {field!r} must be an object, got {value!r}")
+    return value
+
+
+def _sequence(record: Record, field: str) -> Sequence[Any]:
+    value = record.values.get(field)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise DataError(f"{record.place}: {field!r} must be a list, got {value!r}")
+    return value
+
+
+def _counts(values: Any, record: Record, field: str) -> tuple[int, ...]:
+    counted = isinstance(values, Sequence) and len(values) > 0
+    if not counted or any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
+        raise DataError(f"{record.place}: {field!r} must be counts of tokens, got {values!r}")
+    return tuple(values)
+
+
+def _name(values: Mapping[str, Any], field: str) -> str | None:
+    return None if values.get(field) is None else str(values[field])

@@ -1,0 +1,163 @@
+"""Files of responses."""
+
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from raypref.errors import DataError
+from raypref.evaluation.response_files import read_questions, read_responses
+from raypref.generation import Chain, write_chains
+from raypref.types import Prompt, Response
+
+
+def _lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_raypref_generate_writes(tmp_path):
+    """One prompt, two responses, each revised once: the revisions of 2 and 1 tokens are read, not the first answers of 3 and 3."""
+
+    def response(text, tokens, reason="stop"):
+        return Response(np.zeros(tokens, dtype=np.int32), np.zeros(tokens, dtype=np.float32), text, reason)
+
+    first, revised = (response("a", 3), response("b", 3)), (response("c", 2), response("d", 1, "length"))
+    write_chains(tmp_path / "mine.jsonl", [Chain(Prompt(0, "q", "Why?", np.zeros(1, dtype=np.int32)), (first, revised), 0)])
+    read = read_responses(tmp_path / "mine.jsonl")
+    assert read.name == "mine"
+    (answers,) = read.answers
+    assert (answers.id, answers.prompt, answers.responses, answers.tokens) == ("q", "Why?", ("c", "d"), (2, 1))
+    assert answers.finish_reasons == ("stop", "length")
+
+
+def test_alpaca_eval_outputs(tmp_path):
+    path = tmp_path / "outputs.json"
+    rows = [
+        {"dataset": "helpful_base", "instruction": "Why?", "output": "", "generator": "m"},
+        {"instruction": "Add.", "input": "1 and 2", "output": "3", "generator": "m"},
+    ]
+    path.write_text(json.dumps(rows))
+    read = read_responses(path)
+    assert read.name == "m"
+    assert [(own.id, own.prompt, own.responses, own.tokens) for own in read.answers] == [
+        (None, "Why?", ("",), None),
+        (None, "Add.\n\n1 and 2", ("3",), None),
+    ]
+    assert read_responses(path, "mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("extra", "turn", "tokens"),
+    [
+        ({}, {"content": "It is.", "token_len": 3}, (3,)),
+        ({"conv_metadata": {"token_len": 4}}, {"content": "It is."}, (4,)),
+        ({}, "It is.", None),
+    ],
+)
+def test_arena_hard_v01(tmp_path, extra, turn, tokens):
+    """The length stands in the turn or in the conversation's metadata; a bare text is a turn too. The prompt is in another file."""
+    row = {"question_id": "x1", "answer_id": "a", "model_id": "m", "choices": [{"index": 0, "turns": [turn]}], "tstamp": 1.0}
+    path = _lines(tmp_path / "m.jsonl", row | extra)
+    (answers,) = read_responses(path).answers
+    assert (answers.id, answers.prompt, answers.responses, answers.tokens) == ("x1", None, ("It is.",), tokens)
+    questions = read_questions(_lines(tmp_path / "question.jsonl", {"question_id": "x1", "category": "c", "turns": [{"content": "Why?"}]}))
+    assert read_responses(path, questions=questions).answers[0].prompt == "Why?"
+    with pytest.raises(DataError, match=r"m\.jsonl:1: id 'x1' is not among the 1 questions"):
+        read_responses(path, questions={"x2": "Why?"})
+
+
+def test_arena_hard_v2(tmp_path):
+    """The question is all but the last message; the answer is in a mapping, in some files a bare text."""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    rows = [
+        {"uid": "x1", "model": "m", "messages": [*chat, {"role": "assistant", "content": {"answer": "So."}}], "metadata": {"token_len": 2}},
+        {"uid": "x2", "model": "m", "messages": [chat[1], {"role": "assistant", "content": "So."}]},
+    ]
+    first, second = read_responses(_lines(tmp_path / "m.jsonl", *rows)).answers
+    assert (first.prompt, first.chat, first.tokens) == (
+        "system: Be brief.\n\nuser: Why?",
+        (("system", "Be brief."), ("user", "Why?")),
+        (2,),
+    )
+    assert (second.prompt, second.responses, second.tokens) == ("Why?", ("So.",), None)
+    assert read_questions(_lines(tmp_path / "q.jsonl", {"uid": "x1", "prompt": "Why?"})) == {"x1": "Why?"}
+
+
+def test_columns_of_a_parquet_file(tmp_path):
+    table = pyarrow.table({"prompt": ["a?", "b?"], "responses": [["x", "yz"], ["w", ""]], "tokens": [[1, 2], [1, 1]]})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    read = read_responses(tmp_path / "p.parquet")
+    assert [(own.responses, own.tokens, own.place.split(", ")[1]) for own in read.answers] == [
+        (("x", "yz"), (1, 2), "row 1"),
+        (("w", ""), (1, 1), "row 2"),
+    ]
+
+
+def test_a_chat_and_one_response(tmp_path):
+    path = _lines(tmp_path / "r.jsonl", {"id": 7, "prompt": [{"role": "user", "content": "Why?"}], "response": "So.", "tokens": 2})
+    (answers,) = read_responses(path).answers
+    assert (answers.id, answers.prompt, answers.chat, answers.tokens) == ("7", "Why?", (("user", "Why?"),), (2,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"question": "Why?"}], r"r\.jsonl:1: no known format of responses; fields here: question"),
+        ([{"prompt": "a", "response": "b"}, {"prompt": "a"}], r"r\.jsonl:2: no field response, which the file's first record has"),
+        ([{"prompt": "a", "response": None}], r"r\.jsonl:1: 'response' must be a text, got None"),
+        ([{"prompt": " ", "response": "b"}], r"r\.jsonl:1: 'prompt' is empty"),
+        ([{"prompt": 3, "response": "b"}], r"r\.jsonl:1: 'prompt' must be a text or a list of chat messages, got 3"),
+        ([{"prompt": "a", "responses": []}], r"r\.jsonl:1: 'responses' is empty"),
+        ([{"prompt": "a", "responses": "b"}], r"r\.jsonl:1: 'responses' must be a list, got 'b'"),
+        ([{"prompt": "a", "responses": ["b"], "tokens": [1, 2]}], r"r\.jsonl:1: 1 responses, 2 tokens"),
+        ([{"prompt": "a", "response": "b", "tokens": -1}], r"r\.jsonl:1: 'tokens' must be counts of tokens, got \[-1\]"),
+        ([{"id": 1, "prompt": "a", "response": "b"}] * 2, r"r\.jsonl:2: id '1' is also that of .*r\.jsonl:1"),
+        (
+            [{"instruction": "a", "output": "b", "generator": "m"}, {"instruction": "c", "output": "d", "generator": "n"}],
+            r"r\.jsonl:2: a response of 'n', but .*r\.jsonl:1 has one of 'm'",
+        ),
+        ([{"question_id": 1, "choices": [{"turns": ["a", "b"]}]}], r"r\.jsonl:1: 'choices\[\]\.turns' must hold one turn"),
+        ([{"question_id": 1, "choices": [{"turns": [{"content": None}]}]}], r"r\.jsonl:1: 'turns\[\]\.content' must be a text, got None"),
+        ([{"question_id": 1, "choices": ["a"]}], r"r\.jsonl:1: 'choices\[\]' must be an object, got 'a'"),
+        ([{"question_id": 1, "choices": []}], r"r\.jsonl:1: 'choices' is empty"),
+        (
+            [{"uid": 1, "messages": [{"role": "user", "content": "a"}]}],
+            r"r\.jsonl:1: 'messages' must be a question and the assistant's answer",
+        ),
+        ([], r"r\.jsonl: no responses in this file"),
+    ],
+)
+def test_what_is_refused(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        read_responses(_lines(tmp_path / "r.jsonl", *rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"instruction": 1},\n oops]', r"r\.json:2: broken JSON"),
+        ('{"instruction": "a"}', r"r\.json: expected a list of objects, got dict"),
+        ('["a"]', r"r\.json, item 0: expected an object, got str"),
+    ],
+)
+def test_a_broken_list_is_refused(tmp_path, text, message):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_responses(tmp_path / "r.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.json: no such file"):
+        read_responses(tmp_path / "none.json")
+
+
+def test_questions_that_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"q\.jsonl:2: id 'a' is there twice"):
+        read_questions(_lines(tmp_path / "q.jsonl", {"uid": "a", "prompt": "x"}, {"uid": "a", "prompt": "y"}))
+    with pytest.raises(DataError, match=r"q\.jsonl:1: a question needs question_id, uid or id; fields here: prompt"):
+        read_questions(_lines(tmp_path / "q.jsonl", {"prompt": "x"}))
+    with pytest.raises(DataError, match=r"q\.jsonl:1: 'turns' must hold one turn, got None"):
+        read_questions(_lines(tmp_path / "q.jsonl", {"question_id": "x"}))
