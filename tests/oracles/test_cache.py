@@ -7,6 +7,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_others_are_looked_at_no_more_often_than_allowed(tmp_path):
     reader, writer = VerdictCache(tmp_path, "mine", refresh_s=3600.0), opened(tmp_path)
     writer.keep(QUESTION, ORDERED)
     assert reader.find(QUESTION) == {}
+
+
+def test_looking_at_others_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch):
+    """The first look, from 0 to 2 s, took 2 s: the next one comes at 20 s."""
+    writer = opened(tmp_path)
+    clock = iter([0.0, 2.0, 19.9, 20.0, 20.0, 20.0])
+    monkeypatch.setattr("raypref.oracles.cache.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    reader = opened(tmp_path)
+    asked = pair("How?", "a", "b")
+    writer.keep(asked, verdict(0.75))
+    assert reader.find(asked) == {}
+    assert reader.find(asked) == {(0, 1): 0.75}
 
 
 @given(order=st.permutations(range(3)), chances=st.lists(st.floats(0, 1), min_size=3, max_size=3))
@@ -241,6 +254,7 @@ def test_processes_write_and_read_at_the_same_time(tmp_path):
     while any(writer.is_alive() for writer in writers):
         for number in range(PROMPTS):
             assert reader.find(pair(f"prompt {number}", "a", "b")) in ({}, {(0, 1): chance_of(number)})
+        time.sleep(0.01)
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
