@@ -1,6 +1,10 @@
 """Sets of responses made by hand, and a judge that answers from a table."""
 
+import io
 from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
 
 from raypref.evaluation.response_files import ResponseSet
 from raypref.evaluation.response_formats import Answers
@@ -36,3 +40,10 @@ class TableJudge:
 
     def _chance(self, a: str, b: str) -> float:
         return self.table[f"{a}>{b}"] if f"{a}>{b}" in self.table else 1.0 - self.table[f"{b}>{a}"]
+
+
+def shown(table: Table) -> str:
+    """A table as it is printed on a wide terminal."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()

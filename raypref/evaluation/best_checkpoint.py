@@ -1,0 +1,107 @@
+"""Which checkpoint to keep: the one with the highest win rate on held-out prompts.
+
+Source: SPPO Appendix (hyper-parameters are chosen by the average PairRM win rate on a held-out subset). M checkpoints, N prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.errors import DataError, OracleError
+from raypref.evaluation.bootstrap import percentiles, resampled_means
+from raypref.evaluation.matching import Unit
+from raypref.evaluation.outcomes import Outcomes
+from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.preferences import TIE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One checkpoint."""
+
+    name: str
+    win_rate: WinRate
+    """Against the opponent, or mean over all the other checkpoints."""
+    length: float
+    """Mean response length."""
+    behind: float
+    """The best one's win rate less this one's, on the prompts on which both have one."""
+    behind_low: float
+    """Ends of the bootstrap interval of ``behind``, both win rates over the same resampled prompts."""
+    behind_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class BestCheckpoint:
+    """The choice, and how sure it is."""
+
+    best: str
+    candidates: tuple[Candidate, ...]
+    """From the best to the worst."""
+    undecided: tuple[str, ...]
+    """Those whose interval overlaps that of the best one."""
+    unit: Unit
+
+
+def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int, opponent: str | None = None) -> BestCheckpoint:
+    """Rank checkpoints by win rate; of equal ones (within ``preferences.TIE``) the one with the shorter responses comes first, since judges
+    like length, and of equally long ones the first.
+
+    Logs a warning where the best one's interval overlaps another's. Such intervals may overlap though the difference is beyond chance, as
+    the same prompts are hard for all: ``behind_low`` above 0 says so.
+
+    Args:
+        outcomes: everyone against the opponent, or everyone against everyone.
+        resamples: of the bootstrap.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
+        opponent: whom all are compared with; it is no candidate itself. Default: each is compared with all the others, on the prompts on
+            which the oracle decided on all of these.
+
+    Raises:
+        DataError: there is no set of the opponent's name.
+        OracleError: a candidate has no answer on any prompt, or none where the best one has one.
+    """
+    places = [place for place in range(len(outcomes.names)) if opponent != outcomes.names[place]]
+    values = _values(outcomes, places, opponent)
+    rates = [summarise(list(row), resamples=resamples, confidence=confidence, seed=seed) for row in values]
+    lengths = outcomes.lengths[places].mean(axis=1)
+    order = _order(np.array([rate.win_rate for rate in rates]), lengths)
+    behind = values[order[0]] - values[order]
+    for place, row in zip(order, behind, strict=True):
+        if np.isnan(row).all():
+            best, name = outcomes.names[places[order[0]]], outcomes.names[places[place]]
+            raise OracleError(f"evaluation: no prompt on which the oracle decided on both {best!r} and {name!r}")
+    lows, highs = percentiles(resampled_means(behind.T, resamples=resamples, seed=seed), confidence)
+    candidates = tuple(
+        Candidate(outcomes.names[places[place]], rates[place], float(lengths[place]), float(np.nanmean(row)), float(low), float(high))
+        for place, row, low, high in zip(order, behind, lows, highs, strict=True)
+    )
+    best, *others = candidates
+    undecided = tuple(other.name for other in others if other.win_rate.high >= best.win_rate.low)
+    if undecided:
+        logger.warning("the interval of %s, the best checkpoint, overlaps that of %s", best.name, ", ".join(undecided))
+    return BestCheckpoint(best.name, candidates, undecided, outcomes.unit)
+
+
+def _values(outcomes: Outcomes, places: list[int], opponent: str | None) -> NDArray[np.float64]:
+    """(candidates, N) each one's P against the opponent, or its mean over the others; NaN where one of these has no answer."""
+    if opponent is None:
+        others = len(places) - 1
+        return (outcomes.values.sum(axis=1) - 0.5) / others
+    if opponent not in outcomes.names:
+        raise DataError(f"no set of responses named {opponent!r}; there are {', '.join(outcomes.names)}")
+    return outcomes.values[places, outcomes.names.index(opponent)]
+
+
+def _order(rates: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Places from the highest rate to the lowest, equal ones by length."""
+    descending = np.argsort(-rates, kind="stable")
+    level = np.concatenate([[0], np.cumsum(-np.diff(rates[descending]) > TIE)])
+    return descending[np.lexsort((descending, lengths[descending], level))]

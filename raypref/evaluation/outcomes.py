@@ -1,0 +1,76 @@
+"""Several sets of responses against each other, prompt by prompt: what an oracle is asked once and several figures are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.evaluation.matching import Matched, Unit
+from raypref.types import Comparison, Rollout
+
+Compare = Callable[[Rollout, Rollout], Awaitable[Comparison]]
+"""Challenger, defender -> an oracle's verdict (``OracleRole.compare``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Who was preferred on which prompt; M sets of responses, N prompts."""
+
+    names: tuple[str, ...]
+    """(M,)"""
+    values: NDArray[np.float64]
+    """(M, M, N) mean over both sides' responses of P(i's > j's), 1/2 on the diagonal; NaN where not asked, or the oracle abstained."""
+    lengths: NDArray[np.float64]
+    """(M, N) mean response length, in ``unit``."""
+    unit: Unit
+    unmatched: tuple[int, ...]
+    """(M,) prompts of each set that are not in all the others; they were left out."""
+
+
+async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: str | None = None) -> Outcomes:
+    """Ask about all unordered pairs of sets, or about each set against one opponent; on every prompt.
+
+    Args:
+        matched: the responses.
+        compare: an oracle's verdict on two rollouts.
+        in_flight: how many comparisons are asked for at once.
+        opponent: one of the sets; default: everyone meets everyone.
+
+    Raises:
+        DataError: there is no set of that name.
+        OracleError: from ``compare``; nothing further is asked for then.
+    """
+    size, count = len(matched.names), len(matched.prompts)
+    pairs = [(i, j) for i in range(size) for j in range(i + 1, size)]
+    if opponent is not None:
+        other = matched.place(opponent)
+        pairs = [(i, other) for i in range(size) if i != other]
+    asked = ((matched.rollout(i, number), matched.rollout(j, number)) for i, j in pairs for number in range(count))
+    chances = np.array([verdict.win_rate for verdict in await compare_all(asked, compare, in_flight)]).reshape(len(pairs), count)
+    values = np.full((size, size, count), np.nan)
+    values[np.arange(size), np.arange(size)] = 0.5
+    for (i, j), row in zip(pairs, chances, strict=True):
+        values[i, j], values[j, i] = row, 1.0 - row
+    return Outcomes(matched.names, values, matched.lengths, matched.unit, matched.unmatched)
+
+
+async def compare_all(pairs: Iterable[tuple[Rollout, Rollout]], compare: Compare, in_flight: int) -> list[Comparison]:
+    """The verdicts in the pairs' order, at most ``in_flight`` asked for at a time; the first failure ends the others."""
+    waiting = enumerate(pairs)
+    verdicts: dict[int, Comparison] = {}
+
+    async def work() -> None:
+        for place, (challenger, defender) in waiting:
+            verdicts[place] = await compare(challenger, defender)
+
+    workers = [asyncio.ensure_future(work()) for _ in range(in_flight)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+    return [verdicts[place] for place in range(len(verdicts))]

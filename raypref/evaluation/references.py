@@ -1,0 +1,109 @@
+"""Win rates against given references, such as human-written summaries.
+
+Source: SRPO section 6 and Appendix C.3: one point for a win, one half for a draw, none for a loss, against the reference of the prompt;
+mean and standard deviation over 20 resamples of half the prompts. N prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.evaluation.bootstrap import Spread, half_samples
+from raypref.evaluation.matching import Matched, Unit
+from raypref.evaluation.outcomes import Compare, compare_all
+from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.preferences import TIE
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceWinRate:
+    """A policy's responses against the references of their prompts."""
+
+    name: str
+    reference: str
+    score: WinRate
+    """Mean of 1, 0.5 and 0, with the percentile interval."""
+    score_spread: Spread
+    """The same as the paper reports it."""
+    preference: WinRate
+    """Mean of P(response > reference)."""
+    preference_spread: Spread
+    wins: int
+    """Comparisons of one response with one reference with P > 1/2."""
+    draws: int
+    losses: int
+    unanswered: int
+    """Comparisons on which the oracle abstained."""
+    length: float
+    """Mean response length, in ``unit``."""
+    reference_length: float
+    unit: Unit
+    unmatched: tuple[int, int]
+    """Prompts of the policy and of the references that have no counterpart; they were left out."""
+
+
+async def reference_win_rate(
+    matched: Matched, name: str, reference: str, compare: Compare, *, in_flight: int, resamples: int, confidence: float, seed: int
+) -> ReferenceWinRate:
+    """Compare each response with each reference of its prompt, one by one: the score of a mean is not the mean of the scores.
+
+    Args:
+        matched: the responses and the references, among others perhaps.
+        name: the policy's set.
+        reference: the references' set, usually with one for each prompt.
+        compare: an oracle's verdict on two rollouts.
+        in_flight: how many comparisons are asked for at once.
+        resamples: of the percentile interval.
+        confidence: of that interval, in (0, 1).
+        seed: of both bootstraps.
+
+    Raises:
+        DataError: there is no set of that name.
+        OracleError: the oracle abstained on everything.
+    """
+    first, second = matched.place(name), matched.place(reference)
+    pairs, numbers = [], []
+    for number in range(len(matched.prompts)):
+        challenger, defender = matched.rollout(first, number), matched.rollout(second, number)
+        for response in challenger.responses:
+            for given in defender.responses:
+                pairs.append((replace(challenger, responses=(response,)), replace(defender, responses=(given,))))
+                numbers.append(number)
+    chances = np.array([verdict.win_rate for verdict in await compare_all(pairs, compare, in_flight)])
+    points = scores(chances)
+    preferred, scored = (_by_prompt(figures, np.array(numbers), len(matched.prompts)) for figures in (chances, points))
+    lengths = matched.lengths.mean(axis=1)
+    return ReferenceWinRate(
+        name=name,
+        reference=reference,
+        score=summarise(list(scored), resamples=resamples, confidence=confidence, seed=seed),
+        score_spread=half_samples(scored[~np.isnan(scored)], seed=seed),
+        preference=summarise(list(preferred), resamples=resamples, confidence=confidence, seed=seed),
+        preference_spread=half_samples(preferred[~np.isnan(preferred)], seed=seed),
+        wins=int((points == 1.0).sum()),
+        draws=int((points == 0.5).sum()),
+        losses=int((points == 0.0).sum()),
+        unanswered=int(np.isnan(points).sum()),
+        length=float(lengths[first]),
+        reference_length=float(lengths[second]),
+        unit=matched.unit,
+        unmatched=(matched.unmatched[first], matched.unmatched[second]),
+    )
+
+
+def scores(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where P > 1/2, 0.5 where P = 1/2 (within ``preferences.TIE``), 0 where P < 1/2, NaN where there is no answer."""
+    points = np.where(np.abs(chances - 0.5) <= TIE, 0.5, (chances > 0.5).astype(np.float64))
+    return np.where(np.isnan(chances), np.nan, points)
+
+
+def _by_prompt(figures: NDArray[np.float64], numbers: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    """(N,) mean of each prompt's comparisons, those without an answer left out; NaN where none has one."""
+    known = ~np.isnan(figures)
+    answered = np.bincount(numbers[known], minlength=count)
+    totals = np.bincount(numbers[known], figures[known], minlength=count)
+    means: NDArray[np.float64] = totals / np.where(answered, answered, np.nan)
+    return means

@@ -1,0 +1,77 @@
+"""Best of n: of a prompt's first n responses, the one with the highest mean score.
+
+Source: SPPO section 5 (best of 16, ranked by PairRM's mean score, Appendix F). K responses of each of N prompts; a matrix is (K, K) with
+P[i, j] = P(y_i > y_j). Where the oracle that picks also judges, the win rates here say what it thinks of its own choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref import preferences
+from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.preferences import TIE, Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """The best of the first ``n`` responses against the first one."""
+
+    n: int
+    against_first: WinRate
+    """One half for n = 1. A prompt on which the pick is the first response counts one half; one without a pick is unanswered."""
+    length: float | None
+    """Mean length of the picks, in what the lengths were given in; None where none were."""
+
+
+def pick(values: Matrix, n: int | None = None) -> int | None:
+    """The response with the highest mean score among the first ``n``, compared with these alone; of equals the first.
+
+    A response with a comparison that has no answer is not considered; None where every one has such a comparison.
+
+    Args:
+        values: (K, K).
+        n: from 1 to K; default: K.
+    """
+    among = values[:n, :n]
+    rows = preferences.complete_rows(among)
+    if not len(rows):
+        return None
+    figures = preferences.mean_scores(among, rows)
+    return int(rows[np.flatnonzero(figures >= figures.max() - TIE)[0]])
+
+
+def best_of_n(
+    matrices: Sequence[Matrix], *, resamples: int, confidence: float, seed: int, lengths: NDArray[np.float64] | None = None
+) -> list[BestOf]:
+    """Win rates of the best of n against the first response, for n = 1, 2, 4, ... and K.
+
+    Args:
+        matrices: (N,) each (K, K).
+        resamples: of the bootstrap over prompts, the same for each n.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
+        lengths: (N, K) of the responses.
+
+    Raises:
+        ValueError: there is no matrix, or they differ in size.
+        OracleError: no prompt has a pick.
+    """
+    sizes = {len(values) for values in matrices}
+    if len(sizes) != 1:
+        raise ValueError(f"best_of_n: matrices of one size are needed, got {sorted(sizes)}")
+    (size,) = sizes
+    curve = []
+    for n in sorted({*(2**power for power in range(size.bit_length())), size}):
+        picks = [pick(values, n) for values in matrices]
+        chances = [float("nan") if best is None else float(values[best, 0]) for best, values in zip(picks, matrices, strict=True)]
+        summary = summarise(chances, resamples=resamples, confidence=confidence, seed=seed)
+        length = None
+        if lengths is not None:
+            length = float(np.mean([own[best] for best, own in zip(picks, lengths, strict=True) if best is not None]))
+        curve.append(BestOf(n, summary, length))
+    return curve

@@ -1,0 +1,99 @@
+"""Pairwise win rates among several policies, and whether their majority relation is a cycle.
+
+Source: SPPO Figure 3, there among iterations and baselines with PairRM as the judge. M policies, N prompts, C = M(M-1)/2 pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.errors import OracleError
+from raypref.evaluation.bootstrap import percentiles, resampled_means
+from raypref.evaluation.matching import Unit
+from raypref.evaluation.outcomes import Outcomes
+from raypref.preferences import has_cycle
+
+Table = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WinRateMatrix:
+    """W[i, j] = mean over prompts of P(i's response > j's), with W + W^T = 1."""
+
+    names: tuple[str, ...]
+    """(M,)"""
+    win_rates: Table
+    """(M, M) in [0, 1], one half on the diagonal."""
+    low: Table
+    """(M, M) ends of bootstrap intervals over the prompts, the same resamples for all pairs."""
+    high: Table
+    confidence: float
+    prompts: int
+    """N, those that all policies answered."""
+    unanswered: tuple[tuple[int, ...], ...]
+    """(M, M) prompts on which the oracle abstained on the pair; they are left out of its mean, not counted as one half."""
+    unmatched: tuple[int, ...]
+    """(M,) prompts of each policy that are not in all the other files; they were left out."""
+    lengths: tuple[float, ...]
+    """(M,) mean response length."""
+    unit: Unit
+    cyclic: bool
+    """Whether the majority relation (i beats j when W[i, j] > 1/2) has a cycle: no policy order agrees with all pairs."""
+    cyclic_beyond_chance: bool
+    """The same with only those pairs for which one half is outside the interval."""
+
+
+def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int) -> WinRateMatrix:
+    """Summary of outcomes in which everyone met everyone.
+
+    Args:
+        outcomes: from ``play`` without an opponent.
+        resamples: of the bootstrap.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
+
+    Raises:
+        OracleError: a pair has no answer on any prompt.
+    """
+    size, count = len(outcomes.names), outcomes.values.shape[-1]
+    upper = np.triu_indices(size, 1)
+    values = outcomes.values[upper].T
+    known = (~np.isnan(values)).sum(axis=0)
+    for pair in np.flatnonzero(known == 0):
+        i, j = (outcomes.names[places[pair]] for places in upper)
+        raise OracleError(f"evaluation: no answer on any of the {count} prompts for {i!r} against {j!r}, so there is no win rate to report")
+    low, high = percentiles(resampled_means(values, resamples=resamples, seed=seed), confidence)
+    means = np.nansum(values, axis=0) / known
+    rates = _square(size, means, 1.0 - means, 0.5)
+    lows, highs = _square(size, low, 1.0 - high, 0.5), _square(size, high, 1.0 - low, 0.5)
+    left_out = _square(size, count - known, count - known, 0.0)
+    return WinRateMatrix(
+        names=outcomes.names,
+        win_rates=_table(rates),
+        low=_table(lows),
+        high=_table(highs),
+        confidence=confidence,
+        prompts=count,
+        unanswered=tuple(tuple(int(entry) for entry in row) for row in left_out),
+        unmatched=outcomes.unmatched,
+        lengths=tuple(float(length) for length in outcomes.lengths.mean(axis=1)),
+        unit=outcomes.unit,
+        cyclic=has_cycle(rates),
+        cyclic_beyond_chance=has_cycle(np.where((lows <= 0.5) & (highs >= 0.5), 0.5, rates)),
+    )
+
+
+def _square(size: int, above: NDArray[np.float64], below: NDArray[np.float64], diagonal: float) -> NDArray[np.float64]:
+    """(M, M) from the (C,) entries above the diagonal and their mirror images below it."""
+    made = np.full((size, size), diagonal)
+    upper = np.triu_indices(size, 1)
+    made[upper] = above
+    made.T[upper] = below
+    return made
+
+
+def _table(values: NDArray[np.float64]) -> Table:
+    return tuple(tuple(float(entry) for entry in row) for row in values)
