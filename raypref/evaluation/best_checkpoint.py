@@ -1,6 +1,6 @@
 """Which checkpoint to keep: the one with the highest win rate on held-out prompts.
 
-Source: SPPO Appendix (hyper-parameters are chosen by the average PairRM win rate on a held-out subset). M checkpoints, N prompts.
+Source: SPPO Appendix F, where hyper-parameters are chosen by the average PairRM win rate on held-out prompts. M checkpoints, N prompts.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, se
     behind = values[order[0]] - values[order]
     for place, row in zip(order, behind, strict=True):
         if np.isnan(row).all():
-            best, name = outcomes.names[places[order[0]]], outcomes.names[places[place]]
-            raise OracleError(f"evaluation: no prompt on which the oracle decided on both {best!r} and {name!r}")
+            first, other = (outcomes.names[places[at]] for at in (order[0], place))
+            raise OracleError(f"evaluation: no prompt on which the oracle decided on both {first!r} and {other!r}")
     lows, highs = percentiles(resampled_means(behind.T, resamples=resamples, seed=seed), confidence)
     candidates = tuple(
         Candidate(outcomes.names[places[place]], rates[place], float(lengths[place]), float(np.nanmean(row)), float(low), float(high))
         for place, row, low, high in zip(order, behind, lows, highs, strict=True)
     )
     best, *others = candidates
-    undecided = tuple(other.name for other in others if other.win_rate.high >= best.win_rate.low)
+    undecided = tuple(one.name for one in others if one.win_rate.high >= best.win_rate.low)
     if undecided:
         logger.warning("the interval of %s, the best checkpoint, overlaps that of %s", best.name, ", ".join(undecided))
     return BestCheckpoint(best.name, candidates, undecided, outcomes.unit)

@@ -83,11 +83,13 @@ def resampled_means(values: Array, *, resamples: int, seed: int, size: int | Non
     if len(values) == 0:
         raise ValueError("no value to resample")
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(len(values), size=size or len(values)) for _ in range(resamples)]
-    counts = np.stack([np.bincount(draw, minlength=len(values)) for draw in draws]).astype(np.float64)
     known = ~np.isnan(values)
-    answered = counts @ known
-    means: Array = counts @ np.where(known, values, 0.0) / np.where(answered, answered, np.nan)
+    filled = np.where(known, values, 0.0)
+    means = np.full((resamples, values.shape[1]), np.nan)
+    for mean in means:
+        counts = np.bincount(rng.integers(len(values), size=size or len(values)), minlength=len(values))
+        answered = counts @ known
+        np.divide(counts @ filled, answered, out=mean, where=answered > 0)
     return means
 
 

@@ -47,7 +47,7 @@ def _cell(x: float, y: float, matrix: WinRateMatrix, i: int, j: int) -> list[str
     end = WINS if rate > 0.5 else LOSES
     share = abs(rate - 0.5) * 2.0
     red, green, blue = (round(middle + share * (far - middle)) for middle, far in zip(EVEN, end, strict=True))
-    colour = "white" if share > 0.6 else "black"
+    colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 110 else "black"
     parts = [
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{CELL}" height="{CELL}" fill="rgb({red},{green},{blue})" stroke="white"/>',
         _text(x + CELL / 2, y + CELL / 2 + (0 if i != j else 5), f"{rate:.2f}", "middle", size=14, colour=colour),

@@ -37,7 +37,7 @@ async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: 
     Args:
         matched: the responses.
         compare: an oracle's verdict on two rollouts.
-        in_flight: how many comparisons are asked for at once.
+        in_flight: how many comparisons are asked for at once, at least 1.
         opponent: one of the sets; default: everyone meets everyone.
 
     Raises:
@@ -60,6 +60,7 @@ async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: 
 
 async def compare_all(pairs: Iterable[tuple[Rollout, Rollout]], compare: Compare, in_flight: int) -> list[Comparison]:
     """The verdicts in the pairs' order, at most ``in_flight`` asked for at a time; the first failure ends the others."""
+    assert in_flight >= 1, in_flight
     waiting = enumerate(pairs)
     verdicts: dict[int, Comparison] = {}
 

@@ -1,7 +1,7 @@
 """Best of n: of a prompt's first n responses, the one with the highest mean score.
 
-Source: SPPO section 5 (best of 16, ranked by PairRM's mean score, Appendix F). K responses of each of N prompts; a matrix is (K, K) with
-P[i, j] = P(y_i > y_j). Where the oracle that picks also judges, the win rates here say what it thinks of its own choice.
+Source: SPPO section 4.2 (best of 16, ranked by PairRM; its mean score is in Appendix F). K responses of each of N prompts; a matrix is
+(K, K) with P[i, j] = P(y_i > y_j). Where the oracle that picks also judges, the win rates here say what it thinks of its own choice.
 """
 
 from __future__ import annotations

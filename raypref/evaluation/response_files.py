@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raypref.data.records import Record, read_records
+from raypref.data.text import field_of
 from raypref.errors import DataError
 from raypref.evaluation.response_formats import FORMATS, Answers, question_of
 
@@ -41,13 +42,16 @@ class ResponseSet:
         return ResponseSet(name, tuple(_only(answers, index) for answers, index in chosen))
 
 
-def read_responses(path: Path, name: str | None = None, *, questions: Mapping[str, str] | None = None) -> ResponseSet:
-    """A policy's responses.
+def read_responses(
+    path: Path, name: str | None = None, *, questions: Mapping[str, str] | None = None, column: str | None = None
+) -> ResponseSet:
+    """A policy's responses, or references.
 
     Args:
         path: file in one of the formats above.
         name: of the policy; default: what the file calls it, else the file's name without its suffix.
         questions: id -> prompt (``read_questions``), for a file without prompts.
+        column: read a plain file whose responses stand in this field, such as ``reference``; other responses in it are left out.
 
     Raises:
         DataError: naming the place: a record fits no format or not that of the first one, a response is missing, an id is there twice, an
@@ -57,7 +61,8 @@ def read_responses(path: Path, name: str | None = None, *, questions: Mapping[st
     policies: dict[str, str] = {}
     places: dict[str, str] = {}
     layout = None
-    for record in _records(path):
+    for given in _records(path):
+        record = given if column is None else _from_column(given, column)
         layout = layout or _format_of(record)
         if missing := set(layout) - record.values.keys():
             raise DataError(f"{record.place}: no field {', '.join(sorted(missing))}, which the file's first record has")
@@ -92,7 +97,9 @@ def read_questions(path: Path) -> dict[str, str]:
 
 def _records(path: Path) -> Iterator[Record]:
     """Records of a JSONL or Parquet file, or of a JSON list."""
-    if path.suffix != ".json" or not path.is_file():
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")
+    if path.suffix != ".json" or path.is_dir():
         yield from read_records(str(path), split="")
         return
     try:
@@ -109,6 +116,13 @@ def _records(path: Path) -> Iterator[Record]:
         if not isinstance(row, dict):
             raise DataError(f"{path}, item {number}: expected an object, got {type(row).__name__}")
         yield Record(row, f"{path}, item {number}")
+
+
+def _from_column(record: Record, column: str) -> Record:
+    """A plain record of id, prompt and the responses in ``column``, one or a list."""
+    given = field_of(record, column, "the column that was asked for")
+    kept = {key: record.values[key] for key in ("id", "prompt") if key in record.values}
+    return Record(kept | {"responses": [given] if isinstance(given, str) else given}, record.place)
 
 
 def _format_of(record: Record) -> tuple[str, ...]:

@@ -66,7 +66,9 @@ def _generated(record: Record) -> Answers:
 def _alpaca_eval(record: Record) -> Answers:
     """A non-empty ``input``, which AlpacaFarm's older files have, follows the instruction after an empty line."""
     values = record.values
-    prompt = "\n\n".join(filter(None, (_text(values["instruction"], record, "instruction"), values.get("input"))))
+    prompt = _text(values["instruction"], record, "instruction")
+    if values.get("input"):
+        prompt = f"{prompt}\n\n{_text(values['input'], record, 'input')}"
     output = _text(values["output"], record, "output", empty=True)
     return Answers(record.place, None, prompt, (output,), policy=_name(values, "generator"))
 

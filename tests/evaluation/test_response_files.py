@@ -149,9 +149,21 @@ def test_a_broken_list_is_refused(tmp_path, text, message):
         read_responses(tmp_path / "r.json")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.json: no such file"):
-        read_responses(tmp_path / "none.json")
+@pytest.mark.parametrize("name", ["none.json", "none.jsonl", "none"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name}: no such file"):
+        read_responses(tmp_path / name)
+
+
+def test_references_in_a_column_of_their_own(tmp_path):
+    """The policy's responses and their lengths in the same file are not read."""
+    row = {"id": "a", "prompt": "Why?", "responses": ["x", "y"], "tokens": [1, 1]}
+    path = _lines(tmp_path / "r.jsonl", row | {"reference": "So."}, row | {"id": "b", "reference": ["So.", "Thus."]})
+    first, second = read_responses(path, "gold", column="reference").answers
+    assert (first.id, first.prompt, first.responses, first.tokens) == ("a", "Why?", ("So.",), None)
+    assert second.responses == ("So.", "Thus.")
+    with pytest.raises(DataError, match=r"r\.jsonl:1: no field 'gold'; fields here: id, prompt, responses, tokens, reference"):
+        read_responses(path, column="gold")
 
 
 def test_questions_that_are_refused(tmp_path):
