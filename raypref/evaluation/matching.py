@@ -69,18 +69,16 @@ def match(sets: Sequence[ResponseSet], *, by: By | None = None, partial: bool = 
     """Find the prompts that all sets answer.
 
     Args:
-        sets: (M,) with different names.
+        sets: (M,) at least one, with different names.
         by: what tells that two prompts are the same; default: the ids where every set has them and some are common to all, else the
             texts. Of a text that is there several times, the first is matched with the first, and so on.
         partial: leave out the prompts that are not in every set, and count them; otherwise they are refused.
 
     Raises:
-        DataError: two sets share a name or there are fewer than two; a prompt is not in every set; one id stands for different texts; a
-            set lacks what it is matched by; a prompt's text is in none of the files.
+        DataError: two sets share a name; a prompt is not in every set; one id stands for different texts; a set lacks what it is matched
+            by; a prompt's text is in none of the files.
     """
     names = tuple(own.name for own in sets)
-    if len(sets) < 2:
-        raise DataError(f"at least two sets of responses are needed, got {len(sets)}")
     if len(set(names)) < len(names):
         raise DataError(f"sets of responses must have different names, got {', '.join(names)}")
     keyed = [_keyed(own, "id") for own in sets] if by != "text" and _all_named(sets) else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
 from raypref.types import Comparison, Rollout
 
@@ -41,10 +42,12 @@ async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: 
         opponent: one of the sets; default: everyone meets everyone.
 
     Raises:
-        DataError: there is no set of that name.
+        DataError: there are fewer than two sets, or none of that name.
         OracleError: from ``compare``; nothing further is asked for then.
     """
     size, count = len(matched.names), len(matched.prompts)
+    if size < 2:
+        raise DataError(f"at least two sets of responses are needed, got {', '.join(matched.names)} alone")
     pairs = [(i, j) for i in range(size) for j in range(i + 1, size)]
     if opponent is not None:
         other = matched.place(opponent)

@@ -116,6 +116,11 @@ def test_against_one_opponent_only():
         asyncio.run(play(match(sets), judge, in_flight=4, opponent="well"))
 
 
+def test_one_policy_has_nobody_to_meet():
+    with pytest.raises(DataError, match="at least two sets of responses are needed, got stone alone"):
+        asyncio.run(play(match([response_set("stone", "stone")]), TableJudge(CYCLE), in_flight=1))
+
+
 def test_no_more_than_in_flight_at_a_time():
     """Six comparisons, two at a time, whatever the order in which they end."""
     running, most = 0, 0
