@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -289,12 +290,13 @@ def test_the_key_comes_from_the_environment_and_goes_into_one_header(judging, ca
     ask(judge)
     assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
     assert "not with Bearer [key]" in caplog.text
-    server.answer = lambda request: refusal(401, f"not with {request.headers['authorization']}")
+    server.respond = lambda request: refusal(401, f"not with {request.headers['authorization']}")
     with pytest.raises(ConfigError, match=r"not with Bearer \[key\]") as caught:
         ask(judge)
-    assert caught.value.__suppress_context__
+    with pytest.raises(ConfigError, match=r"not with Bearer \[key\]") as caught_at_start:
+        judge._endpoint.probe()
     written = [
-        str(caught.value),
+        *("".join(traceback.format_exception(error.value)) for error in (caught, caught_at_start)),
         repr(judge),
         judge.model_dump_json(),
         judge.identity(),

@@ -115,9 +115,9 @@ def test_placeholders_in_a_text_are_not_filled():
     ],
 )
 def test_control_tokens_and_marks_are_broken_up(text):
-    ((_, content),) = ask_score("{response} for {prompt} Score:", question(f"x{text}y{text}", "no"), 0)
+    ((_, content),) = ask_score("{response} for {prompt} Score:", question(f"x{text}y{text}", "no", prompt=text), 0)
     assert text not in content
-    assert content.count(f"{text[0]} {text[1:]}") == 2
+    assert content.count(f"{text[0]} {text[1:]}") == 3
 
 
 @pytest.mark.parametrize(
