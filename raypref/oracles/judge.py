@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     ConfigDict,
     Field,
+    JsonValue,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -38,13 +39,14 @@ class Judge(Oracle):
     """Asks a chat model which of two responses is better, and reads [[A]], [[B]] or [[C]] (a tie) at the end of its reply.
 
     P[i, j] is 1, 0 or 1/2 for each order in which the pair is shown, and the mean of the two with ``orders: both``. The protocol is that
-    of MT-bench (arXiv 2306.05685, section 3); it calls a pair that the two orders contradict each other on a tie, which the mean does too.
+    of MT-bench (arXiv 2306.05685, section 3), which calls it a tie where the orders name different winners, as the mean does; a win in one
+    order beside a tie in the other is 3/4 here and a tie there.
 
     A pair abstains unless each of its orders has a verdict. What leaves one out is counted: a request that failed (time-out, 429 or 5xx
     after the retries, an input that the endpoint refuses, a reply that is no chat completion) under ``oracle/failed_requests``, a share
     of the requests; a reply without a readable verdict (none or two at its end, cut off at ``max_tokens``, filtered, refused) under
     ``oracle/unparsed``, a share of the replies. A refused key and an unknown model or path end the run at once, and when the oracle is
-    loaded so does everything else that a request of one short sentence shows to be wrong.
+    loaded so does everything else that a request of one short sentence shows to be wrong (it is not in the totals, but in the budget).
     """
 
     parallel: ClassVar[int] = 32
@@ -66,8 +68,9 @@ class Judge(Oracle):
     """Longest reply; null leaves it out of the request (models that want ``max_completion_tokens``: see ``extra``)."""
     temperature: NonNegativeFloat | None = 0.0
     """Null leaves it out of the request."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Further members of the request, such as ``{reasoning_effort: low, max_completion_tokens: 4096}``. Nothing secret: it is logged."""
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further members of the request, such as ``{reasoning_effort: low, max_completion_tokens: 4096}``. Nothing secret: it is
+    written to the resolved config."""
     timeout_s: PositiveFloat = 60.0
     """Longest time for one attempt, to the reply's last byte."""
     retries: NonNegativeInt = 5
