@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt, PrivateAttr
 
-from raypref.oracles.base import Oracle, Question, oracles
-from raypref.oracles.pairrm_model import PairRanker, load_ranker
-from raypref.selection.base import all_pairs
+from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
+from raypref.oracles.orders import Orders, Pair, shown
+from raypref.oracles.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
+from raypref.oracles.token_batches import Device, token_batches
 
-Pair = tuple[int, int]
+CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
+"""llm-blender's instruction, to the letter."""
 
 
 @oracles.register("pairrm")
 class PairRM(Oracle):
     """P[i, j] = sigmoid(s[i, j]), with s[i, j] = (C[i, j] - C[j, i]) / 2 and C the model's logits.
 
-    Source: SPPO Appendix F (P is the sigmoid of PairRM's relative reward). The model is not antisymmetric, so both orders are asked and
-    averaged. Departs from llm-blender where it would let a score depend on its batch: how much of a response is read follows from its
-    own prompt's length. ``preference: authors`` is what the SPPO authors' code makes of it: P[i, j] = sigmoid(g_i - g_j) with
-    g = mean_j(C - C^T)[i, j], the scores of ``Blender.rank(return_scores=True)``; transitive, and twice as steep.
+    Source: SPPO Appendix F (P is the sigmoid of PairRM's relative reward). The model is not antisymmetric: the two orders are averaged
+    as scores, before the sigmoid. With ``orders: one``, s is C of the order that is shown, with its sign.
+
+    Departs from llm-blender where it would let a score depend on its batch: how much of a response is read follows from its own
+    prompt's length. A chat with earlier answers is rendered as ``Blender.compare_conversations`` does, where the model met chats: the
+    user's turns in the source with ``<Response i>`` in the assistant's place, all the answers in each candidate. An answer that would
+    not fit after the earlier ones is read without the oldest of them. Any other chat is read as plain text.
     """
 
     type: str = "pairrm"
@@ -31,16 +36,16 @@ class PairRM(Oracle):
     """A checkpoint directory (config.json, model.safetensors), or a hub name."""
     base: str | None = None
     """Where the encoder's config and tokenizer are: a directory or hub name; default: the checkpoint's own ``model_name``."""
-    preference: Literal["pairwise", "authors"] = "pairwise"
-    """Sigmoid of the pair's own score, or of the difference of two aggregated scores."""
-    batch_tokens: PositiveInt = 8192
-    """Tokens of one forward pass, padding included."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    orders: Orders = "both"
+    """both: each pair is read in both orders; one: in one, drawn from its texts, at half the cost."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens of one forward pass, padding included; default: 1,500 on a CPU, 16,384 on a GPU."""
+    device: Device = "auto"
     """auto: cuda where there is one."""
 
     _ranker: PairRanker | None = PrivateAttr(default=None)
 
-    def load(self) -> None:
+    def load(self, host: Host) -> None:
         """Load the model in float32.
 
         Raises:
@@ -48,51 +53,67 @@ class PairRM(Oracle):
         """
         self._ranker = load_ranker(self.path, self.base, self.device)
 
-    def compare(self, questions: Sequence[Question]) -> list[NDArray[np.float64]]:
-        if self._ranker is None:
-            self.load()
-        assert self._ranker is not None
-        # Aggregated scores take the whole group, whatever was asked.
-        wanted = [q.pairs if self.preference == "pairwise" else tuple(all_pairs(len(q.responses))) for q in questions]
-        logits = self._logits(self._ranker, questions, wanted)
-        return [_sigmoid(self._scores(c)) for c in logits]
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        assert self._ranker is not None, "load comes first"
+        inputs = [_inputs(self._ranker, question, self.orders) for question in questions]
+        logits = self._logits(self._ranker, [item for of_one in inputs for item in of_one.values()])
+        found = iter(logits)
+        return [
+            _answer(question, {pair: next(found) for pair in of_one}, [float(item.cut) for item in of_one.values()])
+            for question, of_one in zip(questions, inputs, strict=True)
+        ]
 
-    def _scores(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        symmetric = (logits - logits.T) / 2.0
-        if self.preference == "pairwise":
-            return symmetric
-        aggregated = 2.0 * symmetric.mean(axis=1)
-        return aggregated[:, None] - aggregated[None, :]
+    def identity(self) -> str:
+        return self.model_dump_json(exclude={"batch_tokens", "device"})
 
-    def _logits(self, ranker: PairRanker, questions: Sequence[Question], wanted: Sequence[Sequence[Pair]]) -> list[NDArray[np.float64]]:
-        """C of each question, (K, K), both orders of the wanted pairs; 0 elsewhere."""
-        logits = [np.zeros((len(q.responses), len(q.responses))) for q in questions]
-        inputs: list[Any] = []
-        places: list[tuple[int, int, int]] = []
-        for number, (question, pairs) in enumerate(zip(questions, wanted, strict=True)):
-            source, candidates = ranker.encode(question.prompt, question.responses)
-            for i, j in [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]:
-                inputs.append(ranker.join(source, candidates[i], candidates[j]))
-                places.append((number, i, j))
-        for batch in _batches([len(tokens.ids) for tokens in inputs], self.batch_tokens):
+    def _logits(self, ranker: PairRanker, inputs: Sequence[PairInput]) -> list[float]:
+        """C of each input, in batches of similar length, whichever question they belong to."""
+        logits = [0.0] * len(inputs)
+        for batch in token_batches([len(item.ids) for item in inputs], self.batch_tokens, ranker.device):
             for k, logit in zip(batch, ranker.logits([inputs[k] for k in batch]), strict=True):
-                number, i, j = places[k]
-                logits[number][i, j] = logit
+                logits[k] = logit
         return logits
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of inputs in batches of similar length, at most ``budget`` tokens each when padded, at least one input."""
-    batch: list[int] = []
-    for k in sorted(range(len(lengths)), key=lambda k: lengths[k]):
-        if batch and lengths[k] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(k)
-    if batch:
-        yield batch
+def _inputs(ranker: PairRanker, question: Question, orders: Orders) -> dict[Pair, PairInput]:
+    source, candidates = _encode(ranker, question)
+    return {(i, j): ranker.join(source, candidates[i], candidates[j]) for i, j in shown(question, orders)}
 
 
-def _sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _encode(ranker: PairRanker, question: Question) -> tuple[Encoded, list[Encoded]]:
+    roles = [role for role, _ in question.chat]
+    if len(roles) < 3 or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+        return ranker.encode(question.prompt, question.responses)
+    asked = [content for role, content in question.chat if role == "user"]
+    earlier = [f"<Response {n}>: {content}" for n, (_, content) in enumerate(question.chat[1::2], start=1)]
+    lines = [f"USER: {content}\nAssistant: <Response {n}>" for n, content in enumerate(asked, start=1)]
+    source = CONVERSATION + "\n".join(lines)
+    last = [f"<Response {len(asked)}>: {response}" for response in question.responses]
+    read, whole = ranker.encode(source, ["\n".join([*earlier, text]) for text in last])
+    return read, [_shortened(ranker, source, earlier, text) if of_all.cut else of_all for text, of_all in zip(last, whole, strict=True)]
+
+
+def _shortened(ranker: PairRanker, source: str, earlier: Sequence[str], last: str) -> Encoded:
+    """A candidate with as many of the earlier answers, from the newest back, as leave room for the last one; without any, if need be."""
+    for oldest in range(1, len(earlier) + 1):
+        _, (found,) = ranker.encode(source, ["\n".join([*earlier[oldest:], last])])
+        if not found.cut:
+            break
+    return replace(found, cut=True)
+
+
+def _answer(question: Question, logits: Mapping[Pair, float], cut: Sequence[float]) -> Answer:
+    scores = np.zeros((len(question.responses), len(question.responses)))
+    lean = []
+    for i, j in question.pairs:
+        shown_orders = [sign * logits[pair] for sign, pair in ((1, (i, j)), (-1, (j, i))) if pair in logits]
+        scores[i, j] = np.mean(shown_orders)
+        scores[j, i] = -scores[i, j]
+        if len(shown_orders) == 2:
+            lean.append(float(_sigmoid(shown_orders[0]) - _sigmoid(shown_orders[1])))
+    return Answer(_sigmoid(scores), {"oracle/position_bias": lean, "oracle/truncated_inputs": cut})
+
+
+def _sigmoid(scores: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Without overflow, and with sigmoid(s) + sigmoid(-s) = 1."""
-    return np.exp(-np.logaddexp(0.0, -scores))
+    return np.exp(-np.logaddexp(0.0, -np.asarray(scores)))

@@ -26,8 +26,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from raypref.errors import ConfigError
+from raypref.oracles.token_batches import Device, device_of, padded
 
 SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of a text, ``[CLS] prefix ... [SEP]``."""
+
+    ids: list[int]
+    cut: bool
+    """Whether the text was longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,8 @@ class PairInput:
     candidate1: int
     """Where the first candidate's prefix token stands; the source's is at 1."""
     candidate2: int
+    cut: bool
+    """Whether one of the three texts was longer than what is read of it."""
 
 
 class PairRanker:
@@ -63,46 +75,52 @@ class PairRanker:
         reserved_ids = tokenizer.convert_tokens_to_ids(self._reserved)
         self._forbidden_ids = frozenset(reserved_ids) - {tokenizer.unk_token_id}
 
-    def encode(self, prompt: str, responses: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Token ids of a prompt and of its responses, each cut to its limit. A response's limit follows from its prompt alone."""
-        source = self._encode(self.tokenizer.source_prefix, prompt, self.source_tokens)
-        limit = self.candidate_tokens + (self.source_tokens - len(source)) // 2
-        return source, [self._encode(self.tokenizer.candidate_prefix, response, limit) for response in responses]
+    def encode(self, source: str, candidates: Sequence[str]) -> tuple[Encoded, list[Encoded]]:
+        """A source and its candidates, each cut to its limit at the end. A candidate's limit follows from its source alone."""
+        prefixes = [self.tokenizer.source_prefix, *[self.tokenizer.candidate_prefix] * len(candidates)]
+        texts = [prefix + self._neutral(text) for prefix, text in zip(prefixes, (source, *candidates), strict=True)]
+        read, *others = map(self._checked, self.tokenizer(texts)["input_ids"])
+        first = _cut(read, self.source_tokens)
+        limit = self.candidate_tokens + (self.source_tokens - len(first.ids)) // 2
+        return first, [_cut(ids, limit) for ids in others]
 
-    def _encode(self, prefix: str, text: str, limit: int) -> list[int]:
-        """``[CLS] prefix text [SEP]``. Text that looks like a special token becomes a space (llm-blender does so for [SEP] alone)."""
+    def _neutral(self, text: str) -> str:
+        """Text that looks like a special token becomes a space (llm-blender does so for [SEP] alone)."""
         for token in self._reserved:
             text = text.replace(token, " ")
-        ids: list[int] = self.tokenizer(prefix + text, truncation=True, max_length=limit)["input_ids"]
-        # Normalisation may have made a special token out of look-alikes (full-width letters).
+        return text
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Without the special tokens that normalisation has made out of look-alikes (full-width letters)."""
         return [*ids[:2], *(k for k in ids[2:-1] if k not in self._forbidden_ids), ids[-1]]
 
-    def join(self, source: list[int], first: list[int], second: list[int]) -> PairInput:
+    def join(self, source: Encoded, first: Encoded, second: Encoded) -> PairInput:
         """One input of the encoder. A candidate's second token, the neutral prefix, becomes the one of its place."""
-        tokenizer = self.tokenizer
-        ids = [*source, first[0], tokenizer.cand1_prefix_id, *first[2:], second[0], tokenizer.cand2_prefix_id, *second[2:]]
-        return PairInput(ids, len(source) + 1, len(source) + len(first) + 1)
+        one, two = [self.tokenizer.cand1_prefix_id], [self.tokenizer.cand2_prefix_id]
+        ids = source.ids + first.ids[:1] + one + first.ids[2:] + second.ids[:1] + two + second.ids[2:]
+        start = len(source.ids)
+        return PairInput(ids, start + 1, start + len(first.ids) + 1, source.cut or first.cut or second.cut)
 
     def logits(self, inputs: Sequence[PairInput]) -> list[float]:
         """(N,) how much better the first candidate is than the second, in nats, in this order of asking."""
         import torch
 
-        length = max(len(item.ids) for item in inputs)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([item.ids + [pad] * (length - len(item.ids)) for item in inputs], device=self.device)
-        mask = torch.tensor([[1] * len(item.ids) + [0] * (length - len(item.ids)) for item in inputs], device=self.device)
+        ids, mask = padded([item.ids for item in inputs], self.tokenizer.pad_token_id, self.device)
         rows = torch.arange(len(inputs), device=self.device)
         with torch.inference_mode():
             hidden = self.model.pretrained_model(input_ids=ids, attention_mask=mask).last_hidden_state
-            source = hidden[:, 1]
             first = hidden[rows, torch.tensor([item.candidate1 for item in inputs], device=self.device)]
             second = hidden[rows, torch.tensor([item.candidate2 for item in inputs], device=self.device)]
-            left, right, _ = self.model.reduce(source, first, second)
+            left, right, _ = self.model.reduce(hidden[:, 1], first, second)
             found: list[float] = (left - right).mean(dim=-1).double().cpu().tolist()
         return found
 
 
-def load_ranker(path: str, base: str | None, device: str) -> PairRanker:
+def _cut(ids: list[int], limit: int) -> Encoded:
+    return Encoded(ids, False) if len(ids) <= limit else Encoded([*ids[: limit - 1], ids[-1]], True)
+
+
+def load_ranker(path: str, base: str | None, device: Device) -> PairRanker:
     """Load a pair ranker that llm-blender saved.
 
     Args:
@@ -134,7 +152,7 @@ def load_ranker(path: str, base: str | None, device: str) -> PairRanker:
     missing, unexpected = model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     if missing or unexpected:
         raise ConfigError(f"oracle.path: {path} does not fit the encoder of {base_directory}: missing {missing}, unknown {unexpected}")
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = device_of(device)
     return PairRanker(model.eval().to(where), tokenizer, settings.source_maxlength, settings.candidate_maxlength, where)
 
 

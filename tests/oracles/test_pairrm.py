@@ -1,7 +1,4 @@
-"""PairRM against llm-blender's own classes, on a small checkpoint (2 layers, hidden 128) in llm-blender's format.
-
-The tokenizer is a SentencePiece model trained here, laid out like DeBERTa-v3's: [PAD] 0, [CLS] 1, [SEP] 2, [UNK] 3, NFKC normalisation.
-"""
+"""PairRM against llm-blender's own classes, on a small checkpoint (2 layers, hidden 128) in llm-blender's format."""
 
 import json
 from pathlib import Path
@@ -11,9 +8,11 @@ import pytest
 import torch
 
 from raypref.errors import ConfigError
-from raypref.oracles.base import Question
-from raypref.oracles.pairrm import PairRM
-from raypref.oracles.pairrm_model import PairRanker, _llm_blender, load_ranker
+from raypref.oracles.base import Chat, Question
+from raypref.oracles.pairrm import PairRM, _encode
+from raypref.oracles.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker
+from raypref.preferences import sppo_preferences
+from tests.oracles.pairrm_checkpoint import Checkpoint, NoHost, make_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
 
@@ -27,68 +26,30 @@ ALL_PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    import sentencepiece
-    from safetensors.torch import save_file
-    from transformers import AutoModel, DebertaV2Config
+def made(tmp_path_factory) -> Checkpoint:
+    return make_checkpoint(tmp_path_factory.mktemp("pairrm"), [PROMPT, *RESPONSES] * 20, vocabulary=120)
 
-    from raypref.oracles.pairrm_model import _tokenizer
 
-    base, directory = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("pairrm")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([PROMPT, *RESPONSES] * 20),
-        model_prefix=str(base / "spm"),
-        vocab_size=120,
-        model_type="unigram",
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        pad_piece="[PAD]",
-        bos_piece="[CLS]",
-        eos_piece="[SEP]",
-        unk_piece="[UNK]",
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    blender = _llm_blender()
-    tokenizer = _tokenizer(base)
-    settings = blender.RankerConfig(
-        ranker_type="pairranker", model_type="deberta-v3", model_name=str(base), source_maxlength=48, candidate_maxlength=16
-    )
-    blender.CrossCompareCollator(settings.source_maxlength, tokenizer, settings.candidate_maxlength)
-    config = DebertaV2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=256,
-        max_position_embeddings=256,
-        relative_attention=True,
-        position_buckets=32,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        type_vocab_size=0,
-        pad_token_id=0,
-    )
-    config.save_pretrained(base)
-    torch.manual_seed(0)
-    encoder = AutoModel.from_config(config)
-    encoder.config.out_hidden_state_size = 128
-    ranker = blender.CrossCompareReranker(encoder, settings, tokenizer)
-    for parameter in ranker.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.3)  # the usual 0.02 would make all scores alike
-    save_file(ranker.state_dict(), directory / "model.safetensors")
-    (directory / "config.json").write_text(settings.to_json())
-    return directory
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory) -> Checkpoint:
+    """Its limits leave every text of these tests whole."""
+    folder = tmp_path_factory.mktemp("roomy")
+    return make_checkpoint(folder, [PROMPT, *RESPONSES] * 20, vocabulary=120, source_tokens=400, candidate_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(made) -> Path:
+    return made.path
 
 
 @pytest.fixture(scope="module")
 def ranker(checkpoint) -> PairRanker:
     return load_ranker(str(checkpoint), None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def blender(roomy):
+    return roomy.blender()
 
 
 def blender_logits(ranker: PairRanker, prompt: str, responses: tuple[str, ...]) -> np.ndarray:
@@ -102,12 +63,20 @@ def blender_logits(ranker: PairRanker, prompt: str, responses: tuple[str, ...]) 
         return ranker.model._full_predict(**batch)["logits"][0].double().numpy()
 
 
-def question(prompt: str = PROMPT, responses: tuple[str, ...] = RESPONSES, pairs: tuple[tuple[int, int], ...] = ALL_PAIRS) -> Question:
-    return Question("sky", prompt, responses, pairs)
+def question(
+    prompt: str = PROMPT, responses: tuple[str, ...] = RESPONSES, pairs: tuple[tuple[int, int], ...] = ALL_PAIRS, chat: Chat = ()
+) -> Question:
+    return Question("sky", prompt, responses, pairs, chat)
 
 
-def oracle(checkpoint: Path, **settings: object) -> PairRM:
-    return PairRM(path=str(checkpoint), device="cpu", **settings)
+def oracle(path: Path, **settings: object) -> PairRM:
+    found = PairRM(path=str(path), device="cpu", **settings)
+    found.load(NoHost())
+    return found
+
+
+def sigmoid(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-scores))
 
 
 def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint, ranker):
@@ -116,10 +85,65 @@ def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint
     assert abs(logits + logits.T).max() > 0.1, "the model must not be antisymmetric, or the test shows nothing"
     assert abs(logits - logits.T).max() > 0.5, "the responses must differ, or the test shows nothing"
     source, candidates = ranker.encode(PROMPT, RESPONSES)
-    assert [len(ids) for ids in (source, *candidates)] == [31, 24, 24, 24]
+    assert [len(text.ids) for text in (source, *candidates)] == [31, 24, 24, 24]
     (found,) = oracle(checkpoint).compare([question()])
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-(logits - logits.T) / 2)), atol=1e-5)
-    np.testing.assert_allclose(found + found.T, 1, atol=1e-12)
+    np.testing.assert_allclose(found.values, sigmoid((logits - logits.T) / 2), atol=1e-5)
+    np.testing.assert_allclose(found.values + found.values.T, 1, atol=1e-12)
+    lean = [sigmoid(logits[i, j]) + sigmoid(logits[j, i]) - 1 for i, j in ALL_PAIRS]
+    np.testing.assert_allclose(found.observed["oracle/position_bias"], lean, atol=1e-5)
+    assert found.observed["oracle/truncated_inputs"] == [1.0] * 6
+
+
+def test_one_order_gives_the_logit_of_what_was_shown(checkpoint, ranker, monkeypatch):
+    logits = blender_logits(ranker, PROMPT, RESPONSES)
+    monkeypatch.setattr("raypref.oracles.pairrm.shown", lambda question, orders: {"one": [(1, 0), (0, 2), (2, 1)]}[orders])
+    (found,) = oracle(checkpoint, orders="one").compare([question()])
+    for first, second in ((1, 0), (0, 2), (2, 1)):
+        np.testing.assert_allclose(found.values[first, second], sigmoid(logits[first, second]), atol=1e-5)
+    np.testing.assert_allclose(found.values + found.values.T, 1, atol=1e-12)
+    assert found.observed["oracle/position_bias"] == []
+
+
+def test_uncut_texts_are_scored_as_by_blender_rank(roomy, blender):
+    """The authors' compute_prob.py: P[i, j] = 1 / (1 + exp(score_j - score_i)) of the scores of ``Blender.rank``, mean over j."""
+    (scores,) = blender.rank([PROMPT], [list(RESPONSES)], return_scores=True)
+    (found,) = oracle(roomy.path).compare([question()])
+    assert found.observed["oracle/truncated_inputs"] == [0.0] * 6
+    theirs = sigmoid(scores[:, None].astype(np.float64) - scores[None, :])
+    assert np.ptp(theirs) > 0.5, "the responses must differ, or the test shows nothing"
+    np.testing.assert_allclose(sppo_preferences(found.values).mean(axis=1), theirs.mean(axis=1), atol=1e-5)
+
+
+def test_a_chat_is_rendered_as_by_compare_conversations(roomy, blender):
+    """``compare`` returns C[a, b] - C[b, a], twice the score."""
+    chat = (("user", "Is it night?"), ("assistant", "It is noon."), ("user", PROMPT))
+    said = [{"role": role.upper(), "content": content} for role, content in chat]
+    conversations = [[*said, {"role": "ASSISTANT", "content": response}] for response in RESPONSES[:2]]
+    (logit,) = blender.compare_conversations([conversations[0]], [conversations[1]], return_logits=True)
+    (found,) = oracle(roomy.path).compare([question("the same as plain text", RESPONSES[:2], ((0, 1),), chat)])
+    assert abs(logit) > 0.1
+    np.testing.assert_allclose(found.values[0, 1], sigmoid(logit / 2), atol=1e-5)
+    assert found.observed["oracle/truncated_inputs"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("newer", "read"),
+    [("No.", "<Response 2>: No.\n<Response 3>: It is."), (PROMPT * 20, "<Response 3>: It is.")],
+    ids=["the oldest goes", "both go"],
+)
+def test_earlier_answers_make_room_for_the_one_that_is_judged(roomy, newer, read):
+    """A candidate has room for 400 tokens at most; 20 times the prompt are about 580."""
+    ranker = load_ranker(str(roomy.path), None, "cpu")
+    chat = (("user", "Why?"), ("assistant", PROMPT * 20), ("user", "Why?"), ("assistant", newer), ("user", "Why?"))
+    _, (found,) = _encode(ranker, question(responses=("It is.",), pairs=(), chat=chat))
+    _, (expected,) = ranker.encode("", [read])
+    assert found == Encoded(expected.ids, cut=True)
+    assert not expected.cut
+
+
+@pytest.mark.parametrize("chat", [(("user", PROMPT),), (("system", "Be brief."), ("user", PROMPT))], ids=["single", "system"])
+def test_other_chats_are_read_as_plain_text(ranker, chat):
+    assert _encode(ranker, question(chat=chat)) == ranker.encode(PROMPT, RESPONSES)
 
 
 def test_both_orders_are_asked_as_llm_blender_asks_them(ranker):
@@ -130,22 +154,14 @@ def test_both_orders_are_asked_as_llm_blender_asks_them(ranker):
     np.testing.assert_allclose(found, [logits[i, j] for i, j in orders], atol=1e-5)
 
 
-def test_authors_preference_is_the_sigmoid_of_the_difference_of_rank_scores(checkpoint, ranker):
-    """g = mean_j(C - C^T), as ``Blender.rank(return_scores=True)`` computes it; P[i, j] = sigmoid(g_i - g_j)."""
-    logits = blender_logits(ranker, PROMPT, RESPONSES)
-    scores = (logits - logits.T).mean(axis=1)
-    (found,) = oracle(checkpoint, preference="authors").compare([question(pairs=((0, 1),))])
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(scores[None, :] - scores[:, None])), atol=1e-5)
-
-
 def test_a_score_does_not_depend_on_its_batch(checkpoint):
     """llm-blender cuts the responses of a whole batch by the batch's longest prompt; here the other prompts change nothing."""
     others = [question("Why?"), question(PROMPT * 5, RESPONSES[:2], ((0, 1),))]
     (alone,) = oracle(checkpoint).compare([question()])
     together = oracle(checkpoint, batch_tokens=10_000).compare([*others, question()])[2]
     one_by_one = oracle(checkpoint, batch_tokens=1).compare([*others, question()])[2]
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-    np.testing.assert_allclose(one_by_one, alone, atol=1e-6)
+    np.testing.assert_allclose(together.values, alone.values, atol=1e-6)
+    np.testing.assert_allclose(one_by_one.values, alone.values, atol=1e-6)
 
 
 def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint, monkeypatch):
@@ -153,6 +169,12 @@ def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint, monkeypa
     monkeypatch.setattr(PairRanker, "logits", lambda self, inputs: counted.extend(inputs) or [0.0] * len(inputs))
     oracle(checkpoint).compare([question(pairs=((0, 2),))])
     assert len(counted) == 2, "both orders of one pair"
+    oracle(checkpoint, orders="one").compare([question(pairs=((0, 2),))])
+    assert len(counted) == 3, "and one"
+
+
+def test_what_does_not_change_the_answer_is_not_part_of_its_identity(checkpoint):
+    assert PairRM(batch_tokens=5, device="cpu").identity() == PairRM().identity() != PairRM(orders="one").identity()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +184,7 @@ def test_special_tokens_in_the_text_are_neutralised(ranker, text):
     """``<|source|>`` in a text crashes llm-blender's batch; full-width look-alikes become special tokens by normalisation."""
     source, (candidate,) = ranker.encode(f"Why {text} not?", [f"So {text} it is"])
     tokenizer = ranker.tokenizer
-    for ids, prefix in ((source, tokenizer.source_prefix_id), (candidate, tokenizer.cand_prefix_id)):
+    for ids, prefix in ((source.ids, tokenizer.source_prefix_id), (candidate.ids, tokenizer.cand_prefix_id)):
         assert (ids[0], ids[1], ids[-1]) == (tokenizer.cls_token_id, prefix, tokenizer.sep_token_id)
         assert not set(ids[2:-1]) & ranker._forbidden_ids
         assert len(ids) > 4
@@ -192,7 +214,7 @@ def test_weights_stay_in_float32(ranker):
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"oracle\.path: .* has no config\.json and model\.safetensors"):
-        PairRM(path=str(tmp_path)).load()
+        PairRM(path=str(tmp_path)).load(NoHost())
 
 
 def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
@@ -200,7 +222,7 @@ def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
     settings = json.loads((checkpoint / "config.json").read_text()) | {"ranker_type": "summareranker"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="ranker_type is 'summareranker'"):
-        PairRM(path=str(tmp_path)).load()
+        PairRM(path=str(tmp_path)).load(NoHost())
 
 
 def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
@@ -210,10 +232,10 @@ def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
     smaller.add_tokens(["another"])
     smaller.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="tokens, the checkpoint"):
-        PairRM(path=str(checkpoint), base=str(tmp_path)).load()
+        PairRM(path=str(checkpoint), base=str(tmp_path)).load(NoHost())
 
 
 def test_a_repository_that_cannot_be_reached_is_refused(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"oracle\.path: 'no-owner/no-model'"):
-        PairRM(path="no-owner/no-model").load()
+        PairRM(path="no-owner/no-model").load(NoHost())

@@ -1,0 +1,90 @@
+"""How fast oracles judge, beside the usual way to ask the same model.
+
+PairRM: comparisons a second (both orders of asking) on one core, over ``Blender.rank`` of llm-blender 0.0.2 at its default batch size,
+repaired so that it runs on transformers 5. The same checkpoint on both sides: random weights, hidden 256, one layer (depth multiplies
+both sides alike), PairRM's limits (source 1,224 tokens, response 412 and half of what the source leaves). Lengths like UltraFeedback's,
+log-normal: a prompt's median 100 tokens (sigma 0.9), a response's 250 (sigma 0.6). Seconds are the process's own CPU time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figure import Figure
+from raypref.oracles.base import Question
+from raypref.selection.base import all_pairs
+
+PROMPTS = 8
+"""Of one sample: llm-blender's default batch. Other prompts in each sample."""
+RESPONSES = 5
+SAMPLES = 3
+WORDS = ["".join(letters) for letters in itertools.product("bdgklmnprst", "aeiou", "lnrst")]
+TOKENS_PER_WORD = 2
+"""With the tokenizer that is trained on them."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    from benchmarks import oracle_pairwise_lm
+
+    pairrm().show()
+    oracle_pairwise_lm.figure().show()
+    return 0
+
+
+def pairrm() -> Figure:
+    """The figure of the ``pairrm`` oracle."""
+    import torch
+
+    draw = np.random.default_rng(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            ours, blender = _both(Path(folder))
+            times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
+    finally:
+        torch.set_num_threads(threads)
+    ours_s, blender_s = (median(side) for side in zip(*times, strict=True))
+    asked = PROMPTS * len(all_pairs(RESPONSES))
+    unit = f"comparisons a second ({asked / ours_s:.2f}) over those of Blender.rank ({asked / blender_s:.2f})"
+    return Figure("oracle_pairrm", median(b / a for a, b in times), 2.5, unit, SAMPLES)
+
+
+def _both(folder: Path) -> tuple[Any, Any]:
+    """The oracle and llm-blender's ``Blender``, each with the same checkpoint."""
+    from raypref.oracles.pairrm import PairRM
+    from tests.oracles.pairrm_checkpoint import NoHost, make_checkpoint
+
+    draw = np.random.default_rng(1)
+    corpus = [" ".join(draw.permutation(WORDS)) for _ in range(20)]
+    limits = {"source_tokens": 1224, "candidate_tokens": 412, "position_buckets": 256}
+    checkpoint = make_checkpoint(folder, corpus, vocabulary=600, hidden=256, layers=1, **limits)
+    ours = PairRM(path=str(checkpoint.path), device="cpu")
+    ours.load(NoHost())
+    return ours, checkpoint.blender()
+
+
+def _sample(ours: Any, blender: Any, questions: Sequence[Question]) -> tuple[float, float]:
+    """CPU seconds of the oracle, and of ``Blender.rank``."""
+    prompts, responses = [question.prompt for question in questions], [list(question.responses) for question in questions]
+    return _seconds(lambda: ours.compare(questions)), _seconds(lambda: blender.rank(prompts, responses, return_scores=True))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _question(draw: np.random.Generator, number: int) -> Question:
+    tokens = [draw.lognormal(np.log(100), 0.9), *draw.lognormal(np.log(250), 0.6, RESPONSES)]
+    prompt, *responses = (" ".join(draw.choice(WORDS, max(1, round(n / TOKENS_PER_WORD)))) for n in tokens)
+    return Question(str(number), prompt, tuple(responses), tuple(all_pairs(RESPONSES)))

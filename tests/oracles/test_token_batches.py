@@ -1,0 +1,39 @@
+"""Batches of about as many tokens."""
+
+import pytest
+import torch
+
+from raypref.errors import ConfigError
+from raypref.oracles.token_batches import CPU_TOKENS, CUDA_TOKENS, device_of, padded, token_batches
+
+
+def test_batches_go_from_long_to_short_within_the_budget():
+    """Budget 12: 7 alone (two would be 14), then 5 and 4 padded to 5 (10), then 3, 2, 2 and 1 padded to 3 (12)."""
+    lengths = [2, 7, 3, 1, 5, 2, 4]
+    batches = list(token_batches(lengths, 12, "cpu"))
+    assert [[lengths[k] for k in batch] for batch in batches] == [[7], [5, 4], [3, 2, 2, 1]]
+    assert sorted(k for batch in batches for k in batch) == list(range(7))
+
+
+def test_an_input_above_the_budget_has_a_batch_of_its_own():
+    assert list(token_batches([30, 40], 12, "cpu")) == [[1], [0]]
+    assert list(token_batches([], 12, "cpu")) == []
+
+
+@pytest.mark.parametrize(("device", "budget"), [("cpu", CPU_TOKENS), ("cuda", CUDA_TOKENS)])
+def test_the_default_budget_is_that_of_the_device(device, budget):
+    first = next(token_batches([100] * 1000, None, device))
+    assert len(first) == budget // 100
+
+
+def test_rows_are_padded_on_the_right():
+    ids, mask = padded([[5, 6, 7], [8]], 9, "cpu")
+    assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == "cpu"
+    with pytest.raises(ConfigError, match=r"oracle\.device: cuda"):
+        device_of("cuda")
