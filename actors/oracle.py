@@ -19,7 +19,7 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.selection.base import Selection
 from raypref.sequences import SequenceMaker
-from raypref.types import Comparison, Example, Rollout, SampleRequest, Verdict
+from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, SampleRequest, Verdict
 
 MAX_CALLS = 1000
 """Coroutines of one actor at a time: Ray's own default for actors of coroutines. What bounds them is the caller."""
@@ -73,6 +73,10 @@ class OracleActor:
         """Two policies on one held-out prompt; nothing of it goes into the journal."""
         return await self._judge.compare(challenger, defender)
 
+    async def matrix(self, rollout: Rollout) -> PreferenceMatrix:
+        """Every response of a rollout against every other; nothing of it goes into the journal."""
+        return await self._judge.matrix(rollout)
+
     async def seal(self, iteration: int) -> str | None:
         """Close the iteration's part of the journal; its path, if there is anything in it."""
         path = self._journal.seal(iteration)
@@ -125,6 +129,12 @@ class OracleGroup:
         """Two policies' rollouts on the same held-out prompt, against each other."""
         async with self._turn() as (name, handle):
             found: Comparison = await self._wait(name, handle.compare.remote(challenger, defender), "compare")
+            return found
+
+    async def matrix(self, rollout: Any) -> PreferenceMatrix:
+        """Every response of a rollout against every other."""
+        async with self._turn() as (name, handle):
+            found: PreferenceMatrix = await self._wait(name, handle.matrix.remote(rollout), "matrix")
             return found
 
     async def seal(self, iteration: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class OracleHost:
         self._open: dict[int, Future[Sequence[Rollout]]] = {}
         self._keys = itertools.count()
         self._facts: Any = None
+        self._loading = threading.Lock()
 
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
         from actors.next_token import VllmNextToken
@@ -81,8 +83,8 @@ class OracleHost:
         from actors.policy import facts_of
 
         assert self._policy is not None
-        if self._facts is None:
-            self._facts = facts_of(self._policy.policy)
+        with self._loading:
+            self._facts = self._facts or facts_of(self._policy.policy)
         plain = "\n\n".join(content for _, content in chat)
         turns = [{"role": role, "content": content} for role, content in chat]
         data, tokenizer = self._policy.data, self._facts.tokenizer

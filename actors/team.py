@@ -146,7 +146,7 @@ class Team:
                 "selection": config.selection,
                 "loss": config.loss,
                 "rollout": config.rollout,
-                "sequences": sequence_maker(config, facts_of(config.policy)),
+                "sequences": sequence_maker(config, facts_of(config.policy)) if self.plan.of("learner") else None,
                 "journal_dir": config.output_dir / "rollouts",
                 "name": seat.name,
                 "judging": config.judging,

@@ -93,5 +93,8 @@ def _cache(oracle: Oracle, judging: JudgingConfig) -> VerdictCache | None:
         return None
     identity = oracle.identity()
     if identity is None:
-        raise ConfigError(f"judging.cache: the verdicts of oracle {oracle.type!r} change with the policy and cannot be kept; leave it out")
+        raise ConfigError(
+            f"judging.cache: the verdicts of oracle {oracle.type!r} depend on more than its settings (the policy, a function's own state), "
+            f"so that they cannot be kept; leave it out"
+        )
     return VerdictCache(judging.cache, identity)

@@ -11,11 +11,15 @@ from typing import Annotated
 import typer
 
 from raypref import __version__
+from raypref.cli_evaluate import app as evaluate
 from raypref.errors import RayprefError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences."
 )
+
+
+app.add_typer(evaluate, name="evaluate")
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,12 +59,13 @@ def generate(
     output: Annotated[Path, typer.Option(help="JSONL file to write.")],
     responses: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
     revisions: Annotated[int, typer.Option(min=0, help="How often each answer is revised (data.template).")] = 0,
+    best: Annotated[bool, typer.Option("--best", help="Keep the answer that the oracle scores highest.")] = False,
 ) -> None:
-    """Have the policy answer prompts, and revise its own answers."""
+    """Have the policy answer prompts, revise its own answers, and keep the best of them."""
     from raypref.compose import generate as run
     from raypref.config import load_config
 
-    run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions)
+    run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
     typer.echo(str(output))
 
 

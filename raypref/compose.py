@@ -18,13 +18,15 @@ from typing import Any, TypeVar
 from raypref import output, report
 from raypref.config import RunConfig
 from raypref.driver import Driver, Outcome, RunData
-from raypref.errors import DataError
+from raypref.errors import ConfigError, DataError
+from raypref.generation import Chain
 from raypref.limits import check_learner
 from raypref.losses.base import Loss
 from raypref.metrics import MetricsWriter
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.progress import Callback, ProgressLine
+from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 
 T = TypeVar("T")
@@ -116,7 +118,9 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
             return _complete(_with_team(team, _train(team, driver, resume_from)))
 
 
-def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, responses: int = 1, revisions: int = 0) -> None:
+def generate(
+    config: RunConfig, prompts: str | Sequence[Any], output: Path, *, responses: int = 1, revisions: int = 0, best: bool = False
+) -> None:
     """Have the policy answer prompts and revise its answers, through the engines of ``placement.rollout``; no learner is started.
 
     Args:
@@ -125,6 +129,7 @@ def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, r
         output: a JSONL file (see ``raypref.generation.record_of``).
         responses: first answers a prompt.
         revisions: how often each is revised; needs ``data.template``.
+        best: of a prompt's last answers keep the one with the highest mean score under the oracle (best of n, SPPO section 5).
 
     Raises:
         ConfigError, DataError: before anything starts.
@@ -135,10 +140,14 @@ def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, r
     from actors.policy import facts_of
     from actors.team import Team
     from raypref.data.prompts import load_held_out
-    from raypref.generation import generate_chains, write_chains
+    from raypref.generation import best_of, generate_chains, write_chains
     from raypref.revision import Reviser
 
     config = _with_objects(config, None, None, None)
+    if best and config.oracle is None:
+        raise ConfigError("oracle: required to choose the best answer")
+    if best and responses < 2:
+        raise ConfigError("responses: 1 leaves the oracle nothing to choose from; at least 2")
     facts = facts_of(config.policy)
     room = facts.context_tokens - config.rollout.max_tokens
     given = {"held_out": prompts} if isinstance(prompts, str) else {}
@@ -147,10 +156,39 @@ def generate(config: RunConfig, prompts: str | Sequence[Any], output: Path, *, r
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
     revise = Reviser(section, facts.tokenizer).within(room) if revisions else None
-    plan = plan_placement(config.placement, Need(rollout=True, reference=False, oracle=False, learner=False))
+    plan = plan_placement(config.placement, Need(rollout=True, reference=False, oracle=best, learner=False))
+
+    async def made() -> list[Chain]:
+        chains = await generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)
+        return await best_of(chains, team.roles.oracle) if best else chains
+
     with connected(plan, config) as (device, may_grow), Team.assembled(config, plan, device, may_grow=may_grow) as team:
-        made = _complete(_with_team(team, generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)))
-    write_chains(output, made)
+        write_chains(output, _complete(_with_team(team, made())))
+
+
+def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, Any, T]]) -> T:
+    """Do something with the config's oracle, on actors of ``placement.oracle`` and no others.
+
+    Args:
+        config: oracle, judging, placement and output_dir are what matters.
+        work: a coroutine function of the oracle's role.
+
+    Raises:
+        ConfigError: there is no oracle, or it needs what is not there.
+        PlacementError: the cluster cannot hold the actors.
+    """
+    from actors.cluster import connected, ship_own_modules
+    from actors.placement import Need, plan_placement
+    from actors.team import Team
+
+    config = _with_objects(config, None, None, None)
+    if config.oracle is None:
+        raise ConfigError("oracle: required to compare responses; give an oracle section")
+    plan = plan_placement(config.placement, Need(rollout=False, reference=False, oracle=True, learner=False))
+    with connected(plan, config) as (device, may_grow):
+        ship_own_modules()
+        with Team.assembled(config, plan, device, may_grow=may_grow) as team:
+            return _complete(_with_team(team, work(team.roles.oracle)))
 
 
 async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:

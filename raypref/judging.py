@@ -144,6 +144,19 @@ class Judge:
             defender_tokens=diagnostics.mean_tokens(second),
         )
 
+    async def matrix(self, rollout: Rollout) -> PreferenceMatrix:
+        """Every response of a rollout against every other, as ``judging.preference`` has it (evaluation).
+
+        Raises:
+            OracleError: the oracle's answer is no preference matrix.
+        """
+        settings = self.judging.model_copy(update={"pairs": "all", "abstentions": "leave_out"})
+        comparisons = Comparisons(
+            rollout.prompt, rollout.responses, rollout.policy_version, oracle=self._oracle, judging=settings, rollout=self.rollout
+        )
+        await comparisons.ask([])
+        return comparisons.matrix
+
     def _comparisons(self, rollout: Rollout, kept: Sequence[int]) -> Comparisons:
         responses = [rollout.responses[k] for k in kept]
         return Comparisons(

@@ -77,6 +77,10 @@ class OracleRole(Protocol):
         """Two policies' rollouts on the same held-out prompt, against each other (evaluation)."""
         ...
 
+    async def matrix(self, rollout: Ref) -> types.PreferenceMatrix:
+        """Every response of a rollout against every other (evaluation)."""
+        ...
+
     async def seal(self, iteration: int) -> None:
         """Close the iteration's journal: what was judged so far is readable on disk."""
         ...

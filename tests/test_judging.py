@@ -320,5 +320,5 @@ def test_verdicts_that_change_with_the_policy_cannot_be_kept(tmp_path):
         def identity(self):
             return None
 
-    with pytest.raises(ConfigError, match=r"judging\.cache: the verdicts of oracle 'moving' change with the policy"):
+    with pytest.raises(ConfigError, match=r"judging\.cache: the verdicts of oracle 'moving' depend on more than"):
         Asker(Moving(table={}, asked=[]), JudgingConfig(cache=tmp_path))

@@ -18,6 +18,21 @@ from raypref.evaluation.response_files import ResponseSet
 from raypref.evaluation.response_formats import Answers
 
 
+def write_responses(path: Path, answered: ResponseSet) -> None:
+    """One JSON object a line with id, prompt, responses and, where they are known, tokens: what ``read_responses`` calls plain.
+
+    Raises:
+        DataError: a prompt has no text.
+    """
+    rows = []
+    for own in answered.answers:
+        known = {"id": own.id, "tokens": None if own.tokens is None else list(own.tokens)}
+        asked = [{"role": role, "content": content} for role, content in own.chat] or _prompt(own)
+        row = {"prompt": asked, "responses": list(own.responses)}
+        rows.append(row | {name: value for name, value in known.items() if value is not None})
+    _write_lines(path, rows)
+
+
 def write_alpaca_eval(path: Path, answered: ResponseSet, *, response: int = 0) -> None:
     """``instruction``, ``output`` and ``generator``: what ``alpaca_eval --model_outputs`` takes.
 

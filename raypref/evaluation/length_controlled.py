@@ -33,11 +33,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from raypref.errors import OracleError
+from raypref.errors import DataError, OracleError
 from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, fit, logistic
+from raypref.evaluation.outcomes import Outcomes
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(4, -4, 10))
 """lambda, the strongest first, which wins a tie; 1 / C of the reference."""
@@ -153,6 +155,33 @@ def length_controlled_win_rate(
         size,
         len(preferences) - size,
     )
+
+
+def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confidence: float, seed: int) -> dict[str, LengthControlled]:
+    """Length-controlled win rates of all other sets of responses against one of them, by name.
+
+    The prompts' difficulty is estimated from all of them where there are two or more, and left out for a single one.
+
+    Args:
+        outcomes: everyone against the baseline.
+        baseline: its name.
+        resamples: of the bootstrap.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: there is no set of that name.
+        OracleError: the judge decided on fewer prompts of a model than there are folds.
+    """
+    if baseline not in outcomes.names:
+        raise DataError(f"no set of responses named {baseline!r}; there are {', '.join(outcomes.names)}")
+    other = outcomes.names.index(baseline)
+    places = [place for place in range(len(outcomes.names)) if place != other]
+    preferences, lengths, own = outcomes.values[places, other], outcomes.lengths[places], outcomes.lengths[other]
+    difficulty = instruction_difficulty(preferences, lengths, own) if len(places) > 1 else None
+    how: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    rows = zip(places, preferences, lengths, strict=True)
+    return {outcomes.names[place]: length_controlled_win_rate(won, long, own, difficulty, **how) for place, won, long in rows}
 
 
 def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths: Array, *, penalties: Sequence[float] = PENALTIES) -> Array:

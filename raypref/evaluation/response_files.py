@@ -80,6 +80,32 @@ def read_responses(
     return ResponseSet(name or next(iter(policies), path.stem), tuple(found))
 
 
+def read_rounds(path: Path) -> list[ResponseSet]:
+    """The answers after 0, 1, ... N revisions, from a file of ``raypref generate --revisions N``.
+
+    Returns:
+        (N + 1,) sets, named ``0 revisions`` and so on.
+
+    Raises:
+        DataError: naming the place of a record without revisions, or with other numbers of them than the first.
+    """
+    rounds: list[list[Answers]] = []
+    for record in _records(path):
+        chains = [tuple(chain) for chain in field_of(record, "revisions", "raypref generate --revisions")]
+        counts = [tuple(chain) for chain in field_of(record, "tokens", "raypref generate --revisions")]
+        lengths = {len(chain) for chain in (*chains, *counts)}
+        if len(chains) != len(counts) or len(lengths) != 1 or (rounds and lengths != {len(rounds)}):
+            raise DataError(f"{record.place}: 'revisions' and 'tokens' must list as many answers for each response as in the first record")
+        rounds = rounds or [[] for _ in chains[0]]
+        answers = FORMATS[_format_of(record)](record)
+        for number, made in enumerate(rounds):
+            texts, tokens = (tuple(chain[number] for chain in own) for own in (chains, counts))
+            made.append(replace(answers, responses=texts, tokens=tokens, finish_reasons=None))
+    if not rounds:
+        raise DataError(f"{path}: no responses in this file")
+    return [ResponseSet(f"{number} revisions", tuple(made)) for number, made in enumerate(rounds)]
+
+
 def read_questions(path: Path) -> dict[str, str]:
     """id -> prompt of Arena-Hard's ``question.jsonl``, either version, or of a file with id and prompt.
 

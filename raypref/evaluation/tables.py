@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypref.evaluation.best_checkpoint import BestCheckpoint
+from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.references import ReferenceWinRate
 from raypref.evaluation.reranking import BestOf
 from raypref.evaluation.win_rate import WinRate
@@ -23,9 +24,13 @@ def write_json(path: Path, result: Any) -> None:
 
     Args:
         path: replaced.
-        result: one of the frozen dataclasses of ``raypref.evaluation``, or a sequence of them.
+        result: one of the frozen dataclasses of ``raypref.evaluation``, or a sequence or mapping of them.
     """
-    made = [asdict(item) for item in result] if isinstance(result, Sequence) else asdict(result)
+    made: Any
+    if isinstance(result, Mapping):
+        made = {name: asdict(item) for name, item in result.items()}
+    else:
+        made = [asdict(item) for item in result] if isinstance(result, Sequence) else asdict(result)
     path.write_text(json.dumps(made, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -90,6 +95,28 @@ def checkpoint_table(chosen: BestCheckpoint) -> Table:
     table = _table(f"best checkpoint: {chosen.best}", ["", "win rate", "behind the best", chosen.unit], rows)
     table.caption = "* the interval overlaps that of the best" if chosen.undecided else None
     return table
+
+
+def length_controlled_table(results: Mapping[str, LengthControlled]) -> Table:
+    """Win rates at equal lengths beside those as judged, and what the judge adds for length."""
+    headings = ["", "length-controlled", "as judged", "theta", "phi (length)", "psi (difficulty)", "unanswered"]
+    rows = [
+        [
+            name,
+            f"{found.win_rate:.3f}  [{found.low:.3f}, {found.high:.3f}]",
+            f"{found.raw:.3f}",
+            *(f"{value:+.3f}" for value in (found.theta, found.phi, found.psi)),
+            str(found.unanswered),
+        ]
+        for name, found in results.items()
+    ]
+    return _table("win rate against the baseline at equal lengths", headings, rows)
+
+
+def revision_table(curve: Sequence[WinRate], opponent: str) -> Table:
+    """Win rate after each revision."""
+    rows = [[str(number), _interval(point), str(point.unanswered)] for number, point in enumerate(curve)]
+    return _table(f"win rate against {opponent} by number of revisions", ["revisions", "win rate", "unanswered"], rows)
 
 
 def _cell(matrix: WinRateMatrix, i: int, j: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from types import CodeType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -69,13 +70,24 @@ class CallableOracle(Oracle):
             return [Answer(matrix) for matrix in answers]
         return [Answer(_matrix(self.function, question)) for question in questions]
 
-    def identity(self) -> str:
-        """The function's name and source: one whose code changed gives other answers. What it calls is not looked at."""
-        try:
-            source = inspect.getsource(self.function)
-        except (TypeError, OSError):  # an object that is called, or code without a file
-            source = ""
-        return self.model_dump_json() + source
+    def identity(self) -> str | None:
+        """The function's name and code: one whose code changed gives other answers. What it calls is not looked at.
+
+        None, so that nothing is cached, where values beside the code decide: an object that is called, a closure.
+        """
+        if not inspect.isfunction(self.function) or self.function.__closure__:
+            return None
+        return self.model_dump_json() + repr((_code(self.function.__code__), self.function.__defaults__, self.function.__kwdefaults__))
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, the same in every process."""
+    inner = [_code(value) if isinstance(value, CodeType) else _text(value) for value in code.co_consts]
+    return (code.co_code.hex(), code.co_names, code.co_varnames, inner)
+
+
+def _text(value: object) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
 def _matrix(function: Callable[..., Any], question: Question) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ def shown(question: Question, orders: Orders) -> list[Pair]:
 def _coin(question: Question, pair: Pair) -> bool:
     """True to show the first response first; the same for the same texts, whatever their places in the group."""
     a, b = (question.responses[k] for k in pair)
-    digest = hashlib.sha256("\0".join((question.prompt, *sorted((a, b)))).encode()).digest()
+    digest = hashlib.sha256("\0".join((question.prompt, *sorted((a, b)))).encode("utf-8", "surrogatepass")).digest()
     return (digest[0] % 2 == 0) == (a <= b)
 
 

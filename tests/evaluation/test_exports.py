@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from raypref.errors import DataError
-from raypref.evaluation.exports import write_alpaca_eval, write_arena_hard_v01, write_arena_hard_v2
+from raypref.evaluation.exports import write_alpaca_eval, write_arena_hard_v01, write_arena_hard_v2, write_responses
 from raypref.evaluation.response_files import ResponseSet, read_responses
 from tests.evaluation.response_sets import response_set
 
@@ -83,3 +83,8 @@ def test_what_holds_prompts_needs_them(tmp_path, write):
         write(tmp_path / "mine.jsonl", bare)
     with pytest.raises(DataError, match="mine:1: response 2 is wanted of 2"):
         write(tmp_path / "mine.jsonl", SET, response=2)
+
+
+def test_plain_responses_there_and_back(tmp_path):
+    write_responses(tmp_path / "mine.jsonl", SET)
+    assert _read(tmp_path / "mine.jsonl") == [("q0", "question 0", ("x", "yz"), (1, 2)), ("q1", "question 1", ("v", "wörd"), (1, 4))]

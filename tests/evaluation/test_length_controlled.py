@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from raypref.errors import OracleError
+from raypref.errors import DataError, OracleError
 from raypref.evaluation.bootstrap import bootstrap_interval
-from raypref.evaluation.length_controlled import Comparisons, instruction_difficulty, length_controlled_win_rate
+from raypref.evaluation.length_controlled import Comparisons, against_baseline, instruction_difficulty, length_controlled_win_rate
 from raypref.evaluation.logistic import logistic
+from raypref.evaluation.outcomes import Outcomes
 
 QUICK = {"resamples": 2, "confidence": 0.9, "seed": 0}
 NEARLY_FREE = (1e-9,)
@@ -237,3 +238,20 @@ def test_too_few_verdicts():
     preferences = np.array([0.5] * 4 + [np.nan] * 5)
     with pytest.raises(OracleError, match="verdicts on 4 of 9 prompts"):
         length_controlled_win_rate(preferences, np.ones(9), np.ones(9), **QUICK)
+
+
+def test_several_policies_against_one_baseline():
+    """Two policies share the estimated difficulties; one alone is fitted without. Each is the fit of its own row."""
+    won = np.array([simulated(theta, 0.5, 0.0, prompts=60, seed=seed)[0] for seed, theta in enumerate((0.5, -0.5))])
+    lengths = np.random.default_rng(3).integers(50, 200, (3, 60)).astype(float)
+    values = np.full((3, 3, 60), np.nan)
+    values[:2, 2], values[2, :2] = won, 1 - won
+    outcomes = Outcomes(("a", "b", "base"), values, lengths, "tokens", (0, 0, 0))
+    found = against_baseline(outcomes, "base", **QUICK)
+    difficulty = instruction_difficulty(won, lengths[:2], lengths[2])
+    assert list(found) == ["a", "b"]
+    assert found["b"] == length_controlled_win_rate(won[1], lengths[1], lengths[2], difficulty, **QUICK)
+    pair = Outcomes(("a", "base"), values[np.ix_([0, 2], [0, 2])], lengths[[0, 2]], "tokens", (0, 0))
+    assert against_baseline(pair, "base", **QUICK) == {"a": length_controlled_win_rate(won[0], lengths[0], lengths[2], **QUICK)}
+    with pytest.raises(DataError, match="no set of responses named 'c'; there are a, b, base"):
+        against_baseline(outcomes, "c", **QUICK)

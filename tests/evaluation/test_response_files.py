@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from raypref.errors import DataError
-from raypref.evaluation.response_files import read_questions, read_responses
+from raypref.evaluation.response_files import read_questions, read_responses, read_rounds
 from raypref.generation import Chain, write_chains
 from raypref.types import Prompt, Response
 
@@ -173,3 +173,24 @@ def test_questions_that_are_refused(tmp_path):
         read_questions(_lines(tmp_path / "q.jsonl", {"prompt": "x"}))
     with pytest.raises(DataError, match=r"q\.jsonl:1: 'turns' must hold one turn, got None"):
         read_questions(_lines(tmp_path / "q.jsonl", {"question_id": "x"}))
+
+
+def test_rounds_of_revisions(tmp_path):
+    """Two responses, each revised once: round 0 has the first answers, round 1 the revisions."""
+
+    def response(text):
+        return Response(np.zeros(len(text), dtype=np.int32), np.zeros(len(text), dtype=np.float32), text, "stop")
+
+    prompt = Prompt(0, "q", "Why?", np.zeros(1, dtype=np.int32))
+    rounds = ((response("a"), response("bb")), (response("ccc"), response("d")))
+    write_chains(tmp_path / "mine.jsonl", [Chain(prompt, rounds, 0)])
+    first, second = read_rounds(tmp_path / "mine.jsonl")
+    assert (first.name, first.answers[0].responses, first.answers[0].tokens) == ("0 revisions", ("a", "bb"), (1, 2))
+    assert (second.name, second.answers[0].responses, second.answers[0].tokens) == ("1 revisions", ("ccc", "d"), (3, 1))
+
+
+def test_rounds_of_unequal_numbers_are_refused(tmp_path):
+    row = {"id": "q", "prompt": "Why?", "responses": ["b"], "tokens": [[1, 1]], "revisions": [["a", "b"]], "finish_reasons": ["stop"]}
+    path = _lines(tmp_path / "mine.jsonl", row, row | {"id": "r", "tokens": [[1]], "revisions": [["a"]]})
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: 'revisions' and 'tokens' must list as many answers"):
+        read_rounds(path)

@@ -97,3 +97,19 @@ def test_an_object_with_a_call_method_is_named_by_its_class():
     assert (
         build(function=Judge()).model_dump()["function"].endswith(":test_an_object_with_a_call_method_is_named_by_its_class.<locals>.Judge")
     )
+
+
+def test_only_functions_that_are_their_code_may_be_cached():
+    """Two functions of one name and different code are two oracles; the same code is one oracle wherever it is loaded."""
+
+    def same_name(code):
+        space = {}
+        exec(code, space)
+        return build(function=space["judge"], mode="pairwise").identity()
+
+    code = "def judge(prompt, a, b):\n    return 1.0 if a in {'x', 'y'} else 0.5\n"
+    assert same_name(code) == same_name("\n" + code)
+    assert same_name(code) != same_name(code.replace("1.0", "0.9"))
+    table = {"a": 1.0}
+    assert build(function=lambda prompt, a, b: table.get(a, 0.5), mode="pairwise").identity() is None
+    assert build(function=np.vectorize(longer_of_two)).identity() is None

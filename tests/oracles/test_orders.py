@@ -32,3 +32,7 @@ def test_one_order_is_drawn_by_the_texts_alone():
     firsts = [shown(Question("p", "Why?", (f"x{k}", f"y{k}"), ((0, 1),)), "one")[0][0] for k in range(400)]
     assert 150 < sum(firsts) < 250
     assert combine(QUESTION, {(1, 0): 0.3, (1, 2): 0.6}).values[0, 1] == pytest.approx(0.7)
+
+
+def test_any_text_has_an_order():
+    assert len(shown(Question("p", "Why?", ("\ud800", "b"), ((0, 1),)), "one")) == 1, "an unpaired surrogate, as JSON may hold"
