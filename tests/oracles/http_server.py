@@ -102,7 +102,10 @@ def serving(answer: Callable[[Request], Response]) -> Iterator[ChatServer]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # with 5 of them a burst of connections waits for a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     chat = ChatServer(f"http://127.0.0.1:{server.server_address[1]}/v1", answer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
