@@ -225,7 +225,10 @@ def _with_objects(
         given["selection"] = selection
     if loss is not None:
         given["loss"] = loss
-    return config.model_copy(update=given)
+    if config.judging.cache is not None:
+        given["judging"] = config.judging.model_copy(update={"cache": config.judging.cache.absolute()})
+    config = config.model_copy(update=given)
+    return config if config.oracle is None else config.model_copy(update={"oracle": config.oracle.located()})
 
 
 def _absolute(path: str | None) -> str | None:

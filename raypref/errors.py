@@ -16,7 +16,7 @@ class DataError(RayprefError, ValueError):
 
 
 class OracleError(RayprefError, ValueError):
-    """An oracle gave an answer that is no preference matrix."""
+    """An oracle gave an answer that is no preference matrix, or can give no more answers."""
 
 
 class PlacementError(RayprefError, RuntimeError):

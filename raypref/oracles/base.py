@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,15 @@ class Oracle(TypedSection):
     parallel: ClassVar[int] = 1
     """How many ``compare`` calls may run at once, each in a thread of its own, with one question each. With 1, a call gets all questions
     that wait (up to ``judging.groups``)."""
+
+    directories: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that hold a directory or a hub name."""
+
+    def located(self) -> Self:
+        """The oracle with its local directories absolute: an actor works in another one than the driver."""
+        given = {name: getattr(self, name) for name in self.directories}
+        local = {name: str(Path(path).absolute()) for name, path in given.items() if path is not None and Path(path).is_dir()}
+        return self.model_copy(update=local)
 
     def load(self, host: Host) -> None:
         """Load models and open connections, before the first question. Settings stay frozen; hold state in private attributes."""

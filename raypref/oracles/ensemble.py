@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, model_serializer
@@ -82,6 +82,9 @@ class Ensemble(Oracle):
     type: str = "ensemble"
     members: Annotated[list[Member], Field(min_length=1), BeforeValidator(_members_of)]
     """Oracle sections, each with a ``weight`` (default 1)."""
+
+    def located(self) -> Self:
+        return self.model_copy(update={"members": [Member(oracle=own.oracle.located(), weight=own.weight) for own in self.members]})
 
     def load(self, host: Host) -> None:
         for number, member in enumerate(self.members):

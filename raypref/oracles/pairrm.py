@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,12 @@ class PairRM(Oracle):
     as scores, before the sigmoid. With ``orders: one``, s is C of the order that is shown, with its sign.
 
     Departs from llm-blender where it would let a score depend on its batch: how much of a response is read follows from its own
-    prompt's length. A chat with earlier answers is rendered as ``Blender.compare_conversations`` does, where the model met chats: the
-    user's turns in the source with ``<Response i>`` in the assistant's place, all the answers in each candidate. An answer that would
-    not fit after the earlier ones is read without the oldest of them. Any other chat is read as plain text.
+    prompt's length. A chat with earlier answers is rendered as ``Blender.compare_conversations`` does: the user's turns in the source
+    with ``<Response i>`` in the assistant's place, all the answers in each candidate; where they are too long together, the oldest are
+    left out, and counted as cut (llm-blender would cut the one that is judged). Any other chat is read as plain text.
     """
+
+    directories: ClassVar[tuple[str, ...]] = ("path", "base")
 
     type: str = "pairrm"
     path: str = "llm-blender/PairRM"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
@@ -28,6 +28,8 @@ class PairwiseLM(Oracle):
 
     ``oracle/truncated_inputs``: share of the inputs from which text was cut.
     """
+
+    directories: ClassVar[tuple[str, ...]] = ("path",)
 
     type: str = "pairwise_lm"
     path: str = "RLHFlow/pair-preference-model-LLaMA3-8B"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr
@@ -37,6 +37,8 @@ class RewardModel(Oracle):
     ``template`` makes. A response is read once, however many comparisons it is in, and its reward does not depend on what is read
     beside it. What looks like a special token in a prompt or response is read as a space.
     """
+
+    directories: ClassVar[tuple[str, ...]] = ("path",)
 
     type: str = "reward_model"
     path: str

@@ -122,16 +122,13 @@ def load_scorer(
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"oracle.path: cannot load {path!r}: {error}") from error
+    config = _loaded(AutoConfig, path)
     if config.num_labels != 1:
         raise ConfigError(f"oracle.path: {path} has {config.num_labels} outputs (num_labels); a reward model has 1")
+    tokenizer = _loaded(AutoTokenizer, path)
+    model, info = _loaded(
+        AutoModelForSequenceClassification, path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+    )
     if info["missing_keys"]:
         raise ConfigError(f"oracle.path: {path} lacks the weights {sorted(info['missing_keys'])}: it was not trained as a reward model")
     if template == "chat" and not tokenizer.chat_template:
@@ -141,6 +138,13 @@ def load_scorer(
     model.config.use_cache = False
     where = device_of(device)
     return RewardScorer(model.eval().to(where), tokenizer, template, _limit(config, tokenizer, max_tokens), truncate, where)
+
+
+def _loaded(kind: Any, path: str, **settings: Any) -> Any:
+    try:
+        return kind.from_pretrained(path, **settings)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"oracle.path: cannot load {path!r}: {error}") from error
 
 
 def _limit(config: Any, tokenizer: Any, max_tokens: int | None) -> int:

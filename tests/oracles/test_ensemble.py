@@ -246,3 +246,16 @@ def test_after_an_error_no_further_question_is_begun():
     with pytest.raises(OracleError, match=r"oracle\.members\.0: the key was refused"):
         Ensemble(members=[failing]).compare([PAIR] * 100)
     assert len(failing.asked) < 100
+
+
+def test_local_directories_become_absolute(tmp_path, monkeypatch):
+    """An actor works in another directory than the driver. A hub name stays one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge").mkdir()
+    members = [
+        {"type": "pairrm", "path": "judge", "base": "microsoft/deberta-v3-large"},
+        {"type": "reward_model", "path": "judge", "weight": 2},
+    ]
+    first, second = oracles.build({"type": "ensemble", "members": members}).located().members
+    assert (first.oracle.path, first.oracle.base) == (str(tmp_path / "judge"), "microsoft/deberta-v3-large")
+    assert (second.oracle.path, second.weight) == (str(tmp_path / "judge"), 2)
