@@ -94,6 +94,12 @@ def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint
     assert found.observed["oracle/truncated_inputs"] == [1.0] * 6
 
 
+def test_an_input_is_cut_where_one_of_its_texts_is(checkpoint):
+    """A short prompt leaves room for 28 tokens, not for 73."""
+    (found,) = oracle(checkpoint).compare([question("Why?", (RESPONSES[1], "It is.", RESPONSES[2]))])
+    assert found.observed["oracle/truncated_inputs"] == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+
+
 def test_one_order_gives_the_logit_of_what_was_shown(checkpoint, ranker, monkeypatch):
     logits = blender_logits(ranker, PROMPT, RESPONSES)
     monkeypatch.setattr("raypref.oracles.pairrm.shown", lambda question, orders: {"one": [(1, 0), (0, 2), (2, 1)]}[orders])
