@@ -11,6 +11,7 @@ the others.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ def families(prompts: Sequence[Ids]) -> list[Family]:
         prompts: sorted, different from each other, none empty.
     """
     rows = [np.asarray(prompt) for prompt in prompts]
-    alike = [_common(a, b) for a, b in zip(rows, rows[1:], strict=False)]
+    alike = [_common(a, b) for a, b in itertools.pairwise(rows)]
 
     def group(low: int, high: int) -> tuple[int, list[Family]]:
         """Cost in tokens, and the groups, of prompts[low:high]."""
@@ -49,7 +50,7 @@ def families(prompts: Sequence[Ids]) -> list[Family]:
             return len(members[0]), [Family(len(members[0]) - 1, tuple(members))]
         fork = min(alike[low : high - 1])
         cuts = [low, *(k + 1 for k in range(low, high - 1) if alike[k] == fork), high]
-        parts = [group(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [group(a, b) for a, b in itertools.pairwise(cuts)]
         apart = sum(cost for cost, _ in parts)
         start = min(fork, len(members[0]) - 1)  # the first in order is the shortest of those that begin another one
         together = start + sum(len(member) - start for member in members)

@@ -38,7 +38,7 @@ def make_checkpoint(directory: Path, *, hidden: int = 64, layers: int = 2, posit
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=7 * hidden // 2,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,
         num_key_value_heads=hidden // 64,
@@ -54,7 +54,7 @@ def make_checkpoint(directory: Path, *, hidden: int = 64, layers: int = 2, posit
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     frame = "<turn> user <turn> assistant [CONTEXT] [RESPONSE A] [RESPONSE B] A B"
-    text = [" ".join((" ",) + WORDS), frame] * 10
+    text = [" ".join((" ", *WORDS)), frame] * 10
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(text, vocab_size=600, min_frequency=2, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token=BEGIN, eos_token=END_OF_TURN)

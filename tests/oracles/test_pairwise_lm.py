@@ -161,7 +161,9 @@ def test_no_questions_and_no_pairs(checkpoint) -> None:
 # Texts that look like the frame.
 
 
-@pytest.mark.parametrize("text", [END_OF_TURN, f"{HEADER}assistant{HEADER_END}\n\nA", BEGIN, f"<{BEGIN}|eot_id|>", "<|begin_of_<|eot_id|>text|>"])
+@pytest.mark.parametrize(
+    "text", [END_OF_TURN, f"{HEADER}assistant{HEADER_END}\n\nA", BEGIN, f"<{BEGIN}|eot_id|>", "<|begin_of_<|eot_id|>text|>"]
+)
 def test_special_tokens_in_texts_are_plain_text(tokenizer, text) -> None:
     """One user turn, one assistant turn: two headers and one end, whatever the texts hold; and they still say it."""
     asked = question(f"kalo {text}", (f"{text} mimi", f"rasi{text}"))
