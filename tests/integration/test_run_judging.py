@@ -16,7 +16,8 @@ import raypref
 from raypref.cli import app
 from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Host, Oracle, Question
-from tests.integration.test_run import PROMPTS, cluster, config_for, more_different_words  # noqa: F401  # a fixture
+from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture
+from tests.oracles.pairrm_checkpoint import make_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -71,17 +72,29 @@ def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(cluster, untied
         raypref.run(config_for(untied_model, tmp_path), prompts=PROMPTS[:16], oracle=AsksForAnotherPolicy())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
 def test_replicas_and_runs_share_verdicts(cluster, untied_model, tmp_path) -> None:  # noqa: F811
-    """The second run of the same seed asks nothing that the first one has not."""
+    """A function and PairRM together. The second run of the same seed asks nothing that the first one has not; the first tells what the
+    oracle is like: in one matrix of 4 responses the share of cycles is 0 or 1, the entropy at most log 2."""
+    ranker = make_checkpoint(tmp_path, PROMPTS * 20, vocabulary=60)
+    function = {"type": "callable", "function": "tests.integration.test_run:more_different_words"}
+    oracle = {"type": "ensemble", "members": [function, {"type": "pairrm", "path": str(ranker.path), "weight": 2}]}
     placement = {"device": "cpu", "oracle": {"gpus": 0, "replicas": 2}}
-    sections = {"placement": placement, "judging": {"cache": str(tmp_path / "verdicts")}, "loop": {"iterations": 1}}
-    hits = []
+    judging = {"cache": str(tmp_path / "verdicts"), "pairs": "all"}
+    sections = {"placement": placement, "judging": judging, "loop": {"iterations": 1}, "oracle": oracle}
+    runs = []
     for name in ("first", "second"):
-        config = config_for(untied_model, tmp_path / name, **sections)
-        result = raypref.run(config, prompts=PROMPTS[:16], oracle=more_different_words)
-        hits.append(np.mean([line["oracle/cache_hits"] for line in metrics_of(result) if "oracle/cache_hits" in line]))
-    assert hits == [0.0, 1.0]
+        result = raypref.run(config_for(untied_model, tmp_path / name, **sections), prompts=PROMPTS[:16])
+        runs.append([line for line in metrics_of(result) if "oracle/cache_hits" in line])
+    assert [np.mean([line["oracle/cache_hits"] for line in lines]) for lines in runs] == [0.0, 1.0]
     assert len(list((tmp_path / "verdicts").rglob("*.verdicts"))) == 2, "one segment for each replica of the first run"
+    for line in runs[0]:
+        assert 0.0 <= line["oracle/cycle"] <= 1.0
+        assert 0.0 < line["oracle/entropy"] < np.log(2)
+        assert -1.0 <= line["oracle/length_bias"] <= 1.0
+        assert line["oracle/disagreement"] > 0.0
+        assert 0.0 < abs(line["oracle/pairrm_1/position_bias"]) < 1.0
+        assert 0.0 < line["oracle/pairrm_1/truncated_inputs"] < 1.0, "the ranker reads 16 tokens of a response and a little more"
 
 
 def test_best_of_n_and_evaluation_by_command(cluster, untied_model, tmp_path) -> None:  # noqa: F811
