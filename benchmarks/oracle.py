@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -34,12 +35,15 @@ TOKENS_PER_WORD = 2
 def main(arguments: Sequence[str]) -> int:
     from benchmarks import oracle_pairwise_lm
 
-    pairrm().show()
-    oracle_pairwise_lm.figure().show()
+    options = ArgumentParser(prog="python -m benchmarks oracle")
+    options.add_argument("--samples", type=int, default=SAMPLES, help=f"of {PROMPTS} prompts each")
+    pairrm(options.parse_args(arguments).samples).show()
+    for figure in oracle_pairwise_lm.figures():
+        figure.show()
     return 0
 
 
-def pairrm() -> Figure:
+def pairrm(samples: int) -> Figure:
     """The figure of the ``pairrm`` oracle."""
     import torch
 
@@ -49,13 +53,13 @@ def pairrm() -> Figure:
     try:
         with tempfile.TemporaryDirectory() as folder:
             ours, blender = _both(Path(folder))
-            times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
+            times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(samples)]
     finally:
         torch.set_num_threads(threads)
     ours_s, blender_s = (median(side) for side in zip(*times, strict=True))
     asked = PROMPTS * len(all_pairs(RESPONSES))
     unit = f"comparisons a second ({asked / ours_s:.2f}) over those of Blender.rank ({asked / blender_s:.2f})"
-    return Figure("oracle_pairrm", median(b / a for a, b in times), 2.5, unit, SAMPLES)
+    return Figure("oracle_pairrm", median(b / a for a, b in times), 2.5, unit, samples)
 
 
 def _both(folder: Path) -> tuple[Any, Any]:

@@ -185,5 +185,8 @@ class FakeOracle:
         win = 0.5 if mine.text == theirs.text else float(float(mine.text) > float(theirs.text))
         return types.Comparison(challenger.prompt.id, challenger.prompt.text, win, mine.text, theirs.text, 2.0, 2.0)
 
+    async def matrix(self, rollout: types.Rollout) -> types.PreferenceMatrix:
+        return types.PreferenceMatrix(np.full((len(rollout.responses),) * 2, 0.5), "fake")
+
     async def seal(self, iteration: int) -> None:
         self.sealed.append(iteration)
