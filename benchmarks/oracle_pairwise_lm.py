@@ -1,8 +1,8 @@
 """How fast a generative preference model judges, beside the loop of its model card.
 
 Pairs a second on one core, both orders, over the usual loop: one input at a time through the published steps, logits of all positions
-included. The same model on both sides: a random Llama in float32, hidden 256, six layers, vocabulary 32,000. Lengths as UltraFeedback's: log-normal, the prompt's median 120 tokens (sigma 0.9), a response's 270 (sigma 0.6). Seconds are
-the process's own CPU time.
+included. The same model on both sides: a random Llama in float32, hidden 256, six layers, vocabulary 32,000. Lengths as UltraFeedback's:
+log-normal, the prompt's median 120 tokens (sigma 0.9), a response's 270 (sigma 0.6). Seconds are the process's own CPU time.
 
 What the loop wastes on the head depends on the head's share of the matrix products: 60% here, 7% in Llama-3-8B. A second figure,
 without a bar, has a model (hidden 768, two layers) with that share.
