@@ -273,7 +273,8 @@ class Driver:
         values = {
             f"eval/win_rate_against_{opponent}": result[opponent]["win_rate"] for opponent in ("base", "previous") if opponent in result
         }
-        self.metrics.write(self.state.step, values | {"eval/response_tokens": result["response_tokens"]})
+        observed = {name.replace("oracle/", "eval/oracle/", 1): value for name, value in result["oracle"].items()}
+        self.metrics.write(self.state.step, values | observed | {"eval/response_tokens": result["response_tokens"]})
         for callback in self.callbacks:
             callback.on_evaluation(result)
 

@@ -142,6 +142,7 @@ class Judge:
             defender=second[0].text,
             challenger_tokens=diagnostics.mean_tokens(first),
             defender_tokens=diagnostics.mean_tokens(second),
+            metrics=comparisons.figures(),
         )
 
     async def matrix(self, rollout: Rollout) -> PreferenceMatrix:

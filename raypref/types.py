@@ -13,7 +13,7 @@ the targets (10 * (0.8 - 0.5), 10 * (0.3 - 0.5)) = (3, -2).
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -163,6 +163,8 @@ class Comparison:
     challenger_tokens: float
     """Mean response length."""
     defender_tokens: float
+    metrics: abc.Mapping[str, float] = field(default_factory=dict)
+    """What the oracle observed: names under ``oracle/``, a total where one ends in ``_total``."""
 
 
 @dataclass(frozen=True, slots=True)

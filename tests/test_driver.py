@@ -121,6 +121,8 @@ def test_evaluation_against_base_and_previous(tmp_path: Path) -> None:
     outcome = finish(make(tmp_path))
     assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
     assert all(entry[opponent]["win_rate"] == 1.0 for entry in outcome.evaluations for opponent in ("base", "previous"))
+    asked = [entry["oracle"]["oracle/asked_total"] for entry in outcome.evaluations]
+    assert asked == [2.0 * 3] * 3, "against the base and against the iteration before"
     lines = (tmp_path / "evaluation" / "iteration_0003_against_base.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert json.loads(lines[0])["defender"] == "0"

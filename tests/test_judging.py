@@ -179,6 +179,7 @@ def test_compare_is_the_mean_over_both_sides():
     assert (found.challenger, found.defender, found.prompt_id, found.prompt) == ("a", "bb", "p", "Why?")
     assert (found.challenger_tokens, found.defender_tokens) == (2.5, 2.5)
     assert judging.oracle.asked[0].pairs == ((0, 2), (0, 3), (1, 2), (1, 3))
+    assert found.metrics == {"oracle/abstained": 0.0}
 
 
 def test_compare_leaves_abstentions_out():

@@ -12,6 +12,7 @@ from raypref.config import RunConfig
 from raypref.evaluation.revisions import revision_curve
 from raypref.evaluation.win_rate import summarise
 from raypref.generation import Revise, chain, chains
+from raypref.metrics import Averages
 from raypref.roles import OracleRole, Ref
 from raypref.types import Comparison, Prompt
 
@@ -47,7 +48,8 @@ class Evaluator:
         """Sample the current policy's answers and compare them. The base policy has nobody to be compared with: None.
 
         Returns:
-            ``iteration``, ``response_tokens``, and for each opponent (``base``, ``previous``) the win rate with its interval.
+            ``iteration``, ``response_tokens``, for each opponent (``base``, ``previous``) the win rate with its interval, and under
+            ``oracle`` what the oracle observed: means, and sums over this evaluation of what is named ``..._total``.
         """
         answers = await self._ask()
         opponents = dict(self._answers)
@@ -55,6 +57,7 @@ class Evaluator:
         if not opponents:
             return None
         result: dict[str, Any] = {"iteration": iteration}
+        observed = Averages()
         evaluation = self._config.evaluation
         for name, defenders in opponents.items():
             matches = await asyncio.gather(*(self._oracle.compare(a, b) for a, b in zip(answers, defenders, strict=True)))
@@ -67,7 +70,10 @@ class Evaluator:
             result[name] = asdict(summary)
             result["response_tokens"] = sum(match.challenger_tokens for match in matches) / len(matches)
             result[f"{name}_response_tokens"] = sum(match.defender_tokens for match in matches) / len(matches)
+            for match in matches:
+                observed.add(match.metrics)
             self._write(iteration, name, matches)
+        result["oracle"] = observed.take()
         if evaluation.revisions:
             result["revisions"] = await self._revisions(opponents["base"], iteration)
         return result
