@@ -21,8 +21,8 @@ from raypref.selection.base import Selection
 from raypref.sequences import SequenceMaker
 from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, SampleRequest, Verdict
 
-MAX_CALLS = 1000
-"""Coroutines of one actor at a time: Ray's own default for actors of coroutines. What bounds them is the caller."""
+SPARE_CALLS = 64
+"""Coroutines of one actor beside the groups that it judges: the stream of errands, deliveries, ``seal``."""
 
 
 class OracleActor:
@@ -161,15 +161,25 @@ class OracleGroup:
             self._load[name] -= 1
 
     async def _wait(self, name: str, call: Awaitable[Any], what: str) -> Any:
-        """The call's result, or its own error, within the time-out."""
-        (result,) = await first_cause([call], [f"{name}: {what}"], self._timeout_s)
-        return result
+        """The call's result, or its own error, within the time-out; or what ended the service of errands, which the call may wait for."""
+        answer = asyncio.ensure_future(first_cause([call], [f"{name}: {what}"], self._timeout_s))
+        try:
+            await asyncio.wait([answer, *self._servants], return_when=asyncio.FIRST_COMPLETED)
+            for servant in self._servants:
+                if servant.done() and not answer.done():
+                    servant.result()
+            return (await answer)[0]
+        finally:
+            answer.cancel()
 
     async def _serve(self, handle: Any) -> None:
-        """Bring a replica's errands to the policy, several at a time."""
-        async with asyncio.TaskGroup() as errands:
-            async for reference in handle.errands.options(num_returns="streaming").remote():
-                errands.create_task(self._run_errand(handle, await reference))
+        """Bring a replica's errands to the policy, several at a time. Ends with the first failure, or the actor's death."""
+        try:
+            async with asyncio.TaskGroup() as errands:
+                async for reference in handle.errands.options(num_returns="streaming").remote():
+                    errands.create_task(self._run_errand(handle, await reference))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def _run_errand(self, handle: Any, errand: Errand) -> None:
         assert self._policy is not None

@@ -6,6 +6,7 @@ oracle (a thread of compare) --ask_policy--> errand --stream--> driver --sample-
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import queue
 import threading
@@ -75,6 +76,10 @@ class OracleHost:
             raise ConfigError("oracle: it asks the policy, but no engines of a run are here; evaluate with another oracle")
         prompts = [self._prompt(chat, name) for chat, name in zip(chats, names, strict=True)]
         room = self._facts.context_tokens - max_tokens
+        if room < 1:
+            raise ConfigError(
+                f"oracle.max_tokens: {max_tokens} leaves no room for a question in the policy's {self._facts.context_tokens} tokens"
+            )
         fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= room]
         answers = iter(self._sampled([self._request(prompt, policy_version, temperature, max_tokens) for prompt in fitting]))
         return [next(answers) if len(prompt.token_ids) <= room else None for prompt in prompts]
@@ -112,13 +117,13 @@ class OracleHost:
         self._errands.put(Errand(key, tuple(requests)))
         try:
             return [rollout.responses[0].text for rollout in answer.result(self._timeout_s)]
+        except TimeoutError as error:
+            raise OracleError(f"the policy did not answer {len(requests)} questions within {self._timeout_s:g} s") from error
         finally:
             del self._open[key]
 
     async def errands(self) -> AsyncIterator[Errand]:
         """What the policy is to be asked, as it comes up; without end."""
-        import asyncio
-
         loop = asyncio.get_running_loop()
         while True:
             yield await loop.run_in_executor(None, self._errands.get)

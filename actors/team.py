@@ -17,7 +17,7 @@ from actors.deepspeed_setup import learner_env
 from actors.engine import engine_env
 from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
-from actors.oracle import MAX_CALLS, OracleActor, OracleGroup
+from actors.oracle import SPARE_CALLS, OracleActor, OracleGroup
 from actors.oracle_host import PolicyAccess
 from actors.placement import Plan, Seat
 from actors.policy import facts_of
@@ -140,7 +140,7 @@ class Team:
         asked = PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None
         return (
             OracleActor,
-            MAX_CALLS,
+            config.judging.groups + SPARE_CALLS,
             {
                 "oracle": config.oracle,
                 "selection": config.selection,

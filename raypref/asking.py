@@ -56,10 +56,11 @@ class Asker:
             return await self._answered(question)
         found = self._cache.find(question)
         left = tuple(pair for pair in question.pairs if pair not in found)
-        answer = Checked(unknown(len(question.responses)), 0)
+        answer = Checked(unknown(len(question.responses)))
         if left:
             answer = await self._answered(replace(question, pairs=left))
-            self._cache.keep(question, answer.values)
+            lasting = tuple(pair for pair in left if pair not in answer.provisional)
+            self._cache.keep(replace(question, pairs=lasting), answer.values)
         for (i, j), chance in found.items():
             answer.values[i, j], answer.values[j, i] = chance, 1.0 - chance
         hits = [1.0] * len(found) + [0.0] * len(left)

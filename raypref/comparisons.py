@@ -64,8 +64,10 @@ class Comparisons:
         self._oracle = oracle
         self._judging = judging
         self._penalty = rollout.truncation_penalty if rollout.truncated == "penalise" else 0.0
+        self._said = preferences.unknown(size)
+        """The oracle's own verdicts, P + P^T = 1."""
         self._verdicts = preferences.unknown(size)
-        """The oracle's own, P + P^T = 1."""
+        """What they count as: with ties, and with what stands in for abstentions."""
         self.asked = np.zeros((size, size), dtype=bool)
         """(K, K) True where it was asked, both ways."""
         self.abstained = 0
@@ -106,8 +108,8 @@ class Comparisons:
         return [(i, j) for i, j in whole if met[i, j]]
 
     def _take(self, answer: Checked, pairs: Sequence[tuple[int, int]]) -> None:
-        values = answer.values
-        values = np.where(np.abs(values - 0.5) <= self._judging.tie_margin, 0.5, values)
+        self._said = np.where(np.isnan(answer.values), self._said, answer.values)
+        values = np.where(np.abs(answer.values - 0.5) <= self._judging.tie_margin, 0.5, answer.values)
         open_pairs = [(i, j) for i, j in pairs if np.isnan(values[i, j])]
         self.abstained += len(open_pairs)
         if open_pairs and self._judging.abstentions == "stop":
@@ -132,6 +134,11 @@ class Comparisons:
         if self._penalty:
             values = preferences.penalise(values, self._cut_off, self._penalty)
         return PreferenceMatrix(values, self._oracle.name, self.asked.copy(), self._judging.pairs == "random")
+
+    @property
+    def verdicts(self) -> PreferenceMatrix:
+        """What the oracle itself has said so far."""
+        return PreferenceMatrix(self._said.copy(), self._oracle.name, self.asked.copy(), self._judging.pairs == "random")
 
     def figures(self) -> dict[str, float]:
         """Means of what was observed, the sums of what is named ``..._total``, and the share of the asked that was left open."""

@@ -19,22 +19,26 @@ def of_responses(responses: Sequence[Response]) -> dict[str, float]:
     }
 
 
-def of_matrix(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
-    """The preferences of a group.
+def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
+    """What the oracle said, before ``judging`` and ``rollout.truncated`` made a preference matrix of it.
 
-    ``win_rate_spread``: the highest win rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over
+    ``comparisons``: how many have an answer. ``ties``: the share of them that say exactly one half. ``win_rate_spread``: the highest win
+    rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over
     groups is their share. ``entropy``: of the verdicts, in nats; log 2 = 0.69 is an oracle that cannot tell. ``length_bias``: Spearman's
     correlation of win rate and length in tokens over the responses; above 0 where the longer ones win.
 
     Args:
-        matrix: (K, K) of the kept responses.
+        matrix: (K, K) of the kept responses, the oracle's own verdicts.
         responses: all of the group.
         kept: (K,) which of them were judged.
     """
     complete = len(kept) >= 2 and len(matrix.complete_rows()) == len(kept)
     rates = matrix.win_rates() if complete else np.full(len(kept), np.nan)
     lengths = np.array([len(responses[k].token_ids) for k in kept], dtype=np.float64)
+    answered = matrix.values[np.triu(matrix.known, 1)]
     return {
+        "oracle/comparisons": float(len(answered)),
+        "oracle/ties": float(np.mean(np.abs(answered - 0.5) <= preferences.TIE)) if len(answered) else float("nan"),
         "oracle/win_rate_spread": float(np.ptp(rates)) if complete else float("nan"),
         "oracle/cycle": float(preferences.has_cycle(matrix.values)) if bool(matrix.known.all()) and complete else float("nan"),
         "oracle/entropy": preferences.entropy(matrix.values),

@@ -89,7 +89,7 @@ class Judge:
                 picks = await _select(selection, len(kept), comparisons)
                 targets = [self.loss.targets(comparisons.matrix, pick) for pick in picks]
             except Unanswered as error:
-                if not comparisons.abstained:
+                if not comparisons.abstained or self.judging.abstentions == "tie":
                     raise ConfigError(
                         f"selection.type: {selection.type!r} (judging.pairs: {self.judging.pairs}) does not ask for all the comparisons "
                         f"that loss {self.loss.type!r} needs: {error}; prompt {rollout.prompt.id!r}"
@@ -101,8 +101,8 @@ class Judge:
         picked = tuple(pick for pick, example in zip(every, made, strict=True) if example is not None)
         matrix = comparisons.matrix
         metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(made) - len(examples))}
-        metrics |= diagnostics.of_responses(rollout.responses) | diagnostics.of_matrix(matrix, rollout.responses, kept)
-        metrics |= comparisons.figures()
+        metrics |= diagnostics.of_responses(rollout.responses)
+        metrics |= diagnostics.of_verdicts(comparisons.verdicts, rollout.responses, kept) | comparisons.figures()
         if comparisons.asked.any():
             metrics |= selection.metrics(matrix)
         verdict = Verdict(rollout.prompt.index, len(examples), metrics)
@@ -148,12 +148,14 @@ class Judge:
     async def matrix(self, rollout: Rollout) -> PreferenceMatrix:
         """Every response of a rollout against every other, as ``judging.preference`` has it (evaluation).
 
+        As in ``compare`` the oracle alone decides, also on responses that were cut off.
+
         Raises:
             OracleError: the oracle's answer is no preference matrix.
         """
         settings = self.judging.model_copy(update={"pairs": "all", "abstentions": "leave_out"})
         comparisons = Comparisons(
-            rollout.prompt, rollout.responses, rollout.policy_version, oracle=self._oracle, judging=settings, rollout=self.rollout
+            rollout.prompt, rollout.responses, rollout.policy_version, oracle=self._oracle, judging=settings, rollout=RolloutConfig()
         )
         await comparisons.ask([])
         return comparisons.matrix

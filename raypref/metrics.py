@@ -49,7 +49,7 @@ class MetricsWriter:
 
 
 class Averages:
-    """Means of per-group figures since they were last taken; of those named ``..._total`` the sum since the start.
+    """Means of per-group figures since they were last taken; of those named ``..._total`` the sum since the start (or the resumption).
 
     NaN means "does not apply" and is left out.
     """

@@ -84,6 +84,12 @@ def log_odds(values: Matrix) -> Matrix:
     return scores
 
 
+def sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-s)) without overflow, and with sigmoid(s) + sigmoid(-s) = 1."""
+    chances: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -scores))
+    return chances
+
+
 def _row_means(figures: Matrix, rows: Iterable[int] | None, sample: Mask | None, name: str) -> NDArray[np.float64]:
     picked = np.arange(len(figures)) if rows is None else np.asarray(list(rows), dtype=np.intp)
     counted = ~np.eye(len(figures), dtype=bool) if sample is None else sample
@@ -112,7 +118,7 @@ def sppo_preferences(values: Matrix) -> Matrix:
     if np.isnan(values).any():
         return unknown(len(values))
     scores = 2.0 * mean_scores(values)
-    return np.exp(-np.logaddexp(0.0, scores[None, :] - scores[:, None]))
+    return sigmoid(scores[:, None] - scores[None, :])
 
 
 def random_opponents(size: int, count: int, seed: int) -> Mask:

@@ -12,7 +12,7 @@ from raypref.judging import Judge
 from raypref.judging_config import JudgingConfig
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
-from raypref.oracles.base import ABSTAIN
+from raypref.oracles.base import ABSTAIN, Answer
 from raypref.selection.all_responses import AllResponses
 from raypref.selection.base import Selection
 from raypref.selection.best_worst import BestWorst
@@ -255,7 +255,15 @@ def test_close_verdicts_are_ties():
     """P(bb > ccc) = 0.7 is within 0.2 of one half, 0.8 is not."""
     judged = judge(judging={"tie_margin": 0.2 + 1e-9}).judge(rollout("a", "bb", "ccc"))
     np.testing.assert_allclose(judged.matrix.values, [[0.5, 0.8, 0.9], [0.2, 0.5, 0.5], [0.1, 0.5, 0.5]])
-    assert judged.verdict.metrics["oracle/ties"] == pytest.approx(1 / 3)
+    assert judged.verdict.metrics["oracle/ties"] == 0.0, "the oracle itself said 0.7"
+
+
+def test_the_metrics_tell_of_the_oracle_and_not_of_what_is_made_of_its_verdicts():
+    """Stone, paper and scissors at 0.9: a cycle, though the SPPO authors' scores are all equal; entropy of 0.9 is 0.3251 nats."""
+    table = {"a>bb": 0.9, "bb>ccc": 0.9, "a>ccc": 0.1}
+    metrics = judge(table, judging={"preference": "sppo"}).judge(rollout("a", "bb", "ccc", cut_off=[0])).verdict.metrics
+    assert (metrics["oracle/cycle"], metrics["oracle/ties"]) == (1.0, 0.0)
+    assert metrics["oracle/entropy"] == pytest.approx(0.3251, abs=1e-4)
 
 
 def test_the_sppo_authors_preferences():
@@ -312,6 +320,23 @@ def test_verdicts_are_kept(tmp_path):
     assert (fresh.verdict.metrics["oracle/cache_hits"], kept.verdict.metrics["oracle/cache_hits"]) == (0.0, 1.0)
     assert second.oracle.asked == []
     np.testing.assert_array_equal(fresh.matrix.values, kept.matrix.values)
+
+
+def test_what_may_change_is_not_kept(tmp_path):
+    """The first pair is provisional: it is asked again, the others come from the cache."""
+
+    class Wavering(TableOracle):
+        type: str = "wavering"
+
+        def compare(self, questions):
+            return [Answer(answer.values, provisional=frozenset({(0, 1)})) for answer in super().compare(questions)]
+
+    for asked in (((0, 1), (0, 2), (1, 2)), ((0, 1),)):
+        oracle = Wavering(table=TABLE, asked=[])
+        Judging(oracle, Judge(Asker(oracle, JudgingConfig(cache=tmp_path)), BestWorst(), SPPO(eta=30), RolloutConfig())).judge(
+            rollout("a", "bb", "ccc")
+        )
+        assert [question.pairs for question in oracle.asked] == [asked]
 
 
 def test_verdicts_that_change_with_the_policy_cannot_be_kept(tmp_path):

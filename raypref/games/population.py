@@ -178,7 +178,7 @@ class GivenVerdicts:
         self._values = values
 
     async def ask(self, question: Question) -> Checked:
-        return check(self._values, question, self.name)
+        return Checked(check(self._values, question, self.name))
 
 
 def _at_once(judgement: Coroutine[Any, Any, Judged]) -> Judged:

@@ -47,7 +47,9 @@ class Answer:
     mirror images are read. An entry on which the oracle abstains is ``ABSTAIN``."""
     observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Name under ``oracle/`` -> what was observed, a figure a comparison or input. The metrics have the mean, of a name that ends in
-    ``_total`` the sum over the run."""
+    ``_total`` the sum since the run was started or resumed."""
+    provisional: frozenset[tuple[int, int]] = frozenset()
+    """Pairs (i, j) of ``Question.pairs`` on which the answer may be another one the next time: they are not kept in a cache."""
 
 
 ABSTAIN = -1.0
@@ -121,8 +123,11 @@ class Oracle(TypedSection):
         raise NotImplementedError
 
     def identity(self) -> str | None:
-        """What the answers depend on beside the question, as a text: part of the cache's key. None: they must not be cached."""
-        return self.model_dump_json()
+        """What a verdict depends on beside the prompt and the pair of responses, as a text: part of the cache's key.
+
+        None, the default, where that cannot be said, such as of an oracle that looks at the whole group: its verdicts are not kept.
+        """
+        return None
 
 
 oracles: Registry[Oracle] = Registry("oracle", Oracle, "raypref.oracles")

@@ -73,9 +73,10 @@ class CallableOracle(Oracle):
     def identity(self) -> str | None:
         """The function's name and code: one whose code changed gives other answers. What it calls is not looked at.
 
-        None, so that nothing is cached, where values beside the code decide: an object that is called, a closure.
+        None, so that nothing is cached, where values beside the code decide: an object that is called, a closure, the whole group with
+        ``mode: batch``.
         """
-        if not inspect.isfunction(self.function) or self.function.__closure__:
+        if self.mode == "batch" or not inspect.isfunction(self.function) or self.function.__closure__:
             return None
         return self.model_dump_json() + repr((_code(self.function.__code__), self.function.__defaults__, self.function.__kwdefaults__))
 

@@ -22,10 +22,10 @@ class Checked:
 
     values: NDArray[np.float64]
     """(K, K), NaN where not asked or abstained; P + P^T = 1 exactly."""
-    abstained: int
-    """Comparisons (unordered) on which the oracle abstained."""
     observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """``Answer.observed``."""
+    provisional: frozenset[tuple[int, int]] = frozenset()
+    """``Answer.provisional``."""
 
 
 def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Checked]:
@@ -43,17 +43,19 @@ def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Checked]:
 def _checked(answer: object, question: Question, oracle: str) -> Checked:
     if not isinstance(answer, Answer):
         raise OracleError(f"oracle {oracle!r}, prompt {question.prompt_id!r}: expected an Answer, got {type(answer).__name__}")
-    return check(answer.values, question, oracle, answer.observed)
+    return Checked(check(answer.values, question, oracle), answer.observed, answer.provisional)
 
 
-def check(matrix: object, question: Question, oracle: str, observed: Mapping[str, Sequence[float]] | None = None) -> Checked:
+def check(matrix: object, question: Question, oracle: str) -> NDArray[np.float64]:
     """One answer: shape, finite numbers in [0, 1], P + P^T = 1, one half on the diagonal.
 
     Args:
         matrix: what the oracle gave; of its entries only the diagonal, the pairs that were asked and their mirror images are read.
         question: what it was asked.
         oracle: its name, for the message.
-        observed: handed on.
+
+    Returns:
+        (K, K), NaN where not asked or abstained; P + P^T = 1 exactly.
 
     Raises:
         OracleError: naming the oracle, the prompt, the entry and its value.
@@ -64,14 +66,12 @@ def check(matrix: object, question: Question, oracle: str, observed: Mapping[str
         if not abs(value - 0.5) <= TOLERANCE:
             raise OracleError(f"{where}: P[{k}, {k}] = {value}; a response against itself is 0.5")
     values = unknown(len(given))
-    abstained = 0
     for i, j in question.pairs:
         if given[i, j] == ABSTAIN and given[j, i] == ABSTAIN:
-            abstained += 1
             continue
         values[i, j] = _checked_pair(given, i, j, where)
         values[j, i] = 1.0 - values[i, j]
-    return Checked(values, abstained, observed or {})
+    return values
 
 
 def _as_square(matrix: object, size: int, where: str) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
     a question's pair (i, j)  ->  shown as (i, j), as (j, i), or both  ->  P(first > second) of each  ->  P[i, j], position bias
 
 Such an oracle leans towards a place. Asked in both orders it is averaged; asked in one, a coin that depends on the texts alone says which,
-so that the lean hits every response alike.
+so that the lean hits every response alike. Two responses of the same text are a tie, and not shown.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Pair = tuple[int, int]
 
 def shown(question: Question, orders: Orders) -> list[Pair]:
     """The inputs to make: (shown first, shown second), the orders of a pair side by side."""
+    different = [(i, j) for i, j in question.pairs if question.responses[i] != question.responses[j]]
     if orders == "both":
-        return [order for i, j in question.pairs for order in ((i, j), (j, i))]
-    return [pair if _coin(question, pair) else pair[::-1] for pair in question.pairs]
+        return [order for i, j in different for order in ((i, j), (j, i))]
+    return [pair if _coin(question, pair) else pair[::-1] for pair in different]
 
 
 def _coin(question: Question, pair: Pair) -> bool:
@@ -42,13 +43,15 @@ def combine(question: Question, first_wins: Mapping[Pair, float | None]) -> Answ
         first_wins: (shown first, shown second) -> P(first > second) in [0, 1]; None, or left out, where there is no verdict.
 
     Returns:
-        the answer; a pair without any verdict abstains. Pairs with both have P(i > j) + P(j > i) - 1, each as shown first, under
-        ``oracle/position_bias``: 0 without a lean, above 0 where the first place helps.
+        the answer; a pair without any verdict abstains, one of equal texts is a tie. Pairs with both have P(i > j) + P(j > i) - 1, each as
+        shown first, under ``oracle/position_bias``: 0 without a lean, above 0 where the first place helps.
     """
     size = len(question.responses)
     values = np.full((size, size), 0.5)
     lean = []
     for i, j in question.pairs:
+        if question.responses[i] == question.responses[j]:
+            continue
         forward, backward = first_wins.get((i, j)), first_wins.get((j, i))
         chances = [chance for chance in (forward, None if backward is None else 1.0 - backward) if chance is not None]
         values[i, j] = sum(chances) / len(chances) if chances else ABSTAIN

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Self
 
-import numpy as np
-
-from raypref.preferences import TIE
 from raypref.registry import Registry
 from raypref.section import TypedSection
 from raypref.seeds import seed_for
@@ -53,13 +50,11 @@ class Selection(TypedSection):
         return self.model_copy(update={"seed": seed_for(own, "selection", 0, str(prompt_seed))})
 
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
-        """What is counted of a group after ``choose``, averaged over the groups: names under ``oracle/``, NaN where one does not apply.
+        """What the rule counts of a group after ``choose``, averaged over groups: names under ``oracle/``, NaN where one does not apply.
 
-        ``comparisons``: how many have an answer; ``ties``: the share of them that say exactly one half.
+        What the oracle itself is like is counted for every rule (``raypref.diagnostics``).
         """
-        answered = matrix.values[np.triu(matrix.known, 1)]
-        ties = float(np.mean(np.abs(answered - 0.5) <= TIE)) if len(answered) else float("nan")
-        return {"oracle/comparisons": float(len(answered)), "oracle/ties": ties}
+        return {}
 
 
 selections: Registry[Selection] = Registry("selection", Selection, "raypref.selection")

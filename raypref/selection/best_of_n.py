@@ -45,7 +45,7 @@ class BestOfN(Selection):
         """``best_tied``: whether more than one response has the highest figure."""
         rows = matrix.complete_rows()
         tied = float(len(_highest(matrix, rows, self.by)) > 1) if len(rows) >= 2 else float("nan")
-        return super().metrics(matrix) | {"oracle/best_tied": tied}
+        return {"oracle/best_tied": tied}
 
 
 def _highest(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArray[np.intp]:

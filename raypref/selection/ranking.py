@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Literal
 
+import numpy as np
+
+from raypref.preferences import TIE
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
 from raypref.selection.standing import By, descending, standing
 from raypref.types import PreferenceMatrix
@@ -51,6 +54,7 @@ class Ranking(Selection):
         if len(rows) >= 2:
             order, equal = descending(standing(matrix, rows, self.by))
             ranked = rows[order]
-            upsets = sum(matrix.values[ranked[i], ranked[j]] < 0.5 for i, j in all_pairs(len(ranked)))
-            counts = {"oracle/rank_ties": equal / (len(rows) - 1), "oracle/rank_upsets": float(upsets) / len(all_pairs(len(ranked)))}
-        return super().metrics(matrix) | counts
+            chances = np.array([matrix.values[ranked[i], ranked[j]] for i, j in all_pairs(len(ranked))])
+            upsets = float(np.mean(chances[~np.isnan(chances)] < 0.5 - TIE))
+            counts = {"oracle/rank_ties": equal / (len(rows) - 1), "oracle/rank_upsets": upsets}
+        return counts

@@ -20,7 +20,7 @@ are beaten, a tie counting one half, which ranks a Condorcet winner first whatev
 
 
 def standing(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArray[np.float64]:
-    """(len(rows),) the figure of each of ``rows``, against all K.
+    """(len(rows),) the figure of each of ``rows``, against all K, or as estimated from a sample of opponents.
 
     Raises:
         Unanswered: a row is incomplete (by win_rate and score).
@@ -29,7 +29,8 @@ def standing(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArra
         return matrix.win_rates(rows)
     if by == "score":
         return matrix.mean_scores(rows)
-    return copeland(matrix.values[rows])
+    met = (~np.eye(matrix.size, dtype=bool) if matrix.asked is None or not matrix.sampled else matrix.asked).sum(axis=1)
+    return copeland(matrix.values[rows]) * (matrix.size - 1) / met[rows]
 
 
 def copeland(values: Matrix) -> NDArray[np.float64]:

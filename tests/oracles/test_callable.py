@@ -48,7 +48,7 @@ def test_pairwise_asks_for_each_wanted_pair_once():
 
 def test_pairwise_can_abstain():
     (answer, _) = ask(build(function=lambda prompt, a, b: ABSTAIN, mode="pairwise"), QUESTIONS)
-    assert answer.abstained == 1
+    assert np.isnan(answer.values[0, 1])
 
 
 @pytest.mark.parametrize(("given", "shown"), [(float("nan"), "nan"), (1.5, r"1\.5"), (-0.5, r"-0\.5")])
@@ -112,4 +112,5 @@ def test_only_functions_that_are_their_code_may_be_cached():
     assert same_name(code) != same_name(code.replace("1.0", "0.9"))
     table = {"a": 1.0}
     assert build(function=lambda prompt, a, b: table.get(a, 0.5), mode="pairwise").identity() is None
-    assert build(function=np.vectorize(longer_of_two)).identity() is None
+    assert build(function=np.vectorize(longer_of_two), mode="pairwise").identity() is None
+    assert build(function=prefer_longer).identity() is None, "a batch function may look at the whole group"

@@ -36,3 +36,11 @@ def test_one_order_is_drawn_by_the_texts_alone():
 
 def test_any_text_has_an_order():
     assert len(shown(Question("p", "Why?", ("\ud800", "b"), ((0, 1),)), "one")) == 1, "an unpaired surrogate, as JSON may hold"
+
+
+def test_equal_texts_are_a_tie_and_not_shown():
+    question = Question("p", "Why?", ("same", "same", "c"), ((0, 1), (0, 2)))
+    assert shown(question, "both") == [(0, 2), (2, 0)]
+    answer = combine(question, {(0, 2): 0.9, (2, 0): 0.1})
+    assert (answer.values[0, 1], answer.values[0, 2]) == (0.5, 0.9)
+    assert answer.observed["oracle/position_bias"] == pytest.approx([0.0])

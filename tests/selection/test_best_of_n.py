@@ -24,7 +24,7 @@ def test_of_several_best_the_first_and_they_are_counted():
     """1 and 2 both beat 0 and 3; 1 tie between them and 1 between 0 and 3, of 6 comparisons."""
     picks, _, matrix = play(BestOfN(), beats(4, (1, 0), (1, 3), (2, 0), (2, 3)))
     assert picks == [(1, 0, 2, 3)]
-    assert BestOfN().metrics(matrix) == pytest.approx({"oracle/comparisons": 6.0, "oracle/ties": 2 / 6, "oracle/best_tied": 1.0})
+    assert BestOfN().metrics(matrix) == pytest.approx({"oracle/best_tied": 1.0})
 
 
 @pytest.mark.parametrize("values", [STONE_PAPER_SCISSORS, np.full((3, 3), 0.5)], ids=["cycle", "ties"])

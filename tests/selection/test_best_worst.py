@@ -5,9 +5,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raypref.preferences import mean_scores, win_rates
+from raypref.preferences import mean_scores, random_opponents, win_rates
 from raypref.selection.base import Picks, Selection, all_pairs
 from raypref.selection.best_worst import BestWorst
+from raypref.selection.standing import standing
 from raypref.types import PreferenceMatrix
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS, matrices
 
@@ -67,3 +68,11 @@ def test_permuting_the_responses_permutes_the_pair(values, random, by):
     random.shuffle(order)
     ((winner, loser),) = picks(BestWorst(by=by), values[np.ix_(order, order)])
     assert [(order[winner], order[loser])] == picks(BestWorst(by=by), values)
+
+
+def test_copeland_of_a_sample_counts_by_opponents_met():
+    """Five equal responses, one opponent each: one of them meets two, which must not put it above the others."""
+    met = random_opponents(5, 1, seed=0)
+    values = np.where(met | np.eye(5, dtype=bool), 0.5, np.nan)
+    figures = standing(PreferenceMatrix(values, "by hand", met, sampled=True), np.arange(5), "copeland")
+    np.testing.assert_allclose(figures, 2.0)

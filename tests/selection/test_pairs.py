@@ -1,7 +1,6 @@
 """All pairs and a random one: which comparisons are asked, and who is the winner."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,19 +18,17 @@ def test_every_pair_with_its_own_winner_cycles_too():
     assert AllPairs().examples_at_most(5) == 10
 
 
-def test_ties_are_dropped_or_go_to_the_first_and_are_counted():
-    picks, _, matrix = play(AllPairs(), beats(3, (2, 0)))
+def test_ties_are_dropped_or_go_to_the_first():
+    picks, _, _ = play(AllPairs(), beats(3, (2, 0)))
     assert picks == [(2, 0)]
-    assert AllPairs().metrics(matrix) == pytest.approx({"oracle/comparisons": 3.0, "oracle/ties": 2 / 3})
     assert play(AllPairs(ties="first"), beats(3, (2, 0)))[0] == [(0, 1), (2, 0), (1, 2)]
 
 
 def test_a_pair_without_an_answer_is_left_out():
     values = ORDERED.copy()
     values[0, 1] = values[1, 0] = np.nan
-    picks, _, matrix = play(AllPairs(), values)
+    picks, _, _ = play(AllPairs(), values)
     assert picks == [(0, 2), (1, 2)]
-    assert AllPairs().metrics(matrix)["oracle/comparisons"] == 2.0
     assert play(RandomPair(), np.array([[0.5, np.nan], [np.nan, 0.5]]))[0] == []
 
 

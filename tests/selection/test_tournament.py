@@ -48,10 +48,10 @@ def test_the_last_comparison_must_be_won():
     """All equal: 0 against 3 is a tie. And 0 > 2, 2 > 3, 3 > 0, with 1 last but for its tie with 0: y_w = 0 loses to y_l = 3."""
     picks, _, matrix = play(Tournament(), np.full((4, 4), 0.5))
     assert picks == []
-    assert Tournament().metrics(matrix) == {"oracle/comparisons": 5.0, "oracle/ties": 1.0, "oracle/cycle": 0.0}
+    assert Tournament().metrics(matrix) == {"oracle/cycle": 0.0}
     picks, _, matrix = play(Tournament(), beats(4, (0, 1), (2, 3), (0, 2), (1, 3), (3, 0)))
     assert picks == []
-    assert Tournament().metrics(matrix) == {"oracle/comparisons": 5.0, "oracle/ties": 0.0, "oracle/cycle": 1.0}
+    assert Tournament().metrics(matrix) == {"oracle/cycle": 1.0}
 
 
 def test_odd_groups_by_hand():
