@@ -81,22 +81,32 @@ def build_engine(
     import deepspeed
     import torch
 
-    optimizer = _optimizer((p for p in model.parameters() if p.requires_grad), learner.optimizer)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=engine_config(policy, learner, world_size))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(trained, learner.optimizer)
+    config = engine_config(policy, learner, world_size, sum(parameter.numel() for parameter in trained))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     c10d = torch.distributed.distributed_c10d
     for group in list(c10d._world.pg_map):
         c10d._set_pg_timeout(timedelta(seconds=learner.timeout_s), group)
     return engine, optimizer
 
 
-def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's config. Micro-batches are ours: DeepSpeed is told that there is one, and where the last one ends."""
+REDUCE_BUCKET = 500_000_000
+"""DeepSpeed's own default, in elements. It allocates the whole bucket, however little there is to reduce."""
+
+
+def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:
+    """DeepSpeed's config. Micro-batches are ours: DeepSpeed is told that there is one, and where the last one ends.
+
+    Args:
+        trained: number of parameters that require a gradient.
+    """
     return {
         "train_batch_size": world_size,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": learner.max_grad_norm,
-        "zero_optimization": {"stage": learner.zero_stage},
+        "zero_optimization": {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET, trained)},
         "bf16": {"enabled": policy.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
