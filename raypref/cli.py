@@ -59,7 +59,10 @@ def generate(
     output: Annotated[Path, typer.Option(help="JSONL file to write.")],
     responses: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
     revisions: Annotated[int, typer.Option(min=0, help="How often each answer is revised (data.template).")] = 0,
-    best: Annotated[bool, typer.Option("--best", help="Keep the answer that the oracle scores highest.")] = False,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Keep the answer that the oracle scores highest; all are first written to <output's stem>.all.jsonl."),
+    ] = False,
 ) -> None:
     """Have the policy answer prompts, revise its own answers, and keep the best of them."""
     from raypref.compose import generate as run

@@ -126,10 +126,11 @@ def generate(
     Args:
         config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
         prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
-        output: a JSONL file (see ``raypref.generation.record_of``).
+        output: a JSONL file (see ``raypref.generation.record_of``), replaced.
         responses: first answers a prompt.
         revisions: how often each is revised; needs ``data.template``.
-        best: of a prompt's last answers keep the one with the highest mean score under the oracle (best of n, SPPO section 5).
+        best: of a prompt's last answers keep the one with the highest mean score under the oracle (best of n, SPPO section 5). All
+            answers are written beside ``output``, to ``<its name>.all.jsonl``, before the oracle is asked.
 
     Raises:
         ConfigError, DataError: before anything starts.
@@ -140,7 +141,8 @@ def generate(
     from actors.policy import facts_of
     from actors.team import Team
     from raypref.data.prompts import load_held_out
-    from raypref.generation import best_of, generate_chains, write_chains
+    from raypref.evaluation.reranking import best_of
+    from raypref.generation import generate_chains, write_chains
     from raypref.revision import Reviser
 
     config = _with_objects(config, None, None, None)
@@ -160,7 +162,10 @@ def generate(
 
     async def made() -> list[Chain]:
         chains = await generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)
-        return await best_of(chains, team.roles.oracle) if best else chains
+        if not best:
+            return chains
+        write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
+        return await best_of(chains, team.roles.oracle)
 
     with connected(plan, config) as (device, may_grow), Team.assembled(config, plan, device, may_grow=may_grow) as team:
         write_chains(output, _complete(_with_team(team, made())))
@@ -174,16 +179,16 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         work: a coroutine function of the oracle's role.
 
     Raises:
-        ConfigError: there is no oracle, or it needs what is not there.
+        ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
         PlacementError: the cluster cannot hold the actors.
     """
     from actors.cluster import connected, ship_own_modules
     from actors.placement import Need, plan_placement
     from actors.team import Team
+    from raypref.evaluation.given import check_oracle
 
+    check_oracle(config)
     config = _with_objects(config, None, None, None)
-    if config.oracle is None:
-        raise ConfigError("oracle: required to compare responses; give an oracle section")
     plan = plan_placement(config.placement, Need(rollout=False, reference=False, oracle=True, learner=False))
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()

@@ -10,19 +10,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
-from raypref.evaluation.reranking import pick
-from raypref.roles import OracleRole, Ref, RolloutRole
+from raypref.roles import Ref, RolloutRole
 from raypref.seeds import seed_for
 from raypref.types import Prompt, Response, Rollout, SampleRequest
-
-logger = logging.getLogger(__name__)
 
 Sample = Callable[[Prompt, int, str], Awaitable[Ref]]
 """(prompt, count, purpose) -> reference to a rollout; prompt and purpose decide the seed."""
@@ -103,26 +99,6 @@ async def generate_chains(
 
     settings: dict[str, Any] = {"responses": responses, "revisions": revisions, "revise": revise}
     return await chains(prompts, config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
-
-
-async def best_of(made: Sequence[Chain], oracle: OracleRole) -> list[Chain]:
-    """Each prompt's last answer with the highest mean score, with the answers that it was revised from.
-
-    A prompt on which the oracle's abstentions leave no candidate keeps its first answer, with a warning.
-
-    Source: SPPO section 5 (n = 16, PairRM's mean score).
-    """
-    matrices = await asyncio.gather(*(oracle.matrix(item.rollout(len(item.rounds) - 1, 0)) for item in made))
-    picks = [pick(matrix.values) for matrix in matrices]
-    undecided = [item.prompt.id for item, best in zip(made, picks, strict=True) if best is None]
-    if undecided:
-        logger.warning(
-            "no choice on %d prompts (%s, ...), where the oracle abstained: first answers are kept", len(undecided), undecided[0]
-        )
-    return [
-        Chain(item.prompt, tuple((answers[best or 0],) for answers in item.rounds), item.stopped)
-        for item, best in zip(made, picks, strict=True)
-    ]
 
 
 def record_of(made: Chain) -> dict[str, Any]:

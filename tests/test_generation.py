@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from raypref import types
-from raypref.evaluation.revisions import revision_curve
+from raypref import compose, generation, types
+from raypref.config import RunConfig
+from raypref.errors import OracleError
+from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.generation import Chain, chain, chains, write_chains
 from tests.fakes import prompt
 from tests.groups import rollout
@@ -88,16 +93,61 @@ def test_records_on_disk(tmp_path: Path) -> None:
     assert [item.name for item in path.parent.iterdir()] == ["answers.jsonl"]
 
 
+def test_evaluation_imports_generation_and_not_the_other_way_round() -> None:
+    assert "raypref.evaluation" not in Path(generation.__file__).read_text()
+
+
 def test_a_curve_by_hand() -> None:
     """Two prompts whose answers have 1, 2, 4 characters, against ones of 1 and of 3: win 1, draw 1/2, loss 0. After 0, 1, 2 revisions:
-    (1/2 + 0) / 2, (1 + 0) / 2, (1 + 1) / 2."""
+    (1/2 + 0) / 2, (1 + 0) / 2, (1 + 1) / 2. A comparison costs 0.5."""
 
     async def compare(challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
         mine, theirs = (len(side.responses[0].text) for side in (challenger, defender))
-        return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0)
+        return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0, {"oracle/cost_usd_total": 0.5})
 
     made = [make(responses=1, revisions=2)] * 2
-    how = {"resamples": 50, "confidence": 0.9, "seed": 0}
-    curve = asyncio.run(revision_curve(made, [rollout("x"), rollout("xxx")], compare, policy_version=2, **how))
+    rounds = [[item.rollout(number, 2) for item in made] for number in range(3)]
+    matches = asyncio.run(compare_rounds(rounds, [rollout("x"), rollout("xxx")], compare, in_flight=2))
+    curve = revision_curve(matches, [1.0, 2.0, 4.0], "characters", resamples=50, confidence=0.9, seed=0)
     assert [point.win_rate for point in curve] == pytest.approx([0.25, 0.5, 1.0])
+    assert [(point.revisions, point.length, point.oracle) for point in curve] == [
+        (number, 2.0**number, {"oracle/cost_usd_total": 1.0}) for number in range(3)
+    ]
     assert (curve[2].low, curve[2].high, curve[2].prompts) == (1.0, 1.0, 2)
+
+
+class Fails:
+    """An oracle that can give no more answers."""
+
+    async def matrix(self, rollout: types.Rollout) -> types.PreferenceMatrix:
+        raise OracleError("no credit left")
+
+
+def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on disk before it is asked."""
+
+    class Engines:
+        async def sample(self, request: types.SampleRequest) -> types.Rollout:
+            return await sample(request.prompt, request.count, "generate")
+
+    async def close() -> None:
+        pass
+
+    @contextlib.contextmanager
+    def assembled(*args: Any, **kwargs: Any) -> Any:
+        yield SimpleNamespace(roles=SimpleNamespace(rollout=Engines(), oracle=Fails()), close=close)
+
+    @contextlib.contextmanager
+    def connected(*args: Any) -> Any:
+        yield "cpu", False
+
+    monkeypatch.setattr("actors.cluster.connected", connected)
+    monkeypatch.setattr("actors.team.Team.assembled", assembled)
+    monkeypatch.setattr("actors.policy.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
+    monkeypatch.setattr("raypref.data.prompts.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
+    config = {"policy": {"path": "p"}, "loss": {"type": "sppo"}, "oracle": {"type": "callable", "function": "tests.test_generation:sample"}}
+    with pytest.raises(OracleError, match="no credit left"):
+        compose.generate(RunConfig.parse(config), "prompts", tmp_path / "mine.jsonl", responses=3, best=True)
+    kept = [json.loads(line)["responses"] for line in (tmp_path / "mine.all.jsonl").read_text().splitlines()]
+    assert kept == [["a", "bb", "ccc"]] * 2
+    assert not (tmp_path / "mine.jsonl").exists()

@@ -6,6 +6,7 @@ Source: SPPO Appendix F, where hyper-parameters are chosen by the average PairRM
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ class Candidate:
     """Against the opponent, or mean over all the other checkpoints."""
     length: float
     """Mean response length."""
+    abstained: int
+    """Comparisons of one of its responses with one of another set's that the oracle left open."""
     behind: float
     """The best one's win rate less this one's, on the prompts on which both have one."""
     behind_low: float
@@ -47,6 +50,8 @@ class BestCheckpoint:
     undecided: tuple[str, ...]
     """Those whose interval overlaps that of the best one."""
     unit: Unit
+    oracle: Mapping[str, float]
+    """What the oracle observed on all pairs: means, and sums of what is named ``..._total``."""
 
 
 def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int, opponent: str | None = None) -> BestCheckpoint:
@@ -80,14 +85,22 @@ def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, se
             raise OracleError(f"evaluation: no prompt on which the oracle decided on both {first!r} and {other!r}")
     lows, highs = percentiles(resampled_means(behind.T, resamples=resamples, seed=seed), confidence)
     candidates = tuple(
-        Candidate(outcomes.names[places[place]], rates[place], float(lengths[place]), float(np.nanmean(row)), float(low), float(high))
+        Candidate(
+            name=outcomes.names[places[place]],
+            win_rate=rates[place],
+            length=float(lengths[place]),
+            abstained=outcomes.abstained(places[place]),
+            behind=float(np.nanmean(row)),
+            behind_low=float(low),
+            behind_high=float(high),
+        )
         for place, row, low, high in zip(order, behind, lows, highs, strict=True)
     )
     best, *others = candidates
     undecided = tuple(one.name for one in others if one.win_rate.high >= best.win_rate.low)
     if undecided:
         logger.warning("the interval of %s, the best checkpoint, overlaps that of %s", best.name, ", ".join(undecided))
-    return BestCheckpoint(best.name, candidates, undecided, outcomes.unit)
+    return BestCheckpoint(best.name, candidates, undecided, outcomes.unit, outcomes.oracle())
 
 
 def _values(outcomes: Outcomes, places: list[int], opponent: str | None) -> NDArray[np.float64]:

@@ -31,14 +31,15 @@ Shapes: N prompts, M models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, fit, logistic
+from raypref.evaluation.matching import Matched, Unit
 from raypref.evaluation.outcomes import Outcomes
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(4, -4, 10))
@@ -46,7 +47,7 @@ PENALTIES = tuple(float(penalty) for penalty in np.logspace(4, -4, 10))
 
 
 @dataclass(frozen=True, slots=True)
-class Comparisons:
+class AgainstBaseline:
     """One model's comparisons with the baseline."""
 
     preferences: Array
@@ -82,7 +83,14 @@ class LengthControlled:
     prompts: int
     """How many prompts the judge decided on."""
     unanswered: int
-    """Prompts on which it abstained; left out."""
+    """Prompts on which it abstained altogether; left out."""
+    length: float
+    """Mean length of the model's responses on the prompts that it decided on."""
+    baseline_length: float
+    unit: Unit | None = None
+    """Of the lengths, where it is known."""
+    oracle: Mapping[str, float] = field(default_factory=dict)
+    """What the judge observed: means, and sums of what is named ``..._total``."""
 
 
 def length_controlled_win_rate(
@@ -94,7 +102,7 @@ def length_controlled_win_rate(
     resamples: int,
     confidence: float,
     seed: int,
-    variants: Sequence[Comparisons] = (),
+    variants: Sequence[AgainstBaseline] = (),
     variant_weight: float = 0.2,
     penalties: Sequence[float] = PENALTIES,
 ) -> LengthControlled:
@@ -104,7 +112,7 @@ def length_controlled_win_rate(
     1,000 resamples of 805 prompts take 10 s or so of one core.
 
     Args:
-        preferences: (N,) as in ``Comparisons``, and so are the next three.
+        preferences: (N,) as in ``AgainstBaseline``, and so are the next three.
         lengths: (N,)
         baseline_lengths: (N,)
         difficulty: (N,) from ``instruction_difficulty``.
@@ -118,10 +126,10 @@ def length_controlled_win_rate(
 
     Raises:
         OracleError: the judge decided on fewer prompts than there are folds.
-        ValueError: shapes differ, a figure is out of range, difficulties are given for some comparisons only, or all responses differ
-            from the baseline's by the same length, so that length cannot be told from the model.
+        DataError: all responses differ from the baseline's by the same length, so that length cannot be told from the model.
+        ValueError: shapes differ, a figure is out of range, or difficulties are given for some comparisons only.
     """
-    own, answers = _rows(Comparisons(preferences, lengths, baseline_lengths, difficulty), 1.0)
+    own, answers = _rows(AgainstBaseline(preferences, lengths, baseline_lengths, difficulty), 1.0)
     others = [_rows(variant, 0.0) for variant in variants]
     if any(features.shape[1] != own.shape[1] for features, _ in others):
         raise ValueError("length_controlled: difficulties are needed for the model and all variants, or for none of them")
@@ -142,19 +150,39 @@ def length_controlled_win_rate(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile([estimate(counts, fits)[0] for counts in draws], (tail, 1.0 - tail))
     theta, phi, psi = (float(value) for value in (*fits[best, FOLDS], 0.0)[:3])
+    judged = ~np.isnan(preferences)
     return LengthControlled(
-        win_rate,
-        float(low),
-        float(high),
-        confidence,
-        float(answers.mean()),
-        theta,
-        phi,
-        psi,
-        penalties[best],
-        size,
-        len(preferences) - size,
+        win_rate=win_rate,
+        low=float(low),
+        high=float(high),
+        confidence=confidence,
+        raw=float(answers.mean()),
+        theta=theta,
+        phi=phi,
+        psi=psi,
+        penalty=penalties[best],
+        prompts=size,
+        unanswered=len(preferences) - size,
+        length=float(lengths[judged].mean()),
+        baseline_length=float(baseline_lengths[judged].mean()),
     )
+
+
+def check_lengths(matched: Matched, baseline: str) -> None:
+    """Whether these responses allow a fit, before anything is asked.
+
+    Args:
+        matched: the responses of the models and of the baseline.
+        baseline: its name.
+
+    Raises:
+        DataError: there are fewer prompts than folds, or all responses of a set differ from the baseline's by the same length.
+    """
+    if len(matched.prompts) < FOLDS:
+        raise DataError(f"length_controlled: {len(matched.prompts)} prompts; {FOLDS} folds need one each")
+    lengths = matched.lengths
+    for place, name in enumerate(matched.names):
+        _check_difference(lengths[place] - lengths[matched.place(baseline)], f"{name!r}: ")
 
 
 def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confidence: float, seed: int) -> dict[str, LengthControlled]:
@@ -170,7 +198,7 @@ def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confi
         seed: of the bootstrap.
 
     Raises:
-        DataError: there is no set of that name.
+        DataError: there is no set of that name, or length cannot be told from a model (``check_lengths``).
         OracleError: the judge decided on fewer prompts of a model than there are folds.
     """
     if baseline not in outcomes.names:
@@ -180,8 +208,11 @@ def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confi
     preferences, lengths, own = outcomes.values[places, other], outcomes.lengths[places], outcomes.lengths[other]
     difficulty = instruction_difficulty(preferences, lengths, own) if len(places) > 1 else None
     how: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed}
-    rows = zip(places, preferences, lengths, strict=True)
-    return {outcomes.names[place]: length_controlled_win_rate(won, long, own, difficulty, **how) for place, won, long in rows}
+    found = {}
+    for place, won, long in zip(places, preferences, lengths, strict=True):
+        fitted = length_controlled_win_rate(won, long, own, difficulty, **how)
+        found[outcomes.names[place]] = replace(fitted, unit=outcomes.unit, oracle=outcomes.oracle(place, other))
+    return found
 
 
 def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths: Array, *, penalties: Sequence[float] = PENALTIES) -> Array:
@@ -214,7 +245,7 @@ def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths:
     models, prompts = preferences.shape
     terms, there = np.zeros((models, prompts)), ~np.isnan(preferences)
     for model, (answers, responses) in enumerate(zip(preferences, lengths, strict=True)):
-        rows, _ = _rows(Comparisons(answers, responses, baseline_lengths), 1.0)
+        rows, _ = _rows(AgainstBaseline(answers, responses, baseline_lengths), 1.0)
         terms[model, there[model]] = rows[:, 1]
     labels, weights = np.where(there, preferences, 0.5), there.astype(np.float64)
     folds = np.add.outer(np.arange(models), np.arange(prompts)) % FOLDS
@@ -222,7 +253,7 @@ def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths:
     return fits[best, FOLDS, 2 * models :]
 
 
-def _rows(given: Comparisons, theta: float) -> tuple[Array, Array]:
+def _rows(given: AgainstBaseline, theta: float) -> tuple[Array, Array]:
     """Features (answered, 2 or 3), of which the first is ``theta``, and labels (answered,) of the prompts that the judge decided on."""
     columns = [given.preferences, given.lengths, given.baseline_lengths]
     if given.difficulty is not None:
@@ -237,10 +268,15 @@ def _rows(given: Comparisons, theta: float) -> tuple[Array, Array]:
         raise OracleError(f"length_controlled: verdicts on {len(labels)} of {shapes[0][0]} prompts; {FOLDS} folds need one each")
     if not np.isfinite(table).all() or labels.min() < 0 or labels.max() > 1 or table[1:3].min() < 0:
         raise ValueError("length_controlled: preferences must be in [0, 1] (NaN: no verdict), lengths finite and not below 0, gamma finite")
-    if np.ptp(delta) == 0 and delta[0] != 0:
-        raise ValueError(
-            f"length_controlled: every response's length is the baseline's plus {delta[0]:g}; what length is worth cannot be "
-            "told from what the model is worth unless the differences vary"
-        )
+    _check_difference(delta)
     term = np.tanh(delta / delta.std(ddof=1)) if delta.any() else delta
     return np.stack([np.full(len(labels), theta), term, *table[3:]], axis=1), labels
+
+
+def _check_difference(delta: Array, whose: str = "") -> None:
+    """That (N,) differences in length vary, or are all 0."""
+    if np.ptp(delta) == 0 and delta[0] != 0:
+        raise DataError(
+            f"length_controlled: {whose}every response's length is the baseline's plus {delta[0]:g}; what length is worth cannot be "
+            "told from what the model is worth unless the differences vary"
+        )

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from raypref.config import RunConfig
-from raypref.evaluation.revisions import revision_curve
+from raypref.diagnostics import mean_tokens
+from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.evaluation.win_rate import summarise
 from raypref.generation import Revise, chain, chains
 from raypref.metrics import Averages
@@ -73,17 +74,20 @@ class Evaluator:
             for match in matches:
                 observed.add(match.metrics)
             self._write(iteration, name, matches)
-        result["oracle"] = observed.take()
         if evaluation.revisions:
-            result["revisions"] = await self._revisions(opponents["base"], iteration)
+            result["revisions"] = await self._revisions(opponents["base"], iteration, observed)
+        result["oracle"] = observed.take()
         return result
 
     async def resume(self) -> None:
         """Sample the current policy's answers again: it is the opponent of the next evaluation in a run that was resumed."""
         self._answers["previous"] = await self._ask()
 
-    async def _revisions(self, defenders: Sequence[Ref], policy_version: int) -> list[dict[str, Any]]:
-        """Win rates of the current policy's answers after 0, 1, ... revisions of its own, against the base policy's first answers."""
+    async def _revisions(self, defenders: Sequence[Ref], policy_version: int, observed: Averages) -> list[dict[str, Any]]:
+        """Win rates of the current policy's answers after 0, 1, ... revisions of its own, against the base policy's first answers.
+
+        What the oracle observes is added to ``observed``.
+        """
         evaluation = self._config.evaluation
 
         async def sample(prompt: Prompt, count: int, purpose: str) -> Ref:
@@ -91,13 +95,18 @@ class Evaluator:
 
         settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
         made = await chains(self._prompts, self._config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
-        how: dict[str, Any] = {
-            "policy_version": policy_version,
-            "resamples": evaluation.bootstrap_resamples,
-            "confidence": evaluation.confidence,
-            "seed": self._config.seed,
-        }
-        curve = await revision_curve(made, defenders, self._oracle.compare, **how)
+        rounds = [[item.rollout(number, policy_version) for item in made] for number in range(evaluation.revisions + 1)]
+        matches = await compare_rounds(rounds, defenders, self._oracle.compare, in_flight=self._config.loop.window_groups)
+        for match in (match for own in matches for match in own):
+            observed.add(match.metrics)
+        curve = revision_curve(
+            matches,
+            [sum(mean_tokens(answers.responses) for answers in own) / len(own) for own in rounds],
+            "tokens",
+            resamples=evaluation.bootstrap_resamples,
+            confidence=evaluation.confidence,
+            seed=self._config.seed,
+        )
         return [asdict(point) for point in curve]
 
     async def _ask(self) -> list[Ref]:

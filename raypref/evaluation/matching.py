@@ -47,6 +47,11 @@ class Matched:
         unit = self.unit
         return np.array([[np.mean(_lengths(own, unit)) for own in row] for row in self.answers])
 
+    def each_length(self, place: int) -> list[list[int]]:
+        """(N, K) length of each of a set's responses, in ``unit``; K may differ from prompt to prompt."""
+        unit = self.unit
+        return [list(_lengths(own, unit)) for own in self.answers[place]]
+
     def place(self, name: str) -> int:
         """Which set has that name.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
+from raypref.metrics import Averages
+from raypref.roles import Ref
 from raypref.types import Comparison, Rollout
 
-Compare = Callable[[Rollout, Rollout], Awaitable[Comparison]]
+Compare = Callable[[Ref, Ref], Awaitable[Comparison]]
 """Challenger, defender -> an oracle's verdict (``OracleRole.compare``)."""
 
 
@@ -30,6 +32,19 @@ class Outcomes:
     unit: Unit
     unmatched: tuple[int, ...]
     """(M,) prompts of each set that are not in all the others; they were left out."""
+    observed: Mapping[tuple[int, int], tuple[Mapping[str, float], ...]] = field(default_factory=dict)
+    """Pair of sets that was asked about -> (N,) what the oracle observed (``Comparison.metrics``, and what ``counting`` adds)."""
+
+    def oracle(self, *places: int) -> dict[str, float]:
+        """What the oracle observed, summarised, on the pairs with all of these sets in them; default: on all pairs."""
+        return summary(metrics for pair, own in self.observed.items() if set(places) <= set(pair) for metrics in own)
+
+    def abstained(self, *places: int) -> int:
+        """Comparisons of one response with one that the oracle left open, on the same pairs.
+
+        Those of a prompt with others that it decided on are left out of the prompt's value, which does not show them.
+        """
+        return int(self.oracle(*places).get("oracle/abstained_total", 0.0))
 
 
 async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: str | None = None) -> Outcomes:
@@ -53,15 +68,39 @@ async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: 
         other = matched.place(opponent)
         pairs = [(i, other) for i in range(size) if i != other]
     asked = ((matched.rollout(i, number), matched.rollout(j, number)) for i, j in pairs for number in range(count))
-    chances = np.array([verdict.win_rate for verdict in await compare_all(asked, compare, in_flight)]).reshape(len(pairs), count)
+    verdicts = await compare_all(asked, counting(compare), in_flight)
+    chances = np.array([verdict.win_rate for verdict in verdicts]).reshape(len(pairs), count)
     values = np.full((size, size, count), np.nan)
     values[np.arange(size), np.arange(size)] = 0.5
     for (i, j), row in zip(pairs, chances, strict=True):
         values[i, j], values[j, i] = row, 1.0 - row
-    return Outcomes(matched.names, values, matched.lengths, matched.unit, matched.unmatched)
+    observed = {pair: tuple(own.metrics for own in verdicts[k * count : (k + 1) * count]) for k, pair in enumerate(pairs)}
+    return Outcomes(matched.names, values, matched.lengths, matched.unit, matched.unmatched, observed)
 
 
-async def compare_all(pairs: Iterable[tuple[Rollout, Rollout]], compare: Compare, in_flight: int) -> list[Comparison]:
+def counting(compare: Compare) -> Compare:
+    """The same, with how many comparisons of one response with one were asked for and left open among the metrics:
+    ``oracle/comparisons_total`` and ``oracle/abstained_total``, of which ``oracle/abstained`` is the share."""
+
+    async def counted(challenger: Rollout, defender: Rollout) -> Comparison:
+        verdict = await compare(challenger, defender)
+        asked = len(challenger.responses) * len(defender.responses)
+        open_ones = float(round(verdict.metrics["oracle/abstained"] * asked))
+        counts = {"oracle/comparisons_total": float(asked), "oracle/abstained_total": open_ones}
+        return replace(verdict, metrics={**verdict.metrics, **counts})
+
+    return counted
+
+
+def summary(observed: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Means of what an oracle observed, and sums of what is named ``..._total``."""
+    averages = Averages()
+    for metrics in observed:
+        averages.add(metrics)
+    return dict(averages.take())
+
+
+async def compare_all(pairs: Iterable[tuple[Ref, Ref]], compare: Compare, in_flight: int) -> list[Comparison]:
     """The verdicts in the pairs' order, at most ``in_flight`` asked for at a time; the first failure ends the others."""
     assert in_flight >= 1, in_flight
     waiting = enumerate(pairs)

@@ -6,6 +6,7 @@ mean and standard deviation over 20 resamples of half the prompts. N prompts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from raypref.evaluation.bootstrap import Spread, half_samples
 from raypref.evaluation.matching import Matched, Unit
-from raypref.evaluation.outcomes import Compare, compare_all
+from raypref.evaluation.outcomes import Compare, compare_all, counting, summary
 from raypref.evaluation.win_rate import WinRate, summarise
 from raypref.preferences import TIE
 
@@ -43,6 +44,8 @@ class ReferenceWinRate:
     unit: Unit
     unmatched: tuple[int, int]
     """Prompts of the policy and of the references that have no counterpart; they were left out."""
+    oracle: Mapping[str, float]
+    """What the oracle observed: means, and sums of what is named ``..._total``."""
 
 
 async def reference_win_rate(
@@ -72,7 +75,8 @@ async def reference_win_rate(
             for given in defender.responses:
                 pairs.append((replace(challenger, responses=(response,)), replace(defender, responses=(given,))))
                 numbers.append(number)
-    chances = np.array([verdict.win_rate for verdict in await compare_all(pairs, compare, in_flight)])
+    verdicts = await compare_all(pairs, counting(compare), in_flight)
+    chances = np.array([verdict.win_rate for verdict in verdicts])
     points = scores(chances)
     preferred, scored = (_by_prompt(figures, np.array(numbers), len(matched.prompts)) for figures in (chances, points))
     lengths = matched.lengths.mean(axis=1)
@@ -91,6 +95,7 @@ async def reference_win_rate(
         reference_length=float(lengths[second]),
         unit=matched.unit,
         unmatched=(matched.unmatched[first], matched.unmatched[second]),
+        oracle=summary(verdict.metrics for verdict in verdicts),
     )
 
 

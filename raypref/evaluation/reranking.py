@@ -6,6 +6,8 @@ Source: SPPO section 4.2 (best of 16, ranked by PairRM; its mean score is in App
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref import preferences
+from raypref.evaluation.matching import Unit
 from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.generation import Chain
 from raypref.preferences import TIE, Matrix
+from raypref.roles import OracleRole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,10 @@ class BestOf:
     against_first: WinRate
     """One half for n = 1. A prompt on which the pick is the first response counts one half; one without a pick is unanswered."""
     length: float | None
-    """Mean length of the picks, in what the lengths were given in; None where none were."""
+    """Mean length of the picks, in ``unit``; None where no lengths were given."""
+    unit: Unit | None
+    abstained: int
+    """Comparisons among the first ``n`` that have no answer, on all prompts."""
 
 
 def pick(values: Matrix, n: int | None = None) -> int | None:
@@ -46,7 +56,13 @@ def pick(values: Matrix, n: int | None = None) -> int | None:
 
 
 def best_of_n(
-    matrices: Sequence[Matrix], *, resamples: int, confidence: float, seed: int, lengths: NDArray[np.float64] | None = None
+    matrices: Sequence[Matrix],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    lengths: NDArray[np.float64] | None = None,
+    unit: Unit | None = None,
 ) -> list[BestOf]:
     """Win rates of the best of n against the first response, for n = 1, 2, 4, ... and K.
 
@@ -56,6 +72,7 @@ def best_of_n(
         confidence: of the intervals, in (0, 1).
         seed: of the bootstrap.
         lengths: (N, K) of the responses.
+        unit: what these are in.
 
     Raises:
         ValueError: there is no matrix, or they differ in size.
@@ -73,5 +90,26 @@ def best_of_n(
         length = None
         if lengths is not None:
             length = float(np.mean([own[best] for best, own in zip(picks, lengths, strict=True) if best is not None]))
-        curve.append(BestOf(n, summary, length))
+        abstained = sum(int(np.isnan(np.triu(values[:n, :n])).sum()) for values in matrices)
+        curve.append(BestOf(n, summary, length, unit, abstained))
     return curve
+
+
+async def best_of(made: Sequence[Chain], oracle: OracleRole) -> list[Chain]:
+    """Each prompt's last answer with the highest mean score, with the answers that it was revised from.
+
+    A prompt on which the oracle's abstentions leave no candidate keeps its first answer, with a warning.
+
+    Source: SPPO section 5 (n = 16, PairRM's mean score).
+    """
+    matrices = await asyncio.gather(*(oracle.matrix(item.rollout(len(item.rounds) - 1, 0)) for item in made))
+    picks = [pick(matrix.values) for matrix in matrices]
+    undecided = [item.prompt.id for item, best in zip(made, picks, strict=True) if best is None]
+    if undecided:
+        logger.warning(
+            "no choice on %d prompts (%s, ...), where the oracle abstained: first answers are kept", len(undecided), undecided[0]
+        )
+    return [
+        Chain(item.prompt, tuple((answers[best or 0],) for answers in item.rounds), item.stopped)
+        for item, best in zip(made, picks, strict=True)
+    ]

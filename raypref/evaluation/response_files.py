@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from raypref.data.records import Record, read_records
 from raypref.data.text import field_of
@@ -87,12 +88,12 @@ def read_rounds(path: Path) -> list[ResponseSet]:
         (N + 1,) sets, named ``0 revisions`` and so on.
 
     Raises:
-        DataError: naming the place of a record without revisions, or with other numbers of them than the first.
+        DataError: naming the place of a record without revisions, with something else in their place, or with other numbers of them than
+            the first.
     """
     rounds: list[list[Answers]] = []
     for record in _records(path):
-        chains = [tuple(chain) for chain in field_of(record, "revisions", "raypref generate --revisions")]
-        counts = [tuple(chain) for chain in field_of(record, "tokens", "raypref generate --revisions")]
+        chains, counts = _chains(record, "revisions", str), _chains(record, "tokens", int)
         lengths = {len(chain) for chain in (*chains, *counts)}
         if len(chains) != len(counts) or len(lengths) != 1 or (rounds and lengths != {len(rounds)}):
             raise DataError(f"{record.place}: 'revisions' and 'tokens' must list as many answers for each response as in the first record")
@@ -149,6 +150,15 @@ def _from_column(record: Record, column: str) -> Record:
     given = field_of(record, column, "the column that was asked for")
     kept = {key: record.values[key] for key in ("id", "prompt") if key in record.values}
     return Record(kept | {"responses": [given] if isinstance(given, str) else given}, record.place)
+
+
+def _chains(record: Record, field: str, kind: type) -> list[tuple[Any, ...]]:
+    """A field that lists all answers of each response, or their lengths."""
+    given = field_of(record, field, "raypref generate --revisions")
+    if not isinstance(given, list) or not all(isinstance(own, list) and all(isinstance(item, kind) for item in own) for own in given):
+        what = "texts" if kind is str else "counts"
+        raise DataError(f"{record.place}: {field!r} must hold a list of {what} for each response, got {given!r}")
+    return [tuple(own) for own in given]
 
 
 def _format_of(record: Record) -> tuple[str, ...]:

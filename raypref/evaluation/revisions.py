@@ -6,27 +6,57 @@ whatever rollouts are given, and each point has a bootstrap interval over the pr
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
+from raypref.evaluation.matching import Unit
+from raypref.evaluation.outcomes import Compare, compare_all, summary
 from raypref.evaluation.win_rate import WinRate, summarise
-from raypref.generation import Chain
 from raypref.roles import Ref
 from raypref.types import Comparison
 
-Compare = Callable[[Ref, Ref], Awaitable[Comparison]]
+
+@dataclass(frozen=True, slots=True)
+class Revision(WinRate):
+    """One point of the curve: the win rate after so many revisions."""
+
+    revisions: int
+    """0 for the first answers."""
+    length: float
+    """Mean length of the answers, in ``unit``."""
+    unit: Unit
+    oracle: Mapping[str, float]
+    """What the oracle observed: means, and sums of what is named ``..._total``."""
 
 
-async def revision_curve(
-    made: Sequence[Chain], defenders: Sequence[Ref], compare: Compare, *, policy_version: int, resamples: int, confidence: float, seed: int
-) -> list[WinRate]:
+async def compare_rounds(
+    rounds: Sequence[Sequence[Ref]], defenders: Sequence[Ref], compare: Compare, *, in_flight: int
+) -> list[list[Comparison]]:
+    """Compare every revision with the same answers.
+
+    Args:
+        rounds: (N + 1, prompts) references to the rollouts after 0, 1, ... N revisions.
+        defenders: (prompts,) references to those that each is compared with, in the same order.
+        compare: an oracle's verdict on two rollouts.
+        in_flight: how many comparisons are asked for at once.
+
+    Returns:
+        (N + 1, prompts)
+    """
+    pairs = [pair for answers in rounds for pair in zip(answers, defenders, strict=True)]
+    verdicts = await compare_all(pairs, compare, in_flight)
+    return [verdicts[k * len(defenders) : (k + 1) * len(defenders)] for k in range(len(rounds))]
+
+
+def revision_curve(
+    matches: Sequence[Sequence[Comparison]], lengths: Sequence[float], unit: Unit, *, resamples: int, confidence: float, seed: int
+) -> list[Revision]:
     """The win rates after 0, 1, ... N revisions.
 
     Args:
-        made: (prompts,) the policy's answers and revisions, all with the same N.
-        defenders: (prompts,) references to the rollouts that each revision is compared with, in the same order.
-        compare: an oracle's verdict on two rollouts (``OracleRole.compare``).
-        policy_version: the policy that made the answers.
+        matches: (N + 1, prompts) from ``compare_rounds``.
+        lengths: (N + 1,) mean length of the answers.
+        unit: of the lengths.
         resamples: of the bootstrap.
         confidence: of the intervals, in (0, 1).
         seed: of the bootstrap; the same for each point, so that they are compared on the same resampled prompts.
@@ -38,8 +68,7 @@ async def revision_curve(
         OracleError: the oracle abstained on every prompt.
     """
     curve = []
-    for revision in range(len(made[0].rounds)):
-        pairs = zip(made, defenders, strict=True)
-        matches = await asyncio.gather(*(compare(item.rollout(revision, policy_version), defender) for item, defender in pairs))
-        curve.append(summarise([match.win_rate for match in matches], resamples=resamples, confidence=confidence, seed=seed))
+    for number, (own, length) in enumerate(zip(matches, lengths, strict=True)):
+        rate = summarise([match.win_rate for match in own], resamples=resamples, confidence=confidence, seed=seed)
+        curve.append(Revision(**asdict(rate), revisions=number, length=length, unit=unit, oracle=summary(match.metrics for match in own)))
     return curve

@@ -1,8 +1,10 @@
-"""Results of evaluations as tables on the terminal and as JSON. Each table has a row a policy, n or pair; win rates come with intervals."""
+"""Results of evaluations as tables on the terminal and as JSON. Each table has a row a policy, n or pair; win rates come with intervals
+and mean lengths. What the oracle observed, its costs for one, stands below."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +14,20 @@ from raypref.evaluation.best_checkpoint import BestCheckpoint
 from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.references import ReferenceWinRate
 from raypref.evaluation.reranking import BestOf
+from raypref.evaluation.revisions import Revision
 from raypref.evaluation.win_rate import WinRate
 from raypref.evaluation.win_rate_matrix import WinRateMatrix
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+OPEN = ("unanswered", "abstained")
+"""Headings of what the oracle left open: prompts altogether, comparisons of one response with one."""
 
 
 def write_json(path: Path, result: Any) -> None:
-    """A result, or a list of them, as JSON with its fields' names.
+    """A result, or a list of them, as JSON with its fields' names; NaN becomes null.
 
     Args:
         path: replaced.
@@ -31,7 +38,7 @@ def write_json(path: Path, result: Any) -> None:
         made = {name: asdict(item) for name, item in result.items()}
     else:
         made = [asdict(item) for item in result] if isinstance(result, Sequence) else asdict(result)
-    path.write_text(json.dumps(made, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_without_nan(made), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def matrix_table(matrix: WinRateMatrix) -> Table:
@@ -43,7 +50,8 @@ def matrix_table(matrix: WinRateMatrix) -> Table:
         rows.append([name, *cells, f"{matrix.lengths[i]:.1f}", str(matrix.unmatched[i])])
     table = _table(f"win rate of the row against the column, {matrix.prompts} prompts ({matrix.confidence:.0%} interval)", headings, rows)
     beyond = "beyond chance" if matrix.cyclic_beyond_chance else "within chance"
-    table.caption = f"the majority relation {f'has a cycle, {beyond}' if matrix.cyclic else 'has no cycle'}"
+    relation = f"the majority relation {f'has a cycle, {beyond}' if matrix.cyclic else 'has no cycle'}"
+    table.caption = _caption(relation, _observed(matrix.oracle))
     return table
 
 
@@ -64,7 +72,9 @@ def reference_table(results: Sequence[ReferenceWinRate]) -> Table:
         ]
         for result in results
     ]
-    return _table(f"win rate against {', '.join(dict.fromkeys(result.reference for result in results))}", headings, rows)
+    table = _table(f"win rate against {', '.join(dict.fromkeys(result.reference for result in results))}", headings, rows)
+    table.caption = _caption(*(_observed(result.oracle, result.name) for result in results))
+    return table
 
 
 def best_of_table(curve: Sequence[BestOf]) -> Table:
@@ -74,11 +84,12 @@ def best_of_table(curve: Sequence[BestOf]) -> Table:
             str(point.n),
             _interval(point.against_first),
             str(point.against_first.unanswered),
+            str(point.abstained),
             "" if point.length is None else f"{point.length:.1f}",
         ]
         for point in curve
     ]
-    return _table("best of n against the first response", ["n", "win rate", "unanswered", "length"], rows)
+    return _table("best of n against the first response", ["n", "win rate", *OPEN, curve[0].unit or "length"], rows)
 
 
 def checkpoint_table(chosen: BestCheckpoint) -> Table:
@@ -88,18 +99,20 @@ def checkpoint_table(chosen: BestCheckpoint) -> Table:
             candidate.name + (" *" if candidate.name in chosen.undecided else ""),
             _interval(candidate.win_rate),
             f"{candidate.behind:.3f}  [{candidate.behind_low:.3f}, {candidate.behind_high:.3f}]",
+            str(candidate.win_rate.unanswered),
+            str(candidate.abstained),
             f"{candidate.length:.1f}",
         ]
         for candidate in chosen.candidates
     ]
-    table = _table(f"best checkpoint: {chosen.best}", ["", "win rate", "behind the best", chosen.unit], rows)
-    table.caption = "* the interval overlaps that of the best" if chosen.undecided else None
+    table = _table(f"best checkpoint: {chosen.best}", ["", "win rate", "behind the best", *OPEN, chosen.unit], rows)
+    table.caption = _caption("* the interval overlaps that of the best" if chosen.undecided else "", _observed(chosen.oracle))
     return table
 
 
 def length_controlled_table(results: Mapping[str, LengthControlled]) -> Table:
     """Win rates at equal lengths beside those as judged, and what the judge adds for length."""
-    headings = ["", "length-controlled", "as judged", "theta", "phi (length)", "psi (difficulty)", "unanswered"]
+    headings = ["", "length-controlled", "as judged", "theta", "phi (length)", "psi (difficulty)", "unanswered", "length"]
     rows = [
         [
             name,
@@ -107,22 +120,49 @@ def length_controlled_table(results: Mapping[str, LengthControlled]) -> Table:
             f"{found.raw:.3f}",
             *(f"{value:+.3f}" for value in (found.theta, found.phi, found.psi)),
             str(found.unanswered),
+            f"{found.length:.1f} against {found.baseline_length:.1f} {found.unit or ''}".rstrip(),
         ]
         for name, found in results.items()
     ]
-    return _table("win rate against the baseline at equal lengths", headings, rows)
+    table = _table("win rate against the baseline at equal lengths", headings, rows)
+    table.caption = _caption(*(_observed(found.oracle, name) for name, found in results.items()))
+    return table
 
 
-def revision_table(curve: Sequence[WinRate], opponent: str) -> Table:
+def revision_table(curve: Sequence[Revision], opponent: str) -> Table:
     """Win rate after each revision."""
-    rows = [[str(number), _interval(point), str(point.unanswered)] for number, point in enumerate(curve)]
-    return _table(f"win rate against {opponent} by number of revisions", ["revisions", "win rate", "unanswered"], rows)
+    rows = [[str(point.revisions), _interval(point), str(point.unanswered), f"{point.length:.1f}"] for point in curve]
+    table = _table(f"win rate against {opponent} by number of revisions", ["revisions", "win rate", "unanswered", curve[0].unit], rows)
+    table.caption = _caption(*(_observed(point.oracle, str(point.revisions)) for point in curve))
+    return table
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _observed(oracle: Mapping[str, float], whose: str = "") -> str:
+    """What the oracle observed in one line; empty where that is nothing."""
+    figures = [f"{name.removeprefix('oracle/')} {value:{',.10g' if name.endswith('_total') else '.3f'}}" for name, value in oracle.items()]
+    return f"oracle{f', {whose}' if whose else ''}: {', '.join(figures)}" if figures else ""
+
+
+def _caption(*lines: str) -> Text | None:
+    from rich.text import Text
+
+    return Text("\n".join(filter(None, lines))) if any(lines) else None
 
 
 def _cell(matrix: WinRateMatrix, i: int, j: int) -> str:
     if i == j:
         return "0.5"
-    note = f" ({matrix.unanswered[i][j]} unanswered)" if matrix.unanswered[i][j] else ""
+    counts = {"unanswered": matrix.unanswered[i][j], "abstained": matrix.abstained[i][j]}
+    known = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    note = f" ({known})" if known else ""
     return f"{matrix.win_rates[i][j]:.3f}  [{matrix.low[i][j]:.3f}, {matrix.high[i][j]:.3f}]{note}"
 
 

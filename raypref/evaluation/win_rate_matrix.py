@@ -5,6 +5,7 @@ Source: SPPO Figure 3, there among iterations and baselines with PairRM as the j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,9 @@ class WinRateMatrix:
     prompts: int
     """N, those that all policies answered."""
     unanswered: tuple[tuple[int, ...], ...]
-    """(M, M) prompts on which the oracle abstained on the pair; they are left out of its mean, not counted as one half."""
+    """(M, M) prompts on which the oracle abstained on the pair altogether; they are left out of its mean, not counted as one half."""
+    abstained: tuple[tuple[int, ...], ...]
+    """(M, M) comparisons of one response with one that it left open, on those prompts and on others."""
     unmatched: tuple[int, ...]
     """(M,) prompts of each policy that are not in all the other files; they were left out."""
     lengths: tuple[float, ...]
@@ -44,6 +47,8 @@ class WinRateMatrix:
     """Whether the majority relation (i beats j when W[i, j] > 1/2) has a cycle: no policy order agrees with all pairs."""
     cyclic_beyond_chance: bool
     """The same with only those pairs for which one half is outside the interval."""
+    oracle: Mapping[str, float]
+    """What the oracle observed on all pairs: means, and sums of what is named ``..._total``."""
 
 
 def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int) -> WinRateMatrix:
@@ -78,11 +83,13 @@ def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, se
         confidence=confidence,
         prompts=count,
         unanswered=tuple(tuple(int(entry) for entry in row) for row in left_out),
+        abstained=tuple(tuple(0 if i == j else outcomes.abstained(i, j) for j in range(size)) for i in range(size)),
         unmatched=outcomes.unmatched,
         lengths=tuple(float(length) for length in outcomes.lengths.mean(axis=1)),
         unit=outcomes.unit,
         cyclic=has_cycle(rates),
         cyclic_beyond_chance=has_cycle(np.where((lows <= 0.5) & (highs >= 0.5), 0.5, rates)),
+        oracle=outcomes.oracle(),
     )
 
 

@@ -24,7 +24,7 @@ def response_set(name: str, *answers: Sequence[str] | str, ids: bool = True, tok
 
 
 class TableJudge:
-    """P(a > b) by the responses' texts, ``"a>b"``; mirrored where the mirror image is there; remembers who met whom."""
+    """P(a > b) by the responses' texts, ``"a>b"``; mirrored where the mirror image is there; remembers who met whom. A call costs 0.25."""
 
     def __init__(self, table: Mapping[str, float]) -> None:
         self.table = table
@@ -36,7 +36,8 @@ class TableJudge:
         chances = [self._chance(a, b) for a in first for b in second]
         known = [chance for chance in chances if chance == chance]
         mean = sum(known) / len(known) if known else float("nan")
-        return Comparison(challenger.prompt.id, challenger.prompt.text, mean, first[0], second[0], 0.0, 0.0)
+        metrics = {"oracle/abstained": 1.0 - len(known) / len(chances), "oracle/cost_usd_total": 0.25}
+        return Comparison(challenger.prompt.id, challenger.prompt.text, mean, first[0], second[0], 0.0, 0.0, metrics)
 
     def _chance(self, a: str, b: str) -> float:
         return self.table[f"{a}>{b}"] if f"{a}>{b}" in self.table else 1.0 - self.table[f"{b}>{a}"]

@@ -1,5 +1,6 @@
 """Agreement of oracles and annotators."""
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.agreement import LABELS, agreement, cohens_kappa, label_of, majority
+from raypref.evaluation.tables import write_json
 
 ITEMS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40)
 
@@ -136,3 +138,10 @@ def test_an_unknown_label_is_refused():
 def test_each_verdict_has_a_label():
     with pytest.raises(ValueError, match="shorter"):
         agreement([0.5, 0.5], ["tie"], ["a", "b"])
+
+
+def test_what_is_not_defined_is_null_in_json(tmp_path):
+    """Both say ``first`` throughout: no kappa."""
+    write_json(tmp_path / "a.json", agreement([0.9, 0.8], ["first", "first"], ["p", "q"], resamples=10))
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["agreement"], found["kappa"], found["kappa_low"]) == (1.0, None, None)

@@ -1,11 +1,13 @@
 """Length-controlled win rates. No published rate is reproduced here: AlpacaEval's verdicts and difficulties are not at hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.bootstrap import bootstrap_interval
-from raypref.evaluation.length_controlled import Comparisons, against_baseline, instruction_difficulty, length_controlled_win_rate
+from raypref.evaluation.length_controlled import AgainstBaseline, against_baseline, instruction_difficulty, length_controlled_win_rate
 from raypref.evaluation.logistic import logistic
 from raypref.evaluation.outcomes import Outcomes
 
@@ -113,7 +115,7 @@ def oscillating():
     lengths = baseline + 50 + 100 * np.sin(3 * index)
     chances = logistic(-0.6 + 1.2 * standardised(lengths - baseline) + 0.9 * difficulty + np.sin(7 * index))
     longer = baseline + 200 * np.sin(2 * index)
-    variant = Comparisons(np.round(logistic(1.5 * standardised(longer - baseline)), 1), longer, baseline, difficulty)
+    variant = AgainstBaseline(np.round(logistic(1.5 * standardised(longer - baseline)), 1), longer, baseline, difficulty)
     return (np.round(chances, 1), lengths, baseline, difficulty), variant
 
 
@@ -133,7 +135,7 @@ def test_variants_decide_what_length_is_worth():
     """Two variants whose length never mattered, and which outweigh the model's comparisons: phi = 0, and the rate is the raw 0.65. With no
     weight it is the 2/3 of the two groups alone. The weight is shared: 0.1 each of two variants is 0.2 of one."""
     own = two_groups(0.8, 0.5)
-    variant = Comparisons(*two_groups(0.5, 0.5))
+    variant = AgainstBaseline(*two_groups(0.5, 0.5))
 
     def rate(variants, weight):
         return length_controlled_win_rate(*own, variants=variants, variant_weight=weight, penalties=NEARLY_FREE, **QUICK)
@@ -225,7 +227,10 @@ def test_more_models_than_one_for_difficulties():
         ({"difficulty": np.full(9, np.nan)}, "gamma finite"),
         ({"baseline_lengths": np.ones(8)}, r"shapes \[\(9,\), \(9,\), \(8,\), \(9,\)\]"),
         ({"lengths": np.arange(9.0) + 3}, r"length is the baseline's plus 3;"),
-        ({"variants": [Comparisons(np.full(9, 0.5), np.ones(9), np.ones(9))]}, "difficulties are needed for the model and all variants"),
+        (
+            {"variants": [AgainstBaseline(np.full(9, 0.5), np.ones(9), np.ones(9))]},
+            "difficulties are needed for the model and all",
+        ),
     ],
 )
 def test_bad_figures_are_refused(change, message):
@@ -250,8 +255,9 @@ def test_several_policies_against_one_baseline():
     found = against_baseline(outcomes, "base", **QUICK)
     difficulty = instruction_difficulty(won, lengths[:2], lengths[2])
     assert list(found) == ["a", "b"]
-    assert found["b"] == length_controlled_win_rate(won[1], lengths[1], lengths[2], difficulty, **QUICK)
+    assert found["b"] == replace(length_controlled_win_rate(won[1], lengths[1], lengths[2], difficulty, **QUICK), unit="tokens")
     pair = Outcomes(("a", "base"), values[np.ix_([0, 2], [0, 2])], lengths[[0, 2]], "tokens", (0, 0))
-    assert against_baseline(pair, "base", **QUICK) == {"a": length_controlled_win_rate(won[0], lengths[0], lengths[2], **QUICK)}
+    alone = length_controlled_win_rate(won[0], lengths[0], lengths[2], **QUICK)
+    assert against_baseline(pair, "base", **QUICK) == {"a": replace(alone, unit="tokens")}
     with pytest.raises(DataError, match="no set of responses named 'c'; there are a, b, base"):
         against_baseline(outcomes, "c", **QUICK)

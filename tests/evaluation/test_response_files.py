@@ -194,3 +194,18 @@ def test_rounds_of_unequal_numbers_are_refused(tmp_path):
     path = _lines(tmp_path / "mine.jsonl", row, row | {"id": "r", "tokens": [[1]], "revisions": [["a"]]})
     with pytest.raises(DataError, match=r"mine\.jsonl:2: 'revisions' and 'tokens' must list as many answers"):
         read_rounds(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"revisions": 3}, "'revisions' must hold a list of texts for each response, got 3"),
+        ({"revisions": ["ab"]}, "'revisions' must hold a list of texts"),
+        ({"revisions": [["a", None]]}, "'revisions' must hold a list of texts"),
+        ({"tokens": [1]}, "'tokens' must hold a list of counts"),
+    ],
+)
+def test_rounds_that_are_none_are_refused(tmp_path, change, message):
+    row = {"id": "q", "prompt": "Why?", "responses": ["b"], "tokens": [[1, 1]], "revisions": [["a", "b"]], "finish_reasons": ["stop"]}
+    with pytest.raises(DataError, match=rf"mine\.jsonl:1: {message}"):
+        read_rounds(_lines(tmp_path / "mine.jsonl", row | change))

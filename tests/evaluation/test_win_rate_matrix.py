@@ -131,7 +131,7 @@ def test_no_more_than_in_flight_at_a_time():
         most = max(most, running)
         await asyncio.sleep(0.02 if challenger.prompt.index == 0 else 0.0)
         running -= 1
-        return Comparison(challenger.prompt.id, "", 0.1 * challenger.prompt.index, "", "", 0.0, 0.0)
+        return Comparison(challenger.prompt.id, "", 0.1 * challenger.prompt.index, "", "", 0.0, 0.0, {"oracle/abstained": 0.0})
 
     outcomes = asyncio.run(play(match([response_set("a", *"uvwxyz"), response_set("b", *"uvwxyz")]), compare, in_flight=2))
     assert most == 2
