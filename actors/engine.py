@@ -134,9 +134,10 @@ class Engine:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._llm.init_weight_transfer_engine(request)
 
-    def start_weight_update(self) -> None:
+    def start_weight_update(self, complete: bool = True) -> None:
+        """Begin an update of every weight, or of some."""
         assert not self._open, "weights may change only between requests"
-        self._llm.collective_rpc("raypref_begin_sync")
+        self._llm.collective_rpc("raypref_begin_sync", args=(complete,))
         self._llm.start_weight_update()
 
     def update_weights(self, request: Any) -> None:
@@ -153,7 +154,7 @@ class Engine:
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
     def received(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of the last sync's tensors: one entry a tensor-parallel rank, ``""`` when there is one."""
+        """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` when there is one."""
         workers = self._llm.collective_rpc("raypref_received")
         return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}
 

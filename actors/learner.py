@@ -233,7 +233,7 @@ class LearnerRank:
         self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
 
     def publish(self, version: int) -> dict[str, int]:
-        """Put the weights into every receiver, if there is any, as ``version``; on the rank that sends, checksums of what was sent."""
+        """Put the weights into every receiver, if there is any, as ``version``; on the rank that sends, checksums of what they hold now."""
         return {} if self._publisher is None else self._publisher.publish(version)
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
@@ -253,6 +253,8 @@ class LearnerRank:
         self.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
         self._samples = Samples(sequences, self._coefficient if sequences else 0.0)
         self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+        if self._publisher is not None:
+            self._publisher.send_all()
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""

@@ -102,8 +102,11 @@ class RolloutActor:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._engine.init_weight_transfer_engine(request)
 
-    def start_weight_update(self, version: int = 0) -> None:
+    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
         """Begin a weight update; from here to ``update_weight_version`` requests are refused. An engine takes every ``version``.
+
+        Args:
+            complete: whether every weight comes, or some, and the others stay.
 
         Raises:
             SyncError: requests are unanswered, or an earlier update went wrong.
@@ -114,7 +117,7 @@ class RolloutActor:
                 raise SyncError(f"sync: {self._unanswered} requests are unanswered; weights may change only between iterations")
             self._version = None
         with self._fatal():
-            self._engine.start_weight_update()
+            self._engine.start_weight_update(complete)
 
     def update_weights(self, request: Any) -> None:
         with self._fatal():
@@ -130,7 +133,7 @@ class RolloutActor:
             self._version = int(new_version)
 
     def received(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of the last sync's tensors as that worker received them."""
+        """Worker -> parameter name -> checksum of each tensor as that worker last received it."""
         return self._engine.received()
 
     def shutdown(self) -> None:
