@@ -154,7 +154,7 @@ class Engine:
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
     def received(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` when there is one."""
+        """Worker -> parameter name -> checksum of each tensor as last received: an entry a tensor-parallel rank, ``""`` where it is alone."""
         workers = self._llm.collective_rpc("raypref_received")
         return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}
 
