@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,19 @@ def test_requests_that_cannot_be_served_are_refused_alone(tied: Bench) -> None:
         tied.ask(tied.request([5] * 256))
     (rollout,) = tied.ask(tied.request([5] * 250))
     assert {len(response.token_ids) for response in rollout.responses} <= set(range(1, 7))
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_an_engine_that_sleeps_refuses_requests_until_all_of_it_is_awake(tied: Bench, level: int) -> None:
+    """The calls of a colocated run, on a CPU, where no memory moves: sleep, weights, a sync, key-value cache. Then it samples right."""
+    request = tied.request([5, 6, 7])
+    ray.get(tied.engine.sleep.remote(level), timeout=60)
+    for step in (lambda: None, lambda: ray.get(tied.engine.wake_up.remote(["weights"]), timeout=60), tied.publish):
+        step()
+        with pytest.raises(SyncError, match=rf"prompt '{re.escape(request.prompt.id)}' for an engine that sleeps"):
+            tied.ask(request)
+    ray.get(tied.engine.wake_up.remote(["kv_cache"]), timeout=60)
+    assert tied.largest_difference(tied.ask(*(tied.request(prompt) for prompt in PROMPTS))) < 1e-4
 
 
 def test_a_tensor_that_changes_on_the_way_is_caught(tied: Bench) -> None:
