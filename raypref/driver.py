@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -191,8 +191,8 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------- one answer, one step
 
-    async def _answer(self, prompt: Prompt) -> Any:
-        return await self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
+    def _answer(self, prompt: Prompt) -> Coroutine[Any, Any, Any]:
+        return self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
 
     async def _sample(self, prompt: Prompt, count: int, purpose: str, iteration: int) -> Any:
         assert self.roles.rollout is not None
