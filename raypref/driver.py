@@ -31,6 +31,7 @@ from raypref.errors import DataError, LossNotFinite
 from raypref.evaluation.matches import Evaluator
 from raypref.fresh import FreshSamples
 from raypref.groups import Groups
+from raypref.heap import frozen_heap
 from raypref.iterations import Iterations
 from raypref.metrics import Averages, MetricsWriter, StageClock
 from raypref.partners import Partners
@@ -91,6 +92,13 @@ class Driver:
         Args:
             resume_from: a directory that ``Checkpoints`` wrote; the result is that of the run that was never stopped.
         """
+        with frozen_heap():
+            await self._run(resume_from)
+        self.outcome.steps = self.state.step
+        self.outcome.seconds = self.clock.seconds()
+        return self.outcome
+
+    async def _run(self, resume_from: Path | None) -> None:
         await self._sync()
         settled = resume_from is not None
         if resume_from is not None:
@@ -104,9 +112,6 @@ class Driver:
             await self._settle()
         with self.clock.stage("export"):
             await self.roles.learner.export(self.policy_dir)
-        self.outcome.steps = self.state.step
-        self.outcome.seconds = self.clock.seconds()
-        return self.outcome
 
     @property
     def policy_dir(self) -> Path:
