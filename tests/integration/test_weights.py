@@ -137,8 +137,10 @@ def bench(untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
-def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Path, lora: LoraConfig | None) -> None:
-    """After a step: what arrives is what was sent, by checksum, and the replicas compute the learner's log-probs."""
+def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Path, lora: LoraConfig | None, tmp_path: Path) -> None:
+    """After a step: what arrives is what was sent, by checksum, and the replicas compute the learner's log-probs.
+
+    The second transfer is of the trained weights alone, the one after a checkpoint was loaded of all, and so is one that is asked to be."""
     settings = [bench.settings(untied_model, rank, lora) for rank in range(2)]
     ray.get([rank.become.remote(own) for rank, own in zip(bench.ranks, settings, strict=True)], timeout=120)
     examples = make_examples(6)
@@ -158,5 +160,17 @@ def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Pat
         assert max(np.abs(a - b).max() for a, b in zip(before, expected, strict=True)) > 1e-3
         for found in (await bench.reference.probe(sequences)).values():
             assert max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True)) < 1e-4
+        assert not last_was_complete(bench)
+        await bench.learner.save(tmp_path / "checkpoint")
+        await bench.learner.load(tmp_path / "checkpoint")
+        assert await bench.learner.publish(1) == sent
+        assert last_was_complete(bench)
+        ray.get([rank.publish.remote(2, complete) for complete in (False, True) for rank in bench.ranks], timeout=60)
+        assert last_was_complete(bench)
 
     asyncio.run(run())
+
+
+def last_was_complete(bench: Bench) -> bool:
+    """Whether the sender announced every weight at its last transfer."""
+    return ray.get(bench.ranks[0].__ray_call__.remote(lambda rank: rank._publisher._client.complete), timeout=10)
