@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from raypref import types
 from raypref.head import head_logps, rows_at_once
-from raypref.packing import Inputs, inputs_of, knows, packing_of, text_config
+from raypref.packing import Inputs, inputs_of, knows, packing_of
 
 
 def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: 
     if inputs.position_ids is not None:
         arguments["position_ids"] = inputs.position_ids.to(device)
     if inputs.attention_mask is not None:
-        arguments["attention_mask"] = _mask(model, inputs.attention_mask.to(device))
+        arguments["attention_mask"] = _added(inputs.attention_mask.to(device), next(model.parameters()).dtype)
     if head is None or instead is None:
         return chosen(model(**arguments).logits)
     with _replaced(head, lambda hidden: instead(chosen(hidden))):
@@ -140,11 +140,8 @@ def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: 
     return answer
 
 
-def _mask(model: Any, sees: Tensor) -> Tensor:
-    """As the model's attention takes it: eager attention adds it to the scores."""
-    if text_config(model)._attn_implementation == "sdpa":
-        return sees
-    dtype = next(model.parameters()).dtype
+def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to the scores: what attention would make of a boolean one in every layer anew."""
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
 
 

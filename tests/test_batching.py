@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref import types
@@ -13,6 +13,7 @@ from raypref.packing import Packing, inputs_of
 SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(1, 5), budget=st.integers(1, 400))
 def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size], ranks: int, budget: int) -> None:
     found = plan(sizes, ranks, budget)
@@ -28,6 +29,7 @@ def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size
     assert found == plan(list(sizes), ranks, budget)
 
 
+@settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(2, 4), budget=st.integers(1, 400))
 def test_ranks_are_balanced_to_one_micro_batch(sizes: list[Size], ranks: int, budget: int) -> None:
     found = plan(sizes, ranks, budget)
@@ -76,6 +78,7 @@ ITEMS = st.lists(
 
 
 @pytest.mark.parametrize("kind", ["padded", "shared", "joined"])
+@settings(deadline=None)
 @given(items=ITEMS, ranks=st.integers(1, 3), budget=st.integers(1, 200))
 def test_a_share_holds_every_example_once_within_the_budget(kind: str, items: list[list[types.Sequence]], ranks: int, budget: int) -> None:
     """What is laid out for a micro-batch has as many positions as planned; above the budget is only an example by itself."""
