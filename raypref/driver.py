@@ -126,11 +126,11 @@ class Driver:
         Args:
             settled: whether pi_t has been evaluated and saved; otherwise that comes before the first step.
         """
-        for callback in self.callbacks:
-            callback.on_iteration(self.state.iteration)
         config, state = self.config, self.state
         if not (settled or config.loop.overlap):
             await self._settle()
+        for callback in self.callbacks:
+            callback.on_iteration(state.iteration)
         await self.refresh.before(state.iteration)
         stream = self._stream()
         try:
