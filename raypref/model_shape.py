@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from raypref.config import LoraConfig
+from raypref.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -33,10 +34,15 @@ class ModelShape:
         Args:
             config: transformers'.
             lora: the adapter that is trained.
+
+        Raises:
+            ConfigError: the architecture states no size of its MLPs.
         """
         import torch
         from transformers import AutoModelForCausalLM
 
+        if getattr(config.get_text_config(), "intermediate_size", None) is None:
+            raise ConfigError(f"policy.path: {type(config).__name__} states no intermediate_size; the memory model knows gated MLPs alone")
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()

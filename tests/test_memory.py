@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from raypref.config import LoraConfig, RunConfig
+from raypref.errors import ConfigError
 from raypref.memory import (
     Job,
     Share,
@@ -55,6 +56,11 @@ def test_adapter_of_an_8b_model() -> None:
     16 x 81,920 x 32 = 41,943,040. On q and v alone 16 x 13,312 x 32 = 6,815,744."""
     assert ModelShape.of(LLAMA_8B, LoraConfig(rank=16)).trained == 41_943_040
     assert ModelShape.of(LLAMA_8B, LoraConfig(rank=16, target_modules=["q_proj", "v_proj"])).trained == 6_815_744
+
+
+def test_a_model_of_unknown_shape() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.path: GPT2Config states no intermediate_size"):
+        ModelShape.of(GPT2Config(n_layer=1))
 
 
 def test_training_state_of_an_8b_model() -> None:
