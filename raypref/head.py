@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from raypref import fused
+
 CHUNK_ELEMENTS = 1 << 25
 """Logits that are held in float32 at once: 128 MiB."""
 
@@ -21,7 +23,7 @@ def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tens
 
     Forward and backward pass go over chunks of tokens. The first chunk's probabilities are kept for the backward pass, those of the
     others are computed again there: no more than two chunks exist at a time. The gradient of a weight in half precision is summed over
-    the chunks in float32.
+    the chunks in float32. Where Liger's kernels are available, they do the work.
 
     Args:
         hidden: (M, H).
@@ -32,6 +34,8 @@ def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tens
     Returns:
         (M,) float32, in nats.
     """
+    if len(tokens) and fused.available(hidden.device):
+        return fused.fused_head_logps(hidden, weight, bias, tokens)
     return _HeadLogps.apply(hidden, weight, bias, tokens)
 
 
