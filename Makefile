@@ -25,6 +25,8 @@ test-all: $(READY)
 	@$(BIN)/python -m pytest
 
 bench: $(READY)
+	@$(BIN)/python -m pip show --quiet trl 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[bench]" || \
+		echo "bench: TRL cannot be installed here; what is compared with it is left out"
 	@$(BIN)/python -m benchmarks all
 
 lint: $(READY)

@@ -66,6 +66,7 @@ class Engine:
         transport: str = "shm",
         seed: int = 0,
         own_weights: bool = False,
+        sleeps: bool = False,
     ) -> None:
         """
         Args:
@@ -76,6 +77,7 @@ class Engine:
             transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
             seed: of the engine; requests carry their own.
             own_weights: load the directory's weights: an engine of a run without a learner.
+            sleeps: whether ``sleep`` will be called. On a CPU the calls are taken, and no memory moves.
 
         Raises:
             ConfigError: vLLM is built for another device, or cannot run this model.
@@ -84,7 +86,7 @@ class Engine:
         self._end_tokens = list(end_token_ids(policy))
         self._context_tokens = context_limit(policy)
         self._open: dict[str, SampleRequest] = {}
-        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed, own_weights)
+        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed, own_weights, sleeps)
 
     @property
     def unfinished(self) -> int:
@@ -134,9 +136,10 @@ class Engine:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._llm.init_weight_transfer_engine(request)
 
-    def start_weight_update(self) -> None:
+    def start_weight_update(self, complete: bool = True) -> None:
+        """Begin an update of every weight, or of some."""
         assert not self._open, "weights may change only between requests"
-        self._llm.collective_rpc("raypref_begin_sync")
+        self._llm.collective_rpc("raypref_begin_sync", args=(complete,))
         self._llm.start_weight_update()
 
     def update_weights(self, request: Any) -> None:
@@ -153,9 +156,18 @@ class Engine:
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
     def received(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of the last sync's tensors: one entry a tensor-parallel rank, ``""`` when there is one."""
+        """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` for one."""
         workers = self._llm.collective_rpc("raypref_received")
         return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}
+
+    def sleep(self, level: int) -> None:
+        """Give back the memory of the key-value cache and of the weights, which level 1 keeps in host memory and level 2 forgets."""
+        assert not self._open, "an engine may sleep only between requests"
+        self._llm.sleep(level=level)
+
+    def wake_up(self, tags: list[str]) -> bool:
+        """Take memory again: for ``weights``, then for ``kv_cache``; whether that was the last of it."""
+        return bool(self._llm.wake_up(tags=tags))
 
     def shutdown(self) -> None:
         """End the worker processes and free their shared memory (killed ones leave it behind)."""
@@ -184,6 +196,7 @@ def _start(
     transport: str,
     seed: int,
     own_weights: bool,
+    sleeps: bool,
 ) -> Any:
     from vllm import LLM
     from vllm.config import WeightTransferConfig
@@ -215,6 +228,7 @@ def _start(
             distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
             worker_extension_cls="actors.receiving.WorkerExtension",
             weight_transfer_config=WeightTransferConfig(backend=transport),
+            enable_sleep_mode=sleeps and device != "cpu",
             seed=seed,
             disable_log_stats=True,
             use_tqdm_on_load=False,

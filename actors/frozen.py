@@ -41,7 +41,7 @@ class FrozenPolicy:
         self._copy = load_model(self._policy.model_copy(update={"path": str(directory)}), self._device)
 
     def logits(self, sequences: Sequence[types.Sequence]) -> torch.Tensor:
-        """(N, R, V) before each response token, without a gradient (see ``response_logits``). A collective under ZeRO-3 with LoRA."""
+        """(M, V) before each response token, without a gradient (see ``response_logits``). A collective under ZeRO-3 with LoRA."""
         import torch
 
         with torch.no_grad():

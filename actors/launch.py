@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def reserve(plan: Plan, timeout_s: float, may_grow: bool, strategy: str = "PACK"
     """
     if not may_grow and (reason := cannot_fit(plan, _nodes())):
         raise PlacementError(f"placement: this cluster can never hold the run\n{reason}")
-    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=strategy, name="raypref")
+    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=strategy, name=f"raypref-{uuid.uuid4()}")
     if not group.wait(timeout_s):
         remove_placement_group(group)
         reason = cannot_fit(plan, _nodes()) or f"needed: {plan.arithmetic()}\nfree now: {_free()}; the rest is held by other jobs"

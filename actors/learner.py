@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors import deepspeed_setup, learner_checkpoint, policy_export
+from actors import deepspeed_setup, learner_checkpoint, offload, policy_export
 from actors.failures import dump_batch, spread
 from actors.frozen import FrozenPolicy, evaluating
 from actors.learner_checkpoint import Layout, Progress
@@ -232,9 +232,30 @@ class LearnerRank:
         source = DeepSpeedSource(self._engine.module)
         self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
 
-    def publish(self, version: int) -> dict[str, int]:
-        """Put the weights into every receiver, if there is any, as ``version``; on the rank that sends, checksums of what was sent."""
-        return {} if self._publisher is None else self._publisher.publish(version)
+    def publish(self, version: int, complete: bool = False) -> dict[str, int]:
+        """Put the weights into every receiver, if there is any, as ``version``.
+
+        Args:
+            complete: send every weight, not only what training changes: a receiver has lost its own.
+
+        Returns:
+            on the rank that sends, checksums of what the receivers hold now.
+        """
+        if self._publisher is None:
+            return {}
+        if complete:
+            self._publisher.send_all()
+        return self._publisher.publish(version)
+
+    # --- memory ---------------------------------------------------------------------------------------------------------------------
+
+    def offload(self) -> None:
+        """The optimiser's state goes to host memory; no ``step`` and no ``load`` before ``reload``."""
+        offload.offload(self._engine, self._optimizer)
+
+    def reload(self) -> None:
+        """The optimiser's state comes back."""
+        offload.reload(self._engine, self._optimizer)
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
 
@@ -253,6 +274,8 @@ class LearnerRank:
         self.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
         self._samples = Samples(sequences, self._coefficient if sequences else 0.0)
         self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+        if self._publisher is not None:
+            self._publisher.send_all()
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.calls import first_cause
+from actors.phases import Phases
 from raypref import types
 from raypref.roles import Checksums, Ref
 
@@ -23,14 +24,16 @@ class LearnerGroup:
     which leaves them as they were.
     """
 
-    def __init__(self, ranks: Sequence[Any], timeout_s: float) -> None:
+    def __init__(self, ranks: Sequence[Any], timeout_s: float, phases: Phases | None = None) -> None:
         """
         Args:
             ranks: handles of ``LearnerRank`` actors, in the order of their ranks.
             timeout_s: longest wait for any call.
+            phases: of GPUs that engines share; default: they share none, or there is memory enough for all.
         """
         self._ranks = list(ranks)
         self._timeout_s = timeout_s
+        self._phases = Phases() if phases is None else phases
 
     async def start(self) -> None:
         """Bring the ranks together; the policy is loaded when this returns.
@@ -38,6 +41,7 @@ class LearnerGroup:
         Raises:
             ConfigError: the policy cannot be loaded.
         """
+        await self._phases.clear()
         address = await first_cause([self._ranks[0].listen.remote()], ["learner rank 0"], self._timeout_s)
         await self._all("start", address[0])
 
@@ -46,6 +50,7 @@ class LearnerGroup:
         await self._all("connect", list(receivers), backend, timeout_s)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+        await self._phases.training()
         bounds = [(part.start, part.stop) for part in batch]
         return (await self._all("step", bounds, *(part.ref for part in batch)))[0]
 
@@ -59,7 +64,8 @@ class LearnerGroup:
         await self._all("refresh_reference", directory)
 
     async def publish(self, version: int) -> Checksums:
-        return (await self._all("publish", version))[0]
+        async with self._phases.syncing() as complete:
+            return (await self._all("publish", version, complete))[0]
 
     async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]
@@ -68,6 +74,7 @@ class LearnerGroup:
         await self._all("save", directory)
 
     async def load(self, directory: Path) -> None:
+        await self._phases.training()
         await self._all("load", directory)
 
     async def export(self, directory: Path) -> None:

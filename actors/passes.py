@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from actors.failures import Scored
 from actors.frozen import FrozenPolicy, evaluating
 from raypref import batching, types
-from raypref.logprobs import response_logits, response_logps, token_logps
+from raypref.logprobs import response_logits, response_logps, spread, token_logps
 from raypref.losses.base import Loss, LossValue
+from raypref.packing import packing_of
 
 if TYPE_CHECKING:
     import torch
@@ -79,14 +80,14 @@ class Passes:
             name -> mean over the global batch (over the samples for ``regulariser``), the same on every rank; and this rank's findings.
         """
         found = Found()
-        own = self._share([batching.Size.of(example) for example in examples])
+        own = self._share([batching.sequences([example]) for example in examples])
         statistics = self._statistics(examples, own)
         passes: list[Callable[[], torch.Tensor]] = [
             partial(self._loss_pass, examples, micro, statistics, denominator, found) for micro in own
         ]
         if samples.sequences:
-            sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in samples.sequences]
-            passes += [partial(self._regulariser_pass, samples, micro, found) for micro in self._share(sizes)]
+            alone = [[sequence] for sequence in samples.sequences]
+            passes += [partial(self._regulariser_pass, samples, micro, found) for micro in self._share(alone)]
         for position, forward in enumerate(passes):
             self._engine.set_gradient_accumulation_boundary(position == len(passes) - 1)
             self._engine.backward(forward())
@@ -94,8 +95,8 @@ class Passes:
         means = {name: total / (len(samples.sequences) if name == _REGULARISER else denominator) for name, total in totals.items()}
         return means, found
 
-    def _share(self, sizes: Sequence[batching.Size]) -> tuple[batching.MicroBatch, ...]:
-        return batching.plan(sizes, self._world_size, self._micro_batch_tokens)[self._rank]
+    def _share(self, items: Sequence[Sequence[types.Sequence]]) -> tuple[batching.MicroBatch, ...]:
+        return batching.share(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
 
     def _statistics(self, examples: Sequence[types.Example], own: Sequence[batching.MicroBatch]) -> dict[str, torch.Tensor]:
         """Name -> () mean over the B examples of what the loss wants to know of the batch; empty for a loss that wants nothing."""
@@ -158,8 +159,8 @@ class Passes:
 
         assert self._frozen is not None
         reference = self._frozen.logits(sequences)
-        logits, tokens, mask = response_logits(self._engine, sequences)
-        return token_kl(logits, reference).masked_fill(~mask, 0.0), token_logps(logits, tokens).masked_fill(~mask, 0.0)
+        logits, tokens, lengths = response_logits(self._engine, sequences)
+        return spread(token_kl(logits, reference), lengths)[0], spread(token_logps(logits, tokens), lengths)[0]
 
     def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The same sums over all ranks."""

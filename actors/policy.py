@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raypref import fused
 from raypref.config import LoraConfig, PolicyConfig
 from raypref.errors import ConfigError
 
@@ -46,6 +47,8 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
         use_safetensors=True,
     )
     model = model.to(device)
+    if fused.available(device):
+        fused.fuse_layers(model)
     if not trainable:
         return model.requires_grad_(False).eval()
     if policy.gradient_checkpointing:

@@ -15,7 +15,7 @@ from actors.checksums import checksum
 
 
 class ReceivedWeights:
-    """Records the checksums of what a model loads from now on."""
+    """Records the checksum of each tensor as the model last loaded it."""
 
     def __init__(self, model: Any) -> None:
         """
@@ -30,12 +30,13 @@ class ReceivedWeights:
 
         model.load_weights = recorded
 
-    def begin(self) -> None:
-        """Forget what came before: a new sync starts."""
-        self._sums.clear()
+    def begin(self, *, complete: bool) -> None:
+        """A sync starts: of every tensor, so that what came before is forgotten, or of some, so that the others stay as they are."""
+        if complete:
+            self._sums.clear()
 
     def checksums(self) -> dict[str, int]:
-        """Parameter name -> checksum, of the last sync."""
+        """Parameter name -> checksum, of all that was loaded since the last complete sync began."""
         return {name: int(value) for name, value in self._sums.items()}
 
     def _record(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -49,12 +50,12 @@ class WorkerExtension:
 
     raypref_weights: ReceivedWeights | None = None
 
-    def raypref_begin_sync(self) -> None:
-        """A weight update starts: record it from its beginning."""
+    def raypref_begin_sync(self, complete: bool) -> None:
+        """A weight update starts, of every tensor or of some: record it from its beginning."""
         if self.raypref_weights is None:
             self.raypref_weights = ReceivedWeights(self.get_model())  # type: ignore[attr-defined]
-        self.raypref_weights.begin()
+        self.raypref_weights.begin(complete=complete)
 
     def raypref_received(self) -> dict[str, int]:
-        """Checksums of the last sync's tensors as this worker received them."""
+        """Checksums of the tensors that this worker holds, as it last received each."""
         return {} if self.raypref_weights is None else self.raypref_weights.checksums()

@@ -86,15 +86,15 @@ class ReferenceModel:
         return None if self._previous is None else per_token_logps(self._previous.model, sequences, self._micro_batch_tokens)
 
     def received(self) -> dict[str, int] | None:
-        """Parameter name -> checksum of the last sync's tensors as they were received; None without a slot for pi_t."""
+        """Parameter name -> checksum of each tensor as it was last received; None without a slot for pi_t."""
         return None if self._previous is None else self._previous.weights.checksums()
 
     def init_weight_transfer_engine(self, request: Any) -> None:
         engine = self._slot().engine
         engine.init_transfer_engine(engine.parse_init_info(request.init_info))
 
-    def start_weight_update(self, version: int = 0) -> None:
-        self._slot().begin(keep=version >= 0)
+    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
+        self._slot().begin(keep=version >= 0, complete=complete)
 
     def update_weights(self, request: Any) -> None:
         self._slot().engine.update_weights(request.update_info)
@@ -145,12 +145,13 @@ class _Received:
         alone = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_index=0, world_size=1, rank=0), model_config=None)
         self.engine = WeightTransferEngineFactory.create_engine(WeightTransferConfig(backend=transport), alone, device, self._target)
 
-    def begin(self, *, keep: bool) -> None:
+    def begin(self, *, keep: bool, complete: bool) -> None:
         if keep:
             self.version = None
         self._target.keeps = keep
-        self._target.arrived.clear()
-        self.weights.begin()
+        if complete:
+            self._target.arrived.clear()
+        self.weights.begin(complete=complete)
         self.engine.start_weight_update()
 
     def finish(self) -> None:

@@ -56,15 +56,17 @@ class RolloutActor:
         transport: str = "shm",
         seed: int = 0,
         own_weights: bool = False,
+        sleeps: bool = False,
     ) -> None:
         """See ``actors.engine.Engine``; needs ``engine_env``. With ``own_weights`` version 0 is held from the start."""
-        options: dict[str, Any] = {"device": device, "transport": transport, "seed": seed, "own_weights": own_weights}
+        options: dict[str, Any] = {"device": device, "transport": transport, "seed": seed, "own_weights": own_weights, "sleeps": sleeps}
         self._engine = Engine(policy, rollout, tensor_parallel=tensor_parallel, **options)
         self._inbox: queue.SimpleQueue[tuple[str, SampleRequest] | None] = queue.SimpleQueue()
         self._state = threading.Lock()
-        """Guards the three that follow."""
+        """Guards the four that follow."""
         self._unanswered = 0
         self._version: int | None = 0 if own_weights else None
+        self._asleep = False
         self._failure: Exception | None = None
         self._streaming = threading.Lock()
         self._closing = threading.Event()
@@ -79,6 +81,8 @@ class RolloutActor:
         self._engine.check(request)
         with self._state:
             self._check_usable()
+            if self._asleep:
+                raise SyncError(f"prompt {request.prompt.id!r} for an engine that sleeps: it samples between a sync and the next step")
             if request.policy_version != self._version:
                 held = "none yet, or one that is being replaced" if self._version is None else f"version {self._version}"
                 raise SyncError(f"prompt {request.prompt.id!r} is for policy version {request.policy_version}; the engine holds {held}")
@@ -102,19 +106,20 @@ class RolloutActor:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._engine.init_weight_transfer_engine(request)
 
-    def start_weight_update(self, version: int = 0) -> None:
+    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
         """Begin a weight update; from here to ``update_weight_version`` requests are refused. An engine takes every ``version``.
+
+        Args:
+            complete: whether every weight comes, or some, and the others stay.
 
         Raises:
             SyncError: requests are unanswered, or an earlier update went wrong.
         """
         with self._state:
-            self._check_usable()
-            if self._unanswered:
-                raise SyncError(f"sync: {self._unanswered} requests are unanswered; weights may change only between iterations")
+            self._check_idle("weights may change")
             self._version = None
         with self._fatal():
-            self._engine.start_weight_update()
+            self._engine.start_weight_update(complete)
 
     def update_weights(self, request: Any) -> None:
         with self._fatal():
@@ -129,8 +134,32 @@ class RolloutActor:
         with self._state:
             self._version = int(new_version)
 
+    def sleep(self, level: int) -> None:
+        """Give the GPU's memory back; requests are refused until all of it is taken again.
+
+        Args:
+            level: 1 keeps the weights in host memory, 2 forgets them: a weight update must come before ``kv_cache`` wakes.
+
+        Raises:
+            SyncError: requests are unanswered, or a weight update went wrong.
+        """
+        with self._state:
+            self._check_idle("an engine may sleep")
+            self._asleep = True
+            if level > 1:
+                self._version = None
+        with self._fatal():
+            self._engine.sleep(level)
+
+    def wake_up(self, tags: list[str]) -> None:
+        """Take memory again: ``weights``, then ``kv_cache``."""
+        with self._fatal():
+            awake = self._engine.wake_up(tags)
+        with self._state:
+            self._asleep = not awake
+
     def received(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of the last sync's tensors as that worker received them."""
+        """Worker -> parameter name -> checksum of each tensor as that worker last received it."""
         return self._engine.received()
 
     def shutdown(self) -> None:
@@ -157,11 +186,16 @@ class RolloutActor:
 
     def _check_usable(self) -> None:
         if self._failure is not None:
-            raise SyncError(f"the engine is unusable since a weight update failed: {self._failure}") from self._failure
+            raise SyncError(f"the engine is unusable since a weight update or a sleep failed: {self._failure}") from self._failure
+
+    def _check_idle(self, what: str) -> None:
+        self._check_usable()
+        if self._unanswered:
+            raise SyncError(f"sync: {self._unanswered} requests are unanswered; {what} only between iterations")
 
     @contextlib.contextmanager
     def _fatal(self) -> Iterator[None]:
-        """vLLM's weights are half old, half new after an update that raised: remember it."""
+        """vLLM's weights are half old, half new after an update that raised, or half there after a sleep: remember it."""
         try:
             yield
         except Exception as error:

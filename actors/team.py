@@ -17,8 +17,10 @@ from actors.deepspeed_setup import learner_env
 from actors.engine import engine_env
 from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
+from actors.offload import check_offload
 from actors.oracle import SPARE_CALLS, OracleActor, OracleGroup
 from actors.oracle_host import PolicyAccess
+from actors.phases import FORGET, KEEP, Phases
 from actors.placement import Plan, Seat
 from actors.policy import facts_of
 from actors.reference import ReferenceActor, ReferenceGroup
@@ -47,6 +49,7 @@ class Team:
         self.plan = plan
         self.device = device
         self.transport = transport_of(config, device)
+        self.takes_turns = takes_turns(config, plan)
         self._handles: dict[str, Any] = {}
         """Seat name -> actor handle."""
         self.roles: Any = None
@@ -122,6 +125,7 @@ class Team:
                     "transport": self.transport,
                     "seed": config.seed,
                     "own_weights": not self.plan.of("learner"),
+                    "sleeps": self.takes_turns,
                 },
             )
         if seat.role == "reference":
@@ -181,8 +185,10 @@ class Team:
         engines, references, oracles = self._of("rollout"), self._of("reference"), self._of("oracle")
         rollout = RolloutGroup(engines, timeout_s) if engines else None
         policy = None if rollout is None else rollout.sample
+        ranks = [handle for _, handle in self._of("learner")]
+        level = KEEP if self.config.policy.lora is not None else FORGET  # syncs of an adapter send a part of the weights
         return Roles(
-            learner=LearnerGroup([handle for _, handle in self._of("learner")], timeout_s),
+            learner=LearnerGroup(ranks, timeout_s, Phases(ranks, engines, level, timeout_s) if self.takes_turns else None),
             rollout=rollout,
             reference=ReferenceGroup(references, timeout_s) if references else None,
             oracle=OracleGroup(dict(oracles), timeout_s, in_flight=self.config.judging.groups, policy=policy) if oracles else None,
@@ -225,3 +231,21 @@ def transport_of(config: RunConfig, device: Device) -> str:
         where = "on a CPU" if device == "cpu" else f"between {config.placement.layout} GPUs"
         raise ConfigError(f"sync.transport: {asked} does not work {where}; use auto, which takes {fitting} there")
     return fitting
+
+
+def takes_turns(config: RunConfig, plan: Plan) -> bool:
+    """Whether the learner and the engines of these seats take turns on their GPUs (``placement.sleep``).
+
+    Raises:
+        ConfigError: they have none in common, or would be needed at once, or the optimiser's state cannot leave.
+    """
+    if not config.placement.sleep or not (plan.of("learner") and plan.of("rollout")):
+        return False
+    if config.placement.layout != "colocated":
+        raise ConfigError("placement.sleep: the engines have GPUs of their own; set placement.layout=colocated, or placement.sleep=false")
+    if config.loop.overlap:
+        raise ConfigError(
+            "placement.sleep: the engines sleep while the learner trains, loop.overlap has both at work; set loop.overlap=false"
+        )
+    check_offload(config.policy, config.learner)
+    return True

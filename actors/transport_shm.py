@@ -144,17 +144,19 @@ class ShmTrainerWeightTransferEngine(TrainerWeightTransferEngine[ShmTrainerInitI
         return engine
 
     def send_weights(self) -> None:
-        """Copy every tensor into the file; then one update round trip."""
+        """Copy what the source gives into the file, each tensor to its place; then one update round trip."""
+        names = []
         for name, tensor in self.source:
             if self._buffer is None:
                 continue
+            names.append(name)
             meta, offset = self._layout[name]
             if tensor.dtype != meta.dtype or tuple(tensor.shape) != meta.shape:
                 raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {meta.dtype} {meta.shape}")
             _view(self._buffer, meta.dtype, meta.shape, offset).copy_(tensor)
         if self.is_sender:
             self.client.start_weight_update()
-            self.client.update_weights(asdict(self._update_info()))
+            self.client.update_weights(asdict(self._update_info(names)))
             self.client.finish_weight_update()
 
     def shutdown(self) -> None:
@@ -170,13 +172,13 @@ class ShmTrainerWeightTransferEngine(TrainerWeightTransferEngine[ShmTrainerInitI
         finally:
             remove()
 
-    def _update_info(self) -> ShmUpdateInfo:
-        metas = [meta for meta, _ in self._layout.values()]
+    def _update_info(self, names: list[str]) -> ShmUpdateInfo:
+        metas, offsets = zip(*(self._layout[name] for name in names), strict=True)
         return ShmUpdateInfo(
-            names=[meta.name for meta in metas],
+            names=names,
             dtype_names=[str(meta.dtype).removeprefix("torch.") for meta in metas],
             shapes=[list(meta.shape) for meta in metas],
-            offsets=[offset for _, offset in self._layout.values()],
+            offsets=list(offsets),
         )
 
 

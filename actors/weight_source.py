@@ -29,6 +29,12 @@ class _Entry:
     parameters: tuple[nn.Parameter, ...]
     """What must be whole to compute it: the weight, and the adapter's factors."""
     compute: Callable[[], Tensor]
+    unit: str
+    """What an engine loads whole or not at all."""
+
+    @property
+    def trained(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters)
 
 
 class DeepSpeedSource(WeightSource):
@@ -37,7 +43,12 @@ class DeepSpeedSource(WeightSource):
     - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once.
     - Under ZeRO-3 every rank must iterate, in lockstep: a bucket of parameters is gathered by all of them.
     - With a LoRA adapter the weights are W + scale B A; the training module is not changed.
+    - ``complete = False`` leaves out what training never changes. An engine fuses linear layers that stand side by side (query, key and
+      value; gate and up), and reloads a fused layer whole or not at all: where one is trained, those beside it come, too.
     """
+
+    complete = True
+    """Whether the next passes, and ``metadata``, cover every weight."""
 
     def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int = BUCKET_ELEMENTS) -> None:
         """
@@ -51,34 +62,43 @@ class DeepSpeedSource(WeightSource):
         """
         _refuse_converted(module)
         self._dtype = dtype
+        self._bucket_elements = bucket_elements
         self._entries = _entries(module)
-        self._buckets = _buckets(self._entries, bucket_elements)
+        changing = {entry.unit for entry in self._entries if entry.trained}
+        self._changing = [entry for entry in self._entries if entry.unit in changing]
 
     def metadata(self) -> list[ParamMeta]:
         """Name, dtype and whole shape of every tensor, in the order of iteration; gathers nothing."""
-        return [ParamMeta(entry.name, self._dtype or entry.parameters[0].dtype, _shape(entry.parameters[0])) for entry in self._entries]
+        return [ParamMeta(entry.name, self._dtype or entry.parameters[0].dtype, _shape(entry.parameters[0])) for entry in self._chosen]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole tensor); a tensor may share memory with the parameter: read it before the next step."""
-        for bucket in self._buckets:
+        for bucket in _buckets(self._chosen, self._bucket_elements):
             with torch.no_grad(), _gathered([parameter for entry in bucket for parameter in entry.parameters]):
                 for entry in bucket:
                     tensor = entry.compute()
                     yield entry.name, tensor.to(self._dtype or entry.parameters[0].dtype)
 
+    @property
+    def _chosen(self) -> list[_Entry]:
+        return self._entries if self.complete else self._changing
+
 
 def _entries(module: nn.Module) -> list[_Entry]:
     """What to send. ``named_parameters`` yields a shared parameter once."""
     adapted = {id(weight): layer for layer in module.modules() if (weight := _base_weight(layer)) is not None}
+    linear = {_checkpoint_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     entries = []
-    for name, parameter in module.named_parameters():
-        if ".lora_" in name:
+    for key, parameter in module.named_parameters():
+        if ".lora_" in key:
             continue
-        layer = adapted.get(id(parameter))
+        name, layer = _checkpoint_name(key), adapted.get(id(parameter))
+        owner = name.rpartition(".")[0]
+        unit = f"{owner.rpartition('.')[0]}.*" if owner in linear else owner
         if layer is None:
-            entries.append(_Entry(_checkpoint_name(name), (parameter,), parameter.detach))
+            entries.append(_Entry(name, (parameter,), parameter.detach, unit))
         else:
-            entries.append(_merged_entry(_checkpoint_name(name), parameter, layer))
+            entries.append(_merged_entry(name, parameter, layer, unit))
     return entries
 
 
@@ -87,7 +107,7 @@ def _base_weight(layer: Any) -> nn.Parameter | None:
     return layer.base_layer.weight if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight") else None
 
 
-def _merged_entry(name: str, weight: nn.Parameter, layer: Any) -> _Entry:
+def _merged_entry(name: str, weight: nn.Parameter, layer: Any, unit: str) -> _Entry:
     factors = tuple(parameter for key, parameter in layer.named_parameters() if key.startswith("lora_"))
     active = tuple(layer.active_adapters)
 
@@ -98,12 +118,12 @@ def _merged_entry(name: str, weight: nn.Parameter, layer: Any) -> _Entry:
             result = result + layer.get_delta_weight(adapter)
         return result
 
-    return _Entry(name, (weight, *factors), merged)
+    return _Entry(name, (weight, *factors), merged, unit)
 
 
 def _checkpoint_name(name: str) -> str:
     """``base_model.model.model.layers.0.mlp.up_proj.base_layer.weight`` -> ``model.layers.0.mlp.up_proj.weight``."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").removesuffix(".base_layer")
 
 
 def _refuse_converted(module: Any) -> None:
@@ -145,9 +165,9 @@ def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
 
 
 class RecordingSource(WeightSource):
-    """A source that remembers the checksums of what it gave in its last pass."""
+    """A source that remembers the checksum of each tensor as it last gave it."""
 
-    def __init__(self, source: WeightSource, *, active: bool) -> None:
+    def __init__(self, source: DeepSpeedSource, *, active: bool) -> None:
         """
         Args:
             source: where the weights come from.
@@ -160,13 +180,18 @@ class RecordingSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         return self._source.metadata()
 
+    def choose(self, *, complete: bool) -> None:
+        """What the next pass gives: every weight, or those alone that training changes."""
+        self._source.complete = complete
+        if complete:
+            self._sums = {}
+
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        self._sums = {}
         for name, tensor in self._source:
             if self._active:
                 self._sums[name] = checksum(tensor)
             yield name, tensor
 
     def checksums(self) -> dict[str, int]:
-        """Parameter name -> checksum, of the last pass."""
+        """Parameter name -> checksum, of all that was given since the last complete pass began."""
         return {name: int(value) for name, value in self._sums.items()}

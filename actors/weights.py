@@ -4,6 +4,9 @@
     publisher = Publisher("nccl", rank, world_size, source, receivers, timeout_s)
     sent = publisher.publish(version)                            # on every rank; blocks until every receiver holds the weights
 
+The first transfer carries every weight; later ones those alone that training changes (with a LoRA adapter: the merged layers). A receiver
+keeps the others, and their checksums.
+
 Backends: ``nccl`` (learner and receivers on GPUs of their own), ``ipc`` (each receiver on a GPU that a learner rank uses, too), ``shm``
 (CPU, one node; ``actors.transport_shm``). The invariant: when ``publish`` returns, every receiver holds exactly these weights, under this
 version, with an empty prefix cache, and has checksums of the tensors as it received them (``received``).
@@ -22,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 if TYPE_CHECKING:
-    from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightSource
+    from vllm.distributed.weight_transfer.base import TrainerInitInfo
+
+    from actors.weight_source import DeepSpeedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Publisher:
     """The sending side; every learner rank has one, the first rank sends."""
 
     def __init__(
-        self, backend: str, rank: int, world_size: int, source: WeightSource, receivers: Sequence[Receiver], timeout_s: float
+        self, backend: str, rank: int, world_size: int, source: DeepSpeedSource, receivers: Sequence[Receiver], timeout_s: float
     ) -> None:
         """Connect with the receivers; called on every learner rank at the same time.
 
@@ -68,20 +73,28 @@ class Publisher:
         self._source = RecordingSource(source, active=rank == 0)
         info = _init_info(backend, rank, source, receivers)
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=self._source)
+        self._receivers_hold_all = False
 
     def publish(self, version: int) -> dict[str, int]:
         """Put the weights into every receiver as ``version``; called on every learner rank at the same time.
 
         Returns:
-            parameter name -> checksum of what was sent; empty on other ranks than the first.
+            parameter name -> checksum of what the receivers hold now, as each was last sent; empty on other ranks than the first.
 
         Raises:
             Exception: a receiver's own error, or ray.exceptions.GetTimeoutError. The receivers are not to be used any more then.
         """
-        self._client.version = version
+        complete = not self._receivers_hold_all
+        self._source.choose(complete=complete)
+        self._client.version, self._client.complete = version, complete
         _finish_pending_work()
         self._engine.send_weights()
+        self._receivers_hold_all = True
         return self._source.checksums()
+
+    def send_all(self) -> None:
+        """Have the next ``publish`` carry every weight: the receivers have lost theirs, or the learner loaded others."""
+        self._receivers_hold_all = False
 
     def close(self) -> None:
         """Leave the transport's group, free its buffers."""
@@ -98,6 +111,8 @@ class ControlPlane:
     def __init__(self, receivers: Sequence[Receiver], timeout_s: float) -> None:
         self.version = 0
         """What the next finished update is called."""
+        self.complete = True
+        """Whether the next update carries every weight."""
         self._receivers = receivers
         self._timeout_s = timeout_s
 
@@ -110,8 +125,9 @@ class ControlPlane:
         self._wait([r.handle.init_weight_transfer_engine.remote(q) for r, q in zip(self._receivers, requests, strict=True)])
 
     def start_weight_update(self) -> None:
-        """Unlike vLLM's own call this one says which version comes: one below 0 is not for the references to keep."""
-        self._call(lambda handle: handle.start_weight_update.remote(self.version))
+        """Unlike vLLM's own call this one says which version comes (one below 0 is not for the references to keep), and whether it
+        carries every weight."""
+        self._call(lambda handle: handle.start_weight_update.remote(self.version, self.complete))
 
     def update_weights(self, update_info: Any) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -150,7 +166,7 @@ def rank_offsets(receivers: Sequence[Receiver]) -> list[int]:
     return offsets
 
 
-def _init_info(backend: str, rank: int, source: WeightSource, receivers: Sequence[Receiver]) -> TrainerInitInfo:
+def _init_info(backend: str, rank: int, source: DeepSpeedSource, receivers: Sequence[Receiver]) -> TrainerInitInfo:
     if backend == "shm":
         from actors.transport_shm import ShmTrainerInitInfo
 
@@ -173,7 +189,7 @@ def _init_info(backend: str, rank: int, source: WeightSource, receivers: Sequenc
     raise ValueError(f"sync.transport: no transport is called {backend!r}; known: nccl, ipc, shm")
 
 
-def _buffer_bytes(source: WeightSource) -> int:
+def _buffer_bytes(source: DeepSpeedSource) -> int:
     """Size of a packing buffer: vLLM's default, or the largest tensor (vLLM does not split one)."""
     from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 

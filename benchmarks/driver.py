@@ -1,62 +1,134 @@
-"""What the driver costs: CPU seconds of its process for a group, with roles in plain Python that answer after a fixed time.
+"""What the driver costs, with 1, 8, 64 and 512 engines that answer as fast as an 8B model does; everything else is simulated.
 
-The roles do nothing, so all that is measured is the loop: admission, ordering, batching, metrics. It must not grow with the engines.
+Four lines and two:
+- ``driver_N_engines``: CPU of a group with one engine over that with N. It must not grow with the engines.
+- ``driver_share_N_engines``: 1% of the iteration's wall time over the driver's CPU time in it.
+- ``driver_bytes``: bytes of a group over what of it goes through the driver's hands; references travel, the data does not.
+
+Speed of an engine: 6,583 response tokens a second, Llama-3.1-8B-Instruct on ShareGPT prompts (vLLM, pull request 18566), and groups of
+K = 5 responses of 400 tokens: 3.3 groups a second. The learner keeps up. The clock is that of ``benchmarks.simulated``.
 """
 
 from __future__ import annotations
 
-import asyncio
+import pickle
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
+
+from benchmarks import simulated
 from benchmarks.figure import Figure
-from raypref.config import RunConfig
-from raypref.driver import Driver, Roles, RunData
+from benchmarks.simulated import Speeds, simulate
+from raypref import types
+from raypref.config import LoopConfig, RunConfig
+from raypref.driver import Driver
 from raypref.metrics import MetricsWriter
-from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeReference, FakeRollout, prompt
+from raypref.roles import Roles
 
-GROUPS = 2048
+GROUPS = 16_384
 SAMPLES = 5
 ENGINES = (1, 8, 64, 512)
-GROUPS_IN_FLIGHT = 16
-"""For each engine."""
+GROUPS_AT_ONCE = 8
+"""In an engine: 40 responses."""
+RESPONSES, RESPONSE_TOKENS, PROMPT_TOKENS = 5, 400, 200
+TOKENS_A_SECOND = 6583
+GLOBAL_BATCH = 64
+SHARE = 0.01
+"""Of the iteration's wall time, that the driver may take."""
+SHARE_BAR = {1: 1.0, 8: 1.0}
+"""Up to the 8 GPUs of the papers; above, the learner would have to be as many times as fast."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    costs: dict[int, list[float]] = {engines: [] for engines in ENGINES}
+    samples: dict[int, list[tuple[float, float]]] = {engines: [] for engines in ENGINES}
     for _ in range(SAMPLES):
         for engines in ENGINES:
-            costs[engines].append(cpu_s_per_group(engines))
-    one = median(costs[1])
+            samples[engines].append(cost(engines))
+    cpu_s = {engines: median(cpu for cpu, _ in own) for engines, own in samples.items()}
+    wall_s = {engines: median(wall for _, wall in own) for engines, own in samples.items()}
     for engines in ENGINES[1:]:
-        unit = f"CPU of a group with 1 engine ({one * 1e6:.0f} us) over that with {engines}"
-        Figure(f"driver_{engines}_engines", one / median(costs[engines]), 0.8, unit, SAMPLES).show()
+        unit = f"CPU of a group with 1 engine ({cpu_s[1] * 1e6:.0f} us) over that with {engines} ({cpu_s[engines] * 1e6:.0f} us)"
+        Figure(f"driver_{engines}_engines", cpu_s[1] / cpu_s[engines], 0.8, unit, SAMPLES).show()
+    for engines in ENGINES:
+        unit = f"1% of the wall time of a group ({wall_s[engines] * 1e3:.2f} ms; {1 / wall_s[engines]:.0f} groups a second) over its CPU"
+        share = SHARE * wall_s[engines] / cpu_s[engines]
+        Figure(f"driver_share_{engines}_engines", share, SHARE_BAR.get(engines, 0.0), unit, SAMPLES).show()
+    own, touched = group_bytes(), bytes_touched()
+    Figure("driver_bytes", own / touched, 0.0, f"bytes of a group ({own:.0f}) over those that the driver sends or is sent for it", 1).show()
     return 0
 
 
-def cpu_s_per_group(engines: int) -> float:
-    """CPU seconds of this process for one group, over an iteration of ``GROUPS`` with a window that keeps ``engines`` busy."""
+def speeds_of(engines: int) -> Speeds:
+    groups_a_second = engines * TOKENS_A_SECOND / (RESPONSES * RESPONSE_TOKENS)
+    return Speeds(engines, GROUPS_AT_ONCE, engines * GROUPS_AT_ONCE / groups_a_second, step_s=0.9 * GLOBAL_BATCH / groups_a_second)
+
+
+def cost(engines: int) -> tuple[float, float]:
+    """CPU seconds of this process and simulated wall seconds, for one group of an iteration."""
+    roles = roles_of(speeds_of(engines))
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.parse(
-            {
-                "output_dir": folder,
-                "policy": {"path": "unused"},
-                "loss": {"type": "sppo"},
-                "selection": {"type": "best_worst"},
-                "loop": {"iterations": 1, "window_groups": GROUPS_IN_FLIGHT * engines},
-                "learner": {"global_batch": 64},
-            }
-        )
-        rollout, reference = FakeRollout(FakePolicy()), FakeReference(FakePolicy())
-        learner = FakeLearner(replicas=[rollout.policy, reference.policy])
-        roles = Roles(learner=learner, rollout=rollout, oracle=FakeOracle(), reference=reference)
-        metrics = MetricsWriter(Path(folder))
-        driver = Driver(config, roles, RunData(prompts=[prompt(k) for k in range(GROUPS)]), metrics=metrics)
+        driver = driver_of(Path(folder), roles, GROUPS, max(LoopConfig().window_groups, 2 * GROUPS_AT_ONCE * engines))
         start = time.process_time()
-        asyncio.run(driver.run())
-        used = time.process_time() - start
-        metrics.close()
-    return used / GROUPS
+        _, wall_s = simulate(driver.run)
+        cpu_s = time.process_time() - start
+        driver.metrics.close()
+    return cpu_s / GROUPS, wall_s / GROUPS
+
+
+def roles_of(speeds: Speeds) -> Roles:
+    return Roles(
+        learner=simulated.SimulatedLearner(speeds),
+        rollout=simulated.SimulatedEngines(speeds),
+        oracle=simulated.SimulatedOracle(speeds),
+        reference=simulated.SimulatedReference(speeds),
+    )
+
+
+def driver_of(folder: Path, roles: Roles, groups: int, window: int) -> Driver:
+    config = RunConfig.parse(
+        {
+            "output_dir": str(folder),
+            "policy": {"path": "unused"},
+            "loss": {"type": "sppo"},
+            "selection": {"type": "best_worst"},
+            "sync": {"check": False},
+            "loop": {"iterations": 1, "window_groups": window},
+            "rollout": {"responses": RESPONSES},
+            "learner": {"global_batch": GLOBAL_BATCH},
+        }
+    )
+    data = types.RunData(prompts=simulated.prompts(groups, PROMPT_TOKENS))
+    return Driver(config, roles, data, metrics=MetricsWriter(folder))
+
+
+def bytes_touched(groups: int = GLOBAL_BATCH) -> float:
+    """Bytes of what the driver gives to the roles and gets from them, for one group."""
+    roles, touched = roles_of(speeds_of(1)), [0]
+    for role, methods in ((roles.rollout, ["sample"]), (roles.oracle, ["judge"]), (roles.reference, ["score"]), (roles.learner, ["step"])):
+        for method in methods:
+            setattr(role, method, partial(_counted, touched, getattr(role, method)))
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_of(Path(folder), roles, groups, groups)
+        simulate(driver.run)
+        driver.metrics.close()
+    return touched[0] / groups
+
+
+async def _counted(touched: list[int], method: Any, *arguments: Any) -> Any:
+    result = await method(*arguments)
+    touched[0] += sum(len(pickle.dumps(value)) for value in (*arguments, result))
+    return result
+
+
+def group_bytes() -> int:
+    """Bytes of a rollout with its prompt."""
+    tokens, logprobs = np.zeros(RESPONSE_TOKENS, dtype=np.int32), np.zeros(RESPONSE_TOKENS, dtype=np.float32)
+    text = "word " * (RESPONSE_TOKENS * 4 // 5)
+    responses = tuple(types.Response(tokens.copy(), logprobs.copy(), f"{k}{text}", "stop") for k in range(RESPONSES))
+    return len(pickle.dumps(types.Rollout(simulated.prompts(1, PROMPT_TOKENS)[0], responses, 0)))

@@ -33,61 +33,100 @@ class Batch:
 
 
 class BatchStream(Generic[T]):
-    """Turns items (prompts) into batches by way of ``process``, which gives an item's examples."""
+    """Turns items (prompts) into batches by way of ``process``, which gives an item's examples.
 
-    def __init__(self, process: Callable[[T], Awaitable[Slice]], *, batch_size: int, window: int, max_batches: int | None = None) -> None:
+        stream = BatchStream(process, items, batch_size=64, window=256)
+        stream.start()                        # work begins; without this, when the first batch is asked for
+        async for batch in stream.batches(): ...
+        await stream.close()                  # nothing of it is at work after this, whatever happened
+
+    What a group costs does not grow with the window.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[T], Awaitable[Slice]],
+        items: Iterator[T],
+        *,
+        batch_size: int,
+        window: int,
+        max_batches: int | None = None,
+    ) -> None:
         """
         Args:
             process: works on one item; an empty slice means that the group was dropped.
+            items: in the order in which batches fill.
             batch_size: examples of one batch.
             window: items in flight at most.
             max_batches: stop after so many; no more items are started than they can still need.
         """
         self._process = process
+        self._items = items
         self._batch_size = batch_size
         self._window = window
         self._max_batches = max_batches
+        self._pending: deque[asyncio.Future[Slice]] = deque()
+        self._partial: deque[Slice] = deque()
+        self._examples = 0
+        """Of ``_partial``."""
+        self._made = 0
 
-    async def batches(self, items: Iterator[T]) -> AsyncGenerator[Batch]:
-        """Batches in the items' order. The last one may be short, unless ``max_batches`` ended the stream."""
-        pending: deque[asyncio.Future[Slice]] = deque()
-        partial: list[Slice] = []
-        taken = made = 0
-        try:
-            while self._max_batches is None or made < self._max_batches:
-                self._admit(items, pending, room=self._room(made, _count(partial)))
-                if not pending:
-                    break
-                group = await pending.popleft()
-                taken += 1
-                partial.append(group)
-                while _count(partial) >= self._batch_size and made != self._max_batches:
-                    full, partial = _cut(partial, self._batch_size)
-                    made += 1
-                    self._admit(items, pending, room=self._room(made, _count(partial)))
-                    yield Batch(tuple(full), taken)
-            else:
-                await asyncio.gather(*pending)  # groups that turned out not to be needed: no engine is left with work that nobody wants
-                return
-            if _count(partial):
-                yield Batch(tuple(part for part in partial if part.stop > part.start), taken)
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-
-    def _room(self, made: int, partial: int) -> int:
-        if self._max_batches is None:
-            return self._window
-        return min(self._window, (self._max_batches - made) * self._batch_size - partial)
-
-    def _admit(self, items: Iterator[T], pending: deque[asyncio.Future[Slice]], room: int) -> None:
-        while len(pending) < room:
+    def start(self) -> None:
+        """Start as many items as the window has room for."""
+        while len(self._pending) < self._room():
             try:
-                item = next(items)
+                item = next(self._items)
             except StopIteration:
                 return
-            pending.append(asyncio.ensure_future(self._process(item)))
+            self._pending.append(asyncio.ensure_future(self._process(item)))
+
+    async def batches(self) -> AsyncGenerator[Batch]:
+        """Batches in the items' order. The last one may be short, unless ``max_batches`` ended the stream."""
+        taken = 0
+        while self._made != self._max_batches:
+            self.start()
+            if not self._pending:
+                if self._examples:
+                    yield Batch(self._cut(self._examples), taken)
+                return
+            self._add(await self._pending[0])
+            self._pending.popleft()
+            taken += 1
+            while self._examples >= self._batch_size and self._made != self._max_batches:
+                batch = Batch(self._cut(self._batch_size), taken)
+                self._made += 1
+                self.start()
+                yield batch
+        await asyncio.gather(*self._pending)  # groups that turned out not to be needed: no engine is left with work that nobody wants
+
+    async def close(self) -> None:
+        """Abandon what is in flight."""
+        for task in self._pending:
+            task.cancel()
+        await asyncio.gather(*self._pending, return_exceptions=True)
+
+    def _room(self) -> int:
+        if self._max_batches is None:
+            return self._window
+        return min(self._window, (self._max_batches - self._made) * self._batch_size - self._examples)
+
+    def _add(self, group: Slice) -> None:
+        if group.stop > group.start:
+            self._partial.append(group)
+            self._examples += group.stop - group.start
+
+    def _cut(self, size: int) -> tuple[Slice, ...]:
+        """Take the first ``size`` examples off."""
+        self._examples -= size
+        first: list[Slice] = []
+        while size:
+            part = self._partial.popleft()
+            if part.stop - part.start > size:
+                self._partial.appendleft(replace(part, start=part.start + size))
+                part = replace(part, stop=part.start + size)
+            first.append(part)
+            size -= part.stop - part.start
+        return tuple(first)
 
 
 def rebatch(batches: Sequence[Batch], batch_size: int, seed: int) -> list[Batch]:
@@ -97,21 +136,3 @@ def rebatch(batches: Sequence[Batch], batch_size: int, seed: int) -> list[Batch]
     order = np.random.default_rng(seed).permutation(len(singles))
     shuffled = [singles[k] for k in order]
     return [Batch(tuple(shuffled[k : k + batch_size]), taken) for k in range(0, len(shuffled), batch_size)]
-
-
-def _count(parts: Sequence[Slice]) -> int:
-    return sum(part.stop - part.start for part in parts)
-
-
-def _cut(parts: Sequence[Slice], size: int) -> tuple[list[Slice], list[Slice]]:
-    """The first ``size`` examples, and the rest."""
-    first: list[Slice] = []
-    rest: list[Slice] = []
-    for part in parts:
-        take = min(part.stop - part.start, size)
-        size -= take
-        if take:
-            first.append(replace(part, stop=part.start + take))
-        if part.start + take < part.stop:
-            rest.append(replace(part, start=part.start + take))
-    return first, rest

@@ -1,12 +1,14 @@
 """A global batch as micro-batches on ranks: planned by every rank from the whole batch, alike, without talking.
 
-Shapes: B examples of the global batch, S sequences of an example, M examples of a micro-batch, N their sequences, R response tokens.
+Shapes: B examples of the global batch, S sequences of an example, M examples of a micro-batch, N their sequences, R tokens of the longest
+response.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,20 +16,24 @@ from torch import Tensor
 
 from raypref import types
 from raypref.losses.base import Frozen, LossBatch
+from raypref.packing import Packing, rows_of
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What an example costs: all its sequences go into the same micro-batch."""
+    """What must go into the same micro-batch costs: its rows are as long as the longest row there."""
 
-    sequences: int
+    rows: int
     longest: int
-    """Tokens of the longest sequence, prompt and response."""
+    """Positions of the longest row."""
 
     @classmethod
-    def of(cls, example: types.Example) -> Size:
-        pairs = zip(example.prompt_ids, example.response_ids, strict=True)
-        return cls(len(example.response_ids), max(len(prompt) + len(response) for prompt, response in pairs))
+    def of(cls, sequences: Sequence[types.Sequence], packing: Packing) -> Size:
+        """Without padding there is nothing to be as long as: as many rows of one position as there are positions."""
+        rows = rows_of(sequences, packing)
+        if packing.kind == "joined":
+            return cls(sum(row.tokens for row in rows), 1)
+        return cls(len(rows), max(row.tokens for row in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,38 @@ Plan = tuple[tuple[MicroBatch, ...], ...]
 """Rank -> its micro-batches; every rank has the same number of them."""
 
 
+def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
+    """``plan`` for examples, given as their sequences: those of one prompt go together where the budget allows, which computes it once.
+
+    Args:
+        items: (B,) at least one; each has at least one sequence.
+        packing: how the model is given them.
+    """
+    units: dict[bytes, list[list[int]]] = {}
+    for k, item in enumerate(items):
+        same_prompt = units.setdefault(item[0].prompt_ids.tobytes(), [])
+        for unit in same_prompt:
+            size = Size.of([sequence for other in (*unit, k) for sequence in items[other]], packing)
+            if _cost([0], [size]) <= micro_batch_tokens:
+                unit.append(k)
+                break
+        else:
+            same_prompt.append([k])
+    members = [unit for same_prompt in units.values() for unit in same_prompt]
+    sizes = [Size.of([sequence for k in unit for sequence in items[k]], packing) for unit in members]
+    return tuple(
+        tuple(replace(micro, examples=tuple(k for unit in micro.examples for k in members[unit])) for micro in hand)
+        for hand in plan(sizes, ranks, micro_batch_tokens)
+    )
+
+
 def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
     """Distribute a global batch.
 
     Examples are sorted by length and cut into micro-batches of at most ``micro_batch_tokens`` padded tokens (an example above that is
-    one by itself). There are as many micro-batches on every rank, since under ZeRO-3 each layer of each pass is a collective: costly
-    ones are halved until the count is a multiple of the ranks, and where examples run out, repeats of weight 0 fill up. Micro-batches of
-    like cost run at the same time, the costlier of them on the rank that has had less so far.
+    one by itself), which are then made as even as their number allows. There are as many on every rank, since under ZeRO-3 each layer
+    of each pass is a collective: costly ones are halved until the count is a multiple of the ranks, and where examples run out, repeats
+    of weight 0 fill up. Micro-batches of like cost run at the same time, the costlier of them on the rank that has had less so far.
 
     Args:
         sizes: (B,) at least one.
@@ -61,8 +92,8 @@ def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
     Returns:
         The plan, a function of the arguments alone.
     """
-    order = sorted(range(len(sizes)), key=lambda k: (-sizes[k].longest, k))
-    groups = _even(_cut(order, sizes, micro_batch_tokens), sizes, ranks)
+    order = sorted(range(len(sizes)), key=lambda k: (-sizes[k].longest, -sizes[k].rows, k))
+    groups = _even(_cut_evenly(order, sizes, ranks, micro_batch_tokens), sizes, ranks)
     groups.sort(key=lambda group: (-_cost(group, sizes), group))
     micro = [MicroBatch(tuple(group), True, _cost(group, sizes)) for group in groups]
     cheapest = min(range(len(sizes)), key=lambda k: (_cost([k], sizes), k))
@@ -71,14 +102,25 @@ def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
     return _assign(micro, ranks)
 
 
+def _cut_evenly(order: Sequence[int], sizes: Sequence[Size], ranks: int, budget: int) -> list[list[int]]:
+    """The cut whose costliest group is cheapest, among those of as many groups as the budget asks for, up to a multiple of the ranks."""
+    needed = len(_cut(order, sizes, budget))
+    allowed = min(needed + -needed % ranks, len(sizes))
+    least = bisect.bisect_left(range(budget), True, key=lambda tokens: len(_cut(order, sizes, tokens)) <= allowed)
+    return _cut(order, sizes, least)
+
+
 def _cut(order: Sequence[int], sizes: Sequence[Size], budget: int) -> list[list[int]]:
     """Consecutive runs of ``order`` (longest first) that stay within the budget, or hold one example."""
     groups: list[list[int]] = []
+    rows = longest = 0
     for k in order:
-        if groups and _cost([*groups[-1], k], sizes) <= budget:
+        rows += sizes[k].rows
+        if groups and rows * longest <= budget:
             groups[-1].append(k)
         else:
             groups.append([k])
+            rows, longest = sizes[k].rows, sizes[k].longest
     return groups
 
 
@@ -108,9 +150,9 @@ def _assign(micro: Sequence[MicroBatch], ranks: int) -> Plan:
 
 
 def _cost(group: Iterable[int], sizes: Sequence[Size]) -> int:
-    """Padded tokens: every sequence is as long as the longest."""
+    """Padded tokens: every row is as long as the longest."""
     group = list(group)
-    return sum(sizes[k].sequences for k in group) * max(sizes[k].longest for k in group)
+    return sum(sizes[k].rows for k in group) * max(sizes[k].longest for k in group)
 
 
 def sequences(examples: Iterable[types.Example]) -> list[types.Sequence]:

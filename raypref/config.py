@@ -190,6 +190,10 @@ class PlacementConfig(Section):
     """separate: every role on GPUs of its own; colocated: engines, references and oracles share the learner's GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """cpu: Ray counts GPUs that are not there, so that the placement is the same. auto: cuda where a GPU is found."""
+    sleep: bool = False
+    """Colocated engines and the learner take turns: engines give their GPU memory back while the learner trains, and the optimiser's state
+    is in host memory while they sample. Needs ``loop.overlap: false`` and ``learner.zero_stage`` 2 or 3; ``rollout.gpu_memory_utilization``
+    may then be what the learner's parameters, the references and the oracles leave."""
     rollout: RolloutPlacement = RolloutPlacement()
     reference: ReplicaPlacement = ReplicaPlacement()
     oracle: ReplicaPlacement = ReplicaPlacement()

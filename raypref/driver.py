@@ -6,17 +6,19 @@
         the oracle compares them, the selection keeps some           } full batch while the engines still sample
         the reference actors add log-probs under pi_ref and pi_t     }
         the learner takes its steps                                  }
-        pi_{t+1} -> engines and references, checked; evaluated on held-out prompts; saved
+        pi_{t+1} -> engines and references, checked
+        it is evaluated on held-out prompts, and saved                 overlapped with the first sampling of iteration t + 1
 
 Every algorithm is this loop. What differs is data: which responses are kept, which frozen log-probs are asked for, which loss.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ from raypref.errors import DataError, LossNotFinite
 from raypref.evaluation.matches import Evaluator
 from raypref.fresh import FreshSamples
 from raypref.groups import Groups
+from raypref.heap import frozen_heap
+from raypref.iterations import Iterations
 from raypref.metrics import Averages, MetricsWriter, StageClock
 from raypref.partners import Partners
 from raypref.progress import Callback
@@ -62,6 +66,7 @@ class Driver:
         self.config = config
         self.roles = roles
         self.data = data
+        self.iterations = Iterations(config, data)
         self.metrics = metrics
         self.callbacks = callbacks
         self.clock = StageClock()
@@ -87,20 +92,26 @@ class Driver:
         Args:
             resume_from: a directory that ``Checkpoints`` wrote; the result is that of the run that was never stopped.
         """
-        await self._sync()
-        await self._evaluate()
-        if resume_from is not None:
-            await self._resume(resume_from)
-        while self.state.iteration < self.config.loop.iterations:
-            await self._iterate()
-            await self._sync()
-            await self._evaluate()
-            await self._save()
-        with self.clock.stage("export"):
-            await self.roles.learner.export(self.policy_dir)
+        with frozen_heap():
+            await self._run(resume_from)
         self.outcome.steps = self.state.step
         self.outcome.seconds = self.clock.seconds()
         return self.outcome
+
+    async def _run(self, resume_from: Path | None) -> None:
+        await self._sync()
+        settled = resume_from is not None
+        if resume_from is not None:
+            await self._evaluate()
+            await self._resume(resume_from)
+        while self.state.iteration < self.config.loop.iterations:
+            await self._iterate(settled)
+            await self._sync()
+            settled = False
+        if not settled:
+            await self._settle()
+        with self.clock.stage("export"):
+            await self.roles.learner.export(self.policy_dir)
 
     @property
     def policy_dir(self) -> Path:
@@ -109,47 +120,65 @@ class Driver:
 
     # ---------------------------------------------------------------------------------------------------- one iteration
 
-    async def _iterate(self) -> None:
-        """Train pi_{t+1} on the responses that pi_t samples."""
-        for callback in self.callbacks:
-            callback.on_iteration(self.state.iteration)
+    async def _iterate(self, settled: bool) -> None:
+        """Train pi_{t+1} on the responses that pi_t samples.
+
+        Args:
+            settled: whether pi_t has been evaluated and saved; otherwise that comes before the first step.
+        """
         config, state = self.config, self.state
+        if not (settled or config.loop.overlap):
+            await self._settle()
+        for callback in self.callbacks:
+            callback.on_iteration(state.iteration)
         await self.refresh.before(state.iteration)
-        await self.roles.learner.begin_iteration(state.iteration, self.steps_per_iteration())
-        again: list[Batch] = []
-        taken = 0
-        async with contextlib.aclosing(self._batches()) as batches:
-            async for batch in batches:
-                await self._step(batch)
-                taken = batch.groups_taken
-                if config.learner.epochs > 1:
-                    again.append(batch)
+        stream = self._stream()
+        try:
+            if not settled and config.loop.overlap:
+                await self._settle(stream)
+            taken = await self._train(stream)
+        finally:
+            await stream.close()
         if not taken:
             raise DataError(
                 f"data: iteration {state.iteration} has no training example: the prompts are used up, or every group was dropped "
                 f"(oracle/dropped in metrics.jsonl); the policy of the iterations before is in {self.checkpoints.directory}"
             )
-        for epoch in range(1, config.learner.epochs):
-            seed = seed_for(config.seed, "epoch", state.iteration, str(epoch))
-            for batch in rebatch(again, config.learner.global_batch, seed):
-                await self._step(batch)
         if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(state.iteration)
-        used = taken if config.loop.sync_interval is not None else self.items_per_iteration()
-        self.state = replace(state, iteration=state.iteration + 1, cursor=state.cursor + used, step=self.state.step)
+        self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.used(taken))
 
-    async def _batches(self) -> AsyncGenerator[Batch]:
-        """The iteration's batches as they fill; without overlap, all of them at once when the last has filled.
+    async def _train(self, stream: BatchStream[Any]) -> int:
+        """The iteration's steps; how many of its groups were used up."""
+        config, iteration = self.config, self.state.iteration
+        await self.roles.learner.begin_iteration(iteration, self.iterations.steps())
+        again: list[Batch] = []
+        taken = 0
+        async with contextlib.aclosing(self._batches(stream)) as batches:
+            async for batch in batches:
+                await self._step(batch)
+                taken = batch.groups_taken
+                if config.learner.epochs > 1:
+                    again.append(batch)
+        for epoch in range(1, config.learner.epochs):
+            seed = seed_for(config.seed, "epoch", iteration, str(epoch))
+            for batch in rebatch(again, config.learner.global_batch, seed):
+                await self._step(batch)
+        return taken
+
+    def _stream(self) -> BatchStream[Any]:
+        """The iteration's batches, none of them begun."""
+        loop = self.config.loop
+        items, size = self.iterations.items(self.state.cursor), self.config.learner.global_batch
+        return BatchStream(self._processing(), items, batch_size=size, window=loop.window_groups, max_batches=loop.sync_interval)
+
+    async def _batches(self, stream: BatchStream[Any]) -> AsyncGenerator[Batch]:
+        """Batches as they fill; without overlap, all of them at once when the last has filled.
 
         A regulariser needs the engines between the steps, so what they sample for training is finished first.
         """
-        loop = self.config.loop
-        process = self._processing()
-        stream = BatchStream(
-            process, batch_size=self.config.learner.global_batch, window=loop.window_groups, max_batches=loop.sync_interval
-        )
-        batches = stream.batches(self._items())
-        if not loop.overlap or (self.fresh is not None and self.data.sampled):
+        batches = stream.batches()
+        if not self.config.loop.overlap or (self.fresh is not None and self.data.sampled):
             everything = [batch async for batch in batches]
             for batch in everything:
                 yield batch
@@ -165,29 +194,10 @@ class Driver:
         partners = Partners(self._answer, self.data.prompts, self.state.cursor) if self.config.loss.mismatched else None
         return partial(self.groups.sampled, self._answer if partners is None else partners.of)
 
-    def _items(self) -> Iterator[Any]:
-        """The prompts (or given examples) of this iteration: those after the last one that was used."""
-        start = self.state.cursor
-        count = None if self.config.loop.sync_interval else self.items_per_iteration()
-        return iter(self.data.items[start : None if count is None else start + count])
-
-    def items_per_iteration(self) -> int:
-        """Prompts, or given examples, of one iteration, where the config says how many or splits them evenly."""
-        return self.config.loop.prompts_per_iteration or len(self.data.items) // self.config.loop.iterations
-
-    def steps_per_iteration(self) -> int:
-        """Optimiser steps of an iteration when no group is dropped: the schedule's horizon."""
-        config = self.config
-        if config.loop.sync_interval is not None:
-            return config.loop.sync_interval * config.learner.epochs
-        sampled = self.data.sampled and config.selection is not None
-        most = config.selection.examples_at_most(config.rollout.responses) if sampled and config.selection is not None else 1
-        return -(-self.items_per_iteration() * most // config.learner.global_batch) * config.learner.epochs
-
     # ------------------------------------------------------------------------------------------------- one answer, one step
 
-    async def _answer(self, prompt: Prompt) -> Any:
-        return await self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
+    def _answer(self, prompt: Prompt) -> Coroutine[Any, Any, Any]:
+        return self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
 
     async def _sample(self, prompt: Prompt, count: int, purpose: str, iteration: int) -> Any:
         assert self.roles.rollout is not None
@@ -278,11 +288,32 @@ class Driver:
         for callback in self.callbacks:
             callback.on_evaluation(result)
 
+    async def _settle(self, beside: BatchStream[Any] | None = None) -> None:
+        """Evaluate pi_t and save it.
+
+        Args:
+            beside: the next iteration's batches. The engines begin on them while the learner saves; the held-out prompts go first.
+        """
+        work = [self._evaluate, self._save] if self.state.iteration else [self._evaluate]
+        if beside is None:
+            for part in work:
+                await part()
+        else:
+            tasks = [asyncio.ensure_future(part()) for part in work]
+            try:
+                await asyncio.sleep(0)  # the tasks ask their prompts before the stream does
+                beside.start()
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        if self.state.iteration:
+            self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
+
     async def _save(self) -> None:
         with self.clock.stage("checkpoint"):
-            directory = self.checkpoints.begin(self.state)
-            await self.roles.learner.save(directory / "learner")
-            self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
+            await self.roles.learner.save(self.checkpoints.begin(self.state) / "learner")
 
     async def _resume(self, directory: Path) -> None:
         """Continue from a checkpoint. The base policy's answers were sampled again before; pi_t's are sampled again here."""

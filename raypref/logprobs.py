@@ -1,29 +1,30 @@
 """Log-probs of response tokens under a model: the one code path of learner and reference.
 
-Shapes: N sequences, T tokens of the longest sequence, R tokens of the longest response, V vocabulary. Two code paths differ by 1e-5
+Shapes: N sequences, R tokens of the longest response, M response tokens of all sequences, V vocabulary. Two code paths differ by 1e-5
 relative, which a loss that subtracts two of them sees; hence one. Import it lazily where torch must not be loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from raypref import types
-
-_CHUNK_ELEMENTS = 1 << 24
-"""Logits that are held in float32 at once: 64 MiB."""
+from raypref.head import head_logps, rows_at_once
+from raypref.packing import Inputs, inputs_of, knows, packing_of
 
 
 def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
     """log p(response token | prompt, earlier response tokens), at temperature 1.
 
-    What padding is around a sequence changes its log-probs by rounding alone.
+    One forward pass. What else is in it changes a sequence's log-probs by rounding alone. Only the positions before response tokens
+    reach the head, and (where ``packing`` knows the model, and its head is a plain linear one) their logits never exist all at once.
+    Only ``model(...)`` is called: right under ZeRO-3, under peft, and under ``torch.no_grad``.
 
     Args:
         model: a causal language model of transformers, bare, wrapped by peft or by DeepSpeed.
@@ -36,39 +37,39 @@ def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tup
     Raises:
         ValueError: there is no sequence, or one has an empty prompt.
     """
-    logits, tokens, mask = response_logits(model, sequences)
-    return torch.where(mask, token_logps(logits, tokens), 0.0), mask
+    inputs = inputs_of(sequences, packing_of(model))
+    tokens = inputs.tokens.to(next(model.parameters()).device)
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]  # not a submodule
+    if type(head) is nn.Linear and knows(model):
+        found = _forward(model, head, inputs, lambda hidden: head_logps(hidden, head.weight, head.bias, tokens))
+    else:
+        found = token_logps(_logits(model, inputs), tokens)
+    return spread(found, inputs.lengths)
 
 
-def response_logits(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, Tensor]:
+def response_logits(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """The logits that the response tokens were, or could have been, drawn from.
-
-    One forward pass over one batch, padded on the left, so that the responses end together and only the last R + 1 positions reach the
-    model's head. Only ``model(...)`` is called: right under ZeRO-3, under peft, and under ``torch.no_grad``.
 
     Args:
         model: see ``response_logps``.
         sequences: N prompts with a response each.
 
     Returns:
-        (N, R, V) logits in the model's dtype, (N, R) int64 tokens and (N, R) bool mask of the tokens.
+        (M, V) logits in the model's dtype and (M,) int64 tokens, one sequence's after the other's, and (N,) how many each has.
 
     Raises:
         ValueError: there is no sequence, or one has an empty prompt.
     """
-    device = next(model.parameters()).device
-    inputs, attention, width = _pad_left(sequences)
-    inputs, attention = inputs.to(device), attention.to(device)
-    mask = _response_mask(sequences, width).to(device)
-    positions = (attention.long().cumsum(-1) - 1).clamp_min(0)
-    output: Any = model(
-        input_ids=inputs,
-        attention_mask=attention.long(),
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=width + 1,
-    )
-    return output.logits[:, -width - 1 : -1], inputs[:, -width:], mask
+    inputs = inputs_of(sequences, packing_of(model))
+    logits = _logits(model, inputs)
+    return logits, inputs.tokens.to(logits.device), inputs.lengths
+
+
+def spread(values: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(M,) values of the sequences' tokens as (N, R), 0 where there is no token, and the mask of the tokens; R is at least 1."""
+    width = max(1, *lengths)
+    mask = (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).to(values.device)
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values), mask
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -77,14 +78,13 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     The softmax is computed in chunks of tokens and again in the backward pass: neither pass holds a float32 copy of all logits.
 
     Args:
-        logits: (N, R, V).
-        tokens: (N, R) int64.
+        logits: (M, V).
+        tokens: (M,) int64.
 
     Returns:
-        (N, R) float32, in nats.
+        (M,) float32, in nats.
     """
-    flat: Tensor = _TokenLogps.apply(logits.flatten(0, 1), tokens.flatten())
-    return flat.view(tokens.shape)
+    return _TokenLogps.apply(logits, tokens)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -93,7 +93,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """logits (M, V), tokens (M,) -> (M,) float32."""
-        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(rows_at_once(logits))])
+        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(rows_at_once(logits.shape[-1]))])
         ctx.save_for_backward(logits, tokens, normaliser)
         return logits.gather(-1, tokens[:, None]).squeeze(-1).float() - normaliser
 
@@ -103,7 +103,7 @@ class _TokenLogps(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, tokens, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = rows_at_once(logits)
+        rows = rows_at_once(logits.shape[-1])
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
             probabilities = (logits[part].float() - normaliser[part, None]).exp_()
@@ -113,28 +113,43 @@ class _TokenLogps(torch.autograd.Function):
         return result, None
 
 
-def rows_at_once(logits: Tensor) -> int:
-    """How many of the (M, V) logits' rows are held in float32 at a time."""
-    return max(1, _CHUNK_ELEMENTS // logits.shape[-1])
+def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
+    """(M, V) before each response token."""
+    return _forward(model, None, inputs, None)
 
 
-def _pad_left(sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, int]:
-    """(N, T) int64 tokens, (N, T) bool attention mask, and R (at least 1). Padding tokens are 0, a token of every vocabulary."""
-    if not sequences:
-        raise ValueError("response_logits: no sequences")
-    if any(len(sequence.prompt_ids) == 0 for sequence in sequences):
-        raise ValueError("response_logits: an empty prompt leaves nothing to condition the first response token on")
-    rows = [np.concatenate([sequence.prompt_ids, sequence.response_ids]) for sequence in sequences]
-    width = max(1, *(len(sequence.response_ids) for sequence in sequences))
-    total = max(width + 1, *(len(row) for row in rows))
-    tokens = np.zeros((len(rows), total), dtype=np.int64)
-    present = np.zeros((len(rows), total), dtype=np.bool_)
-    for target, filled, row in zip(tokens, present, rows, strict=True):
-        target[total - len(row) :] = row
-        filled[total - len(row) :] = True
-    return torch.from_numpy(tokens), torch.from_numpy(present), width
+def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """The model's answers at ``inputs.places``: (M, V) logits, or what ``instead`` makes of the (M, H) that would enter the head."""
+    device = next(model.parameters()).device
+    width = inputs.input_ids.shape[1]
+    first = int((inputs.places % width).min()) if len(inputs.places) else width - 1
+    places = (inputs.places // width * (width - first) + inputs.places % width - first).to(device)
+
+    def chosen(values: Tensor) -> Tensor:
+        return values.flatten(0, 1).index_select(0, places)
+
+    arguments: dict[str, Any] = {"input_ids": inputs.input_ids.to(device), "use_cache": False, "logits_to_keep": width - first}
+    if inputs.position_ids is not None:
+        arguments["position_ids"] = inputs.position_ids.to(device)
+    if inputs.attention_mask is not None:
+        arguments["attention_mask"] = _added(inputs.attention_mask.to(device), next(model.parameters()).dtype)
+    if head is None or instead is None:
+        return chosen(model(**arguments).logits)
+    with _replaced(head, lambda hidden: instead(chosen(hidden))):
+        answer: Tensor = model(**arguments).logits
+    return answer
 
 
-def _response_mask(sequences: Sequence[types.Sequence], width: int) -> Tensor:
-    lengths = torch.tensor([len(sequence.response_ids) for sequence in sequences])
-    return torch.arange(width) >= width - lengths[:, None]
+def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to the scores: what attention would make of a boolean one in every layer anew."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+
+
+@contextlib.contextmanager
+def _replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The head computes ``forward`` for the time of the block. Its hooks stay: ZeRO-3 gathers its weight with them, for both passes."""
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward

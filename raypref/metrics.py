@@ -5,12 +5,11 @@ Names start with ``loss/ rollout/ oracle/ eval/ time/ sync/``.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 PREFIXES = ("loss/", "rollout/", "oracle/", "eval/", "time/", "sync/")
@@ -80,21 +79,32 @@ class StageClock:
     """Wall seconds in which a stage had at least one call in flight. Stages overlap, so the figures do not add up to the run's time."""
 
     def __init__(self) -> None:
-        self._active: dict[str, int] = defaultdict(int)
-        self._since: dict[str, float] = {}
-        self._total: dict[str, float] = defaultdict(float)
+        self._stages: dict[str, _Stage] = defaultdict(_Stage)
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        if self._active[name] == 0:
-            self._since[name] = time.monotonic()
-        self._active[name] += 1
-        try:
-            yield
-        finally:
-            self._active[name] -= 1
-            if self._active[name] == 0:
-                self._total[name] += time.monotonic() - self._since[name]
+    def stage(self, name: str) -> _Stage:
+        """``with clock.stage(name):`` around a call."""
+        return self._stages[name]
 
     def seconds(self) -> dict[str, float]:
-        return {name: round(total, 3) for name, total in self._total.items()}
+        return {name: round(stage.total_s, 3) for name, stage in self._stages.items()}
+
+
+class _Stage:
+    """Entered by any number of calls at a time; one object for all of them, since every group enters three stages."""
+
+    __slots__ = ("_active", "_since", "total_s")
+
+    def __init__(self) -> None:
+        self._active = 0
+        self._since = 0.0
+        self.total_s = 0.0
+
+    def __enter__(self) -> None:
+        if self._active == 0:
+            self._since = time.monotonic()
+        self._active += 1
+
+    def __exit__(self, *failure: object) -> None:
+        self._active -= 1
+        if self._active == 0:
+            self.total_s += time.monotonic() - self._since

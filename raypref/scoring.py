@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raypref import batching, types
 from raypref.logprobs import response_logps
+from raypref.packing import packing_of
 
 
 @torch.no_grad()
@@ -22,9 +23,9 @@ def per_token_logps(model: Any, sequences: Sequence[types.Sequence], micro_batch
         sequences: any number.
         micro_batch_tokens: tokens of one forward pass, padding included.
     """
-    sizes = [batching.Size(1, len(item.prompt_ids) + len(item.response_ids)) for item in sequences]
+    items = [[sequence] for sequence in sequences]
     answers: dict[int, NDArray[np.float64]] = {}
-    for micro in batching.plan(sizes, 1, micro_batch_tokens)[0] if sizes else ():
+    for micro in batching.share(items, 1, micro_batch_tokens, packing_of(model))[0] if items else ():
         logps, mask = response_logps(model, [sequences[k] for k in micro.examples])
         for k, row, present in zip(micro.examples, logps, mask, strict=True):
             answers[k] = row[present].double().cpu().numpy()

@@ -1,6 +1,6 @@
 """The token-wise KL divergence over the whole vocabulary, without float32 copies of all logits.
 
-Shapes: N sequences, R response positions, M = N R rows, V vocabulary. Import it lazily where torch must not be loaded.
+Shapes: M response positions of all sequences, V vocabulary. Import it lazily where torch must not be loaded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from raypref.logprobs import rows_at_once
+from raypref.head import rows_at_once
 
 
 def token_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -21,14 +21,13 @@ def token_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     whatever the logits' dtype, and again in the backward pass: neither pass holds a [tokens, vocabulary] pair in float32.
 
     Args:
-        logits: (N, R, V) of the policy.
-        reference_logits: (N, R, V) of the frozen policy; no gradient reaches them.
+        logits: (M, V) of the policy.
+        reference_logits: (M, V) of the frozen policy; no gradient reaches them.
 
     Returns:
-        (N, R) float32 in nats, at least 0 up to rounding, with the gradient of ``logits``.
+        (M,) float32 in nats, at least 0 up to rounding, with the gradient of ``logits``.
     """
-    flat: Tensor = _TokenKL.apply(logits.flatten(0, 1), reference_logits.detach().flatten(0, 1))
-    return flat.view(logits.shape[:2])
+    return _TokenKL.apply(logits, reference_logits.detach())
 
 
 class _TokenKL(torch.autograd.Function):
@@ -37,7 +36,7 @@ class _TokenKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reference_logits: Tensor) -> Tensor:
         """Both (M, V) -> (M,) float32."""
-        rows = rows_at_once(logits)
+        rows = rows_at_once(logits.shape[-1])
         chunks = zip(logits.split(rows), reference_logits.split(rows), strict=True)
         divergence = torch.cat([(p * excess).sum(-1) for p, excess in (_parts(*chunk) for chunk in chunks)])
         ctx.save_for_backward(logits, reference_logits, divergence)
@@ -49,7 +48,7 @@ class _TokenKL(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, reference_logits, divergence = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = rows_at_once(logits)
+        rows = rows_at_once(logits.shape[-1])
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
             p, excess = _parts(logits[part], reference_logits[part])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,14 @@ from raypref.logprobs import response_logps
 class Sender:
     """In the learner's place: a plain transformers model that is published and asked for log-probs."""
 
-    def __init__(self, path: Path, transport: str = "shm", device: str = "cpu", dtype: Any = "float32") -> None:
+    def __init__(
+        self, path: Path, transport: str = "shm", device: str = "cpu", dtype: Any = "float32", trained: Collection[str] | None = None
+    ) -> None:
+        """Trains the parameters that are named, or all."""
         self._transport = transport
         self._model = load_model(PolicyConfig(path=str(path), dtype=dtype), torch.device(device))
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(trained is None or name in trained)
 
     def connect(self, receivers: Sequence[Receiver], timeout_s: float = 60.0) -> None:
         from actors.weight_source import DeepSpeedSource
@@ -32,6 +37,21 @@ class Sender:
 
     def publish(self, version: int) -> dict[str, int]:
         return self._publisher.publish(version)
+
+    def publish_listing(self, version: int) -> tuple[dict[str, int], set[str]]:
+        """Publish; what the receivers hold, and the names of what was sent this time."""
+        client: Any = self._publisher._client
+        send, sent = client.update_weights, set[str]()
+
+        def listing(info: dict[str, Any]) -> None:
+            sent.update(info["names"])
+            send(info)
+
+        client.update_weights = listing
+        try:
+            return self._publisher.publish(version), sent
+        finally:
+            client.update_weights = send
 
     def publish_corrupted(self, version: int, name: str) -> dict[str, int]:
         """Publish, but one bit of a tensor changes on the way."""
@@ -49,10 +69,10 @@ class Sender:
             client.update_weights = send
 
     def move(self, seed: int) -> None:
-        """Change every weight, a little but visibly: another policy."""
+        """Change every trained weight, a little but visibly: another policy."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in self._model.parameters():
+            for parameter in filter(lambda parameter: parameter.requires_grad, self._model.parameters()):
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
 
     def logps(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:

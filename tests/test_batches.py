@@ -24,8 +24,8 @@ def drain(sizes: list[int], *, batch_size: int, window: int, max_batches: int | 
         return Slice(index, 0, sizes[index])
 
     async def collect() -> list[Batch]:
-        stream = BatchStream(process, batch_size=batch_size, window=window, max_batches=max_batches)
-        return [batch async for batch in stream.batches(iter(range(len(sizes))))]
+        stream = BatchStream(process, iter(range(len(sizes))), batch_size=batch_size, window=window, max_batches=max_batches)
+        return [batch async for batch in stream.batches()]
 
     return asyncio.run(collect()), started
 
@@ -74,15 +74,38 @@ def test_failure_of_a_group_ends_the_stream_and_leaves_nothing_running() -> None
         return Slice(index, 0, 1)
 
     async def collect() -> tuple[str, int]:
-        stream = BatchStream(process, batch_size=1, window=8)
+        stream = BatchStream(process, iter(range(8)), batch_size=1, window=8)
         try:
-            async for _ in stream.batches(iter(range(8))):
+            async for _ in stream.batches():
                 pass
         except ValueError as error:
+            await stream.close()
             return str(error), len(asyncio.all_tasks())
         raise AssertionError("the failure was lost")
 
     assert asyncio.run(collect()) == ("group 2", 1)
+
+
+def test_started_stream_fills_its_window_before_a_batch_is_asked_for() -> None:
+    """Window 3: items 0, 1, 2 are started and no fourth one, then all come in order; a stream that is closed instead leaves nothing."""
+
+    async def opened(*, used: bool) -> tuple[list[int], list[tuple[int, int]], int]:
+        started: list[int] = []
+
+        async def process(index: int) -> Slice:
+            started.append(index)
+            return Slice(index, 0, 1)
+
+        stream = BatchStream(process, iter(range(5)), batch_size=2, window=3)
+        stream.start()
+        await asyncio.sleep(0.01)
+        before = list(started)
+        batches = [batch async for batch in stream.batches()] if used else []
+        await stream.close()
+        return before, flat(batches), len(asyncio.all_tasks())
+
+    assert asyncio.run(opened(used=True)) == ([0, 1, 2], [(k, 0) for k in range(5)], 1)
+    assert asyncio.run(opened(used=False)) == ([0, 1, 2], [], 1)
 
 
 def test_rebatch_is_a_permutation_that_its_seed_fixes() -> None:

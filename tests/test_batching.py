@@ -3,15 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref import types
-from raypref.batching import MicroBatch, Size, collate, plan, response_tokens, sequences
+from raypref.batching import MicroBatch, Size, collate, plan, response_tokens, sequences, share
+from raypref.packing import Packing, inputs_of
 
 SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(1, 5), budget=st.integers(1, 400))
 def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size], ranks: int, budget: int) -> None:
     found = plan(sizes, ranks, budget)
@@ -20,18 +22,25 @@ def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size
     counted = [k for item in micro if item.counts for k in item.examples]
     assert sorted(counted) == list(range(len(sizes)))
     for item in micro:
-        cost = sum(sizes[k].sequences for k in item.examples) * max(sizes[k].longest for k in item.examples)
+        cost = sum(sizes[k].rows for k in item.examples) * max(sizes[k].longest for k in item.examples)
         assert item.padded_tokens == cost
         assert cost <= budget or len(item.examples) == 1
     assert len(micro) - sum(item.counts for item in micro) < ranks, "no more repeats than fill the last round"
     assert found == plan(list(sizes), ranks, budget)
 
 
+@settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(2, 4), budget=st.integers(1, 400))
 def test_ranks_are_balanced_to_one_micro_batch(sizes: list[Size], ranks: int, budget: int) -> None:
     found = plan(sizes, ranks, budget)
     loads = [sum(item.padded_tokens for item in hand) for hand in found]
     assert max(loads) - min(loads) <= max(item.padded_tokens for hand in found for item in hand)
+
+
+def test_two_ranks_get_like_shares_of_what_one_pass_does_not_hold() -> None:
+    """Ten rows of 10 tokens and a budget of 90: cut at the budget they would be 9 and 1; even, they are 5 and 5."""
+    found = plan([Size(1, 10)] * 10, 2, 90)
+    assert [[item.padded_tokens for item in hand] for hand in found] == [[50], [50]]
 
 
 def test_a_plan_by_hand() -> None:
@@ -53,6 +62,48 @@ def test_a_group_is_halved_rather_than_repeated() -> None:
     """Four examples fit into one pass, but there are two ranks: two each."""
     found = plan([Size(1, 5)] * 4, 2, 1000)
     assert [[(item.examples, item.counts) for item in hand] for hand in found] == [[((0, 1), True)], [((2, 3), True)]]
+
+
+def draw(prompt: int, prompt_tokens: int, *responses: int) -> list[types.Sequence]:
+    """Sequences with the same prompt, made of the token ``prompt``; no two responses are alike."""
+    ids = np.full(prompt_tokens, prompt, dtype=np.int32)
+    return [types.Sequence(ids, np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
+
+
+ITEMS = st.lists(
+    st.builds(lambda prompt, *lengths: draw(prompt, 3 + prompt, *lengths), st.integers(0, 4), st.integers(0, 9), st.integers(1, 9)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("kind", ["padded", "shared", "joined"])
+@settings(deadline=None)
+@given(items=ITEMS, ranks=st.integers(1, 3), budget=st.integers(1, 200))
+def test_a_share_holds_every_example_once_within_the_budget(kind: str, items: list[list[types.Sequence]], ranks: int, budget: int) -> None:
+    """What is laid out for a micro-batch has as many positions as planned; above the budget is only an example by itself."""
+    packing = Packing(kind, 8)  # type: ignore[arg-type]
+    found = share(items, ranks, budget, packing)
+    assert len({len(hand) for hand in found}) == 1
+    micro = [item for hand in found for item in hand]
+    assert sorted(k for item in micro if item.counts for k in item.examples) == list(range(len(items)))
+    for item in micro:
+        inputs = inputs_of([sequence for k in item.examples for sequence in items[k]], packing)
+        assert inputs.input_ids.numel() <= item.padded_tokens
+        assert (
+            item.padded_tokens <= budget
+            or len(item.examples) == 1
+            or len({item.prompt_ids[0] for k in item.examples for item in items[k]}) == 1
+        )
+
+
+def test_examples_of_one_prompt_go_together() -> None:
+    """Pairs (a, b), (b, c), (a, c) of a prompt of 10 tokens, responses of 4: with another prompt's pair between them they are still one
+    row of 10 + 3 * 3 positions, the other a row of 10 + 2 * 3."""
+    a, b, c = draw(1, 10, 4, 4, 4)
+    items = [[a, b], draw(2, 10, 4, 4), [b, c], [a, c]]
+    (hand,) = share(items, 1, 20, Packing("shared", 1000))
+    assert hand == (MicroBatch((0, 2, 3), True, 19), MicroBatch((1,), True, 16))
 
 
 def example(name: str, *responses: int, previous: list[float] | None = None) -> types.Example:

@@ -107,6 +107,49 @@ def test_learner_starts_while_engines_still_sample(tmp_path: Path) -> None:
     assert asked_at_first_step[0] <= 12
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_engines_sample_while_the_policy_before_is_evaluated_and_saved(tmp_path: Path, overlap: bool) -> None:
+    """Iterations of 8 prompts, window 5. When the learner begins to save pi_1, the engines have been asked for the 5 prompts from 8 on,
+    after the 3 held-out ones, and no step of that iteration is taken; without overlap for none. The checkpoint knows the evaluation."""
+    asked: list[list[str]] = []
+    driver = make(tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8, "window_groups": 5, "overlap": overlap})
+    save = driver.roles.learner.save
+
+    async def watched(directory: Path) -> None:
+        await asyncio.sleep(0.05)
+        asked.append([r.prompt.id for r in driver.roles.rollout.requests if r.policy_version == len(asked) + 1])
+        assert len(driver.roles.learner.batches) == 2 * len(asked)
+        await save(directory)
+
+    driver.roles.learner.save = watched  # type: ignore[method-assign]
+    finish(driver)
+    held = ["held0", "held1", "held2"]
+    assert asked == [held + ([f"p{k}" for k in range(8, 13)] if overlap else []), held]
+    state, evaluations = driver.checkpoints.read(driver.checkpoints.complete()[0])
+    assert (state.iteration, state.step, state.cursor) == (1, 2, 8)
+    assert [entry["iteration"] for entry in evaluations] == [1]
+
+
+def test_failure_while_the_engines_sample_ahead_is_what_surfaces(tmp_path: Path) -> None:
+    """The disk is full when pi_1 is saved: that is the error, no checkpoint counts, and nothing of the next iteration is left at work."""
+    driver = make(tmp_path)
+
+    async def full(directory: Path) -> None:
+        await asyncio.sleep(0.001)
+        raise OSError("no space left")
+
+    driver.roles.learner.save = full  # type: ignore[method-assign]
+
+    async def run() -> int:
+        with pytest.raises(OSError, match="no space left"):
+            await driver.run()
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1
+    driver.metrics.close()
+    assert driver.checkpoints.complete() == []
+
+
 def test_second_epoch_sees_the_same_examples_in_another_order(tmp_path: Path) -> None:
     driver = make(tmp_path, prompts=8, loop={"iterations": 1}, learner={"global_batch": 4, "epochs": 2})
     finish(driver)

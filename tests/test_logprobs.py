@@ -5,8 +5,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import raypref.head
 import raypref.logprobs
-from raypref.logprobs import response_logps, token_logps
+from raypref.head import head_logps
+from raypref.logprobs import response_logits, response_logps, spread, token_logps
 from raypref.types import Sequence
 
 VOCABULARY = 32
@@ -61,54 +63,68 @@ def test_padding_changes_nothing_in_value_or_gradient(model: LlamaForCausalLM) -
         torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=0)
 
 
-def test_only_response_positions_reach_the_head(model: LlamaForCausalLM) -> None:
+def test_only_response_positions_reach_the_head(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 and 6 response tokens: ten rows, no padding among them."""
     seen = []
-    handle = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+
+    def spy(hidden: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(hidden.shape))
+        return head_logps(hidden, *others)
+
+    monkeypatch.setattr(raypref.logprobs, "head_logps", spy)
     response_logps(model, random_sequences((30, 4), (12, 6)))
-    handle.remove()
-    assert seen == [7]
+    assert seen == [(10, 32)]
+
+
+def test_logits_give_the_same(model: LlamaForCausalLM) -> None:
+    """The path of the token-wise KL and of heads that are not plain."""
+    items = random_sequences(*LENGTHS)
+    logits, tokens, lengths = response_logits(model, items)
+    assert logits.shape == (14, VOCABULARY)
+    for found, expected in zip(spread(token_logps(logits, tokens), lengths), response_logps(model, items), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_gradient_by_finite_differences() -> None:
     """In chunks of two rows: d lp / d logits against torch's own log softmax, and by finite differences in float32's precision."""
     torch.manual_seed(0)
-    logits = torch.randn(2, 3, 5, requires_grad=True)
-    tokens = torch.randint(0, 5, (2, 3))
-    weight = torch.randn(2, 3)
+    logits = torch.randn(6, 5, requires_grad=True)
+    tokens = torch.randint(0, 5, (6,))
+    weight = torch.randn(6)
     (token_logps(logits, tokens) * weight).sum().backward()
     found, logits.grad = logits.grad, None
-    (logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1) * weight).sum().backward()
+    (logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1) * weight).sum().backward()
     torch.testing.assert_close(found, logits.grad)
     step = 1e-2
     moved = logits.detach().clone()
-    moved[0, 1, 2] += step
+    moved[1, 2] += step
     up = (token_logps(moved, tokens) * weight).sum()
-    moved[0, 1, 2] -= 2 * step
+    moved[1, 2] -= 2 * step
     down = (token_logps(moved, tokens) * weight).sum()
     assert found is not None
-    assert float(found[0, 1, 2]) == pytest.approx(float(up - down) / (2 * step), abs=1e-3)
+    assert float(found[1, 2]) == pytest.approx(float(up - down) / (2 * step), abs=1e-3)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """7 rows of 5 in chunks of 2 rows."""
     torch.manual_seed(0)
-    tokens = torch.randint(0, 5, (1, 7))
+    tokens = torch.randint(0, 5, (7,))
 
     def value_and_gradient() -> tuple[torch.Tensor, torch.Tensor | None]:
-        logits = torch.linspace(-3, 3, 35).view(1, 7, 5).requires_grad_()
+        logits = torch.linspace(-3, 3, 35).view(7, 5).requires_grad_()
         logps = token_logps(logits, tokens)
         logps.square().sum().backward()
         return logps.detach(), logits.grad
 
     whole = value_and_gradient()
-    monkeypatch.setattr(raypref.logprobs, "_CHUNK_ELEMENTS", 10)
+    monkeypatch.setattr(raypref.head, "CHUNK_ELEMENTS", 10)
     torch.testing.assert_close(value_and_gradient(), whole, rtol=0, atol=0)
 
 
 def test_bfloat16_logits_are_reduced_in_float32() -> None:
     """Logits (10, 10 + 1/16) are exact in bfloat16: lp = -log(1 + e^(1/16)) = -0.7248853; a bfloat16 softmax would give -0.7266."""
-    logits = torch.tensor([[[10.0, 10.0625]]], dtype=torch.bfloat16, requires_grad=True)
-    logps = token_logps(logits, torch.tensor([[0]]))
+    logits = torch.tensor([[10.0, 10.0625]], dtype=torch.bfloat16, requires_grad=True)
+    logps = token_logps(logits, torch.tensor([0]))
     assert logps.item() == pytest.approx(-0.7248853, abs=1e-6)
     logps.sum().backward()
     assert logits.grad is not None

@@ -1,9 +1,10 @@
-"""Checksums: Horner's rule modulo 2^64 over the elements as integers."""
+"""Checksums: Horner's rule modulo 2^64 over words of 32 bits."""
 
 from __future__ import annotations
 
 import zlib
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,18 @@ def test_two_elements_by_hand() -> None:
     start = zlib.crc32(b"torch.float32[2]")
     expected = (start * MULTIPLIER**2 + 0x3F800000 * MULTIPLIER + 0x40000000) % 2**64
     assert int(checksum(torch.tensor([1.0, 2.0]))) % 2**64 == expected
+
+
+def test_narrow_elements_share_words_by_hand() -> None:
+    """Three bfloat16, 1.0 (0x3F80), -2.0 (0xC000), 1.0: words 0xC0003F80, which is negative as an int32, and 0x00003F80 with two zero
+    bytes behind. The same from where no word begins: the last three of four elements."""
+    start = zlib.crc32(b"torch.bfloat16[3]")
+    expected = (start * MULTIPLIER**2 + (0xC0003F80 - 2**32) * MULTIPLIER + 0x3F80) % 2**64
+    values = torch.tensor([5.0, 1.0, -2.0, 1.0], dtype=torch.bfloat16)
+    assert int(checksum(values[1:])) % 2**64 == expected
+    assert int(checksum(values[1:].clone())) % 2**64 == expected
+    two = torch.tensor([5.0, 1.0, -2.0], dtype=torch.bfloat16)[1:]
+    assert int(checksum(two)) == int(checksum(two.clone()))
 
 
 def test_longer_than_one_chunk() -> None:
@@ -43,12 +56,14 @@ def test_every_width() -> None:
     assert len(sums) == 4
 
 
-@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=40), st.data())
-def test_a_changed_element_or_an_exchange_is_always_caught(values: list[int], data: st.DataObject) -> None:
-    before = torch.tensor(values, dtype=torch.int32)
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.int16, 16), (torch.int32, 32)])
+@given(data=st.data())
+def test_a_changed_element_or_an_exchange_is_always_caught(dtype: torch.dtype, bits: int, data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), min_size=2, max_size=40))
+    before = torch.tensor(values, dtype=dtype)
     i, j = data.draw(st.integers(0, len(values) - 1)), data.draw(st.integers(0, len(values) - 1))
     changed = before.clone()
-    changed[i] ^= 1 << data.draw(st.integers(0, 30))
+    changed[i] ^= 1 << data.draw(st.integers(0, bits - 2))
     assert int(checksum(changed)) != int(checksum(before))
     exchanged = before.clone()
     exchanged[i], exchanged[j] = before[j], before[i]

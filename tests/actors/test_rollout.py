@@ -22,6 +22,7 @@ class FakeEngine:
         self.open: dict[str, SampleRequest] = {}
         self.breaks = False
         self.ended = False
+        self.asleep: set[str] = set()
 
     @property
     def unfinished(self) -> int:
@@ -38,8 +39,15 @@ class FakeEngine:
         response = Response(np.array([5], dtype=np.int32), np.array([-1.0], dtype=np.float32), "five", "stop")
         return [(key, Rollout(request.prompt, (response,) * request.count, request.policy_version))]
 
-    def start_weight_update(self) -> None:
+    def start_weight_update(self, complete: bool) -> None:
         pass
+
+    def sleep(self, level: int) -> None:
+        self.asleep = {"weights", "kv_cache"}
+
+    def wake_up(self, tags: list[str]) -> bool:
+        self.asleep -= set(tags)
+        return not self.asleep
 
     def update_weights(self, request: Any) -> None:
         if self.breaks:
@@ -119,12 +127,39 @@ def test_no_request_between_the_start_of_an_update_and_its_version(actor: Rollou
         actor.submit("a", request())
 
 
+def test_no_sleep_while_requests_are_unanswered(actor: RolloutActor) -> None:
+    stream = actor.stream()
+    actor.submit("a", request())
+    with pytest.raises(SyncError, match="1 requests are unanswered; an engine may sleep only between iterations"):
+        actor.sleep(1)
+    assert next(stream) == Finished("a", tokens=2)
+    actor.sleep(1)
+
+
+def test_an_engine_that_sleeps_answers_nothing_until_its_last_part_is_awake(actor: RolloutActor) -> None:
+    """At level 1 it then holds the version that it held; at level 2 none, until an update brings one."""
+    for level in (1, 2):
+        actor.sleep(level)
+        for tags in ([], ["weights"]):
+            actor.wake_up(tags)
+            with pytest.raises(SyncError, match="'p0' for an engine that sleeps"):
+                actor.submit("a", request())
+        actor.wake_up(["kv_cache"])
+        if level == 1:
+            actor.submit("a", request())
+            next(actor.stream())
+    with pytest.raises(SyncError, match="none yet, or one that is being replaced"):
+        actor.submit("b", request())
+    update(actor, 3)
+    actor.submit("b", request())
+
+
 def test_after_a_failed_update_nothing_is_answered_any_more(actor: RolloutActor) -> None:
     actor._engine.breaks = True  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="half of it"):
         update(actor, 4)
     for call in (lambda: actor.submit("a", request()), actor.start_weight_update):
-        with pytest.raises(SyncError, match="unusable since a weight update failed: half of it"):
+        with pytest.raises(SyncError, match="unusable since a weight update or a sleep failed: half of it"):
             call()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ def cluster() -> Iterator[None]:
 class Bench:
     """An engine, the group that the driver would hold, and what sends the weights."""
 
-    def __init__(self, path: Path, tensor_parallel: int = 1) -> None:
+    def __init__(self, path: Path, tensor_parallel: int = 1, trained: Collection[str] | None = None) -> None:
         self.engine = start_engine(path, tensor_parallel)
-        self.sender = ray.remote(Sender).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote(path)
+        sender = ray.remote(Sender).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        self.sender = sender.remote(path, trained=trained)
         self.group = RolloutGroup([("engine", self.engine)], timeout_s=120)
         self.runner = asyncio.Runner()
         self.tell("connect", [Receiver("engine", self.engine, tensor_parallel)])
@@ -120,6 +122,26 @@ def test_sampling_log_probs_are_the_policys_after_every_sync(name: str, request:
     assert bench.runner.run(bench.group.received()) == {"engine": sent}
 
 
+@pytest.mark.parametrize("name", ["tied_model", "untied_model"])
+def test_only_what_is_trained_travels_after_the_first_sync(name: str, request: pytest.FixtureRequest) -> None:
+    """Trained: one of three projections that the engine fuses, and a norm. What travels is the block's four projections, and the norm;
+    checksums cover everything; the engine, its output head and the prompts that it cached before, computes the new policy."""
+    attention, norm = "model.layers.1.self_attn", "model.layers.0.input_layernorm.weight"
+    with contextlib.closing(Bench(request.getfixturevalue(name), trained={f"{attention}.q_proj.weight", norm})) as bench:
+        everything = bench.sent.keys()
+        bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
+        for seed in range(2):
+            bench.tell("move", seed)
+            bench.version += 1
+            held, sent = bench.tell("publish_listing", bench.version)
+            assert sent == {norm, *(f"{attention}.{part}_proj.weight" for part in "qkvo")}
+            assert held.keys() == everything
+            assert bench.runner.run(bench.group.received()) == {"engine": held}
+            assert bench.largest_difference(bench.ask(*(bench.request(prompt) for prompt in PROMPTS))) < 1e-4
+        changed = {key for key in everything if held[key] != bench.sent[key]}
+        assert changed == {f"{attention}.q_proj.weight", norm}
+
+
 def test_responses_are_what_they_say(tied: Bench) -> None:
     """K of them; ended by the end token, which is the last one then, or cut off at the limit; the text has no special tokens."""
     (rollout,) = tied.ask(tied.request([5, 6, 7], count=16))
@@ -157,6 +179,19 @@ def test_requests_that_cannot_be_served_are_refused_alone(tied: Bench) -> None:
         tied.ask(tied.request([5] * 256))
     (rollout,) = tied.ask(tied.request([5] * 250))
     assert {len(response.token_ids) for response in rollout.responses} <= set(range(1, 7))
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_an_engine_that_sleeps_refuses_requests_until_all_of_it_is_awake(tied: Bench, level: int) -> None:
+    """The calls of a colocated run, on a CPU, where no memory moves: sleep, weights, a sync, key-value cache. Then it samples right."""
+    request = tied.request([5, 6, 7])
+    ray.get(tied.engine.sleep.remote(level), timeout=60)
+    for step in (lambda: None, lambda: ray.get(tied.engine.wake_up.remote(["weights"]), timeout=60), tied.publish):
+        step()
+        with pytest.raises(SyncError, match=rf"prompt '{re.escape(request.prompt.id)}' for an engine that sleeps"):
+            tied.ask(request)
+    ray.get(tied.engine.wake_up.remote(["kv_cache"]), timeout=60)
+    assert tied.largest_difference(tied.ask(*(tied.request(prompt) for prompt in PROMPTS))) < 1e-4
 
 
 def test_a_tensor_that_changes_on_the_way_is_caught(tied: Bench) -> None:

@@ -97,14 +97,15 @@ def test_separate_layout(separate: raypref.RunResult) -> None:
 
 @pytest.mark.usefixtures("separate")
 def test_colocated_layout_in_the_same_process(untied_model: Path, tmp_path: Path) -> None:
-    """A second run in the caller's cluster: two ranks and two engines on the same GPUs, ZeRO-3, untied, all K, a sync after every step."""
+    """A second run in the caller's cluster: two ranks and two engines that take turns on the same GPUs, ZeRO-3, untied, all K, a sync after
+    every step."""
     config = config_for(
         untied_model,
         tmp_path / "run",
-        placement={"layout": "colocated", "device": "cpu", "learner": {"ranks": 2}, "rollout": {"engines": 2}},
+        placement={"layout": "colocated", "device": "cpu", "sleep": True, "learner": {"ranks": 2}, "rollout": {"engines": 2}},
         learner={"global_batch": 4, "zero_stage": 3, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
         selection={"type": "all_responses"},
-        loop={"iterations": 2, "sync_interval": 1},
+        loop={"iterations": 2, "sync_interval": 1, "overlap": False},
     )
     check_outputs(raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[]))
 

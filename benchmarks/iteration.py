@@ -1,0 +1,201 @@
+"""What an iteration takes, over what it must take.
+
+- ``iteration_STAGE_longest``: the longest stage of a simulated run over the run, at least 50 global batches an iteration, two iterations
+  with the sync and the checkpoint between them. Stages have cores of their own; one takes as long as it does alone, when all others take
+  nothing. 8 engines as fast as in ``benchmarks.driver``; the learner is faster than they are, or slower.
+- ``iteration_over_one_after_another``: the same simulated iterations with ``loop.overlap`` off, over those with it.
+- ``iteration_2_cores``: 51 global batches through real engines on 2 cores, one stage after another (each with 1 thread, or each with both,
+  whichever is faster), over overlapped (1 thread each). Start-up is not counted.
+- ``iteration_over_script_pipeline``: see ``benchmarks.script_pipeline``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import driver as driver_benchmark
+from benchmarks.figure import Figure
+from benchmarks.simulated import Speeds, prompts, simulate
+from raypref.config import RunConfig
+from raypref.driver import Driver
+from raypref.metrics import MetricsWriter
+from raypref.progress import Callback
+from raypref.types import RunData
+
+SAMPLES = 5
+SIMULATED_SAMPLES = 3
+"""Which differ by a thousandth."""
+ITERATIONS = 2
+BATCHES = 52
+"""Of one simulated iteration."""
+GLOBAL_BATCH = 64
+ENGINES = 8
+LONGEST_BAR = 0.909
+"""At most 1.10 times the longest stage."""
+STEP_SHARE = {"rollout": 0.9, "train": 1.3}
+"""Which stage is the longest -> seconds of a step over those in which the engines sample a batch."""
+REAL = {"prompts": 204, "batch": 4, "responses": 4, "tokens": 24}
+"""The run on real engines: 51 batches."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    for stage, share in STEP_SHARE.items():
+        show_simulated(stage, share)
+    show_real()
+    from benchmarks.script_pipeline import figure
+
+    figure().show()
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------------------- simulated
+
+
+def show_simulated(stage: str, step_share: float) -> None:
+    batch_s = GLOBAL_BATCH * driver_benchmark.speeds_of(ENGINES).group_s / (ENGINES * driver_benchmark.GROUPS_AT_ONCE)
+    group_s = batch_s / GLOBAL_BATCH
+    speeds = replace(
+        driver_benchmark.speeds_of(ENGINES),
+        judge_s=0.7 * group_s,
+        score_s=0.8 * group_s,
+        step_s=step_share * batch_s,
+        sync_s=1.0,
+        save_s=10.0,
+    )
+    alone = [alone_s(speeds, field) for field in ("group_s", "judge_s", "score_s", "step_s")]
+    ours = median(simulated_s(speeds) for _ in range(SIMULATED_SAMPLES))
+    unit = f"seconds of the longest stage ({max(alone):.1f}) over those of {ITERATIONS} x {BATCHES} batches overlapped ({ours:.1f})"
+    Figure(f"iteration_{stage}_longest", max(alone) / ours, LONGEST_BAR, unit, SIMULATED_SAMPLES).show()
+    in_turn = median(simulated_s(speeds, overlap=False) for _ in range(SIMULATED_SAMPLES))
+    unit = f"simulated seconds one stage after another ({in_turn:.1f}) over overlapped ({ours:.1f}), {stage} the longest"
+    Figure(f"iteration_over_one_after_another_{stage}", in_turn / ours, 0.0, unit, SIMULATED_SAMPLES).show()
+
+
+def alone_s(speeds: Speeds, stage: str) -> float:
+    """Seconds of the run when the other stages take none."""
+    others = {field.name: 0.0 for field in fields(speeds) if field.name.endswith("_s") and field.name != stage}
+    return median(simulated_s(replace(speeds, **others)) for _ in range(SIMULATED_SAMPLES))  # type: ignore[arg-type]  # the fields are floats
+
+
+def simulated_s(speeds: Speeds, *, overlap: bool = True) -> float:
+    """Simulated seconds of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.parse(
+            {
+                "output_dir": folder,
+                "policy": {"path": "unused"},
+                "loss": {"type": "sppo"},
+                "selection": {"type": "best_worst"},
+                "sync": {"check": False},
+                "loop": {"iterations": ITERATIONS, "overlap": overlap},
+                "learner": {"global_batch": GLOBAL_BATCH},
+            }
+        )
+        data = RunData(prompts=prompts(ITERATIONS * BATCHES * GLOBAL_BATCH, tokens=16))
+        with contextlib.closing(MetricsWriter(Path(folder))) as metrics:
+            return simulate(Driver(config, driver_benchmark.roles_of(speeds), data, metrics=metrics).run)[1]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ real
+
+
+def show_real() -> None:
+    import ray
+
+    ray.init(address="local", num_cpus=16, num_gpus=8, include_dashboard=False, log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = real_s(Path(folder))
+    finally:
+        ray.shutdown()
+    ratio = median(min(in_turn) / ours for ours, *in_turn in zip(*seconds, strict=True))
+    ours, *in_turn = (median(own) for own in seconds)
+    unit = (
+        f"seconds of {REAL['prompts'] // REAL['batch']} batches one stage after another ({in_turn[0]:.2f} with 1 thread each, "
+        f"{in_turn[1]:.2f} with 2) over overlapped ({ours:.2f}); the median of the turns' ratios"
+    )
+    Figure("iteration_2_cores", ratio, 0.97, unit, SAMPLES).show()
+
+
+def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of each sample: overlapped, in turn with one thread for each role, in turn with two. They take turns."""
+    from actors.placement import Need, plan_placement
+    from actors.policy import facts_of
+    from actors.team import Team
+    from examples.quickstart.base_policy import prepare
+    from raypref.data.loading import load_run_data
+
+    prepare(folder)
+    texts = [f"{k} a lion in a forest" for k in range(REAL["prompts"])]
+    with contextlib.ExitStack() as stack:
+        teams = []
+        for threads in (1, 2):
+            config = real_config(folder, threads)
+            plan = plan_placement(config.placement, Need(rollout=True, reference=True, oracle=True))
+            teams.append(stack.enter_context(Team.assembled(config, plan, "cpu", may_grow=False)))
+        data = load_run_data(teams[0].config, facts_of(teams[0].config.policy), records=texts, held_out=None)
+        return asyncio.run(turns(teams, data, folder))
+
+
+async def turns(teams: Sequence[Any], data: RunData, folder: Path) -> tuple[list[float], list[float], list[float]]:
+    one, two = teams
+    for team in teams:
+        await team.connect()
+    seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for sample in range(SAMPLES + 1):
+        for own, (team, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):
+            run_s = await one_iteration(team, data, folder / f"{sample}-{team.config.name}-{overlap}", overlap)
+            if sample:  # the first warms up
+                own.append(run_s)
+    for team in teams:
+        await team.close()
+    return seconds
+
+
+async def one_iteration(team: Any, data: RunData, output_dir: Path, overlap: bool) -> float:
+    """Seconds from the iteration's start to the end of its last step."""
+    watch = Watch()
+    loop = team.config.loop.model_copy(update={"overlap": overlap})
+    config = team.config.model_copy(update={"output_dir": output_dir, "loop": loop})
+    with contextlib.closing(MetricsWriter(output_dir)) as metrics:
+        outcome = await Driver(config, team.roles, data, metrics=metrics, callbacks=[watch]).run()
+    if outcome.steps != REAL["prompts"] // REAL["batch"]:
+        raise RuntimeError(f"iteration: {outcome.steps} steps; every group should give an example")
+    return watch.end - watch.start
+
+
+class Watch(Callback):
+    def on_iteration(self, iteration: int) -> None:
+        self.start = time.perf_counter()
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.end = time.perf_counter()
+
+
+def real_config(folder: Path, threads: int) -> RunConfig:
+    cpus = {"cpus": threads}
+    return RunConfig.parse(
+        {
+            "name": f"threads-{threads}",
+            "output_dir": str(folder / f"team-{threads}"),
+            "policy": {"path": str(folder / "init"), "dtype": "float32"},
+            "data": {"chat_template": False, "held_out_prompts": 0},
+            "loop": {"iterations": 1, "window_groups": 64},
+            "rollout": {"responses": REAL["responses"], "max_tokens": REAL["tokens"]},
+            "oracle": {"type": "callable", "function": "examples.quickstart.oracle:panel"},
+            "selection": {"type": "best_worst", "all_equal": "keep"},
+            "loss": {"type": "sppo", "eta": 1.0},
+            "learner": {"global_batch": REAL["batch"], "optimizer": {"lr": 1e-6}, "schedule": {"type": "constant", "warmup_ratio": 0.0}},
+            "placement": {"device": "cpu", "rollout": cpus, "reference": cpus, "oracle": {"gpus": 0}, "learner": cpus},
+            "evaluation": {"every": 0},
+            "sync": {"check": False},
+        }
+    )

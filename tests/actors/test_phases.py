@@ -1,0 +1,142 @@
+"""The order in which the learner and its colocated engines take and give back memory, with actors that only take notes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.learner_group import LearnerGroup
+from actors.phases import FORGET, KEEP, Level, Phases
+from actors.placement import Need, plan_placement
+from actors.team import takes_turns
+from raypref.config import RunConfig
+from raypref.errors import ConfigError, SyncError
+
+MEMORY = {"sleep", "wake_up", "offload", "reload"}
+
+
+class Scribe:
+    """An actor's handle. ``log`` gets "name.method(arguments)"; a method in ``fails`` raises."""
+
+    def __init__(self, name: str, log: list[str], fails: frozenset[str] = frozenset()) -> None:
+        self._name, self._log, self._fails = name, log, fails
+
+    def __getattr__(self, method: str) -> Any:
+        return Remote(self._name, method, self._log, method in self._fails)
+
+
+class Remote:
+    def __init__(self, name: str, method: str, log: list[str], fails: bool) -> None:
+        self._name, self._method, self._log, self._fails = name, method, log, fails
+
+    async def remote(self, *arguments: Any) -> dict[str, int]:
+        shown = ", ".join(map(str, arguments)) if self._method in MEMORY | {"publish"} else ""
+        self._log.append(f"{self._name}.{self._method}({shown})")
+        if self._fails:
+            raise SyncError(f"{self._name} cannot {self._method}")
+        return {}
+
+
+def log_of(level: Level | None, *calls: str) -> list[str]:
+    """What two ranks and an engine are told while the driver calls ``LearnerGroup``; without a level nobody takes turns."""
+    log: list[str] = []
+    ranks = [Scribe(f"rank{k}", log) for k in range(2)]
+    phases = None if level is None else Phases(ranks, [("engine", Scribe("engine", log))], level, 5.0)
+    group = LearnerGroup(ranks, 5.0, phases)
+    arguments: dict[str, tuple[Any, ...]] = {"step": ([],), "publish": (7,), "probe": ([],)}
+
+    async def drive() -> None:
+        for call in calls:
+            await getattr(group, call)(*arguments.get(call, (Path("d"),) if call in ("load", "save", "export") else ()))
+
+    asyncio.run(drive())
+    return log
+
+
+def test_an_iteration() -> None:
+    """Start: the engine sleeps before the policy is loaded. Sync: the optimiser goes, weights wake, the transfer, the cache wakes. The
+    check and a checkpoint move nothing. Steps: the engine sleeps, the optimiser comes, once."""
+    assert log_of(FORGET, "start", "publish", "probe", "save", "step", "step", "publish") == [
+        "engine.sleep(2)",
+        "rank0.listen()",
+        "rank0.start()",
+        "rank1.start()",
+        *(sync := [
+            "rank0.offload()",
+            "rank1.offload()",
+            "engine.wake_up(['weights'])",
+            "rank0.publish(7, True)",
+            "rank1.publish(7, True)",
+            "engine.wake_up(['kv_cache'])",
+        ]),
+        "rank0.probe()",
+        "rank1.probe()",
+        "rank0.save()",
+        "rank1.save()",
+        "engine.sleep(2)",
+        "rank0.reload()",
+        "rank1.reload()",
+        *["rank0.step()", "rank1.step()"] * 2,
+        *sync,
+    ]  # fmt: skip
+
+
+def test_an_adapters_engines_keep_their_weights() -> None:
+    """They sleep at level 1, and syncs may send a part; before the first one there is nothing worth keeping."""
+    log = log_of(KEEP, "start", "publish", "step", "publish")
+    assert [entry for entry in log if "sleep" in entry] == ["engine.sleep(2)", "engine.sleep(1)"]
+    assert [entry for entry in log if "rank0.publish" in entry] == ["rank0.publish(7, False)"] * 2
+
+
+def test_a_sync_between_syncs_moves_nothing() -> None:
+    assert log_of(FORGET, "start", "publish", "publish")[-2:] == ["rank0.publish(7, False)", "rank1.publish(7, False)"]
+
+
+def test_a_checkpoint_is_loaded_with_the_optimiser_at_home() -> None:
+    log = log_of(FORGET, "start", "publish", "load")
+    assert log[-5:] == ["engine.sleep(2)", "rank0.reload()", "rank1.reload()", "rank0.load()", "rank1.load()"]
+
+
+def test_nobody_takes_turns_unless_asked() -> None:
+    log = log_of(None, "start", "publish", "step", "publish", "load")
+    assert not [entry for entry in log if any(method in entry for method in MEMORY)]
+    assert "rank0.publish(7, False)" in log
+
+
+def test_an_engine_that_cannot_sleep_keeps_its_memory_and_the_learner_waits() -> None:
+    """The optimiser's state must not come to a GPU that is still taken."""
+    log: list[str] = []
+    phases = Phases([Scribe("rank0", log)], [("engine", Scribe("engine", log, frozenset({"sleep"})))], FORGET, 5.0)
+    with pytest.raises(SyncError, match="engine cannot sleep"):
+        asyncio.run(phases.training())
+    assert log == ["engine.sleep(2)"]
+
+
+def config_with(**sections: Any) -> RunConfig:
+    turns = {"placement": {"layout": "colocated", "sleep": True}, "loop": {"overlap": False}}
+    return RunConfig.parse({"policy": {"path": "m"}, "loss": {"type": "sppo"}} | turns | sections)
+
+
+def turns(config: RunConfig) -> bool:
+    return takes_turns(config, plan_placement(config.placement, Need(rollout=True, reference=False, oracle=False)))
+
+
+def test_what_must_hold_for_turns() -> None:
+    assert turns(config_with())
+    assert turns(config_with(policy={"path": "m", "dtype": "float32"}, learner={"zero_stage": 1}))
+    assert not turns(config_with(placement={"layout": "colocated"}, loop={}))
+    with pytest.raises(ConfigError, match=r"placement\.sleep: the engines have GPUs of their own"):
+        turns(config_with(placement={"sleep": True}))
+    with pytest.raises(ConfigError, match=r"set loop\.overlap=false"):
+        turns(config_with(loop={}))
+    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 1 in bfloat16 cannot leave the GPU"):
+        turns(config_with(learner={"zero_stage": 1}))
+
+
+def test_runs_without_a_learner_or_without_engines_have_no_turns() -> None:
+    config = config_with()
+    for need in (Need(rollout=True, reference=False, oracle=False, learner=False), Need(rollout=False, reference=False, oracle=False)):
+        assert not takes_turns(config, plan_placement(config.placement, need))

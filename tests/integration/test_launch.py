@@ -1,0 +1,24 @@
+"""Bundles of several runs in one cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.launch import reserve, stop
+from actors.placement import Need, plan_placement
+from raypref.config import PlacementConfig
+from tests.integration.test_run import cluster
+
+__all__ = ["cluster"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+
+
+def test_two_runs_of_one_namespace_at_the_same_time() -> None:
+    """Two runs of the same name join the same namespace; each needs one GPU of the four."""
+    plan = plan_placement(PlacementConfig(device="cpu"), Need(rollout=False, reference=False, oracle=False))
+    first = reserve(plan, timeout_s=30, may_grow=False)
+    second = reserve(plan, timeout_s=30, may_grow=False)
+    assert first.id != second.id
+    for group in (first, second):
+        stop([], group)
