@@ -139,6 +139,9 @@ class SimulatedOracle:
     async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
         raise NotImplementedError("simulated runs are not evaluated")
 
+    async def matrix(self, rollout: Ref) -> types.PreferenceMatrix:
+        raise NotImplementedError("simulated runs are not evaluated")
+
     async def seal(self, iteration: int) -> None:
         pass
 
