@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from raypref.config import LearnerConfig, OptimizerConfig, PolicyConfig
+from raypref.memory import REDUCE_BUCKET_ELEMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -91,10 +92,6 @@ def build_engine(
     return engine, optimizer
 
 
-REDUCE_BUCKET = 500_000_000
-"""DeepSpeed's own default, in elements. It allocates the whole bucket, however little there is to reduce."""
-
-
 def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:
     """DeepSpeed's config. Micro-batches are ours: DeepSpeed is told that there is one, and where the last one ends.
 
@@ -106,7 +103,7 @@ def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": learner.max_grad_norm,
-        "zero_optimization": {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET, trained)},
+        "zero_optimization": {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trained)},
         "bf16": {"enabled": policy.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,

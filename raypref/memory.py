@@ -29,7 +29,8 @@ PHASES: tuple[Phase, ...] = ("rollout", "train", "sync")
 
 FP32 = 4
 REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's ``reduce_bucket_size``: allocated whole at the first backward pass, however small the model."""
+"""DeepSpeed's ``reduce_bucket_size``, its default: allocated whole at the first backward pass, so that the learner asks for no more than is
+trained."""
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3's ``stage3_max_live_parameters``: gathered at a time."""
 PACKING_BYTES = 2**30
@@ -170,7 +171,7 @@ def bucket_bytes(job: Job) -> int:
     """The buffer in which gradients are reduced; stage 0, and stage 1 in bfloat16, have none of that size."""
     if job.zero_stage == 0 or (job.zero_stage == 1 and job.dtype_bytes == 2):
         return 0
-    return REDUCE_BUCKET_ELEMENTS * job.dtype_bytes
+    return min(REDUCE_BUCKET_ELEMENTS, job.model.trained) * job.dtype_bytes
 
 
 def block_bytes_per_token(model: ModelShape, dtype_bytes: int) -> int:
