@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import PositiveInt, PrivateAttr
 
 from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
 from raypref.oracles.orders import Orders, Pair, shown
 from raypref.oracles.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
-from raypref.oracles.token_batches import Device, token_batches
+from raypref.oracles.token_batches import Device, in_batches
+from raypref.preferences import sigmoid
 
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
 """llm-blender's instruction, to the letter."""
@@ -42,7 +42,7 @@ class PairRM(Oracle):
     orders: Orders = "both"
     """both: each pair is read in both orders; one: in one, drawn from its texts, at half the cost."""
     batch_tokens: PositiveInt | None = None
-    """Tokens of one forward pass, padding included; default: 1,500 on a CPU, 16,384 on a GPU."""
+    """Tokens of one forward pass, padding included; default: one input a pass on a CPU, 16,384 on a GPU."""
     device: Device = "auto"
     """auto: cuda where there is one."""
 
@@ -59,8 +59,8 @@ class PairRM(Oracle):
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         assert self._ranker is not None, "load comes first"
         inputs = [_inputs(self._ranker, question, self.orders) for question in questions]
-        logits = self._logits(self._ranker, [item for of_one in inputs for item in of_one.values()])
-        found = iter(logits)
+        every = [item for of_one in inputs for item in of_one.values()]
+        found = iter(in_batches(self._ranker.logits, every, self.batch_tokens, self._ranker.device))
         return [
             _answer(question, {pair: next(found) for pair in of_one}, [float(item.cut) for item in of_one.values()])
             for question, of_one in zip(questions, inputs, strict=True)
@@ -68,14 +68,6 @@ class PairRM(Oracle):
 
     def identity(self) -> str:
         return self.model_dump_json(exclude={"batch_tokens", "device"})
-
-    def _logits(self, ranker: PairRanker, inputs: Sequence[PairInput]) -> list[float]:
-        """C of each input, in batches of similar length, whichever question they belong to."""
-        logits = [0.0] * len(inputs)
-        for batch in token_batches([len(item.ids) for item in inputs], self.batch_tokens, ranker.device):
-            for k, logit in zip(batch, ranker.logits([inputs[k] for k in batch]), strict=True):
-                logits[k] = logit
-        return logits
 
 
 def _inputs(ranker: PairRanker, question: Question, orders: Orders) -> dict[Pair, PairInput]:
@@ -109,14 +101,12 @@ def _answer(question: Question, logits: Mapping[Pair, float], cut: Sequence[floa
     scores = np.zeros((len(question.responses), len(question.responses)))
     lean = []
     for i, j in question.pairs:
+        if question.responses[i] == question.responses[j]:
+            continue
         shown_orders = [sign * logits[pair] for sign, pair in ((1, (i, j)), (-1, (j, i))) if pair in logits]
         scores[i, j] = np.mean(shown_orders)
         scores[j, i] = -scores[i, j]
         if len(shown_orders) == 2:
-            lean.append(float(_sigmoid(shown_orders[0]) - _sigmoid(shown_orders[1])))
-    return Answer(_sigmoid(scores), {"oracle/position_bias": lean, "oracle/truncated_inputs": cut})
-
-
-def _sigmoid(scores: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without overflow, and with sigmoid(s) + sigmoid(-s) = 1."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(scores)))
+            first, second = sigmoid(np.array(shown_orders))
+            lean.append(float(first - second))
+    return Answer(sigmoid(scores), {"oracle/position_bias": lean, "oracle/truncated_inputs": cut})

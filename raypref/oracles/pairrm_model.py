@@ -20,7 +20,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,12 +44,12 @@ class Encoded:
 class PairInput:
     """A source with two candidates, as the encoder reads them."""
 
-    ids: list[int]
+    ids: tuple[int, ...]
     """(T,)"""
     candidate1: int
     """Where the first candidate's prefix token stands; the source's is at 1."""
     candidate2: int
-    cut: bool
+    cut: bool = field(compare=False)
     """Whether one of the three texts was longer than what is read of it."""
 
 
@@ -99,7 +99,7 @@ class PairRanker:
         one, two = [self.tokenizer.cand1_prefix_id], [self.tokenizer.cand2_prefix_id]
         ids = source.ids + first.ids[:1] + one + first.ids[2:] + second.ids[:1] + two + second.ids[2:]
         start = len(source.ids)
-        return PairInput(ids, start + 1, start + len(first.ids) + 1, source.cut or first.cut or second.cut)
+        return PairInput(tuple(ids), start + 1, start + len(first.ids) + 1, source.cut or first.cut or second.cut)
 
     def logits(self, inputs: Sequence[PairInput]) -> list[float]:
         """(N,) how much better the first candidate is than the second, in nats, in this order of asking."""

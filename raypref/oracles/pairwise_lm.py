@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Chat, Host, NextToken, Oracle, Question, oracles
 from raypref.oracles.orders import Orders, Pair, combine, shown
 from raypref.oracles.token_batches import Device, device_of
+from raypref.preferences import sigmoid
 
 MARKERS = ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user", "<turn> assistant")
 """What tells the parts of an input apart."""
@@ -46,7 +46,8 @@ class PairwiseLM(Oracle):
     """Longest input. Of a longer one the responses keep their beginnings and the context its end: the context half of the room, or what
     the responses leave; the responses the rest in equal parts, or what the other leaves."""
     batch_tokens: PositiveInt | None = None
-    """Tokens of one forward pass at most, padding and what is read from the cache included; default: by device. transformers only."""
+    """Tokens of one forward pass at most, padding and what is read from the cache included; default: one input a pass on a CPU, 16,384 on
+    a GPU. transformers only."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     device: Device = "auto"
@@ -73,8 +74,7 @@ class PairwiseLM(Oracle):
         self._answers = [_single_token(tokenizer, answer) for answer in self.answers]
         if len(set(self._answers)) == 1:
             raise ConfigError(f"oracle.answers: {self.answers} are one and the same token")
-        device = device_of(self.device)
-        dtype = ("bfloat16" if device == "cuda" else "float32") if self.dtype == "auto" else self.dtype
+        device, dtype = device_of(self.device), self._dtype()
         if self.engine == "vllm":
             self._model = host.engine(
                 self.path, dtype=dtype, max_tokens=self.max_tokens, gpu_memory_utilization=self.gpu_memory_utilization
@@ -90,7 +90,7 @@ class PairwiseLM(Oracle):
         asked = [shown(question, self.orders) for question in questions]
         inputs = [self._format.inputs(question, pairs) for question, pairs in zip(questions, asked, strict=True)]
         logps = self._model.logprobs([ids for group in inputs for ids, _ in group], self._answers)
-        first_wins = iter(np.exp(-np.logaddexp(0.0, (logps[:, 1] - logps[:, 0]) / self.temperature)).tolist())
+        first_wins = iter(sigmoid((logps[:, 0] - logps[:, 1]) / self.temperature).tolist())
         answers = []
         for question, pairs, group in zip(questions, asked, inputs, strict=True):
             answer = combine(question, {pair: next(first_wins) for pair in pairs})
@@ -98,8 +98,15 @@ class PairwiseLM(Oracle):
             answers.append(Answer(answer.values, {**answer.observed, "oracle/truncated_inputs": cut}))
         return answers
 
-    def identity(self) -> str | None:
-        return self.model_dump_json(exclude={"batch_tokens", "gpu_memory_utilization"})
+    def identity(self) -> str:
+        return self.model_copy(update={"dtype": self._dtype()}).model_dump_json(
+            exclude={"batch_tokens", "device", "gpu_memory_utilization"}
+        )
+
+    def _dtype(self) -> Literal["float32", "bfloat16"]:
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if device_of(self.device) == "cuda" else "float32"
 
 
 class PairFormat:

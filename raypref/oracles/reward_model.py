@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
 from raypref.oracles.reward_scorer import RewardInput, RewardScorer, load_scorer
-from raypref.oracles.token_batches import Device, token_batches
+from raypref.oracles.token_batches import Device, in_batches
+from raypref.preferences import sigmoid
 
 
 def _template(value: str) -> str:
@@ -35,7 +36,7 @@ class RewardModel(Oracle):
 
     Source: SPO (2); the models are those of ``transformers.AutoModelForSequenceClassification`` with one output, on the inputs that
     ``template`` makes. A response is read once, however many comparisons it is in, and its reward does not depend on what is read
-    beside it. What looks like a special token in a prompt or response is read as a space.
+    beside it, rounding in batches aside. What looks like a special token in a prompt or response is read as a space.
     """
 
     directories: ClassVar[tuple[str, ...]] = ("path",)
@@ -56,7 +57,7 @@ class RewardModel(Oracle):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     batch_tokens: PositiveInt | None = None
-    """Tokens of one forward pass, padding included; default: 1,500 on a CPU, 16,384 on a GPU."""
+    """Tokens of one forward pass, padding included; default: one input a pass on a CPU, 16,384 on a GPU."""
     device: Device = "auto"
     """auto: cuda where there is one."""
 
@@ -76,18 +77,12 @@ class RewardModel(Oracle):
         assert self._scorer is not None, "load comes first"
         wanted = [sorted({k for pair in question.pairs for k in pair}) for question in questions]
         inputs = [self._scorer.encode(question, k) for question, numbers in zip(questions, wanted, strict=True) for k in numbers]
-        found = iter(zip(self._rewards(self._scorer, inputs), inputs, strict=True))
+        rewards = in_batches(self._scorer.rewards, inputs, self.batch_tokens, self._scorer.device)
+        found = iter(zip(rewards, inputs, strict=True))
         return [self._answer(question, {k: next(found) for k in numbers}) for question, numbers in zip(questions, wanted, strict=True)]
 
     def identity(self) -> str:
         return self.model_dump_json(exclude={"batch_tokens", "device"})
-
-    def _rewards(self, scorer: RewardScorer, inputs: Sequence[RewardInput]) -> list[float]:
-        rewards = [0.0] * len(inputs)
-        for batch in token_batches([len(item.ids) for item in inputs], self.batch_tokens, scorer.device):
-            for k, reward in zip(batch, scorer.rewards([inputs[k] for k in batch]), strict=True):
-                rewards[k] = reward
-        return rewards
 
     def _answer(self, question: Question, read: dict[int, tuple[float, RewardInput]]) -> Answer:
         rewards = np.zeros(len(question.responses))
@@ -98,4 +93,4 @@ class RewardModel(Oracle):
             "oracle/reward": [reward for reward, _ in read.values()],
             "oracle/truncated_inputs": [float(item.cut) for _, item in read.values()],
         }
-        return Answer(np.exp(-np.logaddexp(0.0, -scores)), observed)
+        return Answer(sigmoid(scores), observed)

@@ -8,7 +8,7 @@ padded with a token that none of its inputs ends with, which gives each the rewa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
@@ -21,11 +21,11 @@ from raypref.oracles.token_batches import Device, device_of, padded
 class RewardInput:
     """A prompt with a response, as the model reads them."""
 
-    ids: list[int]
+    ids: tuple[int, ...]
     """(T,)"""
-    segments: list[int] | None
+    segments: tuple[int, ...] | None
     """(T,) token type ids, where the tokenizer gives them."""
-    cut: bool
+    cut: bool = field(compare=False)
     """Whether the text was longer."""
 
 
@@ -86,10 +86,10 @@ class RewardScorer:
             text = text.replace(token, " ")
         return text
 
-    def _fit(self, row: list[int]) -> list[int]:
+    def _fit(self, row: list[int]) -> tuple[int, ...]:
         if len(row) <= self.max_tokens:
-            return row
-        return [row[0], *row[len(row) - self.max_tokens + 1 :]] if self.truncate == "left" else [*row[: self.max_tokens - 1], row[-1]]
+            return tuple(row)
+        return (row[0], *row[len(row) - self.max_tokens + 1 :]) if self.truncate == "left" else (*row[: self.max_tokens - 1], row[-1])
 
     def rewards(self, inputs: Sequence[RewardInput]) -> list[float]:
         """(N,) the model's outputs."""
@@ -105,7 +105,7 @@ class RewardScorer:
         ids, mask = padded(rows, padding, self.device)
         extra = {}
         if inputs[0].segments is not None:
-            extra["token_type_ids"] = padded([item.segments or [] for item in inputs], 0, self.device)[0]
+            extra["token_type_ids"] = padded([item.segments or () for item in inputs], 0, self.device)[0]
         with torch.inference_mode():
             found: list[float] = self.model(input_ids=ids, attention_mask=mask, **extra).logits[:, 0].double().cpu().tolist()
         return found

@@ -1,9 +1,14 @@
-"""Inputs of different lengths in batches of about as many tokens each."""
+"""Inputs of different lengths in batches of about as many tokens each.
+
+In a batch a figure depends a little on what is beside it, since padding and size change the order in which sums are rounded: float32
+probabilities of PairRM by up to 5e-6. So on a CPU an input has a forward pass of its own, unless a budget is given, and its figure is the
+same to the last bit. That costs nothing for inputs of several hundred tokens; those of fifty are three times faster in batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,9 +16,20 @@ from raypref.errors import ConfigError
 
 Device = Literal["auto", "cuda", "cpu"]
 
-CPU_TOKENS = 1500
-"""A batch of more outgrows the caches, and pads more."""
 CUDA_TOKENS = 16384
+
+
+class TokenInput(Protocol):
+    """What a model reads, as one input. Equal inputs must get equal figures."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Token ids."""
+
+    def __hash__(self) -> int: ...
+
+
+Input = TypeVar("Input", bound=TokenInput)
 
 
 def device_of(wanted: Device) -> str:
@@ -34,16 +50,35 @@ def token_batches(lengths: Sequence[int], budget: int | None, device: str) -> It
 
     Args:
         lengths: tokens of each input.
-        budget: tokens of a batch at most, padding included; a longer input has a batch of its own. None: ``CPU_TOKENS`` or
-            ``CUDA_TOKENS``.
+        budget: tokens of a batch at most, padding included; a longer input has a batch of its own. None: on a CPU each has its own, on
+            a GPU ``CUDA_TOKENS``.
         device: ``cuda`` or ``cpu``.
     """
-    most = budget or (CPU_TOKENS if device == "cpu" else CUDA_TOKENS)
+    most = budget or (1 if device == "cpu" else CUDA_TOKENS)
     order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
     while order:
         count = max(1, most // max(1, lengths[order[0]]))
         yield order[:count]
         order = order[count:]
+
+
+def in_batches(
+    figures: Callable[[Sequence[Input]], Sequence[float]], inputs: Sequence[Input], budget: int | None, device: str
+) -> list[float]:
+    """A figure for each input, in their order. Equal inputs are read once, so that their figures are equal to the last bit.
+
+    Args:
+        figures: reads one batch.
+        inputs: any number, of any lengths.
+        budget: see ``token_batches``.
+        device: ``cuda`` or ``cpu``.
+    """
+    distinct = list(dict.fromkeys(inputs))
+    found: dict[Input, float] = {}
+    for batch in token_batches([len(item.ids) for item in distinct], budget, device):
+        read = [distinct[k] for k in batch]
+        found.update(zip(read, figures(read), strict=True))
+    return [found[item] for item in inputs]
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, device: str) -> tuple[Any, Any]:

@@ -170,6 +170,46 @@ def test_a_score_does_not_depend_on_its_batch(checkpoint):
     np.testing.assert_allclose(one_by_one.values, alone.values, atol=1e-6)
 
 
+def text(draw: np.random.Generator, words: int) -> str:
+    return " ".join(draw.choice(" ".join(RESPONSES).split(), words))
+
+
+def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(roomy):
+    """Inputs of some 200 to 600 tokens, each of another length. In batches rounding would move P by up to 5e-6."""
+    found = oracle(roomy.path)
+    draw = np.random.default_rng(0)
+    asked = [question(text(draw, 30), tuple(text(draw, words) for words in draw.integers(30, 110, 3))) for _ in range(3)]
+    alone = [found.compare([one])[0].values for one in asked]
+    for together, values in zip(found.compare(asked), alone, strict=True):
+        np.testing.assert_array_equal(together.values, values)
+    assert np.ptp(alone) > 0.5, "the responses must differ, or the test shows nothing"
+
+
+@pytest.mark.parametrize("orders", ["both", "one"])
+@pytest.mark.parametrize("batch_tokens", [None, 250, 10_000])
+def test_identical_responses_are_ties_and_fare_alike(checkpoint, orders, batch_tokens):
+    """Responses 0, 1, 3 and 5 are one text: 1/2 among themselves, and the same to the last bit against the others. Batches of 250
+    tokens hold three inputs."""
+    same = RESPONSES[0]
+    responses = (same, same, RESPONSES[1], same, RESPONSES[2], same)
+    pairs = tuple((i, j) for i in range(6) for j in range(i + 1, 6))
+    found = oracle(checkpoint, orders=orders, batch_tokens=batch_tokens)
+    (values,) = (answer.values for answer in found.compare([question(responses=responses, pairs=pairs)]))
+    assert (values[np.ix_([0, 1, 3, 5], [0, 1, 3, 5])] == 0.5).all()
+    assert (values[[0, 1, 3, 5]] == values[0]).all()
+    assert abs(values[0, 2] - 0.5) > 0.01, "the others must differ, or the test shows nothing"
+    (level,) = found.compare([question(responses=(same,) * 5, pairs=tuple((i, j) for i, j in pairs if j < 5))])
+    assert (level.values == 0.5).all()
+    assert level.observed == {"oracle/position_bias": [], "oracle/truncated_inputs": []}
+
+
+def test_responses_that_are_cut_to_the_same_text_are_ties(checkpoint):
+    """A response has room for 24 tokens; these differ behind them."""
+    responses = tuple(f"{RESPONSES[2]} {end}" for end in RESPONSES)
+    (answer,) = oracle(checkpoint).compare([question(responses=responses)])
+    assert (answer.values == 0.5).all()
+
+
 def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint, monkeypatch):
     counted = []
     monkeypatch.setattr(PairRanker, "logits", lambda self, inputs: counted.extend(inputs) or [0.0] * len(inputs))

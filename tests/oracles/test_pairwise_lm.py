@@ -135,6 +135,21 @@ def test_a_matrix_is_the_same_whatever_is_scored_beside_it(checkpoint) -> None:
     assert np.ptp(alone.values) > 0.1, "the verdicts must differ, or the test shows nothing"
 
 
+def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(tmp_path) -> None:
+    """Inputs of 200 to 900 tokens, each of another length; no two questions begin alike."""
+    found = oracle(make_checkpoint(tmp_path, positions=2048), max_tokens=2048)
+    draw = np.random.default_rng(0)
+    asked = [question(text(draw, 60), tuple(text(draw, words) for words in draw.integers(70, 400, 3))) for _ in range(3)]
+    alone = [found.compare([one])[0].values for one in asked]
+    for together, values in zip(found.compare(asked), alone, strict=True):
+        np.testing.assert_array_equal(together.values, values)
+    assert np.ptp(alone) > 0.1, "the verdicts must differ, or the test shows nothing"
+
+
+def text(draw: np.random.Generator, count: int) -> str:
+    return " ".join(draw.choice(WORDS, count))
+
+
 def test_permuting_the_responses_permutes_the_matrix(checkpoint) -> None:
     order = [2, 0, 3, 1]
     model = oracle(checkpoint)
@@ -419,4 +434,13 @@ def test_a_model_without_a_chat_template_is_refused(checkpoint) -> None:
 def test_the_cache_key_holds_what_verdicts_depend_on() -> None:
     plain = PairwiseLM()
     assert plain.identity() == PairwiseLM(batch_tokens=100, gpu_memory_utilization=0.5).identity()
+    assert PairwiseLM(device="cpu").identity() == PairwiseLM(device="cpu", dtype="float32").identity()
     assert len({model.identity() for model in (plain, PairwiseLM(temperature=2), PairwiseLM(orders="one"), PairwiseLM(max_tokens=9))}) == 4
+
+
+@pytest.mark.parametrize(("gpu", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_the_cache_key_names_the_type_that_was_computed_in(monkeypatch, gpu, dtype) -> None:
+    """Where ``auto`` means another type, it is another key."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert PairwiseLM().identity() == PairwiseLM(dtype=dtype).identity()
+    assert PairwiseLM(dtype="bfloat16").identity() != PairwiseLM(dtype="float32").identity()

@@ -54,6 +54,12 @@ def _llama(**settings: object) -> LlamaConfig:
     return LlamaConfig(**{**common, **limits, "pad_token_id": None, "bos_token_id": START, "eos_token_id": END, **settings})
 
 
+def _bert(**settings: object) -> BertForSequenceClassification:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    limits = {"vocab_size": WORDS + 6, "max_position_embeddings": 64, "initializer_range": 0.15, "num_labels": 1, "pad_token_id": PAD}
+    return BertForSequenceClassification(BertConfig(**{**sizes, **limits, **settings}))
+
+
 def _save(model: torch.nn.Module, folder: Path, template: str | None) -> Path:
     model.save_pretrained(folder)
     _tokenizer(template).save_pretrained(folder)
@@ -71,18 +77,7 @@ def decoder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=WORDS + 6,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.15,
-        num_labels=1,
-        pad_token_id=PAD,
-    )
-    return _save(BertForSequenceClassification(config), tmp_path_factory.mktemp("encoder"), None)
+    return _save(_bert(), tmp_path_factory.mktemp("encoder"), None)
 
 
 def oracle(path: Path, **settings: object) -> RewardModel:
@@ -104,6 +99,10 @@ def alone(model: torch.nn.Module, ids: list[int], segments: list[int] | None = N
     extra = {} if segments is None else {"token_type_ids": torch.tensor([segments])}
     with torch.no_grad():
         return float(model.eval()(input_ids=torch.tensor([ids]), **extra).logits[0, 0])
+
+
+def text(draw: np.random.Generator, count: int) -> str:
+    return " ".join(f"w{k}" for k in draw.integers(0, WORDS, count))
 
 
 def words(*numbers: int) -> list[int]:
@@ -165,11 +164,43 @@ def test_a_reward_does_not_depend_on_its_batch(kind, request):
         np.testing.assert_allclose(answer.values, single.values, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_reward_at_real_lengths_is_the_same_whatever_is_read_beside_it(kind, tmp_path):
+    """Inputs of 140 to 490 tokens, each of another length."""
+    torch.manual_seed(0)
+    sizes = {"max_position_embeddings": 512, "hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2, "num_labels": 1}
+    model = LlamaForSequenceClassification(_llama(**sizes)) if kind == "decoder" else _bert(**sizes)
+    found = oracle(_save(model, tmp_path, None), template="pair")
+    draw = np.random.default_rng(0)
+    asked = [question(text(draw, 40), tuple(text(draw, words) for words in draw.integers(100, 450, 3))) for _ in range(4)]
+    alone = [found.compare([one])[0].values for one in asked]
+    for together, values in zip(found.compare(asked), alone, strict=True):
+        np.testing.assert_array_equal(together.values, values)
+    assert np.ptp(alone) > 0.1, "the rewards must differ, or the test shows nothing"
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+@pytest.mark.parametrize("batch_tokens", [None, 60])
+def test_identical_responses_are_ties_and_fare_alike(kind, batch_tokens, request):
+    """Responses 0, 2 and 4 are one text, of about 30 tokens with its prompt; a batch of 60 holds two."""
+    same = " ".join(f"w{k}" for k in range(25))
+    responses = (same, "w1", same, "w5 w6", same)
+    pairs = tuple((i, j) for i in range(5) for j in range(i + 1, 5))
+    found = oracle(request.getfixturevalue(kind), batch_tokens=batch_tokens)
+    (values,) = (answer.values for answer in found.compare([question(responses=responses, pairs=pairs)]))
+    assert (values[np.ix_([0, 2, 4], [0, 2, 4])] == 0.5).all()
+    assert (values[[0, 2, 4]] == values[0]).all()
+    assert values[0, 1] != 0.5
+    (level,) = found.compare([question(responses=(same,) * 5, pairs=pairs)])
+    assert (level.values == 0.5).all()
+
+
 def test_preference_is_bradley_terry(decoder, monkeypatch):
     """Rewards 2, 0, 3 at temperature 2: P[0, 1] = sigmoid(1) = 0.731059, P[0, 2] = sigmoid(-1/2) = 0.377541, P[1, 2] = sigmoid(-3/2)
     = 0.182426."""
     found = oracle(decoder, temperature=2.0)
-    monkeypatch.setattr(type(found), "_rewards", lambda self, scorer, inputs: [2.0, 0.0, 3.0])
+    given = dict(zip([found._scorer.encode(question(), k) for k in range(3)], [2.0, 0.0, 3.0], strict=True))
+    monkeypatch.setattr(type(found._scorer), "rewards", lambda self, inputs: [given[item] for item in inputs])
     (answer,) = found.compare([question()])
     np.testing.assert_allclose([answer.values[pair] for pair in PAIRS], [0.731059, 0.377541, 0.182426], atol=1e-6)
     np.testing.assert_allclose(answer.values + answer.values.T, 1, atol=1e-12)
@@ -188,7 +219,7 @@ def test_a_chat_keeps_its_turns(decoder):
     found = oracle(decoder)._scorer.encode(question(responses=("w3",), chat=chat), 0)
     user, assistant = WORDS + 4, WORDS + 5
     turns = [(user, 0), (assistant, 1), (user, 2), (assistant, 3)]
-    assert found.ids == [token for role, k in turns for token in (START, role, 4 + k, END)]
+    assert list(found.ids) == [token for role, k in turns for token in (START, role, 4 + k, END)]
 
 
 def test_a_chat_that_the_template_refuses_is_named(decoder):
@@ -210,7 +241,7 @@ def test_a_long_input_is_cut_at_the_stated_side_and_counted(decoder, side, kept)
     """``<s> w0 w1 w2 w3 </s>`` in four tokens: the first and the last stay."""
     found = oracle(decoder, template="{prompt} {response}", max_tokens=4, truncate=side)
     asked = question("w0 w1", ("w2 w3", ""), ((0, 1),))
-    assert found._scorer.encode(asked, 0).ids == kept
+    assert list(found._scorer.encode(asked, 0).ids) == kept
     assert found.compare([asked])[0].observed["oracle/truncated_inputs"] == [1.0, 0.0]
 
 

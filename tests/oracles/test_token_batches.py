@@ -1,10 +1,12 @@
 """Batches of about as many tokens."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from raypref.errors import ConfigError
-from raypref.oracles.token_batches import CPU_TOKENS, CUDA_TOKENS, device_of, padded, token_batches
+from raypref.oracles.token_batches import CUDA_TOKENS, device_of, in_batches, padded, token_batches
 
 
 def test_batches_go_from_long_to_short_within_the_budget():
@@ -20,10 +22,29 @@ def test_an_input_above_the_budget_has_a_batch_of_its_own():
     assert list(token_batches([], 12, "cpu")) == []
 
 
-@pytest.mark.parametrize(("device", "budget"), [("cpu", CPU_TOKENS), ("cuda", CUDA_TOKENS)])
-def test_the_default_budget_is_that_of_the_device(device, budget):
+@pytest.mark.parametrize(("device", "count"), [("cpu", 1), ("cuda", CUDA_TOKENS // 100)])
+def test_the_default_is_one_input_a_batch_on_a_cpu_and_a_budget_on_a_gpu(device, count):
     first = next(token_batches([100] * 1000, None, device))
-    assert len(first) == budget // 100
+    assert len(first) == count
+
+
+@dataclass(frozen=True)
+class Text:
+    ids: tuple[int, ...]
+
+
+def test_equal_inputs_are_read_once_and_figures_come_in_the_order_of_the_inputs():
+    """Budget 6: (1, 2, 3) and (4, 5, 6) together, then (7,). A figure is the sum of the ids, and 0.5 for its place in the batch."""
+    read = []
+
+    def figures(batch):
+        read.append([item.ids for item in batch])
+        return [sum(item.ids) + 0.5 * place for place, item in enumerate(batch)]
+
+    inputs = [Text(ids) for ids in ((7,), (1, 2, 3), (4, 5, 6), (7,), (4, 5, 6))]
+    assert in_batches(figures, inputs, 6, "cpu") == [7.0, 6.0, 15.5, 7.0, 15.5]
+    assert read == [[(1, 2, 3), (4, 5, 6)], [(7,)]]
+    assert in_batches(figures, [], 6, "cpu") == []
 
 
 def test_rows_are_padded_on_the_right():
