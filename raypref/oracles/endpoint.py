@@ -205,7 +205,8 @@ class Endpoint:
         try:
             completion = _Completion.model_validate_json(content)
         except pydantic.ValidationError as error:
-            why = f"no chat completion: {error.errors()[0]['msg']}: {content[:200]!r}"
+            said = self._redacted(content.decode(errors="replace"))[:200]
+            why = f"no chat completion: {error.errors()[0]['msg']}: {said!r}"
             if probing:
                 raise ConfigError(f"oracle.base_url: {self._url} gives {self._redacted(why)}") from None
             return self._failed(retries, why)

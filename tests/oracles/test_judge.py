@@ -299,6 +299,18 @@ def test_the_key_comes_from_the_environment_and_goes_into_one_header(judging, ca
     assert not any(KEY in text for text in written)
 
 
+def test_a_key_at_the_place_where_a_malformed_reply_is_cut_does_not_show(judging, caplog):
+    """Of a reply that is no completion 200 characters are reported, of which the key would be the last ten."""
+    judge, server = judging(always("[[A]]"))
+    server.respond = lambda request: Response(("x" * 190 + KEY).encode())
+    ask(judge)
+    with pytest.raises(ConfigError, match="no chat completion") as caught:
+        judge._endpoint.probe()
+    for written in (caplog.text, str(caught.value)):
+        assert "no chat completion" in written
+        assert KEY[:5] not in written
+
+
 def test_a_server_without_keys_is_asked_without_one(judging):
     judge, server = judging(always("[[A]]"), key_env=None)
     ask(judge)
