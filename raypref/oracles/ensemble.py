@@ -76,6 +76,8 @@ class Ensemble(Oracle):
     <member> is its type and its place in the list, such as ``judge_1``. ``oracle/disagreement`` is the weighted standard deviation of the
     members' P[i, j] on pairs with two or more verdicts: 0 where they agree, at most 1/2.
 
+    A verdict from which a member abstained is provisional, since it may have been for the moment (a request that failed).
+
     Members that wait for a server (``Oracle.parallel`` above 1) do so in threads while the others compute, one after the other.
     """
 
@@ -136,7 +138,12 @@ class Ensemble(Oracle):
             values[j, i] = 1.0 - values[i, j]
             if known.sum() > 1:
                 spread.append(float(np.sqrt(np.average((chances[known] - values[i, j]) ** 2, weights=weights[known]))))
-        return Answer(values, {"oracle/disagreement": spread} | self._observed(question, said))
+        observed = {"oracle/disagreement": spread} | self._observed(question, said)
+        return Answer(values, observed, self._provisional(question, said))
+
+    def _provisional(self, question: Question, said: Sequence[Checked]) -> frozenset[tuple[int, int]]:
+        abstained = {pair for pair in question.pairs if any(np.isnan(answer.values[pair]) for answer in said)}
+        return frozenset(abstained).union(*(answer.provisional for answer in said))
 
     def _observed(self, question: Question, said: Sequence[Checked]) -> dict[str, Sequence[float]]:
         observed: dict[str, Sequence[float]] = {}

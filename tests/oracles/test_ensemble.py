@@ -28,6 +28,9 @@ class Fixed(Oracle):
     def compare(self, questions):
         return [Answer(self._matrix(question), {"oracle/position_bias": [0.25]}) for question in questions]
 
+    def identity(self):
+        return self.model_dump_json()
+
     def _matrix(self, question):
         values = np.full((len(question.responses), len(question.responses)), 0.5)
         for i, j in question.pairs:
@@ -74,9 +77,21 @@ def test_a_member_that_abstains_leaves_its_weight_to_the_others_and_is_counted()
     assert (answer.observed["oracle/fixed_0/abstained"], answer.observed["oracle/fixed_1/abstained"]) == ([1.0], [0.0])
 
 
+def test_a_verdict_from_which_a_member_abstained_is_provisional():
+    """The first abstains on (a, c), both on (b, c)."""
+    first, second = Fixed(verdicts={"ab": 0.6}), Fixed(verdicts={"ab": 1.0, "ac": 0.7})
+    (answer,) = ask(Ensemble(members=[first, second]), [THREE])
+    assert answer.provisional == {(0, 2), (1, 2)}
+    assert of_two(0.9, 0.5, 1.0, 1.0).provisional == set()
+
+
+def test_a_verdict_that_is_provisional_for_a_member_is_for_the_ensemble():
+    nested = Ensemble(members=[Fixed(verdicts={"ab": 0.6}), Fixed(verdicts={})])
+    assert ask(Ensemble(members=[nested, Fixed(verdicts={"ab": 1.0})]), [PAIR])[0].provisional == {(0, 1)}
+
+
 def test_where_all_abstain_the_ensemble_does():
     answer = of_two(None, None, 1.0, 1.0)
-    assert np.isnan(answer.values[0, 1])
     assert np.isnan(answer.values[0, 1])
 
 
@@ -85,7 +100,6 @@ def test_each_pair_of_each_question_has_its_own_members():
     first, second = Fixed(verdicts={"ab": 0.6, "ac": 0.7}), Fixed(verdicts={"ab": 1.0})
     answer, other = ask(Ensemble(members=[first, second]), [THREE, PAIR])
     np.testing.assert_allclose(answer.values, [[0.5, 0.8, 0.7], [0.2, 0.5, np.nan], [0.3, np.nan, 0.5]], atol=1e-12)
-    assert np.isnan(answer.values[0, 1])
     assert answer.observed["oracle/fixed_1/abstained"] == [0.0, 1.0, 1.0]
     assert other.values[0, 1] == pytest.approx(0.8)
 
