@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.preferences import sigmoid
+
 Array = NDArray[np.float64]
 
 FOLDS = 5
@@ -156,7 +158,5 @@ def minimise(point: Array, descend: Callable[[Array], tuple[Array, Array]]) -> A
     raise ArithmeticError("logistic regression: no fit after 100 steps; raise the smallest penalty")
 
 
-def logistic(logits: Array) -> Array:
-    """1 / (1 + exp(-x)), without overflow."""
-    chances: Array = np.exp(-np.logaddexp(0.0, -logits))
-    return chances
+logistic = sigmoid
+"""Under its name in regression."""

@@ -13,6 +13,7 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, fi
 from raypref.oracles.base import ABSTAIN, Answer, Chat, Host, Oracle, Question, oracles
 from raypref.oracles.orders import Orders, shown
 from raypref.oracles.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
+from raypref.preferences import sigmoid
 
 
 @oracles.register("self_judge")
@@ -78,8 +79,7 @@ class SelfJudge(Oracle):
             if left is None or right is None:
                 values[i, j] = values[j, i] = ABSTAIN
             else:
-                values[i, j] = np.exp(-np.logaddexp(0.0, (right - left) / self.scale))
-                values[j, i] = 1.0 - values[i, j]
+                values[i, j], values[j, i] = sigmoid(np.array([left - right, right - left]) / self.scale)
         return Answer(values, {"oracle/points": [p for p in points.values() if p is not None], **_counted(replies, read)})
 
     def _by_pair(self, question: Question) -> Answer:
