@@ -83,10 +83,6 @@ class VllmNextToken:
             found[k] = [logprobs[token].logprob for token in tokens]
         return found
 
-    def shutdown(self) -> None:
-        """End the engine."""
-        self._llm.llm_engine.engine_core.shutdown()
-
 
 def _cache_bytes(path: str, dtype: str, max_tokens: int) -> int:
     """Keys and values of ``CPU_KV_CACHE_INPUTS`` inputs, in blocks of 128 tokens."""
