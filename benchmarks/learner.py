@@ -26,10 +26,10 @@ from benchmarks.learner_sides import Bare, Learner, Trl
 from benchmarks.models import SHAPES, make_policy
 
 THREADS = 1
-SAMPLES = 7
+SAMPLES = 5
 STAGES = {0: 0.92, 2: 0.92, 3: 0.85}
 """ZeRO stage -> bar."""
-STEPS = {"260k": 8, "7m": 2, "15m": 1}
+STEPS = {"260k": 4, "7m": 1, "15m": 1}
 """Optimiser steps of one sample."""
 BARS_OVER_TRL = {"260k": 1.3, "7m": 1.7, "15m": 3.0}
 
