@@ -38,9 +38,10 @@ from typing import Any
 import numpy as np
 
 from raypref.errors import DataError, OracleError
-from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, fit, logistic
+from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, fit
 from raypref.evaluation.matching import Matched, Unit
 from raypref.evaluation.outcomes import Outcomes
+from raypref.preferences import sigmoid
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(4, -4, 10))
 """lambda, the strongest first, which wins a tie; 1 / C of the reference."""
@@ -142,7 +143,7 @@ def length_controlled_win_rate(
     def estimate(counts: Array, start: Array | None) -> tuple[float, Array, int]:
         fits, best = fit(design, labels, np.concatenate([counts, constant]), folds, penalties, start)
         theta, _, *psi = fits[best, FOLDS]
-        return float(counts @ logistic(theta + own[:, 2:] @ psi) / size), fits, best
+        return float(counts @ sigmoid(theta + own[:, 2:] @ psi) / size), fits, best
 
     win_rate, fits, best = estimate(np.ones(size), None)
     rng = np.random.default_rng(seed)

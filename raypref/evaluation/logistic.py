@@ -13,8 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.preferences import sigmoid
-
 Array = NDArray[np.float64]
 
 FOLDS = 5
@@ -156,7 +154,3 @@ def minimise(point: Array, descend: Callable[[Array], tuple[Array, Array]]) -> A
         point = point + share * step
         value, step = found
     raise ArithmeticError("logistic regression: no fit after 100 steps; raise the smallest penalty")
-
-
-logistic = sigmoid
-"""Under its name in regression."""

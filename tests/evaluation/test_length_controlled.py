@@ -8,8 +8,8 @@ import pytest
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.bootstrap import bootstrap_interval
 from raypref.evaluation.length_controlled import AgainstBaseline, against_baseline, instruction_difficulty, length_controlled_win_rate
-from raypref.evaluation.logistic import logistic
 from raypref.evaluation.outcomes import Outcomes
+from raypref.preferences import sigmoid
 
 QUICK = {"resamples": 2, "confidence": 0.9, "seed": 0}
 NEARLY_FREE = (1e-9,)
@@ -25,7 +25,7 @@ def simulated(theta, phi, psi, prompts=400, seed=0, sampled=True):
     baseline = rng.integers(1000, 3000, prompts).astype(float)
     lengths = baseline + rng.integers(-600, 900, prompts)
     difficulty = rng.normal(size=prompts)
-    chances = logistic(theta + phi * standardised(lengths - baseline) + psi * difficulty)
+    chances = sigmoid(theta + phi * standardised(lengths - baseline) + psi * difficulty)
     return (rng.random(prompts) < chances).astype(float) if sampled else chances, lengths, baseline, difficulty
 
 
@@ -99,7 +99,7 @@ def test_known_coefficients_are_found_from_probabilities():
     result = length_controlled_win_rate(preferences, lengths, baseline, difficulty, **QUICK)
     np.testing.assert_allclose([result.theta, result.phi, result.psi], [-0.5, 0.8, 0.6], atol=1e-5)
     assert result.penalty == pytest.approx(1e-4)
-    assert result.win_rate == pytest.approx(logistic(-0.5 + 0.6 * difficulty).mean(), abs=1e-6)
+    assert result.win_rate == pytest.approx(sigmoid(-0.5 + 0.6 * difficulty).mean(), abs=1e-6)
 
 
 def test_known_coefficients_are_found_from_verdicts():
@@ -113,9 +113,9 @@ def oscillating():
     index = np.arange(40.0)
     baseline, difficulty = 200 + 10 * index, np.cos(5 * index)
     lengths = baseline + 50 + 100 * np.sin(3 * index)
-    chances = logistic(-0.6 + 1.2 * standardised(lengths - baseline) + 0.9 * difficulty + np.sin(7 * index))
+    chances = sigmoid(-0.6 + 1.2 * standardised(lengths - baseline) + 0.9 * difficulty + np.sin(7 * index))
     longer = baseline + 200 * np.sin(2 * index)
-    variant = AgainstBaseline(np.round(logistic(1.5 * standardised(longer - baseline)), 1), longer, baseline, difficulty)
+    variant = AgainstBaseline(np.round(sigmoid(1.5 * standardised(longer - baseline)), 1), longer, baseline, difficulty)
     return (np.round(chances, 1), lengths, baseline, difficulty), variant
 
 
@@ -197,7 +197,7 @@ def test_known_difficulties_are_found():
     gamma, baseline = rng.normal(size=50), rng.integers(1000, 3000, 50).astype(float)
     lengths = baseline + rng.integers(-600, 900, (5, 50))
     terms = np.stack([standardised(row - baseline) for row in lengths])
-    preferences = logistic(np.linspace(-2, 1, 5)[:, None] + np.linspace(0.2, 1.4, 5)[:, None] * terms + gamma)
+    preferences = sigmoid(np.linspace(-2, 1, 5)[:, None] + np.linspace(0.2, 1.4, 5)[:, None] * terms + gamma)
     found = instruction_difficulty(preferences, lengths, baseline)
     np.testing.assert_allclose(found - found.mean(), gamma - gamma.mean(), atol=1e-2)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from raypref.evaluation.logistic import FOLDS, Dense, Joint, fit, logistic, minimise
+from raypref.evaluation.logistic import FOLDS, Dense, Joint, fit, minimise
+from raypref.preferences import sigmoid
 
 PENALTIES = (3.0, 0.02)
 
@@ -16,7 +17,7 @@ def random_cells(seed=0, models=3, prompts=8):
 
 def test_logistic_by_hand():
     """1 / (1 + 1/3) = 3/4, and no overflow far out."""
-    np.testing.assert_allclose(logistic(np.array([0.0, np.log(3.0), -np.log(3.0), -1e4, 1e4])), [0.5, 0.75, 0.25, 0.0, 1.0])
+    np.testing.assert_allclose(sigmoid(np.array([0.0, np.log(3.0), -np.log(3.0), -1e4, 1e4])), [0.5, 0.75, 0.25, 0.0, 1.0])
 
 
 def test_one_column_of_ones_by_hand():
@@ -28,7 +29,7 @@ def test_one_column_of_ones_by_hand():
     assert (fits.shape, best) == ((1, FOLDS + 1, 1), 0)
     assert fits[0, FOLDS, 0] == pytest.approx(np.log(3.0), abs=1e-12)
     without = fits[0, 0, 0]
-    assert 8 * logistic(without) - 7 + penalty * without == pytest.approx(0, abs=1e-12)
+    assert 8 * sigmoid(without) - 7 + penalty * without == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -39,7 +40,7 @@ def test_the_gradient_is_zero(penalty):
     fits, _ = fit(Dense(features), labels, weights, folds, [penalty])
     for fold, beta in enumerate(fits[0]):
         kept = folds != fold
-        slope = features[kept].T @ (weights[kept] * (logistic(features[kept] @ beta) - labels[kept])) + penalty * beta
+        slope = features[kept].T @ (weights[kept] * (sigmoid(features[kept] @ beta) - labels[kept])) + penalty * beta
         np.testing.assert_allclose(slope, 0.0, atol=1e-10)
 
 
@@ -103,7 +104,7 @@ def test_separable_rows_have_a_fit_too():
     fits, _ = fit(Dense(features), np.tile([1.0, 0.0], 5), np.ones(10), np.arange(10) % FOLDS, [1e-4])
     beta = fits[0, FOLDS, 0]
     assert beta > 5
-    assert 10 * logistic(-beta) == pytest.approx(1e-4 * beta, rel=1e-9)
+    assert 10 * sigmoid(-beta) == pytest.approx(1e-4 * beta, rel=1e-9)
 
 
 def test_steps_that_lead_uphill_are_halved():
