@@ -3,8 +3,8 @@
 - ``learner_zero_N``: one rank of the learner at ZeRO stage N, over a loop of forward, backward and AdamW without DeepSpeed that uses
   the same micro-batches, packing and chunks (15M parameters).
 - ``learner_trl_SIZE``: the learner at stage 0 over TRL's ``DPOTrainer`` with ``loss_type="sppo_hard"``: no gradient checkpointing, float32
-  as here, pi_t's log-probs computed beforehand, micro-batches of four pairs (faster than two, eight or all sixteen, for they are padded
-  to the longest), its loader's time left out. Left out where TRL is not installed (the extra ``bench``).
+  as here, pi_t's log-probs computed beforehand, micro-batches of four pairs (at 260k parameters faster than all sixteen at once, which are
+  padded to the longest), its loader's time left out. Left out where TRL is not installed (the extra ``bench``).
 
 Every side trains on the same pairs in the same batches, one thread each, one after the other in turns; a figure is the median of the
 turns' own ratios. That all sides have the same gradient norm at their first step is checked.
