@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class BatchStream(Generic[T]):
         batch_size: int,
         window: int,
         max_batches: int | None = None,
+        most: int = 1,
     ) -> None:
         """
         Args:
@@ -58,18 +59,22 @@ class BatchStream(Generic[T]):
             items: in the order in which batches fill.
             batch_size: examples of one batch.
             window: items in flight at most.
-            max_batches: stop after so many; no more items are started than they can still need.
+            max_batches: stop after so many; no more items are started than they need if each gives as many examples as it may.
+            most: examples of one item at most.
         """
         self._process = process
         self._items = items
         self._batch_size = batch_size
         self._window = window
         self._max_batches = max_batches
+        self._most = most
         self._pending: deque[asyncio.Future[Slice]] = deque()
         self._partial: deque[Slice] = deque()
         self._examples = 0
         """Of ``_partial``."""
         self._made = 0
+        self._failed: asyncio.Future[None] | None = None
+        """An item's failure, for whoever works beside the stream."""
 
     def start(self) -> None:
         """Start as many items as the window has room for."""
@@ -78,7 +83,29 @@ class BatchStream(Generic[T]):
                 item = next(self._items)
             except StopIteration:
                 return
-            self._pending.append(asyncio.ensure_future(self._process(item)))
+            task = asyncio.ensure_future(self._process(item))
+            task.add_done_callback(self._note)
+            self._pending.append(task)
+
+    async def start_beside(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Start, and run other work to its end meanwhile; the work goes first. A failure of either ends both.
+
+        Raises:
+            Exception: the first failure.
+        """
+        self._failed = asyncio.get_running_loop().create_future()
+        tasks = [asyncio.ensure_future(part) for part in work]
+        ends: list[asyncio.Future[Any]] = [self._failed, asyncio.gather(*tasks)]
+        try:
+            await asyncio.sleep(0)
+            self.start()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await next(end for end in ends if end.done())
+        finally:
+            for task in (*tasks, self._failed):
+                task.cancel()
+            await asyncio.gather(*tasks, *ends, return_exceptions=True)
+            self._failed = None
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """Batches in the items' order. The last one may be short, unless ``max_batches`` ended the stream."""
@@ -105,10 +132,16 @@ class BatchStream(Generic[T]):
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
 
+    def _note(self, task: asyncio.Future[Slice]) -> None:
+        failed = None if task.cancelled() else task.exception()
+        if failed is not None and self._failed is not None and not self._failed.done():
+            self._failed.set_exception(failed)
+
     def _room(self) -> int:
         if self._max_batches is None:
             return self._window
-        return min(self._window, (self._max_batches - self._made) * self._batch_size - self._examples)
+        missing = (self._max_batches - self._made) * self._batch_size - self._examples
+        return min(self._window, -(-missing // self._most))
 
     def _add(self, group: Slice) -> None:
         if group.stop > group.start:

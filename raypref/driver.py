@@ -14,9 +14,7 @@ Every algorithm is this loop. What differs is data: which responses are kept, wh
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,10 +34,10 @@ from raypref.iterations import Iterations
 from raypref.metrics import Averages, MetricsWriter, StageClock
 from raypref.partners import Partners
 from raypref.progress import Callback
+from raypref.publication import Publication
 from raypref.refresh import ReferenceRefresh
 from raypref.roles import Roles
 from raypref.seeds import seed_for
-from raypref.sync import Tolerance, verify
 from raypref.types import Prompt, RunData, SampleRequest, Slice
 
 logger = logging.getLogger(__name__)
@@ -77,6 +75,7 @@ class Driver:
         self.evaluator: Evaluator | None = None
         if config.evaluation.wanted(data.held_out):
             self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise)
+        self.publication = Publication(config, roles, data, self._request)
         self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         self.fresh: FreshSamples | None = None
         if config.regulariser.on:
@@ -126,15 +125,16 @@ class Driver:
         Args:
             settled: whether pi_t has been evaluated and saved; otherwise that comes before the first step.
         """
-        config, state = self.config, self.state
-        if not (settled or config.loop.overlap):
+        state = self.state
+        beside = self.config.loop.overlap and not self.refresh.due(state.iteration)  # a new pi_ref is pi_t, which is saved first
+        if not (settled or beside):
             await self._settle()
         for callback in self.callbacks:
             callback.on_iteration(state.iteration)
         await self.refresh.before(state.iteration)
         stream = self._stream()
         try:
-            if not settled and config.loop.overlap:
+            if beside and not settled:
                 await self._settle(stream)
             taken = await self._train(stream)
         finally:
@@ -169,8 +169,14 @@ class Driver:
     def _stream(self) -> BatchStream[Any]:
         """The iteration's batches, none of them begun."""
         loop = self.config.loop
-        items, size = self.iterations.items(self.state.cursor), self.config.learner.global_batch
-        return BatchStream(self._processing(), items, batch_size=size, window=loop.window_groups, max_batches=loop.sync_interval)
+        return BatchStream(
+            self._processing(),
+            self.iterations.items(self.state.cursor),
+            batch_size=self.config.learner.global_batch,
+            window=loop.window_groups,
+            max_batches=loop.sync_interval,
+            most=self.iterations.examples_at_most(),
+        )
 
     async def _batches(self, stream: BatchStream[Any]) -> AsyncGenerator[Batch]:
         """Batches as they fill; without overlap, all of them at once when the last has filled.
@@ -235,40 +241,15 @@ class Driver:
 
     async def _sync(self) -> None:
         """pi_t to every engine and reference, then proof that it arrived."""
-        if self.roles.rollout is None and not self._holds_previous:
-            return
-        await self._publish(self.state.iteration)
-        self._synced_step = self.state.step
+        if self.publication.needed:
+            await self._publish(self.state.iteration)
+            self._synced_step = self.state.step
 
     async def _publish(self, version: int) -> None:
-        """The learner's weights to their receivers, and proof that they arrived; below 0 the references are none (``raypref.fresh``)."""
-        roles, config = self.roles, self.config
         with self.clock.stage("sync"):
-            sent = await roles.learner.publish(version)
-            if not config.sync.check:
-                return
-            found = await verify(
-                sent,
-                learner=roles.learner,
-                rollout=roles.rollout,
-                reference=roles.reference if version >= 0 and self._holds_previous else None,
-                requests=self._probes(version),
-                tolerance=Tolerance.of(config.policy.dtype, config.sync.tolerance),
-            )
+            found = await self.publication.publish(version)
         self.metrics.write(self.state.step, found)
-        self.outcome.sync |= {name: max(value, self.outcome.sync.get(name, 0.0)) for name, value in found.items()}
-
-    def _probes(self, version: int) -> list[SampleRequest]:
-        """What every engine is asked after a sync."""
-        sync = self.config.sync
-        probed = itertools.islice(itertools.chain(self.data.held_out, self.data.prompts), sync.probe_prompts)
-        how = {"temperature": 1.0, "top_p": 1.0, "max_tokens": sync.probe_tokens, "policy_version": version}
-        return [replace(self._request(prompt, 1, "probe", 0), **how) for prompt in probed]  # type: ignore[arg-type]
-
-    @property
-    def _holds_previous(self) -> bool:
-        """Whether the references hold pi_t, which only a loss that reads it asks for."""
-        return self.roles.reference is not None and "previous" in self.config.loss.needs
+        self.outcome.sync = self.publication.largest
 
     async def _evaluate(self) -> None:
         """Win rates of pi_t on the held-out prompts, against pi_0 and against the policy evaluated before."""
@@ -289,31 +270,31 @@ class Driver:
             callback.on_evaluation(result)
 
     async def _settle(self, beside: BatchStream[Any] | None = None) -> None:
-        """Evaluate pi_t and save it.
+        """Save pi_t and evaluate it. Once saved it is not lost, whatever becomes of its evaluation.
 
         Args:
             beside: the next iteration's batches. The engines begin on them while the learner saves; the held-out prompts go first.
+
+        Raises:
+            Exception: the first failure of the three.
         """
-        work = [self._evaluate, self._save] if self.state.iteration else [self._evaluate]
         if beside is None:
-            for part in work:
-                await part()
+            await self._save()
+            await self._evaluate()
         else:
-            tasks = [asyncio.ensure_future(part()) for part in work]
-            try:
-                await asyncio.sleep(0)  # the tasks ask their prompts before the stream does
-                beside.start()
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        if self.state.iteration:
-            self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
+            await beside.start_beside(self._evaluate(), self._save())
+        self._commit()
 
     async def _save(self) -> None:
+        if not self.state.iteration:
+            return
         with self.clock.stage("checkpoint"):
             await self.roles.learner.save(self.checkpoints.begin(self.state) / "learner")
+        self._commit()
+
+    def _commit(self) -> None:
+        if self.state.iteration:
+            self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
 
     async def _resume(self, directory: Path) -> None:
         """Continue from a checkpoint. The base policy's answers were sampled again before; pi_t's are sampled again here."""

@@ -34,6 +34,9 @@ class Iterations:
         config = self._config
         if config.loop.sync_interval is not None:
             return config.loop.sync_interval * config.learner.epochs
-        sampled = self._data.sampled and config.selection is not None
-        most = config.selection.examples_at_most(config.rollout.responses) if sampled and config.selection is not None else 1
-        return -(-self.share() * most // config.learner.global_batch) * config.learner.epochs
+        return -(-self.share() * self.examples_at_most() // config.learner.global_batch) * config.learner.epochs
+
+    def examples_at_most(self) -> int:
+        """Of one prompt's group; a given example is one."""
+        selection = self._config.selection
+        return 1 if selection is None or not self._data.sampled else selection.examples_at_most(self._config.rollout.responses)

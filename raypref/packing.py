@@ -100,7 +100,8 @@ def _reach(hidden_size: int, heads: int) -> float:
 def rows_of(sequences: Sequence[types.Sequence], packing: Packing) -> list[Row]:
     """The sequences' rows; each different sequence is in one of them.
 
-    The responses to a prompt are put into the number of rows that costs least, a row of L positions costing L + L^2 / reach.
+    The responses to a prompt are put into the number of rows that costs least, all computed at the width L of the longest: L + L^2 / reach
+    each.
 
     Raises:
         ValueError: there is no sequence, or one has an empty prompt.
@@ -119,11 +120,23 @@ def _fewest_operations(group: Sequence[types.Sequence], packing: Packing) -> lis
     """Rows of sequences with the same prompt."""
     prompt = group[0].prompt_ids
     responses = sorted((sequence.response_ids for sequence in group), key=len, reverse=True)
-    alone = [Row(prompt, (response,)) for response in responses]
     if packing.kind != "shared":
-        return alone
-    choices = [[Row(prompt, tuple(responses[start::count])) for start in range(count)] for count in range(1, len(group))]
-    return min([*choices, alone], key=lambda rows: sum(row.tokens + row.tokens**2 / packing.reach for row in rows))
+        return _dealt(prompt, responses, len(responses))
+    return min((_dealt(prompt, responses, count) for count in range(1, len(group) + 1)), key=lambda rows: _operations(rows, packing.reach))
+
+
+def _dealt(prompt: NDArray[np.int32], responses: Sequence[NDArray[np.int32]], count: int) -> list[Row]:
+    """``count`` rows of like length: each response, longest first, goes to the row that has least."""
+    hands: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
+    for response in responses:
+        min(hands, key=lambda hand: sum(map(len, hand))).append(response)
+    return [Row(prompt, tuple(hand)) for hand in hands]
+
+
+def _operations(rows: Sequence[Row], reach: float) -> float:
+    """In units of what a position costs that sees nothing."""
+    width = max(row.tokens for row in rows)
+    return len(rows) * (width + width**2 / reach)
 
 
 def inputs_of(sequences: Sequence[types.Sequence], packing: Packing) -> Inputs:

@@ -29,15 +29,22 @@ class ReferenceRefresh:
         self._held = 0
         """At the start of which iteration pi_ref was the policy; 0: the one that the run started from."""
 
+    def due(self, iteration: int) -> bool:
+        """Whether pi_ref changes before ``iteration``."""
+        return self._config.policy != "fixed" and self._start(iteration) != self._held
+
+    def _start(self, iteration: int) -> int:
+        return iteration - iteration % self._config.every
+
     async def before(self, iteration: int) -> None:
         """Make pi_ref what it is in ``iteration``; called when the learner holds the policy of its start.
 
         Raises:
             ConfigError: a resumed run's pi_ref is gone.
         """
-        start = iteration - iteration % self._config.every
-        if self._config.policy == "fixed" or start == self._held:
+        if not self.due(iteration):
             return
+        start = self._start(iteration)
         directory = self._directory / f"iteration_{start:04d}"
         if start == iteration:
             await self._learner.export(directory)

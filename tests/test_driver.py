@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_learner_starts_while_engines_still_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overlap", [True, False])
 def test_engines_sample_while_the_policy_before_is_evaluated_and_saved(tmp_path: Path, overlap: bool) -> None:
     """Iterations of 8 prompts, window 5. When the learner begins to save pi_1, the engines have been asked for the 5 prompts from 8 on,
-    after the 3 held-out ones, and no step of that iteration is taken; without overlap for none. The checkpoint knows the evaluation."""
+    after the 3 held-out ones, and no step of that iteration is taken; without overlap pi_1 is saved before anything is asked. The
+    checkpoint knows the evaluation."""
     asked: list[list[str]] = []
     driver = make(tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8, "window_groups": 5, "overlap": overlap})
     save = driver.roles.learner.save
@@ -124,10 +126,47 @@ def test_engines_sample_while_the_policy_before_is_evaluated_and_saved(tmp_path:
     driver.roles.learner.save = watched  # type: ignore[method-assign]
     finish(driver)
     held = ["held0", "held1", "held2"]
-    assert asked == [held + ([f"p{k}" for k in range(8, 13)] if overlap else []), held]
+    assert asked == [held + [f"p{k}" for k in range(8, 13)] if overlap else [], []]
     state, evaluations = driver.checkpoints.read(driver.checkpoints.complete()[0])
     assert (state.iteration, state.step, state.cursor) == (1, 2, 8)
     assert [entry["iteration"] for entry in evaluations] == [1]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_failed_evaluation_does_not_lose_the_policy(tmp_path: Path, overlap: bool) -> None:
+    """The judge goes down in the evaluation of pi_1: the checkpoint of iteration 1 is complete and can be continued from."""
+    driver = make(tmp_path, loop={"iterations": 2, "overlap": overlap})
+
+    async def down(challenger: Any, defender: Any) -> Any:
+        await asyncio.sleep(0.05)
+        raise OSError("judge down")
+
+    driver.roles.oracle.compare = down  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="judge down"):
+        finish(driver)
+    state, evaluations = driver.checkpoints.read(driver.checkpoints.latest())
+    assert (state.iteration, evaluations) == (1, [])
+
+
+def test_a_failure_of_the_sampling_ahead_surfaces_at_once(tmp_path: Path) -> None:
+    """Judging fails while pi_1 is evaluated for a minute: the error is the judge's, and nobody waits for the evaluation."""
+    driver = make(tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8})
+    judge = driver.roles.oracle.judge
+
+    async def fails_later(rollout: Any, partner: Any = None) -> Any:
+        if rollout.policy_version == 1:
+            raise ValueError("first cause")
+        return await judge(rollout, partner)
+
+    async def slow(challenger: Any, defender: Any) -> Any:
+        await asyncio.sleep(60)
+
+    driver.roles.oracle.judge = fails_later  # type: ignore[method-assign]
+    driver.roles.oracle.compare = slow  # type: ignore[method-assign]
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="first cause"):
+        finish(driver)
+    assert time.monotonic() - start < 20
 
 
 def test_failure_while_the_engines_sample_ahead_is_what_surfaces(tmp_path: Path) -> None:

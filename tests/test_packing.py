@@ -77,6 +77,19 @@ def test_the_prompt_is_shared_where_that_costs_less() -> None:
     assert found(10, 10_000) == [4]
 
 
+def test_rows_cost_what_the_longest_does() -> None:
+    """Prompt 100, responses of 1200, 1000, 150, reach 3351. Apart they are rows of 1299, 1099, 249, each computed at 1299:
+    3 (1299 + 1299^2 / 3351) = 5408, though 3529 without the padding. Two rows, 1299 and 100 + 999 + 149 = 1248: 3605. One: 2447 + 1787 =
+    4234. Three responses of 800 (899 apart): 3420; two rows are as long as their pair, 1698: 5117; one of 2497: 4358."""
+
+    def found(*responses: int) -> list[list[int]]:
+        group = [Sequence(np.zeros(100, dtype=np.int32), np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
+        return [[len(response) for response in row.response_ids] for row in rows_of(group, Packing("shared", 3351))]
+
+    assert found(150, 1000, 1200) == [[1200], [1000, 150]]
+    assert found(800, 800, 800) == [[800], [800], [800]]
+
+
 def small(kind: str, **settings: Any) -> Any:
     torch.manual_seed(0)
     shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
