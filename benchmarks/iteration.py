@@ -31,7 +31,7 @@ from raypref.progress import Callback
 from raypref.types import RunData
 
 SAMPLES = 5
-SIMULATED_SAMPLES = 3
+SIMULATED_SAMPLES = 5
 """Which differ by a thousandth."""
 ITERATIONS = 2
 BATCHES = 52

@@ -29,7 +29,7 @@ from tests.oracles.pairwise_checkpoint import WORDS, make_checkpoint
 PROMPTS = 2
 """Of one sample; other ones in each."""
 RESPONSES = 5
-SAMPLES = 3
+SAMPLES = 5
 CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"
     "{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif %}{% endfor %}\n\n\n"

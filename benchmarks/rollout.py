@@ -60,7 +60,7 @@ class Bare:
         """Tokens that were sampled."""
         from vllm import SamplingParams
 
-        common: dict[str, Any] = {"n": RESPONSES, "max_tokens": TOKENS, "logprobs": 0, "detokenize": False}
+        common: dict[str, Any] = {"n": RESPONSES, "max_tokens": TOKENS, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
         params = [SamplingParams(seed=seed, stop_token_ids=self._end_tokens, **common) for seed in seeds]
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)

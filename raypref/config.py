@@ -208,7 +208,8 @@ class EvaluationConfig(Section):
     responses: PositiveInt = 1
     """Responses a prompt and policy."""
     every: Annotated[int, Field(ge=0)] = 1
-    """Evaluate after every so many iterations; 0 never."""
+    """Evaluate after every so many iterations; 0 never. A resumed run compares its next policy with the one that it continues from,
+    whenever that was evaluated."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
     needs ``data.template``."""
