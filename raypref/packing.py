@@ -14,6 +14,7 @@ A response's last token is left out: nothing is predicted from it. Sequences tha
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -121,15 +122,18 @@ def _fewest_operations(group: Sequence[types.Sequence], packing: Packing) -> lis
     prompt = group[0].prompt_ids
     responses = sorted((sequence.response_ids for sequence in group), key=len, reverse=True)
     if packing.kind != "shared":
-        return _dealt(prompt, responses, len(responses))
+        return [Row(prompt, (response,)) for response in responses]
     return min((_dealt(prompt, responses, count) for count in range(1, len(group) + 1)), key=lambda rows: _operations(rows, packing.reach))
 
 
 def _dealt(prompt: NDArray[np.int32], responses: Sequence[NDArray[np.int32]], count: int) -> list[Row]:
     """``count`` rows of like length: each response, longest first, goes to the row that has least."""
     hands: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
+    loads = [(0, row) for row in range(count)]
     for response in responses:
-        min(hands, key=lambda hand: sum(map(len, hand))).append(response)
+        load, row = loads[0]
+        hands[row].append(response)
+        heapq.heapreplace(loads, (load + len(response), row))
     return [Row(prompt, tuple(hand)) for hand in hands]
 
 
