@@ -1,6 +1,6 @@
 """``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder.
 
-``python -m benchmarks all [--strict]`` runs every one and writes ``results.json`` and the table in ``README.md``. Timings of a shared
+``python -m benchmarks all [--strict]`` runs every one but ``STUDIES`` and writes ``results.json`` and the table in ``README.md``. Timings of a shared
 machine vary, so a bar that is missed is shown as missed, and is an error with ``--strict`` only; a benchmark that fails always is.
 """
 
@@ -15,6 +15,10 @@ import benchmarks
 from benchmarks import report
 
 
+STUDIES = ("revisions",)
+"""What ``all`` leaves out: minutes long, without a bar, and of models rather than of the program."""
+
+
 def names() -> list[str]:
     """The modules that can be asked for: those with a ``main``."""
     return [name for name in _modules() if _main_of(name) is not None]
@@ -24,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: of the module's ``main``, or of all of them (``report.status_of``); 2 where there is no such module."""
     name = arguments[0] if arguments else ""
     if name == "all":
-        findings = [report.ask(known) for known in names()]
+        findings = [report.ask(known) for known in names() if known not in STUDIES]
         report.write(findings)
         return report.status_of(findings, strict="--strict" in arguments)
     run = _main_of(name) if name in _modules() else None

@@ -7,8 +7,9 @@ response.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,28 +53,56 @@ Plan = tuple[tuple[MicroBatch, ...], ...]
 
 
 def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
-    """``plan`` for examples, given as their sequences: those of one prompt go together where the budget allows, which computes it once.
+    """``plan`` for examples, given as their sequences: those with something in common go together, which computes it once.
+
+    They are kept together where the budget allows, and where there is enough else for every rank to do: a repeat of weight 0 costs a
+    rank as much as computing twice.
 
     Args:
         items: (B,) at least one; each has at least one sequence.
         packing: how the model is given them.
     """
+
+    @functools.cache
+    def size(*unit: int) -> Size:
+        return Size.of([sequence for k in unit for sequence in items[k]], packing)
+
+    def cost(unit: Sequence[int]) -> int:
+        return _cost([0], [size(*unit)])
+
+    def fits(unit: Sequence[int]) -> bool:
+        return len(unit) == 1 or cost(unit) <= micro_batch_tokens
+
+    def planned(budget: int) -> Plan:
+        return tuple(tuple(map(of_examples, hand)) for hand in plan([size(*unit) for unit in units], ranks, budget))
+
+    def of_examples(micro: MicroBatch) -> MicroBatch:
+        examples = tuple(k for unit in micro.examples for k in units[unit])
+        return MicroBatch(examples, micro.counts, cost(examples))
+
+    units = _halved(_united(items, packing, fits), cost, lambda units: len(units) >= ranks and all(map(fits, units)))
+    budget = micro_batch_tokens
+    found = planned(budget)
+    while not all(fits(micro.examples) for hand in found for micro in hand):  # units of one prompt that meet are laid out anew
+        budget = budget * 9 // 10
+        found = planned(budget)
+    return found
+
+
+def _united(items: Sequence[Sequence[types.Sequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Each example with the first others that it fits with: of the same prompt in shared rows, else with a sequence in common."""
+    responses = [{sequence.response_ids.tobytes() for sequence in item} for item in items]
     units: dict[bytes, list[list[int]]] = {}
     for k, item in enumerate(items):
         same_prompt = units.setdefault(item[0].prompt_ids.tobytes(), [])
         for unit in same_prompt:
-            size = Size.of([sequence for other in (*unit, k) for sequence in items[other]], packing)
-            if _cost([0], [size]) <= micro_batch_tokens:
+            related = packing.kind == "shared" or any(responses[k] & responses[other] for other in unit)
+            if related and fits([*unit, k]):
                 unit.append(k)
                 break
         else:
             same_prompt.append([k])
-    members = [unit for same_prompt in units.values() for unit in same_prompt]
-    sizes = [Size.of([sequence for k in unit for sequence in items[k]], packing) for unit in members]
-    return tuple(
-        tuple(replace(micro, examples=tuple(k for unit in micro.examples for k in members[unit])) for micro in hand)
-        for hand in plan(sizes, ranks, micro_batch_tokens)
-    )
+    return [unit for same_prompt in units.values() for unit in same_prompt]
 
 
 def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
@@ -93,7 +122,8 @@ def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
         The plan, a function of the arguments alone.
     """
     order = sorted(range(len(sizes)), key=lambda k: (-sizes[k].longest, -sizes[k].rows, k))
-    groups = _even(_cut_evenly(order, sizes, ranks, micro_batch_tokens), sizes, ranks)
+    cut = _cut_evenly(order, sizes, ranks, micro_batch_tokens)
+    groups = _halved(cut, lambda group: _cost(group, sizes), lambda groups: len(groups) % ranks == 0)
     groups.sort(key=lambda group: (-_cost(group, sizes), group))
     micro = [MicroBatch(tuple(group), True, _cost(group, sizes)) for group in groups]
     cheapest = min(range(len(sizes)), key=lambda k: (_cost([k], sizes), k))
@@ -124,14 +154,14 @@ def _cut(order: Sequence[int], sizes: Sequence[Size], budget: int) -> list[list[
     return groups
 
 
-def _even(groups: list[list[int]], sizes: Sequence[Size], ranks: int) -> list[list[int]]:
-    """Halve the costliest groups until their number is a multiple of ``ranks``, or each holds one example."""
+def _halved(groups: list[list[int]], cost: Callable[[list[int]], int], enough: Callable[[list[list[int]]], bool]) -> list[list[int]]:
+    """Halve the costliest groups until it is enough, or each holds one example."""
     groups = list(groups)
-    while len(groups) % ranks:
+    while not enough(groups):
         divisible = [k for k, group in enumerate(groups) if len(group) > 1]
         if not divisible:
             break
-        largest = max(divisible, key=lambda k: (_cost(groups[k], sizes), -k))
+        largest = max(divisible, key=lambda k: (cost(groups[k]), -k))
         group = groups.pop(largest)
         groups += [group[: len(group) // 2], group[len(group) // 2 :]]
     return groups

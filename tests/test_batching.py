@@ -89,12 +89,9 @@ def test_a_share_holds_every_example_once_within_the_budget(kind: str, items: li
     assert sorted(k for item in micro if item.counts for k in item.examples) == list(range(len(items)))
     for item in micro:
         inputs = inputs_of([sequence for k in item.examples for sequence in items[k]], packing)
-        assert inputs.input_ids.numel() <= item.padded_tokens
-        assert (
-            item.padded_tokens <= budget
-            or len(item.examples) == 1
-            or len({item.prompt_ids[0] for k in item.examples for item in items[k]}) == 1
-        )
+        assert inputs.input_ids.numel() == item.padded_tokens
+        assert item.padded_tokens <= budget or len(item.examples) == 1
+    assert sum(item.counts for item in micro) >= min(ranks, len(items)), "a rank repeats while others have several examples"
 
 
 def test_examples_of_one_prompt_go_together() -> None:
@@ -104,6 +101,26 @@ def test_examples_of_one_prompt_go_together() -> None:
     items = [[a, b], draw(2, 10, 4, 4), [b, c], [a, c]]
     (hand,) = share(items, 1, 20, Packing("shared", 1000))
     assert hand == (MicroBatch((0, 2, 3), True, 19), MicroBatch((1,), True, 16))
+
+
+def test_no_rank_repeats_while_another_has_two() -> None:
+    """Four prompts of 200 tokens, four pairs each, responses of 300 (299 positions), eight ranks: two pairs of one prompt each, in two
+    shared rows of 200 + 2 * 299 = 798 positions."""
+    items = [draw(prompt, 200, *(300,) * 8)[2 * k : 2 * k + 2] for prompt in range(4) for k in range(4)]
+    found = share(items, 8, 16_384, Packing("shared", 1000))
+    assert [len(hand) for hand in found] == [1] * 8
+    micro = [item for hand in found for item in hand]
+    assert [(item.counts, item.padded_tokens) for item in micro] == [(True, 2 * 798)] * 8
+    assert all(len({k // 4 for k in item.examples}) == 1 for item in micro), "a prompt's pairs, and no other's"
+
+
+@pytest.mark.parametrize("kind", ["padded", "joined"])
+def test_a_prompt_that_is_not_shared_keeps_nothing_together(kind: str) -> None:
+    """Pairs (a, b), (c, d), (b, e) of a prompt of 10, responses of 4: b is computed once, so that the first and the last are 3 rows of
+    13 positions and the other is 2, on a rank of its own."""
+    a, b, c, d, e = draw(1, 10, 4, 4, 4, 4, 4)
+    found = share([[a, b], [c, d], [b, e]], 2, 1000, Packing(kind))  # type: ignore[arg-type]
+    assert found == ((MicroBatch((0, 2), True, 39),), (MicroBatch((1,), True, 26),))
 
 
 def example(name: str, *responses: int, previous: list[float] | None = None) -> types.Example:

@@ -48,6 +48,11 @@ class AsksBack(Oracle):
         """It changes with the policy."""
 
 
+def longer(prompt: str, a: str, b: str) -> float:
+    """P = sigmoid(difference in words / 4)."""
+    return float(1 / (1 + np.exp((len(b.split()) - len(a.split())) / 4)))
+
+
 def metrics_of(result: raypref.RunResult) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss/value" in line]
@@ -77,7 +82,7 @@ def test_replicas_and_runs_share_verdicts(cluster, untied_model, tmp_path) -> No
     """A function and PairRM together. The second run of the same seed asks nothing that the first one has not; the first tells what the
     oracle is like: in one matrix of 4 responses the share of cycles is 0 or 1, the entropy at most log 2."""
     ranker = make_checkpoint(tmp_path, PROMPTS * 20, vocabulary=60)
-    function = {"type": "callable", "function": "tests.integration.test_run:more_different_words"}
+    function = {"type": "callable", "function": "tests.integration.test_run_judging:longer", "mode": "pairwise"}
     oracle = {"type": "ensemble", "members": [function, {"type": "pairrm", "path": str(ranker.path), "weight": 2}]}
     placement = {"device": "cpu", "oracle": {"gpus": 0, "replicas": 2}}
     judging = {"cache": str(tmp_path / "verdicts"), "pairs": "all"}
