@@ -114,6 +114,15 @@ def test_no_rank_repeats_while_another_has_two() -> None:
     assert all(len({k // 4 for k in item.examples}) == 1 for item in micro), "a prompt's pairs, and no other's"
 
 
+def test_what_is_laid_out_stays_within_the_budget() -> None:
+    """A prompt of 10, responses a of 10 and b, c of 20 tokens, reach 20. a and b in one row of 38: 38 + 38^2 / 20 = 110, apart 2 (29 +
+    29^2 / 20) = 142. The three in one row of 57: 219.5, in two of 38: 220.4, apart 213.2, which are 3 x 29 = 87 positions. Two rows, of
+    (a, b) and of c, would be 76, within 78; but together they are laid out as three."""
+    items = [[sequence] for sequence in draw(1, 10, 10, 20, 20)]
+    (hand,) = share(items, 1, 78, Packing("shared", 20))
+    assert hand == (MicroBatch((0, 1), True, 38), MicroBatch((2,), True, 29))
+
+
 @pytest.mark.parametrize("kind", ["padded", "joined"])
 def test_a_prompt_that_is_not_shared_keeps_nothing_together(kind: str) -> None:
     """Pairs (a, b), (c, d), (b, e) of a prompt of 10, responses of 4: b is computed once, so that the first and the last are 3 rows of
