@@ -1,7 +1,8 @@
 """``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder.
 
-``python -m benchmarks all [--strict]`` runs every one but ``STUDIES`` and writes ``results.json`` and the table in ``README.md``. Timings of a shared
-machine vary, so a bar that is missed is shown as missed, and is an error with ``--strict`` only; a benchmark that fails always is.
+``python -m benchmarks all [--strict]`` runs every one but ``STUDIES`` and writes ``results.json`` and the table in ``README.md``. Timings
+of a shared machine vary, so a bar that is missed is shown as missed, and is an error with ``--strict`` only; a benchmark that fails always
+is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import benchmarks
 from benchmarks import report
-
 
 STUDIES = ("revisions",)
 """What ``all`` leaves out: minutes long, without a bar, and of models rather than of the program."""
