@@ -77,10 +77,22 @@ def text_config(model: Any) -> Any:
 
 
 def knows(model: Any) -> bool:
-    """Whether the model's forward pass is one of those that were read (see the module)."""
+    """Whether the model's forward pass is one of those that were read (see the module).
+
+    A model that brings its own code may go by any ``model_type``: what counts is the class. Rotary frequencies of type dynamic or
+    longrope are a function of the longest row, so that a row's answers would hang on the others'.
+    """
     config = text_config(model)
     whole = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    return config.model_type in _READ and whole and getattr(config, "sliding_window", None) is None
+    fixed = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") not in ("dynamic", "longrope")
+    own = type(_bare(model)).__module__.startswith(f"transformers.models.{config.model_type}.")
+    return own and config.model_type in _READ and whole and fixed and getattr(config, "sliding_window", None) is None
+
+
+def _bare(model: Any) -> Any:
+    """Without what DeepSpeed and peft wrap around it."""
+    inside = getattr(model, "module", model)
+    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
 
 def packing_of(model: Any) -> Packing:

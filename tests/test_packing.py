@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 import raypref.head
 from raypref.logprobs import response_logps
-from raypref.packing import _READ, Packing, Row, inputs_of, packing_of, rows_of
+from raypref.packing import _READ, Packing, Row, inputs_of, knows, packing_of, rows_of
 from raypref.types import Sequence
 
 VOCABULARY = 32
@@ -150,6 +151,31 @@ def test_models_that_are_not_known_get_padded_rows_and_all_their_logits() -> Non
         logits = model(whole[None]).logits[0, len(item.prompt_ids) - 1 : -1]
         expected = logits.log_softmax(-1).gather(-1, whole[len(item.prompt_ids) :, None]).squeeze(-1)
         torch.testing.assert_close(logps[0][mask[0]], expected, atol=2e-5, rtol=0)
+
+
+def test_a_model_is_known_by_its_class_and_not_by_its_name() -> None:
+    """One that brings its own code may call itself a llama; one that peft wraps still is one."""
+
+    class Own(LlamaForCausalLM):
+        """As ``trust_remote_code`` makes one: a class of another module."""
+
+    llama = small("llama")
+    assert knows(llama)
+    assert knows(peft.get_peft_model(llama, peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")))
+    own = Own(llama.config)
+    assert own.config.model_type == "llama"
+    assert not knows(own)
+    assert packing_of(own) == Packing("padded")
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_frequencies_that_depend_on_the_longest_row(kind: str) -> None:
+    """They are refused; those that are only stretched, by a constant, are not."""
+    factors = {"factor": 2.0} if kind == "dynamic" else {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 2.0}
+    settings = {"rope_type": kind, "rope_theta": 10_000.0, "original_max_position_embeddings": 16} | factors
+    assert packing_of(small("llama", rope_parameters=settings)) == Packing("padded")
+    fixed = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
+    assert packing_of(small("llama", rope_parameters=fixed)).kind == "shared"
 
 
 def test_the_head_is_itself_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
