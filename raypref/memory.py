@@ -50,6 +50,8 @@ class Job:
     ranks: int
     micro_batch_tokens: int
     gradient_checkpointing: bool = False
+    shared_rows: bool = False
+    """Whether responses to a prompt may stand in one row (``raypref.packing``), which takes a mask."""
     moments: int = 2
     """Of the optimiser, for each parameter: AdamW 2, RMSprop 1."""
     tensor_parallel: int = 1
@@ -82,6 +84,7 @@ class Job:
             ranks=config.placement.learner.ranks,
             micro_batch_tokens=config.learner.micro_batch_tokens,
             gradient_checkpointing=config.policy.gradient_checkpointing,
+            shared_rows=config.policy.attention != "flash_attention_2",
             moments=2 if config.learner.optimizer.type == "adamw" else 1,
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,
@@ -174,21 +177,27 @@ def bucket_bytes(job: Job) -> int:
     return min(REDUCE_BUCKET_ELEMENTS, job.model.trained) * job.dtype_bytes
 
 
-def block_bytes_per_token(model: ModelShape, dtype_bytes: int) -> int:
+def block_bytes_per_token(model: ModelShape, dtype_bytes: int, shared_rows: bool = False) -> int:
     """What autograd saves in one block for each token of a micro-batch, with attention that keeps no score matrix (sdpa, flash).
 
-    In the parameters' dtype: the residual stream before and after the norms, and the inputs of the linear layers, 5 H; q, k and v;
-    the MLP's gate, up, activation and product, 4 I. In fp32: two norms' inputs, 2 H, their two scales, and attention's normaliser, one a
-    head. Source: counted with ``torch.autograd.graph.saved_tensors_hooks``; the test does it again.
+    In the parameters' dtype: the residual stream before and after the norms, and the inputs of the linear layers, 5 H; q, k and v (given
+    a mask, transformers repeats k and v for every query head); the MLP's gate, up, activation and product, 4 I. In fp32: two norms'
+    inputs, 2 H, their two scales, and attention's normaliser, one a head. Source: counted with
+    ``torch.autograd.graph.saved_tensors_hooks``; the test does it again.
     """
-    qkv = (model.heads + 2 * model.kv_heads) * model.head_width
+    qkv = (model.heads + 2 * (model.heads if shared_rows else model.kv_heads)) * model.head_width
     own = 5 * model.hidden + qkv + 4 * model.intermediate
     return dtype_bytes * own + FP32 * (2 * model.hidden + 2 + model.heads)
 
 
+def mask_bytes(job: Job) -> int:
+    """The mask of shared rows, one for all blocks, where it is largest: all tokens in one row."""
+    return job.dtype_bytes * job.micro_batch_tokens**2 if job.shared_rows else 0
+
+
 def activation_bytes(job: Job) -> int:
     """Saved for the backward pass of one micro-batch. Checkpointed: each block's input, and one block at work."""
-    block = block_bytes_per_token(job.model, job.dtype_bytes)
+    block = block_bytes_per_token(job.model, job.dtype_bytes, job.shared_rows)
     if not job.gradient_checkpointing:
         return job.micro_batch_tokens * job.model.layers * block
     return job.micro_batch_tokens * (job.model.layers * job.dtype_bytes * job.model.hidden + block)
@@ -212,6 +221,7 @@ def _learner(job: Job, phase: Phase) -> Share:
         "gathered": job.dtype_bytes * min(LIVE_ELEMENTS, job.model.parameters) if job.zero_stage == 3 else 0,
         "bucket": bucket_bytes(job) if training or (job.zero_stage == 3 and not away) else 0,  # ZeRO-3 keeps its own
         "activations": activation_bytes(job) if training else 0,
+        "mask": mask_bytes(job) if training else 0,
         "head": head_bytes(job) if training else 0,
         "forward": _forward_bytes(job) if phase == "rollout" else 0,
         "transport": _transport_bytes(job, "learner") if phase == "sync" or job.transport == "ipc" else 0,
@@ -249,9 +259,9 @@ def _rollout(job: Job, phase: Phase) -> Share:
 
 
 def _forward_bytes(job: Job) -> int:
-    """A pass without gradient: one block's tensors, and two chunks of logits."""
+    """A pass without gradient: one block's tensors, the mask, and two chunks of logits."""
     chunk = min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
-    return job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes) + 2 * chunk
+    return job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.shared_rows) + mask_bytes(job) + 2 * chunk
 
 
 def _transport_bytes(job: Job, role: Role) -> int:

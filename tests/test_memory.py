@@ -22,6 +22,7 @@ from raypref.memory import (
     gradient_bytes,
     head_bytes,
     kv_bytes_per_token,
+    mask_bytes,
     optimizer_bytes,
     parameter_bytes,
 )
@@ -95,6 +96,16 @@ def test_activations_of_an_8b_model() -> None:
     assert block_bytes_per_token(SHAPE, 2) == 200_840
     assert activation_bytes(JOB) == 8192 * 32 * 200_840
     assert activation_bytes(replace(JOB, gradient_checkpointing=True)) == 3_792_764_928
+
+
+def test_shared_rows_of_an_8b_model() -> None:
+    """k and v of 32 heads instead of 8: 2 x 2 x 24 x 128 = 12,288 bytes more for each token of a block; a mask of 2 x 8192^2 bytes in
+    either kind of pass."""
+    job = replace(JOB, shared_rows=True)
+    assert activation_bytes(job) - activation_bytes(JOB) == 8192 * 32 * 12_288
+    assert share(job, "learner", "train").gpu["mask"] == mask_bytes(job) == 134_217_728
+    extra = share(job, "reference", "train").gpu["forward"] - share(JOB, "reference", "train").gpu["forward"]
+    assert extra == 8192 * 12_288 + 134_217_728
 
 
 def test_head() -> None:
@@ -183,6 +194,7 @@ def test_job_of_a_config() -> None:
         ranks=4,
         micro_batch_tokens=4096,
         gradient_checkpointing=True,
+        shared_rows=True,
         moments=1,
         tensor_parallel=2,
         kv_cache_bytes=2**31,
@@ -194,18 +206,34 @@ def test_job_of_a_config() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared_rows", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_autograd_saves_in_a_block(dtype: torch.dtype, checkpointing: bool) -> None:
+def test_what_autograd_saves_in_a_block(dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> None:
     """A Llama of three blocks against one of one, 128 tokens: the difference is two blocks', to the byte."""
-    config = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "num_key_value_heads": 2}
-    saved = {layers: saved_bytes(LlamaConfig(**config, num_hidden_layers=layers), dtype, checkpointing) for layers in (1, 3)}
-    shape = ModelShape.of(LlamaConfig(**config, num_hidden_layers=1))
-    block = dtype.itemsize * 128 if checkpointing else block_bytes_per_token(shape, dtype.itemsize)
+    saved = {layers: saved_bytes(grouped(layers), dtype, shared_rows, checkpointing) for layers in (1, 3)}
+    block = dtype.itemsize * 128 if checkpointing else block_bytes_per_token(ModelShape.of(grouped(1)), dtype.itemsize, shared_rows)
     assert saved[3] - saved[1] == 2 * 128 * block
 
 
-def saved_bytes(config: LlamaConfig, dtype: torch.dtype, checkpointing: bool) -> int:
-    """Of the storages that a forward pass over 2 x 64 tokens leaves for the backward pass, the model's own aside."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_shared_row_adds(dtype: torch.dtype) -> None:
+    """The heads' keys and values in the one block, and the mask."""
+    plain, shared = (saved_bytes(grouped(1), dtype, shared_rows, False) for shared_rows in (False, True))
+    shape = ModelShape.of(grouped(1))
+    more = block_bytes_per_token(shape, dtype.itemsize, True) - block_bytes_per_token(shape, dtype.itemsize)
+    job = replace(JOB, dtype_bytes=dtype.itemsize, micro_batch_tokens=128, shared_rows=True)
+    assert more == dtype.itemsize * 2 * (4 - 2) * 32
+    assert shared - plain == 128 * more + mask_bytes(job)
+
+
+def grouped(layers: int) -> LlamaConfig:
+    """Two query heads to a key-value head."""
+    config = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaConfig(**config, num_hidden_layers=layers)
+
+
+def saved_bytes(config: LlamaConfig, dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> int:
+    """Of the storages that a forward pass over a row of 128 tokens leaves for the backward pass, the model's own aside."""
     model: Any = LlamaForCausalLM(config).to(dtype).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -216,8 +244,9 @@ def saved_bytes(config: LlamaConfig, dtype: torch.dtype, checkpointing: bool) ->
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
+    mask = torch.zeros(1, 1, 128, 128, dtype=dtype) if shared_rows else None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.model(torch.zeros(2, 64, dtype=torch.long), use_cache=False)
+        model.model(torch.zeros(1, 128, dtype=torch.long), attention_mask=mask, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
 
 
