@@ -105,7 +105,7 @@ def table(findings: Sequence[Finding]) -> str:
     rows = ["| figure | ratio | bar | | what it is the ratio of | samples |", "| --- | --- | --- | --- | --- | --- |"]
     for line in (line for finding in findings for line in finding.figures):
         rows.append(
-            f"| `{line['name']}` | {line['ratio']:.2f} | {line['bar'] or '-'} | {_verdict(line)} | {line['unit']} | {line['samples']} |"
+            f"| `{line['name']}` | {line['ratio']:.2f} | {format(line['bar'], '.3g') if line['bar'] else '-'} | {_verdict(line)} | {line['unit']} | {line['samples']} |"
         )
     notes = [_machine_line(_machine())]
     notes += [f"`{finding.name}`: {claims}" for finding in findings if (claims := _claims(finding))]
