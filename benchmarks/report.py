@@ -104,9 +104,8 @@ def table(findings: Sequence[Finding]) -> str:
     """A row a figure; below, what is not in it and why."""
     rows = ["| figure | ratio | bar | | what it is the ratio of | samples |", "| --- | --- | --- | --- | --- | --- |"]
     for line in (line for finding in findings for line in finding.figures):
-        rows.append(
-            f"| `{line['name']}` | {line['ratio']:.2f} | {format(line['bar'], '.3g') if line['bar'] else '-'} | {_verdict(line)} | {line['unit']} | {line['samples']} |"
-        )
+        bar = f"{line['bar']:.3g}" if line["bar"] else "-"
+        rows.append(f"| `{line['name']}` | {line['ratio']:.2f} | {bar} | {_verdict(line)} | {line['unit']} | {line['samples']} |")
     notes = [_machine_line(_machine())]
     notes += [f"`{finding.name}`: {claims}" for finding in findings if (claims := _claims(finding))]
     notes += [f"`{finding.name}` failed with status {finding.status}" for finding in findings if _failed(finding)]

@@ -21,7 +21,7 @@ def prints(name: str, *lines: object, say: str = "", status: int = 0) -> list[st
 
 def test_missed_bar_is_shown_and_an_error_only_where_asked() -> None:
     missed = ask("speed", prints("speed", FIGURE))
-    assert "| `fast` | 0.90 | 1.0 | missed | a over b | 5 |" in table([missed])
+    assert "| `fast` | 0.90 | 1 | missed | a over b | 5 |" in table([missed])
     assert [status_of([missed], strict) for strict in (False, True)] == [0, 1]
 
 
