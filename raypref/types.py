@@ -114,6 +114,11 @@ class PreferenceMatrix:
         return preferences.mean_scores(self.values, rows, self._sample)
 
     @property
+    def opponents(self) -> NDArray[np.bool_]:
+        """(K, K) True where response j counts as an opponent of i: everyone else, or the sample."""
+        return ~np.eye(self.size, dtype=bool) if self._sample is None else self._sample
+
+    @property
     def _sample(self) -> NDArray[np.bool_] | None:
         return self.asked if self.sampled else None
 

@@ -31,10 +31,9 @@ from numpy.typing import NDArray
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Question
+from raypref.oracles.orders import Pair
 
 logger = logging.getLogger(__name__)
-
-Pair = tuple[int, int]
 
 VERSION = 1
 """Of the records and of the key; part of the folder's name."""

@@ -29,8 +29,7 @@ def standing(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArra
         return matrix.win_rates(rows)
     if by == "score":
         return matrix.mean_scores(rows)
-    met = (~np.eye(matrix.size, dtype=bool) if matrix.asked is None or not matrix.sampled else matrix.asked).sum(axis=1)
-    return copeland(matrix.values[rows]) * (matrix.size - 1) / met[rows]
+    return copeland(matrix.values[rows]) * (matrix.size - 1) / matrix.opponents[rows].sum(axis=1)
 
 
 def copeland(values: Matrix) -> NDArray[np.float64]:
