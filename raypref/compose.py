@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,9 +97,7 @@ def run(
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
-    from actors.cluster import connected, ship_own_modules
-    from actors.placement import Need, plan_placement
-    from actors.team import Team
+    from actors.placement import Need
 
     evaluates = config.evaluation.wanted(data.held_out)
     need = Need(
@@ -107,15 +105,9 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         reference=bool(config.loss.needs),
         oracle=data.sampled or evaluates,
     )
-    plan = plan_placement(config.placement, need)
-    with connected(plan, config) as (device, may_grow):
-        ship_own_modules()
-        with (
-            Team.assembled(config, plan, device, may_grow=may_grow) as team,
-            contextlib.closing(MetricsWriter(config.output_dir)) as metrics,
-        ):
-            driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
-            return _complete(_with_team(team, _train(team, driver, resume_from)))
+    with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir)) as metrics:
+        driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
+        return _complete(_with_team(team, _train(team, driver, resume_from)))
 
 
 def generate(
@@ -136,10 +128,8 @@ def generate(
         ConfigError, DataError: before anything starts.
         PlacementError: the cluster cannot hold the engines.
     """
-    from actors.cluster import connected
-    from actors.placement import Need, plan_placement
+    from actors.placement import Need
     from actors.policy import facts_of
-    from actors.team import Team
     from raypref.data.prompts import load_held_out
     from raypref.evaluation.reranking import best_of
     from raypref.generation import generate_chains, write_chains
@@ -158,7 +148,6 @@ def generate(
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
     revise = Reviser(section, facts.tokenizer).within(room) if revisions else None
-    plan = plan_placement(config.placement, Need(rollout=True, reference=False, oracle=best, learner=False))
 
     async def made() -> list[Chain]:
         chains = await generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)
@@ -167,7 +156,7 @@ def generate(
         write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
         return await best_of(chains, team.roles.oracle)
 
-    with connected(plan, config) as (device, may_grow), Team.assembled(config, plan, device, may_grow=may_grow) as team:
+    with _assembled(config, Need(rollout=True, reference=False, oracle=best, learner=False)) as team:
         write_chains(output, _complete(_with_team(team, made())))
 
 
@@ -182,18 +171,27 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
         PlacementError: the cluster cannot hold the actors.
     """
-    from actors.cluster import connected, ship_own_modules
-    from actors.placement import Need, plan_placement
-    from actors.team import Team
+    from actors.placement import Need
     from raypref.evaluation.given import check_oracle
 
     check_oracle(config)
     config = _with_objects(config, None, None, None)
-    plan = plan_placement(config.placement, Need(rollout=False, reference=False, oracle=True, learner=False))
+    with _assembled(config, Need(rollout=False, reference=False, oracle=True, learner=False)) as team:
+        return _complete(_with_team(team, work(team.roles.oracle)))
+
+
+@contextlib.contextmanager
+def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
+    """The ``Team`` of the actors that are needed, on the cluster that is there or a local one; the caller's modules reach every node."""
+    from actors.cluster import connected, ship_own_modules
+    from actors.placement import plan_placement
+    from actors.team import Team
+
+    plan = plan_placement(config.placement, need)
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
         with Team.assembled(config, plan, device, may_grow=may_grow) as team:
-            return _complete(_with_team(team, work(team.roles.oracle)))
+            yield team
 
 
 async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
