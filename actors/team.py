@@ -24,7 +24,8 @@ from actors.phases import FORGET, KEEP, Phases
 from actors.placement import Plan, Seat
 from actors.policy import facts_of
 from actors.reference import ReferenceActor, ReferenceGroup
-from actors.rollout import RolloutActor, RolloutGroup
+from actors.rollout import RolloutActor
+from actors.rollout_group import RolloutGroup
 from actors.weights import Receiver
 from raypref.config import RunConfig
 from raypref.data.loading import sequence_maker

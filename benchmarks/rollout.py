@@ -22,7 +22,7 @@ from raypref.types import Prompt, SampleRequest
 PROMPTS = 64
 RESPONSES = 5
 TOKENS = 48
-SAMPLES = 7
+SAMPLES = 15
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +71,8 @@ async def _measure(model: Path) -> list[tuple[float, float]]:
     import ray
 
     from actors.engine import engine_env
-    from actors.rollout import RolloutActor, RolloutGroup
+    from actors.rollout import RolloutActor
+    from actors.rollout_group import RolloutGroup
 
     policy, rollout = PolicyConfig(path=str(model), dtype="float32"), RolloutConfig(max_tokens=TOKENS)
     env = {"runtime_env": {"env_vars": engine_env("cpu", 1)}, "num_cpus": 1}

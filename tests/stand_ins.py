@@ -85,10 +85,19 @@ class Sender:
 class Mortal:
     """In an engine's place: streams one group, then nothing more, and waits to be killed."""
 
-    def submit(self, key: str, request: types.SampleRequest) -> None:
-        pass
+    def submit(self, requests: Sequence[tuple[str, types.SampleRequest]]) -> dict[str, Exception]:
+        return {}
 
     def stream(self) -> Iterator[Finished | types.Rollout]:
-        yield Finished("0", 1)
+        yield Finished(("0",), 1)
         yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
         time.sleep(600)
+
+
+class Breaking(Mortal):
+    """In an engine's place: announces three groups, streams one, and breaks."""
+
+    def stream(self) -> Iterator[Finished | types.Rollout]:
+        yield Finished(("0", "1", "2"), 3)
+        yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
+        raise ValueError("the second one")

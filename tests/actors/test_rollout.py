@@ -80,11 +80,17 @@ def update(actor: RolloutActor, version: int) -> None:
     actor.update_weight_version(str(version))
 
 
+def submit(actor: RolloutActor, key: str, version: int = 3) -> None:
+    """Or raise what the request is refused for."""
+    for reason in actor.submit([(key, request(version))]).values():
+        raise reason
+
+
 def test_a_group_comes_as_header_and_rollout(actor: RolloutActor) -> None:
     """Two responses of one token each: the header says 2 tokens."""
     stream = actor.stream()
-    actor.submit("a", request())
-    assert next(stream) == Finished("a", tokens=2)
+    submit(actor, "a")
+    assert next(stream) == Finished(("a",), tokens=2)
     rollout = next(stream)
     assert isinstance(rollout, Rollout)
     assert len(rollout.responses) == 2
@@ -95,44 +101,52 @@ def test_an_idle_stream_waits_for_the_next_request(actor: RolloutActor) -> None:
     reader = threading.Thread(target=lambda: headers.extend(item for item in actor.stream() if isinstance(item, Finished)))
     reader.start()
     for key in ("a", "b"):
-        actor.submit(key, request())
-    actor._inbox.put(None)
+        submit(actor, key)
+    actor._inbox.put(())
     while len(headers) < 2:
         reader.join(0.01)
     actor.shutdown()
     reader.join(5)
     assert not reader.is_alive()
-    assert {header.key for header in headers} == {"a", "b"}
+    assert {key for header in headers for key in header.keys} == {"a", "b"}
     assert actor._engine.ended  # type: ignore[attr-defined]
 
 
 def test_a_request_for_another_version_is_refused(actor: RolloutActor) -> None:
     with pytest.raises(SyncError, match=r"'p0' is for policy version 4; the engine holds version 3"):
-        actor.submit("a", request(version=4))
+        submit(actor, "a", version=4)
+
+
+def test_of_requests_that_come_together_some_are_refused(actor: RolloutActor) -> None:
+    """Each for its own reason; the engine begins with all of the others at once."""
+    refused = actor.submit([("a", request()), ("b", request(version=4)), ("c", request())])
+    assert refused.keys() == {"b"}
+    next(actor.stream())
+    assert actor._engine.open.keys() == {"a"}  # type: ignore[attr-defined]  # one step finished the other
 
 
 def test_no_update_while_requests_are_unanswered(actor: RolloutActor) -> None:
     stream = actor.stream()
-    actor.submit("a", request())
+    submit(actor, "a")
     with pytest.raises(SyncError, match="1 requests are unanswered"):
         actor.start_weight_update()
-    assert next(stream) == Finished("a", tokens=2)
+    assert next(stream) == Finished(("a",), tokens=2)
     update(actor, 4)
-    actor.submit("b", request(version=4))
+    submit(actor, "b", version=4)
 
 
 def test_no_request_between_the_start_of_an_update_and_its_version(actor: RolloutActor) -> None:
     actor.start_weight_update()
     with pytest.raises(SyncError, match="being replaced"):
-        actor.submit("a", request())
+        submit(actor, "a")
 
 
 def test_no_sleep_while_requests_are_unanswered(actor: RolloutActor) -> None:
     stream = actor.stream()
-    actor.submit("a", request())
+    submit(actor, "a")
     with pytest.raises(SyncError, match="1 requests are unanswered; an engine may sleep only between iterations"):
         actor.sleep(1)
-    assert next(stream) == Finished("a", tokens=2)
+    assert next(stream) == Finished(("a",), tokens=2)
     actor.sleep(1)
 
 
@@ -143,29 +157,29 @@ def test_an_engine_that_sleeps_answers_nothing_until_its_last_part_is_awake(acto
         for tags in ([], ["weights"]):
             actor.wake_up(tags)
             with pytest.raises(SyncError, match="'p0' for an engine that sleeps"):
-                actor.submit("a", request())
+                submit(actor, "a")
         actor.wake_up(["kv_cache"])
         if level == 1:
-            actor.submit("a", request())
+            submit(actor, "a")
             next(actor.stream())
     with pytest.raises(SyncError, match="none yet, or one that is being replaced"):
-        actor.submit("b", request())
+        submit(actor, "b")
     update(actor, 3)
-    actor.submit("b", request())
+    submit(actor, "b")
 
 
 def test_after_a_failed_update_nothing_is_answered_any_more(actor: RolloutActor) -> None:
     actor._engine.breaks = True  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="half of it"):
         update(actor, 4)
-    for call in (lambda: actor.submit("a", request()), actor.start_weight_update):
+    for call in (lambda: submit(actor, "a"), actor.start_weight_update):
         with pytest.raises(SyncError, match="unusable since a weight update or a sleep failed: half of it"):
             call()
 
 
 def test_there_is_one_stream(actor: RolloutActor) -> None:
     stream = actor.stream()
-    actor.submit("a", request())
+    submit(actor, "a")
     next(stream)
     with pytest.raises(RuntimeError, match="has a stream already"):
         next(actor.stream())

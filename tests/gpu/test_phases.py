@@ -17,7 +17,8 @@ from actors.deepspeed_setup import learner_env
 from actors.engine import engine_env
 from actors.learner_group import LearnerGroup
 from actors.phases import FORGET, KEEP, Level, Phases
-from actors.rollout import RolloutActor, RolloutGroup
+from actors.rollout import RolloutActor
+from actors.rollout_group import RolloutGroup
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig

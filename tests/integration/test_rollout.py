@@ -16,12 +16,13 @@ import ray
 from ray.exceptions import ActorDiedError
 
 from actors.engine import engine_env
-from actors.rollout import RolloutActor, RolloutGroup
+from actors.rollout import RolloutActor
+from actors.rollout_group import RolloutGroup
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import PolicyConfig, RolloutConfig
 from raypref.errors import DataError, SyncError
-from tests.stand_ins import Mortal, Sender
+from tests.stand_ins import Breaking, Mortal, Sender
 
 pytestmark = pytest.mark.integration
 
@@ -242,3 +243,18 @@ def test_an_engine_that_finishes_nothing_is_reported() -> None:
 
     with pytest.raises(TimeoutError, match="engine: no group finished within 5 s, 1 are waited for"):
         asyncio.run(run())
+
+
+def test_what_breaks_a_stream_between_announced_groups_is_what_is_raised() -> None:
+    """The first group is there; the second one's place holds the error; who waits for the third, or comes later, is told the same."""
+    handle = ray.remote(Breaking).options(num_cpus=0, max_concurrency=4).remote()
+
+    async def run() -> list[Any]:
+        group = RolloutGroup([("engine", handle)], timeout_s=5)
+        first, second, third = await asyncio.gather(*(group.sample(ONE) for _ in range(3)), return_exceptions=True)
+        assert isinstance(await first, types.Rollout)
+        errors = await asyncio.gather(second, group.sample(ONE), return_exceptions=True)
+        return [*errors, third]
+
+    errors = asyncio.run(run())
+    assert [isinstance(error, ValueError) and "the second one" in str(error) for error in errors] == [True] * 3
