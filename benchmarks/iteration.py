@@ -42,7 +42,7 @@ LONGEST_BAR = 0.909
 """At most 1.10 times the longest stage."""
 STEP_SHARE = {"rollout": 0.9, "train": 1.3}
 """Which stage is the longest -> seconds of a step over those in which the engines sample a batch."""
-REAL = {"prompts": 204, "batch": 4, "responses": 4, "tokens": 24}
+REAL = {"prompts": 153, "batch": 3, "responses": 4, "tokens": 24}
 """The run on real engines: 51 batches."""
 
 

@@ -70,7 +70,7 @@ def _both(folder: Path) -> tuple[Any, Any]:
     draw = np.random.default_rng(1)
     corpus = [" ".join(draw.permutation(WORDS)) for _ in range(20)]
     limits = {"source_tokens": 1224, "candidate_tokens": 412, "position_buckets": 256}
-    checkpoint = make_checkpoint(folder, corpus, vocabulary=600, hidden=256, layers=1, **limits)
+    checkpoint = make_checkpoint(folder, corpus, vocabulary=600, hidden=128, layers=1, **limits)
     ours = PairRM(path=str(checkpoint.path), device="cpu")
     ours.load(NoHost())
     return ours, checkpoint.blender()

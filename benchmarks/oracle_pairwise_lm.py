@@ -26,7 +26,7 @@ from raypref.selection.base import all_pairs
 from tests.oracles.pairrm_checkpoint import NoHost
 from tests.oracles.pairwise_checkpoint import WORDS, make_checkpoint
 
-PROMPTS = 2
+PROMPTS = 1
 """Of one sample; other ones in each."""
 RESPONSES = 5
 SAMPLES = 5

@@ -22,7 +22,7 @@ from raypref.types import Prompt, SampleRequest
 PROMPTS = 64
 RESPONSES = 5
 TOKENS = 48
-SAMPLES = 15
+SAMPLES = 11
 
 
 def main(arguments: Sequence[str]) -> int:
