@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from actors.policy import load_model
 from raypref import types
 from raypref.config import PolicyConfig
-from raypref.logprobs import response_logits
+from raypref.logprobs import Predictions, response_predictions
 
 if TYPE_CHECKING:
     import torch
 
 
 class FrozenPolicy:
-    """pi_ref's logits on the learner's device."""
+    """pi_ref on the learner's device."""
 
     def __init__(self, policy: PolicyConfig, engine: Any, device: torch.device) -> None:
         """
@@ -40,15 +40,15 @@ class FrozenPolicy:
         self._copy = None
         self._copy = load_model(self._policy.model_copy(update={"path": str(directory)}), self._device)
 
-    def logits(self, sequences: Sequence[types.Sequence]) -> torch.Tensor:
-        """(M, V) before each response token, without a gradient (see ``response_logits``). A collective under ZeRO-3 with LoRA."""
+    def predictions(self, sequences: Sequence[types.Sequence]) -> Predictions:
+        """What its distributions at each response token are made from, without a gradient. A collective under ZeRO-3 with LoRA."""
         import torch
 
         with torch.no_grad():
             if self._copy is not None:
-                return response_logits(self._copy, sequences)[0]
+                return response_predictions(self._copy, sequences)
             with evaluating(self._engine), self._engine.module.disable_adapter():
-                return response_logits(self._engine, sequences)[0]
+                return response_predictions(self._engine, sequences)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actors.failures import Scored
 from actors.frozen import FrozenPolicy, evaluating
 from raypref import batching, types
-from raypref.logprobs import response_logits, response_logps, spread, token_logps
+from raypref.logprobs import response_kl, response_logps
 from raypref.losses.base import Loss, LossValue
 from raypref.packing import packing_of
 
@@ -155,12 +155,8 @@ class Passes:
 
     def _divergence(self, sequences: Sequence[types.Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, R) token-wise KL(pi_theta || pi_ref) and log-probs, both with their gradient, 0 where there is no token."""
-        from raypref.token_kl import token_kl
-
         assert self._frozen is not None
-        reference = self._frozen.logits(sequences)
-        logits, tokens, lengths = response_logits(self._engine, sequences)
-        return spread(token_kl(logits, reference), lengths)[0], spread(token_logps(logits, tokens), lengths)[0]
+        return response_kl(self._engine, self._frozen.predictions(sequences), sequences)
 
     def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The same sums over all ranks."""

@@ -5,6 +5,7 @@ Shapes: M tokens, H hidden size, V vocabulary. Import it lazily where torch must
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,10 +75,7 @@ class _HeadLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         hidden, weight, bias, tokens, normalisers = ctx.saved_tensors
-        to_hidden, to_weight, to_bias, _ = ctx.needs_input_grad
-        d_hidden = torch.empty_like(hidden) if to_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias else None
+        found = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
         rows = rows_at_once(len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
@@ -86,15 +84,43 @@ class _HeadLogps(torch.autograd.Function):
                 probabilities = linear(hidden[part], weight, bias).float().sub_(normalisers[part, None]).exp_()
             d_logits = probabilities.mul_(-gradient[part, None])
             d_logits.scatter_add_(-1, tokens[part, None], gradient[part, None])
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(weight.dtype)
-            if d_hidden is not None:
-                torch.mm(d_logits, weight, out=d_hidden[part])
-            if d_weight is not None:
-                _add_product(d_weight, d_logits, hidden[part])
+            found.add(part, d_logits)
             del probabilities, d_logits
-        return d_hidden, _as(d_weight, weight), _as(d_bias, bias), None
+        return *found.result(), None
+
+
+class HeadGradients:
+    """What the gradients of the logits, chunk by chunk, give to what enters the head, to its weight and to its bias."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
+        """
+        Args:
+            hidden: (M, H).
+            weight: (V, H).
+            bias: (V,) or None.
+            wanted: which of the three have a gradient; more may follow.
+        """
+        self._inputs = hidden, weight, bias
+        to_hidden, to_weight, to_bias, *_ = wanted
+        self._hidden = torch.empty_like(hidden) if to_hidden else None
+        self._weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
+        self._bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and to_bias else None
+
+    def add(self, part: slice, d_logits: Tensor) -> None:
+        """The rows ``part``; d_logits (m, V) float32."""
+        hidden, weight, _ = self._inputs
+        if self._bias is not None:
+            self._bias += d_logits.sum(0)
+        d_logits = d_logits.to(weight.dtype)
+        if self._hidden is not None:
+            torch.mm(d_logits, weight, out=self._hidden[part])
+        if self._weight is not None:
+            _add_product(self._weight, d_logits, hidden[part])
+
+    def result(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of hidden, weight and bias, in their dtypes; None where none is wanted."""
+        _, weight, bias = self._inputs
+        return self._hidden, _as(self._weight, weight), _as(self._bias, bias)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from raypref import types
 from raypref.head import head_logps, rows_at_once
-from raypref.packing import Inputs, inputs_of, knows, packing_of
+from raypref.packing import Inputs, inputs_of, knows, packing_of, sees
+from raypref.token_kl import head_kl, token_kl
 
 
 def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
@@ -39,30 +41,58 @@ def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tup
     """
     inputs = inputs_of(sequences, packing_of(model))
     tokens = inputs.tokens.to(next(model.parameters()).device)
-    head: Any = model.get_output_embeddings()  # type: ignore[operator]  # not a submodule
-    if type(head) is nn.Linear and knows(model):
+    if (head := _plain_head(model)) is not None:
         found = _forward(model, head, inputs, lambda hidden: head_logps(hidden, head.weight, head.bias, tokens))
     else:
         found = token_logps(_logits(model, inputs), tokens)
     return spread(found, inputs.lengths)
 
 
-def response_logits(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """The logits that the response tokens were, or could have been, drawn from.
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a frozen model predicts the response tokens from."""
+
+    values: Tensor
+    """(M, H) what enters the head, one sequence's tokens after the other's; (M, V) logits without one."""
+    head: nn.Linear | None
+    """None where a model's logits are more than its head makes of them."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(M, V)."""
+        return self.values if self.head is None else self.head(self.values)
+
+
+def response_predictions(model: nn.Module, sequences: Sequence[types.Sequence]) -> Predictions:
+    """What ``response_kl`` is to compare with. See ``response_logps`` for the arguments and the errors."""
+    inputs = inputs_of(sequences, packing_of(model))
+    head = _plain_head(model)
+    return Predictions(_logits(model, inputs) if head is None else _forward(model, head, inputs, lambda hidden: hidden), head)
+
+
+def response_kl(model: nn.Module, reference: Predictions, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
+    """KL(model || reference) of the next token over the whole vocabulary, at every response token, and the token's log-prob.
+
+    As ``response_logps``; the divergence is ``raypref.token_kl``'s.
 
     Args:
         model: see ``response_logps``.
+        reference: of the same sequences, in the same order.
         sequences: N prompts with a response each.
 
     Returns:
-        (M, V) logits in the model's dtype and (M,) int64 tokens, one sequence's after the other's, and (N,) how many each has.
-
-    Raises:
-        ValueError: there is no sequence, or one has an empty prompt.
+        (N, R) float32 each, in nats, 0 where there is no token; both have a gradient.
     """
     inputs = inputs_of(sequences, packing_of(model))
-    logits = _logits(model, inputs)
-    return logits, inputs.tokens.to(logits.device), inputs.lengths
+    tokens = inputs.tokens.to(next(model.parameters()).device)
+    head, other = _plain_head(model), reference.head
+    if head is not None and other is not None:
+        both = _forward(model, head, inputs, lambda hidden: head_kl(hidden, head, tokens, reference.values, other))
+    else:
+        logits = _logits(model, inputs)
+        both = torch.stack([token_kl(logits, reference.logits), token_logps(logits, tokens)])
+    divergence, logps = both.unbind()
+    return spread(divergence, inputs.lengths)[0], spread(logps, inputs.lengths)[0]
 
 
 def spread(values: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -113,13 +143,19 @@ class _TokenLogps(torch.autograd.Function):
         return result, None
 
 
+def _plain_head(model: nn.Module) -> nn.Linear | None:
+    """The model's head, where it is a matrix and makes the logits alone."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]  # not a submodule
+    return head if type(head) is nn.Linear and knows(model) else None
+
+
 def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
     """(M, V) before each response token."""
     return _forward(model, None, inputs, None)
 
 
 def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """The model's answers at ``inputs.places``: (M, V) logits, or what ``instead`` makes of the (M, H) that would enter the head."""
+    """At ``inputs.places``: (M, V) logits, or what ``instead`` makes of the (M, H) that would enter the head."""
     device = next(model.parameters()).device
     width = inputs.input_ids.shape[1]
     first = int((inputs.places % width).min()) if len(inputs.places) else width - 1
@@ -131,8 +167,8 @@ def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: 
     arguments: dict[str, Any] = {"input_ids": inputs.input_ids.to(device), "use_cache": False, "logits_to_keep": width - first}
     if inputs.position_ids is not None:
         arguments["position_ids"] = inputs.position_ids.to(device)
-    if inputs.attention_mask is not None:
-        arguments["attention_mask"] = _added(inputs.attention_mask.to(device), next(model.parameters()).dtype)
+    if inputs.segments is not None:
+        arguments["attention_mask"] = _mask(inputs.segments.to(device), next(model.parameters()).dtype)
     if head is None or instead is None:
         return chosen(model(**arguments).logits)
     with _replaced(head, lambda hidden: instead(chosen(hidden))):
@@ -140,9 +176,15 @@ def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: 
     return answer
 
 
-def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is added to the scores: what attention would make of a boolean one in every layer anew."""
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """(W, 1, L, L) what is added to the scores: attention would make it of a boolean mask in every layer anew.
+
+    Its rows are apart by a multiple of 8: CUDA's memory-efficient attention would copy any other mask in every layer
+    (``preprocess_mask`` in torch's attention.cpp).
+    """
+    width = segments.shape[-1]
+    aligned = torch.zeros(len(segments), 1, width, -(-width // 8) * 8, dtype=dtype, device=segments.device)
+    return aligned[..., :width].masked_fill_(~sees(segments), torch.finfo(dtype).min)
 
 
 @contextlib.contextmanager

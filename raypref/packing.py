@@ -61,8 +61,8 @@ class Inputs:
     """(W, L) int64; padding is token 0, which every vocabulary has."""
     position_ids: Tensor | None
     """(W, L) int64; None: 0 to L - 1."""
-    attention_mask: Tensor | None
-    """(W, 1, L, L) bool, True where a position sees another one; None: all earlier ones."""
+    segments: Tensor | None
+    """(W, L) int64, for the mask (``sees``); None: a position sees all earlier ones."""
     places: Tensor
     """(M,) int64 into W L: the position that predicts each response token, one sequence's tokens after the other's."""
     tokens: Tensor
@@ -185,7 +185,7 @@ def inputs_of(sequences: Sequence[types.Sequence], packing: Packing) -> Inputs:
     return Inputs(
         input_ids=torch.from_numpy(tokens.reshape(shape)),
         position_ids=torch.from_numpy(positions.reshape(shape)) if shared or joined else None,
-        attention_mask=_sees(torch.from_numpy(segments.reshape(shape))) if shared else None,
+        segments=torch.from_numpy(segments.reshape(shape)) if shared else None,
         places=torch.from_numpy(np.concatenate(found)),
         tokens=torch.from_numpy(np.concatenate([sequence.response_ids for sequence in sequences]).astype(np.int64)),
         lengths=tuple(len(sequence.response_ids) for sequence in sequences),
@@ -203,8 +203,12 @@ def _segments(row: Row) -> NDArray[np.int64]:
     return np.repeat(np.arange(1 + len(row.response_ids)), [len(row.prompt_ids), *map(_predicting, row.response_ids)])
 
 
-def _sees(segments: Tensor) -> Tensor:
-    """(W, 1, L, L): a position sees itself, what came before in its own segment, and the prompt. In place, which halves the time."""
+def sees(segments: Tensor) -> Tensor:
+    """(W, 1, L, L) bool: a position sees itself, what came before in its own segment, and the prompt. In place, which halves the time.
+
+    Args:
+        segments: (W, L): 0 over the prompt, 1, 2, ... over the responses, -1 over padding; on the device that needs the mask.
+    """
     query, key = segments[:, :, None], segments[:, None, :]
     return (query == key).logical_or_(key == 0).tril_()[:, None]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import raypref.head
 import raypref.logprobs
 from raypref.head import head_logps
-from raypref.logprobs import response_logits, response_logps, spread, token_logps
+from raypref.logprobs import response_kl, response_logps, response_predictions, spread, token_logps
 from raypref.types import Sequence
 
 VOCABULARY = 32
@@ -76,13 +78,50 @@ def test_only_response_positions_reach_the_head(model: LlamaForCausalLM, monkeyp
     assert seen == [(10, 32)]
 
 
-def test_logits_give_the_same(model: LlamaForCausalLM) -> None:
-    """The path of the token-wise KL and of heads that are not plain."""
+def other_model(**settings: Any) -> LlamaForCausalLM:
+    """A frozen policy of another width."""
+    torch.manual_seed(1)
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
+    return LlamaForCausalLM(LlamaConfig(**shape, **settings)).eval()
+
+
+def kl_and_gradients(model: Any, reference: Any, items: list[Sequence]) -> list[torch.Tensor]:
+    """Divergences and log-probs of all tokens, and the gradient of a sum over both in which nothing cancels."""
+    model.zero_grad()
+    with torch.no_grad():
+        frozen = response_predictions(reference, items)
+    divergence, logps = response_kl(model, frozen, items)
+    (divergence.sum() + 0.3 * logps.square().sum()).backward()
+    return [divergence.detach(), logps.detach(), *(parameter.grad for parameter in model.parameters())]
+
+
+def test_divergence_in_chunks_is_that_of_whole_distributions(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of three tokens; against all logits, in torch's own float64 for the value."""
     items = random_sequences(*LENGTHS)
-    logits, tokens, lengths = response_logits(model, items)
-    assert logits.shape == (14, VOCABULARY)
-    for found, expected in zip(spread(token_logps(logits, tokens), lengths), response_logps(model, items), strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    reference = other_model()
+    monkeypatch.setattr(raypref.head, "CHUNK_ELEMENTS", 3 * VOCABULARY)
+    found = kl_and_gradients(model, reference, items)
+    monkeypatch.setattr(raypref.logprobs, "knows", lambda model: False)
+    whole = kl_and_gradients(model, reference, items)
+    for a, b in zip(found, whole, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=0)
+    with torch.no_grad():
+        p, q = (response_predictions(one, items).logits.double().log_softmax(-1) for one in (model, reference))
+        expected = spread((p.exp() * (p - q)).sum(-1), [len(item.response_ids) for item in items])[0]
+        torch.testing.assert_close(found[0].double(), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[1], response_logps(model, items)[0], atol=1e-5, rtol=0)
+
+
+def test_divergence_from_a_policy_with_the_same_head(model: LlamaForCausalLM) -> None:
+    """A policy diverges from itself by nothing, and no gradient comes by way of the frozen side: the log-probs' alone is left."""
+    items = random_sequences(*LENGTHS)
+    divergence, _, *found = kl_and_gradients(model, model, items)
+    assert float(divergence.abs().max()) < 1e-6
+    model.zero_grad()
+    (0.3 * response_logps(model, items)[0].square().sum()).backward()
+    for gradient, parameter in zip(found, model.parameters(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-5 * float(parameter.grad.abs().max()), rtol=0)
 
 
 def test_gradient_by_finite_differences() -> None:

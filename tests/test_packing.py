@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 import raypref.head
 from raypref.logprobs import response_logps
-from raypref.packing import _READ, Packing, Row, inputs_of, knows, packing_of, rows_of
+from raypref.packing import _READ, Packing, Row, inputs_of, knows, packing_of, rows_of, sees
 from raypref.types import Sequence
 
 VOCABULARY = 32
@@ -39,11 +39,11 @@ def test_shared_rows_by_hand() -> None:
     assert found.input_ids.tolist() == [[1, 2, 3, 7, 8, 5], [4, 0, 0, 0, 0, 0]]
     assert found.position_ids is not None
     assert found.position_ids.tolist() == [[0, 1, 2, 3, 4, 3], [0, 0, 0, 0, 0, 0]]
-    assert found.attention_mask is not None
-    sees = found.attention_mask[0, 0].int().tolist()
-    assert sees[4] == [1, 1, 1, 1, 1, 0]
-    assert sees[5] == [1, 1, 1, 0, 0, 1]
-    assert found.attention_mask.any(-1).all(), "a softmax over nothing would be NaN"
+    assert found.segments is not None
+    mask = sees(found.segments)
+    assert mask[0, 0, 4].int().tolist() == [1, 1, 1, 1, 1, 0]
+    assert mask[0, 0, 5].int().tolist() == [1, 1, 1, 0, 0, 1]
+    assert mask.any(-1).all(), "a softmax over nothing would be NaN"
     assert found.places.tolist() == [2, 5, 6, 2, 3, 4, 2, 5]
     assert found.tokens.tolist() == [5, 6, 10, 7, 8, 9, 5, 6]
     assert found.lengths == (2, 1, 3, 2)
@@ -53,13 +53,13 @@ def test_padded_and_joined_rows_by_hand() -> None:
     """Longest response first: P B, P A, Q C."""
     padded = inputs_of(GROUP, Packing("padded"))
     assert padded.input_ids.tolist() == [[1, 2, 3, 7, 8], [1, 2, 3, 5, 0], [4, 0, 0, 0, 0]]
-    assert (padded.position_ids, padded.attention_mask) == (None, None)
+    assert (padded.position_ids, padded.segments) == (None, None)
     assert padded.places.tolist() == [7, 8, 10, 2, 3, 4, 7, 8]
     joined = inputs_of(GROUP, Packing("joined"))
     assert joined.input_ids.tolist() == [[1, 2, 3, 7, 8, 1, 2, 3, 5, 4]]
     assert joined.position_ids is not None
     assert joined.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
-    assert joined.attention_mask is None
+    assert joined.segments is None
     assert joined.places.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
 
 
