@@ -5,7 +5,7 @@
         print(share.role, share.phase, share.gpu_bytes / 2**30, share.gpu)
 
 Figures are bytes of one GPU (a learner rank's, one of an engine's, a replica's), and of the host beside it. Left out: CUDA contexts and
-library workspaces, fragmentation, an engine's own activations and CUDA graphs, the whole distributions of a loss with ``token_kl``.
+library workspaces, fragmentation, an engine's own activations and CUDA graphs, all logits of a model whose head is not a plain one.
 
 Sources: DeepSpeed 0.19.8 (``stage_1_and_2.py``, ``stage3.py``, ``bf16_optimizer.py``) for what each ZeRO stage allocates, after Rajbhandari
 et al. 2020 (arXiv 1910.02054), section 3; the tensors that autograd saves for a Llama block of transformers 5.19; vLLM 0.32's packing
@@ -59,8 +59,8 @@ class Job:
     """Of one GPU of an engine."""
     reference_slots: int = 0
     """Frozen policies of a reference replica: pi_ref, pi_t."""
-    frozen_copy: bool = False
-    """Whether each rank holds pi_ref, for ``token_kl`` or a regulariser."""
+    divergence: bool = False
+    """Whether each rank compares distributions with those of pi_ref (``token_kl``, a regulariser): of a copy, or without the adapter."""
     transport: Transport = "nccl"
     sleep: bool = False
     """``placement.sleep``."""
@@ -89,7 +89,7 @@ class Job:
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,
             reference_slots=len(config.loss.needs),
-            frozen_copy=(config.loss.token_kl or config.regulariser.on) and config.policy.lora is None,
+            divergence=config.loss.token_kl or config.regulariser.on,
             transport=own if config.sync.transport == "auto" else config.sync.transport,
             sleep=config.placement.sleep,
             oracle_bytes=oracle_bytes,
@@ -204,10 +204,10 @@ def activation_bytes(job: Job) -> int:
 
 
 def head_bytes(job: Job) -> int:
-    """Two chunks of logits in fp32, and the head's gradient, which is summed in fp32 where the head is trained."""
+    """Two chunks of logits in fp32, or three, and the head's gradient, which is summed in fp32 where the head is trained."""
     chunk = min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
     gradient = 0 if job.model.adapter_parameters else FP32 * job.model.vocabulary * job.model.hidden
-    return 2 * chunk + gradient
+    return (3 if job.divergence else 2) * chunk + gradient
 
 
 def _learner(job: Job, phase: Phase) -> Share:
@@ -217,7 +217,7 @@ def _learner(job: Job, phase: Phase) -> Share:
     away = job.sleep and not training
     gpu = {
         "parameters": parameter_bytes(job),
-        "frozen": job.dtype_bytes * job.model.parameters if job.frozen_copy else 0,
+        "frozen": job.dtype_bytes * job.model.parameters if job.divergence and not job.model.adapter_parameters else 0,
         "gathered": job.dtype_bytes * min(LIVE_ELEMENTS, job.model.parameters) if job.zero_stage == 3 else 0,
         "bucket": bucket_bytes(job) if training or (job.zero_stage == 3 and not away) else 0,  # ZeRO-3 keeps its own
         "activations": activation_bytes(job) if training else 0,

@@ -111,6 +111,7 @@ def test_shared_rows_of_an_8b_model() -> None:
 def test_head() -> None:
     """8192 x 128,256 logits are more than two chunks of 128 MiB hold; the gradient in fp32: 4 x 128,256 x 4096. Few tokens take less."""
     assert head_bytes(JOB) == 2 * 128 * 2**20 + 2_101_346_304
+    assert head_bytes(replace(JOB, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
     assert head_bytes(replace(JOB, micro_batch_tokens=10)) == 2 * 4 * 10 * 128_256 + 2_101_346_304
 
 
