@@ -26,9 +26,15 @@ MAY_CHANGE = (
     "sync",
     "loop.window_groups",
     "loop.overlap",
+    "policy.gradient_checkpointing",
+    "rollout.max_num_seqs",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_gib",
+    "rollout.enforce_eager",
+    "learner.micro_batch_tokens",
     "learner.timeout_s",
 )
-"""What a run that goes on may set otherwise: where and how it runs, never what it computes."""
+"""What a run that goes on may set otherwise: where and how it runs and the memory that it takes, never what it computes."""
 
 
 def begin(config: RunConfig) -> None:

@@ -47,6 +47,13 @@ def test_where_it_runs_may_change(stopped: Path) -> None:
     output.resume(config_for(stopped, placement={"rollout": {"engines": 2}}, loop={"overlap": False}))
 
 
+def test_what_memory_it_takes_may_change(stopped: Path) -> None:
+    """A run that ran out of memory goes on with smaller micro-batches and a smaller share for the engine."""
+    less = {"learner": {"micro_batch_tokens": 512}, "rollout": {"gpu_memory_utilization": 0.5, "max_num_seqs": 8, "kv_cache_gib": 1.0}}
+    policy = {"path": "p", "gradient_checkpointing": True}
+    output.resume(config_for(stopped, **less, policy=policy))
+
+
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
