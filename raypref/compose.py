@@ -99,6 +99,7 @@ def run(
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
     from actors.placement import Need
 
+    begun = time.monotonic()
     evaluates = config.evaluation.wanted(data.held_out)
     need = Need(
         rollout=data.sampled or evaluates or config.regulariser.on,
@@ -107,7 +108,7 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     )
     with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir)) as metrics:
         driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
-        return _complete(_with_team(team, _train(team, driver, resume_from)))
+        return _complete(_with_team(team, _train(team, driver, resume_from, begun)))
 
 
 def generate(
@@ -201,9 +202,12 @@ async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
         await team.close()
 
 
-async def _train(team: Any, driver: Driver, resume_from: Path | None) -> Outcome:
+async def _train(team: Any, driver: Driver, resume_from: Path | None, begun: float) -> Outcome:
     await team.connect()
-    return await driver.run(resume_from)
+    start_s = time.monotonic() - begun
+    outcome = await driver.run(resume_from)
+    outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
+    return outcome
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -106,6 +106,7 @@ class Driver:
         while self.state.iteration < self.config.loop.iterations:
             await self._iterate(settled)
             await self._sync()
+            self.metrics.write(self.state.step, self.clock.take())
             settled = False
         if not settled:
             await self._settle()

@@ -80,10 +80,19 @@ class StageClock:
 
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = defaultdict(_Stage)
+        self._taken_at = time.monotonic()
+        self._taken: dict[str, float] = {}
 
     def stage(self, name: str) -> _Stage:
         """``with clock.stage(name):`` around a call."""
         return self._stages[name]
+
+    def take(self) -> dict[str, float]:
+        """Metrics of the time since they were last taken: ``time/iteration_s``, and ``time/STAGE_s`` of every stage so far."""
+        now, seconds = time.monotonic(), self.seconds()
+        spent = {"iteration": now - self._taken_at} | {name: total - self._taken.get(name, 0.0) for name, total in seconds.items()}
+        self._taken_at, self._taken = now, seconds
+        return {f"time/{name}_s": round(value, 3) for name, value in spent.items()}
 
     def seconds(self) -> dict[str, float]:
         return {name: round(stage.total_s, 3) for name, stage in self._stages.items()}

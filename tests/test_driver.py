@@ -261,3 +261,15 @@ def test_metrics_are_written(tmp_path: Path) -> None:
     assert steps[0]["rollout/tokens"] == 6.0
     assert {line["sync/logprob_difference_max"] for line in lines if "sync/logprob_difference_max" in line} == {0.0}
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_metrics_tell_where_the_time_of_each_iteration_went(tmp_path: Path) -> None:
+    """Three iterations of two steps. The last evaluation comes after the last line; training is in the three to the full."""
+    outcome = finish(make(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    times = [line for line in lines if "time/iteration_s" in line]
+    assert [line["step"] for line in times] == [2, 4, 6]
+    stages = {f"time/{stage}_s" for stage in ("rollout", "judge", "reference", "train", "sync", "evaluate")}
+    assert all(stages <= line.keys() for line in times)
+    assert all(line[stage] <= line["time/iteration_s"] for line in times for stage in stages)
+    assert sum(line["time/train_s"] for line in times) == pytest.approx(outcome.seconds["train"], abs=0.01)

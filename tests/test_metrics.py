@@ -25,6 +25,23 @@ def test_stage_counts_the_time_in_which_any_call_is_in_flight(monkeypatch: pytes
     assert clock.seconds() == {"rollout": 2.0, "judge": 1.0}
 
 
+def test_stage_seconds_are_taken_for_each_iteration_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is read when made (1), for rollout (2 to 3), when taken (4: three seconds after 1), for rollout (5 to 6), for train
+    (7 to 8), when taken (9: five seconds after 4)."""
+    ticks = itertools.count(1)
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: float(next(ticks)))
+    clock = StageClock()
+    with clock.stage("rollout"):
+        pass
+    assert clock.take() == {"time/iteration_s": 3.0, "time/rollout_s": 1.0}
+    with clock.stage("rollout"):
+        pass
+    with clock.stage("train"):
+        pass
+    assert clock.take() == {"time/iteration_s": 5.0, "time/rollout_s": 1.0, "time/train_s": 1.0}
+    assert clock.seconds() == {"rollout": 2.0, "train": 1.0}
+
+
 def test_averages_leave_out_what_does_not_apply() -> None:
     """a: (1 + 2) / 2; b: 4 alone, for the other is NaN; nothing is left afterwards."""
     averages = Averages()
