@@ -26,7 +26,7 @@ from benchmarks import simulated
 from benchmarks.figure import Figure
 from benchmarks.simulated import Speeds, simulate
 from raypref import types
-from raypref.config import LoopConfig, RunConfig
+from raypref.config import LEAST_GROUPS_IN_FLIGHT, RunConfig
 from raypref.driver import Driver
 from raypref.metrics import MetricsWriter
 from raypref.roles import Roles
@@ -73,7 +73,7 @@ def cost(engines: int) -> tuple[float, float]:
     """CPU seconds of this process and simulated wall seconds, for one group of an iteration."""
     roles = roles_of(speeds_of(engines))
     with tempfile.TemporaryDirectory() as folder:
-        driver = driver_of(Path(folder), roles, GROUPS, max(LoopConfig().window_groups, 2 * GROUPS_AT_ONCE * engines))
+        driver = driver_of(Path(folder), roles, GROUPS, max(LEAST_GROUPS_IN_FLIGHT, 2 * GROUPS_AT_ONCE * engines))
         start = time.process_time()
         _, wall_s = simulate(driver.run)
         cpu_s = time.process_time() - start

@@ -43,7 +43,7 @@ class Session:
         self.output = output
         self.config: RunConfig = load_config(config, overrides or []).model_copy(update={"output_dir": output})
         check_oracle(self.config)
-        self.in_flight = self.config.loop.window_groups
+        self.in_flight = self.config.groups_in_flight()
         evaluation = self.config.evaluation
         self.bootstrap: dict[str, Any] = {
             "resamples": evaluation.bootstrap_resamples,

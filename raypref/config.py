@@ -55,6 +55,10 @@ class PolicyConfig(Section):
     """Run code that comes with the model. Off unless you trust its author."""
 
 
+LEAST_GROUPS_IN_FLIGHT = 256
+"""Unless ``loop.window_groups`` asks for less: oracles and references work in batches across groups."""
+
+
 class LoopConfig(Section):
     """The dial from offline to online.
 
@@ -67,8 +71,8 @@ class LoopConfig(Section):
     """Prompts of one iteration; its steps follow (semi-online, as the papers do it)."""
     sync_interval: PositiveInt | None = None
     """Optimiser steps between syncs; 1 is online. The iteration takes as many prompts as that needs."""
-    window_groups: PositiveInt = 256
-    """How many prompts may be in flight between the engines and the learner."""
+    window_groups: PositiveInt | None = None
+    """How many prompts may be in flight between the engines and the learner. Default: twice what fills the engines, at least 256."""
     overlap: bool = True
     """Train while the engines still sample. Changes the time, never the result."""
 
@@ -256,6 +260,17 @@ class RunConfig(Section):
         if self.data.type == "prompts" and self.rollout.responses < 2:
             raise ConfigError("rollout.responses: 1 leaves the oracle nothing to compare; at least 2")
         return self
+
+    def groups_in_flight(self, responses: int | None = None) -> int:
+        """``loop.window_groups``; by default the engines are full while as many groups again are judged or wait for those before them.
+
+        Args:
+            responses: of a group; default: ``rollout.responses``.
+        """
+        if self.loop.window_groups is not None:
+            return self.loop.window_groups
+        filling = -(-self.rollout.max_num_seqs // (responses or self.rollout.responses))
+        return max(LEAST_GROUPS_IN_FLIGHT, 2 * filling * self.placement.rollout.engines)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:

@@ -174,7 +174,7 @@ class Driver:
             self._processing(),
             self.iterations.items(self.state.cursor),
             batch_size=self.config.learner.global_batch,
-            window=loop.window_groups,
+            window=self.config.groups_in_flight(),
             max_batches=loop.sync_interval,
             most=self.iterations.examples_at_most(),
         )

@@ -98,7 +98,7 @@ async def generate_chains(
         return await rollout.sample(request)
 
     settings: dict[str, Any] = {"responses": responses, "revisions": revisions, "revise": revise}
-    return await chains(prompts, config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
+    return await chains(prompts, config.groups_in_flight(responses), lambda prompt: chain(prompt, sample, **settings))
 
 
 def record_of(made: Chain) -> dict[str, Any]:

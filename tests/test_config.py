@@ -67,3 +67,12 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
         load(tmp_path, "policy: [")
     with pytest.raises(ConfigError, match="policy: required, but not given"):
         load(tmp_path, "loss: {type: sppo}")
+
+
+def test_groups_in_flight_fill_the_engines_twice(tmp_path: Path) -> None:
+    """256 sequences are 52 groups of 5, twice that for each of 8 engines: 832; groups of one response: 4,096. One engine's 104 are below
+    the least. What is asked for is what is done."""
+    eight = load(tmp_path, GOOD, "placement.rollout.engines=8")
+    assert (eight.groups_in_flight(), eight.groups_in_flight(1)) == (832, 4096)
+    assert load(tmp_path).groups_in_flight() == 256
+    assert load(tmp_path, GOOD, "placement.rollout.engines=8", "loop.window_groups=7").groups_in_flight() == 7

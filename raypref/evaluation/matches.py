@@ -94,9 +94,10 @@ class Evaluator:
             return await self._sample(prompt, count, "evaluation" if purpose == "generate" else purpose, 0)
 
         settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
-        made = await chains(self._prompts, self._config.loop.window_groups, lambda prompt: chain(prompt, sample, **settings))
+        in_flight = self._config.groups_in_flight(evaluation.responses)
+        made = await chains(self._prompts, in_flight, lambda prompt: chain(prompt, sample, **settings))
         rounds = [[item.rollout(number, policy_version) for item in made] for number in range(evaluation.revisions + 1)]
-        matches = await compare_rounds(rounds, defenders, self._oracle.compare, in_flight=self._config.loop.window_groups)
+        matches = await compare_rounds(rounds, defenders, self._oracle.compare, in_flight=in_flight)
         for match in (match for own in matches for match in own):
             observed.add(match.metrics)
         curve = revision_curve(
