@@ -75,6 +75,8 @@ def generate(
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s")
+    for own in ("raypref", "actors"):
+        logging.getLogger(own).setLevel(logging.INFO)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m raypref` finds them
     try:
         app()

@@ -189,6 +189,7 @@ def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
     from actors.team import Team
 
     plan = plan_placement(config.placement, need)
+    logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
         with Team.assembled(config, plan, device, may_grow=may_grow) as team:
@@ -205,6 +206,7 @@ async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
 async def _train(team: Any, driver: Driver, resume_from: Path | None, begun: float) -> Outcome:
     await team.connect()
     start_s = time.monotonic() - begun
+    logger.info("started in %.0f s", start_s)
     outcome = await driver.run(resume_from)
     outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
     return outcome

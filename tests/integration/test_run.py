@@ -129,11 +129,14 @@ def test_a_directory_with_another_run_is_left_alone(separate: raypref.RunResult,
 
 
 @pytest.mark.usefixtures("cluster")
-def test_more_bundles_than_the_cluster_has(tied_model: Path, tmp_path: Path) -> None:
+def test_more_bundles_than_the_cluster_has(tied_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is started, and where its logs are, is told before the wait."""
+    caplog.set_level("INFO", "raypref.compose")
     placement = {"device": "cpu", "rollout": {"engines": 9}, "oracle": {"gpus": 0}, "timeout_s": 2}
     config = config_for(tied_model, tmp_path, placement=placement)
     with pytest.raises(PlacementError, match=r"(?s)not placed within placement.timeout_s = 2 s.*rollout 9 x .*= 11 GPU, .*in all 4 GPU"):
         raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+    assert f"= 11 GPU, 12 CPU; their logs go to {tmp_path / 'logs'}" in caplog.text
 
 
 @pytest.mark.usefixtures("cluster")
