@@ -1,9 +1,10 @@
 """How fast oracles judge, beside the usual way to ask the same model.
 
 PairRM: comparisons a second (both orders of asking) on one core, over ``Blender.rank`` of llm-blender 0.0.2 at its default batch size,
-repaired so that it runs on transformers 5. The same checkpoint on both sides: random weights, hidden 256, one layer (depth multiplies
-both sides alike), PairRM's limits (source 1,224 tokens, response 412 and half of what the source leaves). Lengths like UltraFeedback's,
-log-normal: a prompt's median 100 tokens (sigma 0.9), a response's 250 (sigma 0.6). Seconds are the process's own CPU time.
+repaired so that it runs on transformers 5. The same checkpoint on both sides: random weights, hidden 128, one layer (depth multiplies
+both sides alike, and at hidden 256 the ratio is the same), PairRM's limits (source 1,224 tokens, response 412 and half of what the source
+leaves). Lengths like UltraFeedback's, log-normal: a prompt's median 100 tokens (sigma 0.9), a response's 250 (sigma 0.6). Seconds are the
+process's own CPU time.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ TOKENS_PER_WORD = 2
 
 
 def main(arguments: Sequence[str]) -> int:
+    import torch
+
     from benchmarks import oracle_pairwise_lm
 
     options = ArgumentParser(prog="python -m benchmarks oracle")
     options.add_argument("--samples", type=int, default=SAMPLES, help=f"of {PROMPTS} prompts each")
-    pairrm(options.parse_args(arguments).samples).show()
+    samples = options.parse_args(arguments).samples
+    torch.set_num_threads(1)
+    pairrm(samples).show()
     for figure in oracle_pairwise_lm.figures():
         figure.show()
     return 0
@@ -45,17 +50,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def pairrm(samples: int) -> Figure:
     """The figure of the ``pairrm`` oracle."""
-    import torch
-
     draw = np.random.default_rng(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            ours, blender = _both(Path(folder))
-            times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(samples)]
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, blender = _both(Path(folder))
+        times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(samples)]
     ours_s, blender_s = (median(side) for side in zip(*times, strict=True))
     asked = PROMPTS * len(all_pairs(RESPONSES))
     unit = f"comparisons a second ({asked / ours_s:.2f}) over those of Blender.rank ({asked / blender_s:.2f})"

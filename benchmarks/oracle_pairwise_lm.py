@@ -64,7 +64,7 @@ class CardLoop:
 
 
 def figures() -> list[Figure]:
-    """Interleaved medians; both sides must come to the same verdicts."""
+    """Interleaved medians, with the threads that torch has; both sides must come to the same verdicts."""
     return [
         _figure("oracle_pairwise_lm", 2.0, hidden=256, layers=6, vocabulary=32000),
         _figure("oracle_pairwise_lm_small_head", 0.0, hidden=768, layers=2, vocabulary=1560),
@@ -72,19 +72,12 @@ def figures() -> list[Figure]:
 
 
 def _figure(name: str, bar: float, **model: int) -> Figure:
-    import torch
-
     draw = np.random.default_rng(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = make_checkpoint(Path(folder), positions=8192, **model)
-            ours, usual = PairwiseLM(path=str(path), max_tokens=8192, device="cpu"), CardLoop(path)
-            ours.load(NoHost())
-            samples = [_sample(ours, usual, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_checkpoint(Path(folder), positions=8192, **model)
+        ours, usual = PairwiseLM(path=str(path), max_tokens=8192, device="cpu"), CardLoop(path)
+        ours.load(NoHost())
+        samples = [_sample(ours, usual, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
     ours_s, usual_s = (median(side) for side in zip(*samples, strict=True))
     pairs = PROMPTS * len(all_pairs(RESPONSES))
     unit = f"pairs a second ({pairs / ours_s:.1f}) over those of the model card's loop ({pairs / usual_s:.1f})"
