@@ -172,7 +172,9 @@ class _Target(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._own = dict(model.named_parameters())  # no submodule: vLLM must not see them
+        stored = model.state_dict(keep_vars=True).keys()
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+        self._own: dict[str, Tensor] = dict(model.named_parameters()) | buffers  # no submodule: vLLM must not see them
         self.arrived: set[str] = set()
         self.keeps = True
         """Whether what arrives replaces the model's own weights, or is discarded."""

@@ -26,21 +26,22 @@ class _Entry:
     """One tensor that is sent."""
 
     name: str
-    parameters: tuple[nn.Parameter, ...]
-    """What must be whole to compute it: the weight, and the adapter's factors."""
+    parts: tuple[Tensor, ...]
+    """What must be whole to compute it: the weight, and the adapter's factors; or a buffer."""
     compute: Callable[[], Tensor]
     unit: str
     """What an engine loads whole or not at all."""
 
     @property
     def trained(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.parameters)
+        return any(part.requires_grad for part in self.parts)
 
 
 class DeepSpeedSource(WeightSource):
     """A (possibly ZeRO-partitioned, possibly peft-wrapped) model's weights, one pass an iteration.
 
-    - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once.
+    - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once. The buffers that a
+      checkpoint stores come, too: an engine starts from random ones.
     - Under ZeRO-3 every rank must iterate, in lockstep: a bucket of parameters is gathered by all of them.
     - With a LoRA adapter the weights are W + scale B A; the training module is not changed.
     - ``complete = False`` leaves out what training never changes. An engine fuses linear layers that stand side by side (query, key and
@@ -54,7 +55,7 @@ class DeepSpeedSource(WeightSource):
         """
         Args:
             module: what the training engine wraps: ``engine.module``.
-            dtype: what is sent; default: each parameter's own.
+            dtype: what is sent; default: each tensor's own.
             bucket_elements: elements gathered at once.
 
         Raises:
@@ -69,15 +70,15 @@ class DeepSpeedSource(WeightSource):
 
     def metadata(self) -> list[ParamMeta]:
         """Name, dtype and whole shape of every tensor, in the order of iteration; gathers nothing."""
-        return [ParamMeta(entry.name, self._dtype or entry.parameters[0].dtype, _shape(entry.parameters[0])) for entry in self._chosen]
+        return [ParamMeta(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole tensor); a tensor may share memory with the parameter: read it before the next step."""
         for bucket in _buckets(self._chosen, self._bucket_elements):
-            with torch.no_grad(), _gathered([parameter for entry in bucket for parameter in entry.parameters]):
+            with torch.no_grad(), _gathered([part for entry in bucket for part in entry.parts]):
                 for entry in bucket:
                     tensor = entry.compute()
-                    yield entry.name, tensor.to(self._dtype or entry.parameters[0].dtype)
+                    yield entry.name, tensor.to(self._dtype or entry.parts[0].dtype)
 
     @property
     def _chosen(self) -> list[_Entry]:
@@ -99,6 +100,11 @@ def _entries(module: nn.Module) -> list[_Entry]:
             entries.append(_Entry(name, (parameter,), parameter.detach, unit))
         else:
             entries.append(_merged_entry(name, parameter, layer, unit))
+    stored = module.state_dict(keep_vars=True).keys()
+    for key, buffer in module.named_buffers():
+        if key in stored:
+            name = _checkpoint_name(key)
+            entries.append(_Entry(name, (buffer,), buffer.detach, name.rpartition(".")[0]))
     return entries
 
 
@@ -137,16 +143,16 @@ def _refuse_converted(module: Any) -> None:
         )
 
 
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+def _shape(tensor: Tensor) -> tuple[int, ...]:
     """The whole shape, also of a parameter that ZeRO-3 has partitioned."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
 
 
 def _buckets(entries: list[_Entry], elements: int) -> list[list[_Entry]]:
     buckets: list[list[_Entry]] = [[]]
     filled = 0
     for entry in entries:
-        size = sum(torch.Size(_shape(parameter)).numel() for parameter in entry.parameters)
+        size = sum(torch.Size(_shape(part)).numel() for part in entry.parts)
         if filled + size > elements and buckets[-1]:
             buckets.append([])
             filled = 0
@@ -155,13 +161,14 @@ def _buckets(entries: list[_Entry], elements: int) -> list[list[_Entry]]:
     return buckets
 
 
-def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
-    """The parameters made whole on every rank, where ZeRO-3 has partitioned them."""
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+def _gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
+    """Those that ZeRO-3 has partitioned made whole on every rank."""
+    partitioned = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    if not partitioned:
         return nullcontext()
     from deepspeed.runtime.zero import GatheredParameters
 
-    return GatheredParameters(parameters, modifier_rank=None)
+    return GatheredParameters(partitioned, modifier_rank=None)
 
 
 class RecordingSource(WeightSource):

@@ -13,12 +13,13 @@ import pytest
 import ray
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import ApertusConfig, ApertusForCausalLM, AutoModelForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
+from actors import policy_export
 from actors.deepspeed_setup import learner_env
 from actors.learner_group import LearnerGroup
-from actors.policy import load_model
-from actors.reference import ReferenceActor, ReferenceGroup
+from actors.policy import load_model, load_tokenizer
+from actors.reference import ReferenceActor, ReferenceGroup, _Target
 from actors.weights import Receiver
 from raypref import types
 from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
@@ -96,6 +97,37 @@ def test_source_of_a_policy_with_a_frozen_embedding(untied_model: Path) -> None:
     source = DeepSpeedSource(model)
     source.complete = False
     assert {name for name, _ in source} == stored_names(untied_model) - {"model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, target_modules=["q_proj"])], ids=["full", "lora"])
+def test_buffers_that_a_checkpoint_stores_are_sent_and_exported(lora: LoraConfig | None, untied_model: Path, tmp_path: Path) -> None:
+    """Apertus keeps two numbers of each activation in buffers; an engine starts from random ones. A reference takes them, an exported
+    policy has them, and later transfers carry them where the activation's parameters are trained: an engine reloads both or neither."""
+    from actors.weight_source import DeepSpeedSource
+
+    config = ApertusConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1, max_position_embeddings=8192
+    )
+    model = ApertusForCausalLM(config)
+    for name, buffer in model.named_buffers():
+        if name.endswith("beta"):
+            buffer.fill_(0.7)
+    model.save_pretrained(tmp_path / "policy")
+    load_tokenizer(PolicyConfig(path=str(untied_model))).save_pretrained(tmp_path / "policy")
+    policy = PolicyConfig(path=str(tmp_path / "policy"), dtype="float32", lora=lora)
+    source = DeepSpeedSource(load_model(policy, torch.device("cpu"), trainable=True))
+    sent = dict(source)
+    assert sent.keys() == stored_names(tmp_path / "policy")
+    assert float(sent["model.layers.1.mlp.act_fn.beta"]) == pytest.approx(0.7)
+    target = _Target(load_model(policy, torch.device("cpu")))
+    target._own["model.layers.1.mlp.act_fn.beta"].zero_()
+    target.load_weights(sent.items())
+    target.check_complete()
+    assert float(target._own["model.layers.1.mlp.act_fn.beta"]) == pytest.approx(0.7)
+    policy_export.export(source, policy, tmp_path / "exported", write=True)
+    assert stored_names(tmp_path / "exported") == sent.keys()
+    source.complete = False
+    assert any(name.endswith("act_fn.beta") for name, _ in source) == (lora is None)
 
 
 def test_source_refuses_a_model_that_fuses_its_experts() -> None:
