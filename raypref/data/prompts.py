@@ -58,13 +58,16 @@ def load_prompts(
     """
     limit = context_tokens - max_response_tokens
     train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, tokenizer, limit)
+    if not train:
+        raise DataError(
+            f"data.path: no prompt left to train on; {dropped} were dropped, since rollout.max_tokens = {max_response_tokens} leaves "
+            f"{max(limit, 0)} of the context's {context_tokens} tokens; lower it, or raise policy.max_context_tokens"
+        )
     if held_out is not None or config.held_out is not None:
         apart, dropped_apart = load_held_out(config, tokenizer, limit, held_out)
         dropped += dropped_apart
     else:
         train, apart = _set_apart(train, config.held_out_prompts)
-    if not train:
-        raise DataError(f"data.path: no prompt left to train on; {dropped} were dropped because they leave no room for rollout.max_tokens")
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, limit)
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)

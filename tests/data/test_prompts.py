@@ -106,8 +106,10 @@ def test_prompts_that_leave_no_room_are_refused_by_config(tokenizer, tmp_path):
 
 
 def test_nothing_left_is_an_error(tokenizer):
-    with pytest.raises(DataError, match=r"no prompt left to train on; 2 were dropped"):
-        load(tokenizer, context=4, prompts=["why", "how"], **PLAIN)
+    """Context 4, response 4: no room for any; the held-out prompt is not counted among those of data.path."""
+    message = r"no prompt left to train on; 2 were dropped, since rollout\.max_tokens = 4 leaves 0 of the context's 4 tokens; lower it"
+    with pytest.raises(DataError, match=message):
+        load(tokenizer, context=4, prompts=["why", "how"], held_out=["so"], **PLAIN)
     with pytest.raises(DataError, match=r"data\.held_out_prompts: 2 are to be set apart of 2 prompts"):
         load(tokenizer, prompts=["why", "how"], held_out_prompts=2, **PLAIN)
 
