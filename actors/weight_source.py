@@ -5,7 +5,7 @@ Importing this module imports vLLM (seconds); ``actors.weights`` does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +59,8 @@ class DeepSpeedSource(WeightSource):
             bucket_elements: elements gathered at once.
 
         Raises:
-            ConfigError: the checkpoint stores the weights in another form than the module holds them (fused experts).
+            ConfigError: the checkpoint stores the weights in another form than the module holds them (fused experts), or an adapter is on
+                one of two layers that share a weight.
         """
         _refuse_converted(module)
         self._dtype = dtype
@@ -88,6 +89,7 @@ class DeepSpeedSource(WeightSource):
 def _entries(module: nn.Module) -> list[_Entry]:
     """What to send. ``named_parameters`` yields a shared parameter once."""
     adapted = {id(weight): layer for layer in module.modules() if (weight := _base_weight(layer)) is not None}
+    _refuse_tied(module, adapted.keys())
     linear = {_checkpoint_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     entries = []
     for key, parameter in module.named_parameters():
@@ -141,6 +143,19 @@ def _refuse_converted(module: Any) -> None:
             f"policy.path: {type(base).__name__} keeps its weights in another form than its checkpoint (mixture of experts); "
             f"syncing such a model is not supported"
         )
+
+
+def _refuse_tied(module: nn.Module, adapted: Collection[int]) -> None:
+    """Merged into a weight that two layers share (by its id), an adapter on one of them would act on both."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(_checkpoint_name(name))
+    for key, (first, *others) in names.items():
+        if others and key in adapted:
+            layers = " and ".join(name.rpartition(".")[0].rpartition(".")[2] for name in (first, *others))
+            raise ConfigError(
+                f"policy.lora.target_modules: {first} is also {', '.join(others)}; an adapter cannot be merged there, leave out {layers}"
+            )
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

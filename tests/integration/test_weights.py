@@ -86,6 +86,19 @@ def test_source_of_an_adapter_on_two_projections(untied_model: Path) -> None:
     assert [meta.name for meta in source.metadata()] == changing
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_source_refuses_an_adapter_on_one_of_two_tied_layers(tied_model: Path, target: str) -> None:
+    """Merged into the weight, the adapter would act on both layers; while training it acts on one."""
+    from actors.weight_source import DeepSpeedSource
+
+    policy = PolicyConfig(path=str(tied_model), dtype="float32", lora=LoraConfig(rank=2, target_modules=["q_proj", target]))
+    with pytest.raises(
+        ConfigError, match=f"policy.lora.target_modules: model.embed_tokens.weight is also lm_head.weight.*leave out .*{target}"
+    ):
+        DeepSpeedSource(load_model(policy, torch.device("cpu"), trainable=True))
+
+
 def test_source_of_a_policy_with_a_frozen_embedding(untied_model: Path) -> None:
     from actors.weight_source import DeepSpeedSource
 
