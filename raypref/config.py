@@ -137,7 +137,8 @@ class LearnerConfig(Section):
     global_batch: PositiveInt = 64
     """Examples of one optimiser step (a pair is one example), over all ranks."""
     micro_batch_tokens: PositiveInt = 8192
-    """Tokens of one forward pass on one rank, padding included; what does not fit is accumulated."""
+    """Tokens of one forward pass on one rank, padding included; what does not fit is accumulated. An example that is longer by itself
+    (a pair: both responses) has a pass of its own. The reference's passes are as large."""
     epochs: PositiveInt = 1
     """Passes over an iteration's examples."""
     max_grad_norm: NonNegative = 1.0

@@ -300,7 +300,8 @@ class Driver:
     async def _resume(self, directory: Path) -> None:
         """Continue from a checkpoint. The base policy's answers were sampled again before; pi_t's are sampled again here."""
         self.state, self.outcome.evaluations = self.checkpoints.read(directory)
-        await self.roles.learner.load(directory / "learner")
+        with self.clock.stage("load"):
+            await self.roles.learner.load(directory / "learner")
         await self._sync()
         if self.evaluator is not None:
             await self.evaluator.resume()
