@@ -27,6 +27,7 @@ def per_token_logps(model: Any, sequences: Sequence[types.Sequence], micro_batch
     answers: dict[int, NDArray[np.float64]] = {}
     for micro in batching.share(items, 1, micro_batch_tokens, packing_of(model))[0] if items else ():
         logps, mask = response_logps(model, [sequences[k] for k in micro.examples])
-        for k, row, present in zip(micro.examples, logps, mask, strict=True):
-            answers[k] = row[present].double().cpu().numpy()
+        found, present = logps.double().cpu().numpy(), mask.cpu().numpy()
+        for k, row, tokens in zip(micro.examples, found, present, strict=True):
+            answers[k] = row[tokens]
     return [answers[k] for k in range(len(sequences))]
