@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raypref import output, report
+from raypref.checkpoint import Checkpoints
 from raypref.config import RunConfig
 from raypref.driver import Driver, Outcome, RunData
 from raypref.errors import ConfigError, DataError
@@ -106,7 +107,8 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         reference=bool(config.loss.needs),
         oracle=data.sampled or evaluates,
     )
-    with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir)) as metrics:
+    after_step = None if resume_from is None else Checkpoints.read(resume_from)[0].step
+    with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir, after_step)) as metrics:
         driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
         return _complete(_with_team(team, _train(team, driver, resume_from, begun)))
 

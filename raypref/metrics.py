@@ -18,12 +18,17 @@ PREFIXES = ("loss/", "rollout/", "oracle/", "eval/", "time/", "sync/")
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and to TensorBoard's event files under ``tensorboard/``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, after_step: int | None = None) -> None:
+        """
+        Args:
+            directory: of the run.
+            after_step: of a run that goes on: what TensorBoard has of later steps is taken back, since they come again.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(directory / "tensorboard"))
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=None if after_step is None else after_step + 1)
         self._start = time.monotonic()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from raypref import metrics
-from raypref.metrics import Averages, StageClock
+from raypref.metrics import Averages, MetricsWriter, StageClock
 
 
 def test_stage_counts_the_time_in_which_any_call_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,19 @@ def test_stage_seconds_are_taken_for_each_iteration_by_itself(monkeypatch: pytes
         pass
     assert clock.take() == {"time/iteration_s": 5.0, "time/rollout_s": 1.0, "time/train_s": 1.0}
     assert clock.seconds() == {"rollout": 2.0, "train": 1.0}
+
+
+def test_what_came_after_the_checkpoint_leaves_tensorboard_too(tmp_path: Path) -> None:
+    """Steps 1 to 4, stopped; gone on with after step 2: the old steps 3 and 4 (loss 1) are replaced by the new 3 (loss 2)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for after, steps in ((None, (1, 2, 3, 4)), (2, (3,))):
+        writer = MetricsWriter(tmp_path, after)
+        for step in steps:
+            writer.write(step, {"loss/value": 1.0 if after is None else 2.0})
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/value")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
 def test_averages_leave_out_what_does_not_apply() -> None:
