@@ -34,7 +34,7 @@ trained."""
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3's ``stage3_max_live_parameters``: gathered at a time."""
 PACKING_BYTES = 2**30
-"""A buffer of vLLM's packed transfers; nccl has two on either side, ipc one on the learner's."""
+"""A buffer of vLLM's packed transfers: nccl has two on either side, ipc one on the learner's, whose contents a receiver copies."""
 HEAD_CHUNK_BYTES = FP32 << 25
 """Logits held at once (``raypref.head.CHUNK_ELEMENTS``)."""
 
@@ -59,6 +59,8 @@ class Job:
     """Of one GPU of an engine."""
     reference_slots: int = 0
     """Frozen policies of a reference replica: pi_ref, pi_t."""
+    reference_receives: bool = False
+    """Whether a replica holds pi_t, whose weights arrive as an engine's do."""
     divergence: bool = False
     """Whether each rank compares distributions with those of pi_ref (``token_kl``, a regulariser): of a copy, or without the adapter."""
     transport: Transport = "nccl"
@@ -89,6 +91,7 @@ class Job:
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,
             reference_slots=len(config.loss.needs),
+            reference_receives="previous" in config.loss.needs,
             divergence=config.loss.token_kl or config.regulariser.on,
             transport=own if config.sync.transport == "auto" else config.sync.transport,
             sleep=config.placement.sleep,
@@ -120,10 +123,7 @@ def estimate(job: Job) -> tuple[Share, ...]:
     """Every role's share in every phase; roles without memory of their own are left out."""
     shares = [make(job, phase) for make in (_learner, _rollout) for phase in PHASES]
     if job.reference_slots:
-        weights = job.reference_slots * job.dtype_bytes * job.model.parameters
-        shares += [
-            Share("reference", phase, _present(weights=weights, forward=0 if phase == "sync" else _forward_bytes(job))) for phase in PHASES
-        ]
+        shares += [_reference(job, phase) for phase in PHASES]
     if job.oracle_bytes:
         shares += [Share("oracle", phase, {"weights": job.oracle_bytes}) for phase in PHASES]
     return tuple(shares)
@@ -224,7 +224,7 @@ def _learner(job: Job, phase: Phase) -> Share:
         "mask": mask_bytes(job) if training else 0,
         "head": head_bytes(job) if training else 0,
         "forward": _forward_bytes(job) if phase == "rollout" else 0,
-        "transport": _transport_bytes(job, "learner") if phase == "sync" or job.transport == "ipc" else 0,
+        "transport": _transport_bytes(job) if phase == "sync" or job.transport == "ipc" else 0,
     }
     shared = job.dtype_bytes * job.model.parameters if job.transport == "shm" else 0
     return Share("learner", phase, _present(**gpu, **({} if away else states)), _present(transport=shared, **(states if away else {})))
@@ -254,8 +254,16 @@ def _rollout(job: Job, phase: Phase) -> Share:
     cache = 0 if job.sleep and phase == "sync" else job.kv_cache_bytes
     arriving = {}
     if phase == "sync":
-        arriving = {"layer": _shard(_largest_layer_bytes(job), job.tensor_parallel), "transport": _transport_bytes(job, "rollout")}
+        arriving = {"layer": _shard(_largest_layer_bytes(job), job.tensor_parallel), "transport": _transport_bytes(job)}
     return Share("rollout", phase, _present(weights=weights, cache=cache, **arriving))
+
+
+def _reference(job: Job, phase: Phase) -> Share:
+    """Log-probs are asked for while engines sample and while the learner trains."""
+    weights = job.reference_slots * job.dtype_bytes * job.model.parameters
+    if phase == "sync":
+        return Share("reference", phase, _present(weights=weights, transport=_transport_bytes(job) if job.reference_receives else 0))
+    return Share("reference", phase, _present(weights=weights, forward=_forward_bytes(job)))
 
 
 def _forward_bytes(job: Job) -> int:
@@ -264,12 +272,10 @@ def _forward_bytes(job: Job) -> int:
     return job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.shared_rows) + mask_bytes(job) + 2 * chunk
 
 
-def _transport_bytes(job: Job, role: Role) -> int:
-    """Packing buffers on the GPU; a tensor is not split, so a buffer holds the largest."""
-    buffer = max(PACKING_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
-    if job.transport == "nccl":
-        return 2 * buffer
-    return buffer if job.transport == "ipc" and role == "learner" else 0
+def _transport_bytes(job: Job) -> int:
+    """Packing buffers on the GPU, on either side; a tensor is not split, so a buffer holds the largest."""
+    buffers = {"nccl": 2, "ipc": 1, "shm": 0}[job.transport]
+    return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
 
 
 def _largest_layer_bytes(job: Job) -> int:

@@ -146,20 +146,30 @@ def test_engines_of_several_gpus() -> None:
 
 
 def test_turns_on_one_gpu() -> None:
-    """Colocated, ipc: one staging buffer of 1 GiB, which stays. Asleep an engine holds nothing; sampling, the optimiser's state is the
-    host's; at a sync the cache is still away. The worst phase of a rank, an engine and no reference is the one that trains."""
+    """Colocated, ipc: one staging buffer of 1 GiB, which stays; an engine copies what is in it. Asleep an engine holds nothing; sampling,
+    the optimiser's state is the host's; at a sync the cache is still away. The worst phase of a rank, an engine and no reference is the
+    one that samples; without sleep the one that trains."""
     job = replace(JOB, transport="ipc", sleep=True, reference_slots=0, gradient_checkpointing=True)
     assert share(job, "rollout", "train").gpu == share(job, "rollout", "train").host == {}
     sampling = share(job, "learner", "rollout")
     assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 2**28, "transport": 2**30}
     assert sampling.host == {"optimizer": 12_045_391_872}
-    assert "cache" not in share(job, "rollout", "sync").gpu
+    assert share(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
     phase, worst = colocated_peak(estimate(job))
     assert phase == "rollout"
     assert worst == sampling.gpu_bytes + 16_060_522_496 + 20 * 2**30
     awake_phase, awake = colocated_peak(estimate(replace(job, sleep=False)))
     assert awake_phase == "train"
     assert awake - share(job, "learner", "train").gpu_bytes == 16_060_522_496 + 20 * 2**30
+
+
+def test_a_replica_receives_pi_t_as_an_engine_does() -> None:
+    """Two buffers of 1 GiB by nccl, a copy of one by ipc, none by shm; pi_ref alone receives nothing."""
+    job = replace(JOB, reference_receives=True)
+    found = [share(replace(job, transport=transport), "reference", "sync").gpu for transport in ("nccl", "ipc", "shm")]  # type: ignore[arg-type]
+    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {})]
+    assert "transport" not in share(job, "reference", "train").gpu
+    assert share(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
 
 
 def test_an_adapters_engine_sleeps_in_host_memory() -> None:
@@ -200,6 +210,7 @@ def test_job_of_a_config() -> None:
         tensor_parallel=2,
         kv_cache_bytes=2**31,
         reference_slots=2,
+        reference_receives=True,
         transport="ipc",
         sleep=True,
         oracle_bytes=7,
