@@ -7,6 +7,7 @@ relative, which a loss that subtracts two of them sees; hence one. Import it laz
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,11 +170,20 @@ def _forward(model: nn.Module, head: nn.Module | None, inputs: Inputs, instead: 
         arguments["position_ids"] = inputs.position_ids.to(device)
     if inputs.segments is not None:
         arguments["attention_mask"] = _mask(inputs.segments.to(device), next(model.parameters()).dtype)
+    if inputs.bounds is not None:
+        arguments |= _stretches(inputs.bounds, device)
     if head is None or instead is None:
         return chosen(model(**arguments).logits)
     with _replaced(head, lambda hidden: instead(chosen(hidden))):
         answer: Tensor = model(**arguments).logits
     return answer
+
+
+def _stretches(bounds: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """What flash attention would find out from the positions in every layer anew, and wait for the device to tell."""
+    starts = torch.tensor(bounds, dtype=torch.int32, device=device)
+    longest = max(end - start for start, end in itertools.pairwise(bounds))
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:

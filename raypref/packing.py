@@ -63,6 +63,8 @@ class Inputs:
     """(W, L) int64; None: 0 to L - 1."""
     segments: Tensor | None
     """(W, L) int64, for the mask (``sees``); None: a position sees all earlier ones."""
+    bounds: tuple[int, ...] | None
+    """Where each joined sequence begins, and the end; None: rows are not joined."""
     places: Tensor
     """(M,) int64 into W L: the position that predicts each response token, one sequence's tokens after the other's."""
     tokens: Tensor
@@ -186,6 +188,7 @@ def inputs_of(sequences: Sequence[types.Sequence], packing: Packing) -> Inputs:
         input_ids=torch.from_numpy(tokens.reshape(shape)),
         position_ids=torch.from_numpy(positions.reshape(shape)) if shared or joined else None,
         segments=torch.from_numpy(segments.reshape(shape)) if shared else None,
+        bounds=tuple(starts.tolist()) if joined else None,
         places=torch.from_numpy(np.concatenate(found)),
         tokens=torch.from_numpy(np.concatenate([sequence.response_ids for sequence in sequences]).astype(np.int64)),
         lengths=tuple(len(sequence.response_ids) for sequence in sequences),

@@ -8,7 +8,8 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, modeling_flash_attention_utils
 
 import raypref.head
 from raypref.logprobs import response_logps
@@ -61,6 +62,7 @@ def test_padded_and_joined_rows_by_hand() -> None:
     assert joined.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
     assert joined.segments is None
     assert joined.places.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
+    assert (padded.bounds, joined.bounds) == (None, (0, 5, 9, 10))
 
 
 def test_the_prompt_is_shared_where_that_costs_less() -> None:
@@ -138,6 +140,33 @@ def test_shared_prompts_change_nothing_in_value_or_gradient(kind: str, attention
     assert packing == Packing("shared", 24 * 32**2 / (4 * 32 + 96 * 2))
     assert max(len(row.response_ids) for row in rows_of(random_group(), packing)) > 1, "nothing was shared"
     agree(passes(model, [random_group()]), passes(model, [[item] for item in random_group()]))
+
+
+def varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seqlen_q: int, softmax_scale: float, **others: Any) -> torch.Tensor:
+    """In the place of flash attention's kernel: (T, heads, width), each stretch by itself."""
+    assert (cu_seqlens_q.dtype, type(max_seqlen_q)) == (torch.int32, int)
+    assert others["cu_seqlens_k"] is cu_seqlens_q
+    assert max_seqlen_q == others["max_seqlen_k"] == int(cu_seqlens_q.diff().max())
+    parts = [[part.movedim(0, 1) for part in whole.split(cu_seqlens_q.diff().tolist())] for whole in (query, key, value)]
+    found = [scaled_dot_product_attention(*own, is_causal=True, scale=softmax_scale, enable_gqa=True) for own in zip(*parts, strict=True)]
+    return torch.cat(found, dim=1).movedim(0, 1)
+
+
+@pytest.mark.parametrize("kind", sorted(_READ))
+def test_joined_rows_change_nothing_in_value_or_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through transformers' own flash attention, which is told where each sequence begins: to find out it would wait for the GPU in every
+    layer."""
+    expected = passes(small(kind, sliding_window=None), [[item] for item in random_group()])
+    model = small(kind, sliding_window=None)
+    model.config._attn_implementation = "flash_attention_2"
+    assert packing_of(model) == Packing("joined")
+
+    def settings(softmax_scale: float, **others: Any) -> dict[str, Any]:
+        return {"softmax_scale": softmax_scale} | {name: others[name] for name in ("max_seqlen_q", "max_seqlen_k")}
+
+    kernels = (None, varlen, None, None, None), (settings, None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", lambda implementation: kernels)
+    agree(passes(model, [random_group()]), expected)
 
 
 def test_models_that_are_not_known_get_padded_rows_and_all_their_logits() -> None:
