@@ -39,7 +39,7 @@ class ProgressLine(Callback):
         self._live = Status("starting", console=self._console) if self._console.is_terminal else None
         self._every_s = every_s
         self._iterations = iterations
-        self._iteration = self._step = self._groups = self._tokens = 0
+        self._iteration = self._step = self._groups = self._tokens = self._evaluated = 0
         self._loss = self._win_rate = float("nan")
         self._start = self._printed = time.monotonic()
         self._first_group: float | None = None
@@ -65,7 +65,7 @@ class ProgressLine(Callback):
         self._show()
 
     def on_evaluation(self, result: Mapping[str, Any]) -> None:
-        self._win_rate = result["base"]["win_rate"]
+        self._win_rate, self._evaluated = result["base"]["win_rate"], result["iteration"]
         self._show(force=True)
 
     def on_end(self) -> None:
@@ -73,15 +73,15 @@ class ProgressLine(Callback):
             self._live.stop()
 
     def line(self) -> str:
-        """``iteration 1/3  step 12  groups 240  5100 tokens/s  loss 0.83  win rate 0.61``"""
+        """``iteration 2/3  step 52  groups 610  5100 tokens/s  loss 0.83  win rate 0.610 after iteration 1  41 s``"""
         sampling_s = self._last_group - self._first_group if self._first_group is not None else 0.0
         parts = [
             f"iteration {self._iteration + 1}/{self._iterations}",
-            f"step {self._step}",
+            f"step {self._step}" if self._step else "",
             f"groups {self._groups}",
             f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.1 and self._tokens else "",
             f"loss {self._loss:.4g}" if self._loss == self._loss else "",
-            f"win rate {self._win_rate:.3f}" if self._win_rate == self._win_rate else "",
+            f"win rate {self._win_rate:.3f} after iteration {self._evaluated}" if self._evaluated else "",
             f"{time.monotonic() - self._start:.0f} s",
         ]
         return "  ".join(part for part in parts if part)
