@@ -91,6 +91,7 @@ class Driver:
         Args:
             resume_from: a directory that ``Checkpoints`` wrote; the result is that of the run that was never stopped.
         """
+        self.clock.take()  # the time until now went into the start
         with frozen_heap():
             await self._run(resume_from)
         self.outcome.steps = self.state.step

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from raypref import metrics
 from raypref.config import RunConfig
 from raypref.driver import Driver, Outcome, Roles, RunData
 from raypref.errors import LossNotFinite, SyncError
@@ -273,3 +274,14 @@ def test_metrics_tell_where_the_time_of_each_iteration_went(tmp_path: Path) -> N
     assert all(stages <= line.keys() for line in times)
     assert all(line[stage] <= line["time/iteration_s"] for line in times for stage in stages)
     assert sum(line["time/train_s"] for line in times) == pytest.approx(outcome.seconds["train"], abs=0.01)
+
+
+def test_time_before_the_run_is_not_the_first_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is made 1000 seconds before it runs: the roles are connected in between."""
+    with monkeypatch.context() as earlier:
+        now = time.monotonic()
+        earlier.setattr(metrics.time, "monotonic", lambda: now - 1000.0)
+        driver = make(tmp_path)
+    finish(driver)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["time/iteration_s"] < 1000 for line in lines if "time/iteration_s" in line)
