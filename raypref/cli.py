@@ -72,9 +72,17 @@ def generate(
     typer.echo(str(output))
 
 
+class _Log(logging.Handler):
+    """To what is standard error at the time: while the progress line is live, rich puts it above that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
-    logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
     for own in ("raypref", "actors"):
         logging.getLogger(own).setLevel(logging.INFO)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m raypref` finds them

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import raypref
+from raypref import cli
 
 
 def shell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,3 +49,13 @@ def test_modules_beside_the_config_are_found(tmp_path: Path) -> None:
     )
     done = shell("train", "run.yaml", cwd=tmp_path)
     assert "policy.path" in done.stderr
+
+
+def test_log_lines_go_to_what_is_standard_error_at_the_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live progress line puts another stream in its place."""
+    handler = cli._Log()
+    live = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", live)
+    handler.handle(logging.makeLogRecord({"msg": "started"}))
+    assert live.getvalue() == "started\n"
+    assert capsys.readouterr().err == ""
