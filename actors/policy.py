@@ -110,17 +110,24 @@ def context_limit(policy: PolicyConfig) -> int:
     """How many tokens a prompt and its response may have together.
 
     Raises:
-        ConfigError: ``policy.max_context_tokens`` is above what the model was made for, or neither says anything.
+        ConfigError: ``policy.max_context_tokens`` is above what the model was made for, or neither says anything; or the model's rotary
+            frequencies change at a length below it (longrope), for a whole batch, as soon as one sequence is longer.
     """
-    own = getattr(_model_config(policy).get_text_config(), "max_position_embeddings", None)
-    asked = policy.max_context_tokens
+    config = _model_config(policy).get_text_config()
+    own = getattr(config, "max_position_embeddings", None)
+    asked = own if policy.max_context_tokens is None else policy.max_context_tokens
     if asked is None:
-        if own is None:
-            raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
-        return int(own)
+        raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
     if own is not None and asked > own:
         raise ConfigError(f"policy.max_context_tokens: {asked} is above the {own} positions of {policy.path}; set at most {own}")
-    return asked
+    rope = getattr(config, "rope_parameters", None) or {}
+    switch = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+    if switch is not None and asked > switch:
+        raise ConfigError(
+            f"policy.max_context_tokens: {asked}, but {policy.path} has other rotary frequencies beyond {switch} tokens (longrope), which "
+            f"one long sequence would bring upon all others of its batch; set at most {switch}"
+        )
+    return int(asked)
 
 
 def _model_config(policy: PolicyConfig) -> PretrainedConfig:

@@ -98,6 +98,8 @@ def run(
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
+    from actors import learner_checkpoint
+    from actors.learner_checkpoint import Layout
     from actors.placement import Need
 
     begun = time.monotonic()
@@ -107,7 +109,10 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         reference=bool(config.loss.needs),
         oracle=data.sampled or evaluates,
     )
-    after_step = None if resume_from is None else Checkpoints.read(resume_from)[0].step
+    after_step = None
+    if resume_from is not None:
+        after_step = Checkpoints.read(resume_from)[0].step
+        learner_checkpoint.read(resume_from / "learner", Layout(config.placement.learner.ranks, config.learner.zero_stage))
     with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir, after_step)) as metrics:
         driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
         return _complete(_with_team(team, _train(team, driver, resume_from, begun)))
@@ -188,9 +193,10 @@ def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
     """The ``Team`` of the actors that are needed, on the cluster that is there or a local one; the caller's modules reach every node."""
     from actors.cluster import connected, ship_own_modules
     from actors.placement import plan_placement
-    from actors.team import Team
+    from actors.team import Team, takes_turns
 
     plan = plan_placement(config.placement, need)
+    takes_turns(config, plan)  # what it refuses is refused before a cluster is started
     logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()

@@ -43,6 +43,16 @@ def test_tokens_and_limits(policy: PolicyConfig) -> None:
     assert load_tokenizer(policy)("w7 w9").input_ids == [7, 9]
 
 
+def test_rotary_frequencies_that_change_at_a_length_limit_the_context(policy: PolicyConfig, tmp_path: Path) -> None:
+    config = json.loads((Path(policy.path) / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    factors = {"rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_parameters": factors | {"original_max_position_embeddings": 64}}))
+    with pytest.raises(ConfigError, match=r"policy\.max_context_tokens: 128, but .* beyond 64 tokens \(longrope\).* set at most 64"):
+        context_limit(PolicyConfig(path=str(tmp_path)))
+    assert context_limit(PolicyConfig(path=str(tmp_path), max_context_tokens=64)) == 64
+
+
 def test_end_tokens_without_a_generation_config(policy: PolicyConfig, tmp_path: Path) -> None:
     config = json.loads((Path(policy.path) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 9}))

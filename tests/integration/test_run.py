@@ -123,6 +123,21 @@ def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path,
     assert [entry["base"] for entry in continued.summary["evaluations"]] == [entry["base"] for entry in separate.summary["evaluations"]]
 
 
+def test_a_checkpoint_of_other_ranks_is_refused_before_anything_starts(separate: raypref.RunResult, tied_model: Path) -> None:
+    placement = {"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2}, "timeout_s": 2}
+    config = config_for(tied_model, separate.output_dir, placement=placement)
+    with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 2, but the checkpoint .* set placement\.learner\.ranks=1"):
+        raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[], resume=True)
+
+
+def test_turns_that_cannot_be_taken_are_refused_before_anything_starts(tied_model: Path, tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO", "raypref.compose")
+    config = config_for(tied_model, tmp_path / "run", placement={"device": "cpu", "sleep": True})
+    with pytest.raises(ConfigError, match=r"placement\.sleep: the engines have GPUs of their own"):
+        raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+    assert "starting" not in caplog.text
+
+
 def test_a_directory_with_another_run_is_left_alone(separate: raypref.RunResult, tied_model: Path) -> None:
     with pytest.raises(ConfigError, match="holds another run; continue it with --resume"):
         raypref.run(config_for(tied_model, separate.output_dir), prompts=PROMPTS, oracle=more_different_words, callbacks=[])
