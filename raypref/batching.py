@@ -55,8 +55,8 @@ Plan = tuple[tuple[MicroBatch, ...], ...]
 def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
     """``plan`` for examples, given as their sequences: those with something in common go together, which computes it once.
 
-    They are kept together where the budget allows, and where there is enough else for every rank to do: a repeat of weight 0 costs a
-    rank as much as computing twice.
+    Kept together as far as the budget allows they may be too few for the ranks to have like work, or any (a repeat of weight 0 costs a
+    rank as much as computing twice), so plans with smaller units compete: the one with the shortest critical path is taken.
 
     Args:
         items: (B,) at least one; each has at least one sequence.
@@ -73,20 +73,29 @@ def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tok
     def fits(unit: Sequence[int]) -> bool:
         return len(unit) == 1 or cost(unit) <= micro_batch_tokens
 
-    def planned(budget: int) -> Plan:
-        return tuple(tuple(map(of_examples, hand)) for hand in plan([size(*unit) for unit in units], ranks, budget))
+    def planned(units: Sequence[Sequence[int]]) -> Plan:
+        def of_examples(micro: MicroBatch) -> MicroBatch:
+            examples = tuple(k for unit in micro.examples for k in units[unit])
+            return MicroBatch(examples, micro.counts, cost(examples))
 
-    def of_examples(micro: MicroBatch) -> MicroBatch:
-        examples = tuple(k for unit in micro.examples for k in units[unit])
-        return MicroBatch(examples, micro.counts, cost(examples))
+        budget = micro_batch_tokens
+        while True:
+            found = tuple(tuple(map(of_examples, hand)) for hand in plan([size(*unit) for unit in units], ranks, budget))
+            if all(fits(micro.examples) for hand in found for micro in hand):
+                return found
+            budget = budget * 9 // 10  # units of one prompt that meet are laid out anew
 
-    units = _halved(_united(items, packing, fits), cost, lambda units: len(units) >= ranks and all(map(fits, units)))
-    budget = micro_batch_tokens
-    found = planned(budget)
-    while not all(fits(micro.examples) for hand in found for micro in hand):  # units of one prompt that meet are laid out anew
-        budget = budget * 9 // 10
-        found = planned(budget)
-    return found
+    def at_least(count: int) -> list[list[int]]:
+        return _halved(together, cost, lambda units: len(units) >= count and all(map(fits, units)))
+
+    together = _united(items, packing, fits)
+    counts = sorted({min(count, len(items)) for count in (ranks, 2 * ranks, 4 * ranks, len(items))})
+    return min((planned(at_least(count)) for count in counts), key=path_tokens)
+
+
+def path_tokens(found: Plan) -> int:
+    """Padded tokens on the critical path: of each round of passes, which the ranks take together, the costliest."""
+    return sum(max(micro.padded_tokens for micro in turn) for turn in zip(*found, strict=True))
 
 
 def _united(items: Sequence[Sequence[types.Sequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref import types
-from raypref.batching import MicroBatch, Size, collate, plan, response_tokens, sequences, share
+from raypref.batching import MicroBatch, Size, collate, path_tokens, plan, response_tokens, sequences, share
 from raypref.packing import Packing, inputs_of
 
 SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_size=1, max_size=40)
@@ -112,6 +112,15 @@ def test_no_rank_repeats_while_another_has_two() -> None:
     micro = [item for hand in found for item in hand]
     assert [(item.counts, item.padded_tokens) for item in micro] == [(True, 2 * 798)] * 8
     assert all(len({k // 4 for k in item.examples}) == 1 for item in micro), "a prompt's pairs, and no other's"
+
+
+def test_a_prompt_is_computed_twice_where_that_is_over_sooner() -> None:
+    """Prompts of 4 tokens, one with a response of 21 (20 positions) and one with three, two ranks. Kept together: rows of 24 and of 64,
+    over after 64. With one of the three beside the other prompt: two rows of 24 there, and one of 44."""
+    items = [[sequence] for sequence in (*draw(1, 4, 21), *draw(2, 4, 21, 21, 21))]
+    found = share(items, 2, 1000, Packing("shared", 1000))
+    assert found == ((MicroBatch((0, 1), True, 48),), (MicroBatch((2, 3), True, 44),))
+    assert path_tokens(found) == 48
 
 
 def test_what_is_laid_out_stays_within_the_budget() -> None:
