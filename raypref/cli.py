@@ -42,11 +42,18 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in output_dir.")] = False,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
+    from raypref.checkpoint import Checkpoints
     from raypref.compose import run
     from raypref.config import load_config
     from raypref.report import print_summary
 
-    result = run(load_config(config, overrides or []), resume=resume)
+    settings = load_config(config, overrides or [])
+    try:
+        result = run(settings, resume=resume)
+    except KeyboardInterrupt:
+        saved = Checkpoints(settings.output_dir / "checkpoints", settings.checkpoint.keep).complete()
+        typer.echo(f"stopped; --resume goes on from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
+        raise
     print_summary(result.summary)
 
 

@@ -45,8 +45,8 @@ class PolicyConfig(Section):
     """Where the tokenizer is, if not beside the model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type of the learner, the reference and the engines."""
-    attention: str = "sdpa"
-    """transformers' ``attn_implementation``: sdpa, eager, flash_attention_2."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """transformers' ``attn_implementation`` in the learner and the reference; flash_attention_2 needs the package flash-attn."""
     max_context_tokens: PositiveInt | None = None
     """Prompt and response together; default: the model's own limit."""
     gradient_checkpointing: bool = False

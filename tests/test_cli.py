@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import raypref
+import raypref.compose
 from raypref import cli
+from raypref.checkpoint import Checkpoints, RunState
+from raypref.config import RunConfig
 
 
 def shell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -59,3 +63,22 @@ def test_log_lines_go_to_what_is_standard_error_at_the_time(capsys: pytest.Captu
     handler.handle(logging.makeLogRecord({"msg": "started"}))
     assert live.getvalue() == "started\n"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"), [(True, "stopped; --resume goes on from {}"), (False, "stopped before the first checkpoint")]
+)
+def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, saved: bool, message: str) -> None:
+    def interrupted(config: RunConfig, **_: object) -> None:
+        checkpoints = Checkpoints(config.output_dir / "checkpoints", 2)
+        if saved:
+            checkpoints.begin(RunState(iteration=1))
+            checkpoints.commit(RunState(iteration=1), [])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(raypref.compose, "run", interrupted)
+    (tmp_path / "run.yaml").write_text(f"policy: {{path: p}}\nloss: {{type: sppo}}\noutput_dir: {tmp_path}\n")
+    done = CliRunner().invoke(cli.app, ["train", str(tmp_path / "run.yaml")])
+    assert done.exit_code == 130
+    checkpoint = tmp_path / "checkpoints" / "iteration_0001"
+    assert done.stderr.startswith(f"stopped; --resume goes on from {checkpoint}" if saved else "stopped before the first checkpoint")

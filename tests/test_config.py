@@ -41,6 +41,7 @@ def test_resolved_config_reads_back(tmp_path: Path) -> None:
         ("rolout.responses=5", r"rolout: unknown key; did you mean 'rollout'\?"),
         ("placement.rollout.engine=5", r"placement.rollout.engine: unknown key; did you mean 'engines'\?"),
         ("rollout.top_p=1.5", r"rollout.top_p: Input should be less than or equal to 1 \(got 1.5\)"),
+        ("policy.attention=flash", r"policy.attention: Input should be 'sdpa', 'eager' or 'flash_attention_2' \(got 'flash'\)"),
         ("rollout.responses=many", "rollout.responses: .*got 'many'"),
         ("loss.type=spo2", "loss.type: no loss is called 'spo2'"),
         ("loss.type=no.such.module:Loss", "loss.type: cannot import 'no.such.module:Loss'"),
