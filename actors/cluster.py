@@ -7,8 +7,10 @@ import inspect
 import logging
 import math
 import os
+import signal
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +37,23 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
     if ray.is_initialized():
         yield _device_of(config), True
         return
-    started_here = not _join(config.name)
-    if started_here:
-        _start_local(plan, _device_of(config), config.name)
+    with _own_handler(signal.SIGTERM):
+        started_here = not _join(config.name)
+        if started_here:
+            _start_local(plan, _device_of(config), config.name)
     try:
         yield _device_of(config), not started_here
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler(number: signal.Signals) -> Iterator[None]:
+    """After the block the process does with a signal what it did before: ``ray.init`` has it abort with a stack trace at SIGTERM."""
+    before = signal.getsignal(number)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(number, before)
 
 
 def _device_of(config: RunConfig) -> Device:

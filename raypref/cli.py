@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -88,7 +89,8 @@ class _Log(logging.Handler):
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are printed without a traceback, and exit with 2."""
+    """Entry point: errors that a user can act on are printed without a traceback, and exit with 2. SIGTERM ends a run as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
     for own in ("raypref", "actors"):
         logging.getLogger(own).setLevel(logging.INFO)

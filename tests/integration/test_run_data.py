@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import raypref
 from raypref.config import RunConfig
@@ -165,3 +168,21 @@ def test_evaluation_with_revisions(tied_model: Path, tmp_path: Path) -> None:
     (entry,) = result.summary["evaluations"]
     assert [point["prompts"] for point in entry["revisions"]] == [4, 4, 4]
     assert entry["revisions"][0]["win_rate"] == pytest.approx(entry["base"]["win_rate"]), "no revision: the ordinary evaluation"
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tied_model: Path, tmp_path: Path) -> None:
+    """What ``ray job stop`` and batch systems send. The run would take hours; Ray by itself would abort with a stack trace."""
+    config = given_config(tied_model, tmp_path, loss={"type": "sft"}, learner={"global_batch": 4, "epochs": 10_000})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "raypref", "train", str(tmp_path / "run.yaml"), "evaluation.every=0"]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    told = []
+    with subprocess.Popen(command, cwd=Path(raypref.__file__).parents[1], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append(line)
+            if "started in" in line:
+                process.terminate()
+    assert process.returncode == 130, "".join(told)
+    assert any(line.startswith("stopped before the first checkpoint") for line in told)
+    assert not any("SIGTERM" in line or "Stack trace" in line for line in told)
