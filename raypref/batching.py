@@ -89,7 +89,7 @@ def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tok
         return _halved(together, cost, lambda units: len(units) >= count and all(map(fits, units)))
 
     together = _united(items, packing, fits)
-    counts = sorted({min(count, len(items)) for count in (ranks, 2 * ranks, 4 * ranks, len(items))})
+    counts = sorted({max(len(together), min(count, len(items))) for count in (ranks, 2 * ranks, 4 * ranks, len(items))})
     return min((planned(at_least(count)) for count in counts), key=path_tokens)
 
 
