@@ -58,6 +58,12 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
     return model.train()
 
 
+def stored_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Name -> buffer, of those that a checkpoint stores."""
+    stored = model.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in stored}
+
+
 def load_tokenizer(policy: PolicyConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of ``policy.tokenizer``, or the one beside the model.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actors.calls import IN_FLIGHT, first_cause
-from actors.policy import load_model
+from actors.policy import load_model, stored_buffers
 from raypref import batching
 from raypref.config import PolicyConfig
 from raypref.errors import SyncError
@@ -172,9 +172,7 @@ class _Target(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        stored = model.state_dict(keep_vars=True).keys()
-        buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
-        self._own: dict[str, Tensor] = dict(model.named_parameters()) | buffers  # no submodule: vLLM must not see them
+        self._own: dict[str, Tensor] = dict(model.named_parameters()) | stored_buffers(model)  # no submodule: vLLM must not see them
         self.arrived: set[str] = set()
         self.keeps = True
         """Whether what arrives replaces the model's own weights, or is discarded."""

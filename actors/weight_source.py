@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
 from actors.checksums import checksum
+from actors.policy import stored_buffers
 from raypref.errors import ConfigError
+from raypref.packing import bare
 
 BUCKET_ELEMENTS = 2_000_000
 """Parameters gathered at once under ZeRO-3; five times faster than one by one."""
@@ -102,11 +104,9 @@ def _entries(module: nn.Module) -> list[_Entry]:
             entries.append(_Entry(name, (parameter,), parameter.detach, unit))
         else:
             entries.append(_merged_entry(name, parameter, layer, unit))
-    stored = module.state_dict(keep_vars=True).keys()
-    for key, buffer in module.named_buffers():
-        if key in stored:
-            name = _checkpoint_name(key)
-            entries.append(_Entry(name, (buffer,), buffer.detach, name.rpartition(".")[0]))
+    for key, buffer in stored_buffers(module).items():
+        name = _checkpoint_name(key)
+        entries.append(_Entry(name, (buffer,), buffer.detach, name.rpartition(".")[0]))
     return entries
 
 
@@ -137,7 +137,7 @@ def _checkpoint_name(name: str) -> str:
 def _refuse_converted(module: Any) -> None:
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    base = bare(module)
     if get_model_conversion_mapping(base, add_legacy=False):
         raise ConfigError(
             f"policy.path: {type(base).__name__} keeps its weights in another form than its checkpoint (mixture of experts); "

@@ -87,12 +87,12 @@ def knows(model: Any) -> bool:
     config = text_config(model)
     whole = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     fixed = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") not in ("dynamic", "longrope")
-    own = type(_bare(model)).__module__.startswith(f"transformers.models.{config.model_type}.")
+    own = type(bare(model)).__module__.startswith(f"transformers.models.{config.model_type}.")
     return own and config.model_type in _READ and whole and fixed and getattr(config, "sliding_window", None) is None
 
 
-def _bare(model: Any) -> Any:
-    """Without what DeepSpeed and peft wrap around it."""
+def bare(model: Any) -> Any:
+    """The model without what DeepSpeed and peft wrap around it."""
     inside = getattr(model, "module", model)
     return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
