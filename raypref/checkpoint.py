@@ -10,8 +10,9 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from raypref.config import RunConfig
 from raypref.errors import ConfigError
 
 
@@ -33,6 +34,11 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory
         self.keep = keep
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """Those of a run."""
+        return cls(config.output_dir / "checkpoints", config.checkpoint.keep)
 
     def begin(self, state: RunState) -> Path:
         """A fresh directory for the learner to write into."""

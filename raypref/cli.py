@@ -52,7 +52,7 @@ def train(
     try:
         result = run(settings, resume=resume)
     except KeyboardInterrupt:
-        saved = Checkpoints(settings.output_dir / "checkpoints", settings.checkpoint.keep).complete()
+        saved = Checkpoints.of(settings).complete()
         typer.echo(f"stopped; --resume goes on from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
         raise
     print_summary(result.summary)

@@ -69,7 +69,7 @@ class Driver:
         self.callbacks = callbacks
         self.clock = StageClock()
         self.averages = Averages()
-        self.checkpoints = Checkpoints(config.output_dir / "checkpoints", keep=config.checkpoint.keep)
+        self.checkpoints = Checkpoints.of(config)
         self.state = RunState()
         self.outcome = Outcome()
         self.evaluator: Evaluator | None = None

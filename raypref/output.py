@@ -45,7 +45,7 @@ def begin(config: RunConfig) -> None:
     """
     directory = config.output_dir
     if (directory / "metrics.jsonl").exists():
-        go_on = "continue it with --resume, or " if Checkpoints(directory / "checkpoints", 1).complete() else ""
+        go_on = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
         raise ConfigError(f"output_dir: {directory} holds another run; {go_on}choose or empty a directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def resume(config: RunConfig) -> Path:
     Raises:
         ConfigError: there is none, or its run computed something else.
     """
-    newest = Checkpoints(config.output_dir / "checkpoints", config.checkpoint.keep).latest()
+    newest = Checkpoints.of(config).latest()
     before = yaml.safe_load((config.output_dir / "config.yaml").read_text())
     if changed := sorted(_differences(before, _plain(config))):
         raise ConfigError(
