@@ -26,7 +26,7 @@ from benchmarks import simulated
 from benchmarks.figure import Figure
 from benchmarks.simulated import Speeds, simulate
 from raypref import types
-from raypref.config import LEAST_GROUPS_IN_FLIGHT, RunConfig
+from raypref.config import RunConfig
 from raypref.driver import Driver
 from raypref.metrics import MetricsWriter
 from raypref.roles import Roles
@@ -73,7 +73,7 @@ def cost(engines: int) -> tuple[float, float]:
     """CPU seconds of this process and simulated wall seconds, for one group of an iteration."""
     roles = roles_of(speeds_of(engines))
     with tempfile.TemporaryDirectory() as folder:
-        driver = driver_of(Path(folder), roles, GROUPS, max(LEAST_GROUPS_IN_FLIGHT, 2 * GROUPS_AT_ONCE * engines))
+        driver = driver_of(Path(folder), roles, GROUPS, engines)
         start = time.process_time()
         _, wall_s = simulate(driver.run)
         cpu_s = time.process_time() - start
@@ -90,7 +90,7 @@ def roles_of(speeds: Speeds) -> Roles:
     )
 
 
-def driver_of(folder: Path, roles: Roles, groups: int, window: int) -> Driver:
+def driver_of(folder: Path, roles: Roles, groups: int, engines: int) -> Driver:
     config = RunConfig.parse(
         {
             "output_dir": str(folder),
@@ -98,8 +98,9 @@ def driver_of(folder: Path, roles: Roles, groups: int, window: int) -> Driver:
             "loss": {"type": "sppo"},
             "selection": {"type": "best_worst"},
             "sync": {"check": False},
-            "loop": {"iterations": 1, "window_groups": window},
-            "rollout": {"responses": RESPONSES},
+            "loop": {"iterations": 1},
+            "rollout": {"responses": RESPONSES, "max_num_seqs": GROUPS_AT_ONCE * RESPONSES},
+            "placement": {"rollout": {"engines": engines}},
             "learner": {"global_batch": GLOBAL_BATCH},
         }
     )
@@ -114,7 +115,7 @@ def bytes_touched(groups: int = GLOBAL_BATCH) -> float:
         for method in methods:
             setattr(role, method, partial(_counted, touched, getattr(role, method)))
     with tempfile.TemporaryDirectory() as folder:
-        driver = driver_of(Path(folder), roles, groups, groups)
+        driver = driver_of(Path(folder), roles, groups, 1)
         simulate(driver.run)
         driver.metrics.close()
     return touched[0] / groups

@@ -55,7 +55,7 @@ class PolicyConfig(Section):
     """Run code that comes with the model. Off unless you trust its author."""
 
 
-LEAST_GROUPS_IN_FLIGHT = 256
+_LEAST_GROUPS_IN_FLIGHT = 256
 """Unless ``loop.window_groups`` asks for less: oracles and references work in batches across groups."""
 
 
@@ -271,7 +271,7 @@ class RunConfig(Section):
         if self.loop.window_groups is not None:
             return self.loop.window_groups
         filling = -(-self.rollout.max_num_seqs // (responses or self.rollout.responses))
-        return max(LEAST_GROUPS_IN_FLIGHT, 2 * filling * self.placement.rollout.engines)
+        return max(_LEAST_GROUPS_IN_FLIGHT, 2 * filling * self.placement.rollout.engines)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
