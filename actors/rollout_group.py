@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,9 +36,9 @@ class _Lane:
     reader: asyncio.Task[None] | None = None
     sender: asyncio.Task[None] | None = None
 
-    def fail(self, keys: Iterable[str], error: BaseException) -> None:
-        """Tell those who still wait for one of the requests."""
-        for key in keys:
+    def fail(self, reasons: Mapping[str, BaseException]) -> None:
+        """Tell those who still wait for the requests why there is no answer, by their keys."""
+        for key, error in reasons.items():
             if (answer := self.pending.get(key)) is not None and not answer.done():
                 answer.set_exception(error)
 
@@ -115,10 +115,8 @@ class RolloutGroup:
             try:
                 (refused,) = await first_cause([lane.handle.submit.remote(requests)], [f"{lane.name}: submit"], self._timeout_s)
             except Exception as error:  # noqa: BLE001  whatever it is, those who wait are told
-                lane.fail((key for key, _ in requests), error)
-            else:
-                for key, reason in refused.items():
-                    lane.fail([key], reason)
+                refused = {key: error for key, _ in requests}
+            lane.fail(refused)
 
     async def _answer(self, lane: _Lane, answer: asyncio.Future[Ref]) -> Ref:
         while not answer.done():
@@ -155,4 +153,4 @@ class RolloutGroup:
             self._failure = error
         if self._failure is not None:
             for lane in self._lanes:
-                lane.fail(list(lane.pending), self._failure)
+                lane.fail(dict.fromkeys(lane.pending, self._failure))

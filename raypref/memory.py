@@ -203,11 +203,15 @@ def activation_bytes(job: Job) -> int:
     return job.micro_batch_tokens * (job.model.layers * job.dtype_bytes * job.model.hidden + block)
 
 
+def chunk_bytes(job: Job) -> int:
+    """A chunk of logits in fp32."""
+    return min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
+
+
 def head_bytes(job: Job) -> int:
     """Two chunks of logits in fp32, or three, and the head's gradient, which is summed in fp32 where the head is trained."""
-    chunk = min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
     gradient = 0 if job.model.adapter_parameters else FP32 * job.model.vocabulary * job.model.hidden
-    return (3 if job.divergence else 2) * chunk + gradient
+    return (3 if job.divergence else 2) * chunk_bytes(job) + gradient
 
 
 def _learner(job: Job, phase: Phase) -> Share:
@@ -268,8 +272,8 @@ def _reference(job: Job, phase: Phase) -> Share:
 
 def _forward_bytes(job: Job) -> int:
     """A pass without gradient: one block's tensors, the mask, and two chunks of logits."""
-    chunk = min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
-    return job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.shared_rows) + mask_bytes(job) + 2 * chunk
+    block = job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.shared_rows)
+    return block + mask_bytes(job) + 2 * chunk_bytes(job)
 
 
 def _transport_bytes(job: Job) -> int:
