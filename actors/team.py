@@ -11,26 +11,28 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 import raypref
-from actors import launch
-from actors.cluster import Device
-from actors.deepspeed_setup import learner_env
-from actors.engine import engine_env
-from actors.learner import LearnerRank
-from actors.learner_group import LearnerGroup
-from actors.offload import check_offload
-from actors.oracle import SPARE_CALLS, OracleActor, OracleGroup
-from actors.oracle_host import PolicyAccess
-from actors.phases import FORGET, KEEP, Phases
-from actors.placement import Plan, Seat
-from actors.policy import facts_of
-from actors.reference import ReferenceActor, ReferenceGroup
-from actors.rollout import RolloutActor
-from actors.rollout_group import RolloutGroup
-from actors.weights import Receiver
+from actors.cluster import launch
+from actors.cluster.connection import Device
+from actors.cluster.placement import Plan, Seat
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
+from actors.learner.offload import check_offload
+from actors.learner.phases import FORGET, KEEP, Phases
+from actors.learner.rank import LearnerRank
+from actors.oracle.actor import SPARE_CALLS, OracleActor
+from actors.oracle.group import OracleGroup
+from actors.oracle.host import PolicyAccess
+from actors.policy_model import facts_of
+from actors.reference.actor import ReferenceActor
+from actors.reference.group import ReferenceGroup
+from actors.rollout.actor import RolloutActor
+from actors.rollout.engine import engine_env
+from actors.rollout.group import RolloutGroup
+from actors.weights.publisher import Receiver
 from raypref.config import RunConfig
-from raypref.data.loading import sequence_maker
-from raypref.driver import Roles
 from raypref.errors import ConfigError
+from raypref.loop.driver import Roles
+from raypref.loop.loading import sequence_maker
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from benchmarks.figure import Figure
 from benchmarks.simulated import Speeds, simulate
 from raypref import types
 from raypref.config import RunConfig
-from raypref.driver import Driver
-from raypref.metrics import MetricsWriter
+from raypref.loop.driver import Driver
+from raypref.output.metrics import MetricsWriter
 from raypref.roles import Roles
 
 GROUPS = 16_384

@@ -25,9 +25,9 @@ from benchmarks import driver as driver_benchmark
 from benchmarks.figure import Figure
 from benchmarks.simulated import Speeds, prompts, simulate
 from raypref.config import RunConfig
-from raypref.driver import Driver
-from raypref.metrics import MetricsWriter
-from raypref.progress import Callback
+from raypref.loop.driver import Driver
+from raypref.output.metrics import MetricsWriter
+from raypref.output.progress import Callback
 from raypref.types import RunData
 
 SAMPLES = 5
@@ -127,11 +127,11 @@ def show_real() -> None:
 
 def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
     """Seconds of each sample: overlapped, in turn with one thread for each role, in turn with two. They take turns."""
-    from actors.placement import Need, plan_placement
-    from actors.policy import facts_of
+    from actors.cluster.placement import Need, plan_placement
+    from actors.policy_model import facts_of
     from actors.team import Team
     from examples.quickstart.base_policy import prepare
-    from raypref.data.loading import load_run_data
+    from raypref.loop.loading import load_run_data
 
     prepare(folder)
     texts = [f"{k} a lion in a forest" for k in range(REAL["prompts"])]

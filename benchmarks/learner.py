@@ -56,7 +56,7 @@ def _measure(directory: Path, size: str, trl: bool) -> None:
     """Show the figures of one model."""
     import ray
 
-    from actors.deepspeed_setup import learner_env
+    from actors.learner.deepspeed_setup import learner_env
 
     make_policy(directory / "policy", size)
     env = {"num_cpus": 0, "runtime_env": {"env_vars": learner_env("cpu", THREADS)}}

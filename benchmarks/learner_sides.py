@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.models import END
 from benchmarks.preference_pairs import make_pairs
-from raypref import batching
-from raypref.config import LearnerConfig, PolicyConfig
 from raypref.losses.sppo import SPPO
+from raypref.sections import LearnerConfig, PolicyConfig
+from raypref.training import micro_batches as batching
 from raypref.types import Example, Sequence
 
 PAIRS = 16
@@ -50,7 +50,7 @@ class Learner:
     """One rank of the learner in a process group of its own."""
 
     def __init__(self, policy: Path, vocabulary: int, steps: int, zero_stage: int) -> None:
-        from actors.learner import LearnerRank
+        from actors.learner.rank import LearnerRank
 
         self._rank = LearnerRank(
             policy=PolicyConfig(path=str(policy), dtype="float32"),
@@ -84,9 +84,9 @@ class Bare:
     def __init__(self, policy: Path, vocabulary: int, steps: int) -> None:
         import torch
 
-        from actors.policy import load_model
-        from raypref.packing import packing_of
-        from raypref.scoring import per_token_logps
+        from actors.policy_model import load_model
+        from raypref.training.logprobs import per_token_logps
+        from raypref.training.packing import packing_of
 
         self._model = load_model(PolicyConfig(path=str(policy), dtype="float32"), torch.device("cpu"), trainable=True)
         self._packing = packing_of(self._model)
@@ -107,7 +107,7 @@ class Bare:
         """The gradient's norm."""
         import torch
 
-        from raypref.logprobs import response_logps
+        from raypref.training.logprobs import response_logps
 
         self._optimizer.zero_grad()
         items = [batching.sequences([example]) for example in batch]

@@ -45,7 +45,7 @@ def plain(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
 
 
 def ours(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    from raypref.head import head_logps
+    from raypref.training.head import head_logps
 
     return head_logps(hidden, weight, None, tokens)
 

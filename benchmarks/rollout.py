@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figure import Figure
-from raypref.config import PolicyConfig, RolloutConfig
+from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Prompt, SampleRequest
 
 PROMPTS = 64
@@ -47,8 +47,8 @@ class Bare:
     """vLLM as its documentation uses it."""
 
     def __init__(self, policy: PolicyConfig, rollout: RolloutConfig) -> None:
-        from actors.engine import Engine
-        from actors.policy import end_token_ids
+        from actors.policy_model import end_token_ids
+        from actors.rollout.engine import Engine
 
         self._llm = Engine(policy, rollout)._llm
         self._end_tokens = list(end_token_ids(policy))
@@ -70,9 +70,9 @@ async def _measure(model: Path) -> list[tuple[float, float]]:
     """Tokens a second of each turn: ours, bare vLLM's. The weights are random, and the same on both sides."""
     import ray
 
-    from actors.engine import engine_env
-    from actors.rollout import RolloutActor
-    from actors.rollout_group import RolloutGroup
+    from actors.rollout.actor import RolloutActor
+    from actors.rollout.engine import engine_env
+    from actors.rollout.group import RolloutGroup
 
     policy, rollout = PolicyConfig(path=str(model), dtype="float32"), RolloutConfig(max_tokens=TOKENS)
     env = {"runtime_env": {"env_vars": engine_env("cpu", 1)}, "num_cpus": 1}

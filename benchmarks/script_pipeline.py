@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from actors.engine import engine_env
+from actors.rollout.engine import engine_env
 from benchmarks.figure import Figure
 from benchmarks.models import SHAPES, make_policy
 from benchmarks.scripts import work

@@ -18,10 +18,10 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from actors.rollout import RolloutActor
-from actors.weights import Publisher, Receiver
+from actors.rollout.actor import RolloutActor
+from actors.weights.publisher import Publisher, Receiver
 from benchmarks.figure import Figure
-from raypref.config import PolicyConfig, RolloutConfig
+from raypref.sections import PolicyConfig, RolloutConfig
 
 SHAPES: dict[str, dict[str, int]] = {
     "15m": {"vocab_size": 32_000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "num_attention_heads": 4},
@@ -52,7 +52,7 @@ def measure(directory: Path, shape: dict[str, int]) -> dict[str, float]:
     import ray
     from transformers import LlamaConfig
 
-    from actors.engine import engine_env
+    from actors.rollout.engine import engine_env
     from tests.tiny_models import make_model
 
     config = LlamaConfig(**shape, max_position_embeddings=256, tie_word_embeddings=True)
@@ -96,7 +96,7 @@ class Learner:
         self._publishers: dict[str, Publisher] = {}
 
     def connect(self, name: str, handle: Any, check: bool) -> None:
-        from actors.weight_source import DeepSpeedSource
+        from actors.weights.source import DeepSpeedSource
 
         publisher = Publisher("shm", 0, 1, DeepSpeedSource(self._model), [Receiver(name, handle)], 60.0)
         publisher._source._active = check
@@ -113,7 +113,7 @@ class Learner:
         return time.perf_counter() - start
 
     def checksums(self) -> float:
-        from actors.checksums import checksum
+        from actors.weights.checksums import checksum
 
         start = time.perf_counter()
         for parameter in self._model.parameters():
@@ -127,7 +127,7 @@ class Sink:
     def __init__(self) -> None:
         import torch
 
-        from actors.transport_shm import ShmWeightTransferEngine
+        from actors.weights.shm import ShmWeightTransferEngine
 
         class Nothing(torch.nn.Module):
             def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:

@@ -32,7 +32,7 @@ from benchmarks.different_words import preferences, rewards
 from benchmarks.figure import Figure
 from benchmarks.models import END, SHAPES, make_policy
 from raypref.config import RunConfig
-from raypref.progress import Callback
+from raypref.output.progress import Callback
 
 THREADS = 2
 SAMPLES = 3
@@ -74,7 +74,7 @@ def measure(directory: Path, size: str) -> list[tuple[float, float]]:
     import ray
 
     import raypref
-    from actors.deepspeed_setup import learner_env
+    from actors.learner.deepspeed_setup import learner_env
 
     make_policy(directory / "policy", size)
     cut_heads(directory / "policy")

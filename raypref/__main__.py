@@ -1,5 +1,5 @@
 """``python -m raypref`` is the ``raypref`` command."""
 
-from raypref.cli import main
+from raypref.cli.app import main
 
 main()

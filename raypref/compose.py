@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raypref import output, report
-from raypref.checkpoint import Checkpoints
+from raypref.checks import check_learner
 from raypref.config import RunConfig
-from raypref.driver import Driver, Outcome, RunData
 from raypref.errors import ConfigError, DataError
-from raypref.generation import Chain
-from raypref.limits import check_learner
+from raypref.loop.driver import Driver, Outcome, RunData
+from raypref.loop.generation import Chain
 from raypref.losses.base import Loss
-from raypref.metrics import MetricsWriter
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
-from raypref.progress import Callback, ProgressLine
+from raypref.output import directory as output
+from raypref.output import report
+from raypref.output.checkpoint import Checkpoints
+from raypref.output.metrics import MetricsWriter
+from raypref.output.progress import Callback, ProgressLine
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 
@@ -98,9 +99,9 @@ def run(
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
-    from actors import learner_checkpoint
-    from actors.learner_checkpoint import Layout
-    from actors.placement import Need
+    from actors.cluster.placement import Need
+    from actors.learner import checkpoint as learner_checkpoint
+    from actors.learner.checkpoint import Layout
 
     begun = time.monotonic()
     evaluates = config.evaluation.wanted(data.held_out)
@@ -126,7 +127,7 @@ def generate(
     Args:
         config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
         prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
-        output: a JSONL file (see ``raypref.generation.record_of``), replaced.
+        output: a JSONL file (see ``raypref.loop.generation.record_of``), replaced.
         responses: first answers a prompt.
         revisions: how often each is revised; needs ``data.template``.
         best: of a prompt's last answers keep the one with the highest mean score under the oracle (best of n, SPPO section 5). All
@@ -136,12 +137,12 @@ def generate(
         ConfigError, DataError: before anything starts.
         PlacementError: the cluster cannot hold the engines.
     """
-    from actors.placement import Need
-    from actors.policy import facts_of
+    from actors.cluster.placement import Need
+    from actors.policy_model import facts_of
     from raypref.data.prompts import load_held_out
+    from raypref.data.revision import Reviser
     from raypref.evaluation.reranking import best_of
-    from raypref.generation import generate_chains, write_chains
-    from raypref.revision import Reviser
+    from raypref.loop.generation import generate_chains, write_chains
 
     config = _with_objects(config, None, None, None)
     if best and config.oracle is None:
@@ -179,8 +180,8 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
         PlacementError: the cluster cannot hold the actors.
     """
-    from actors.placement import Need
-    from raypref.evaluation.given import check_oracle
+    from actors.cluster.placement import Need
+    from raypref.cli.given import check_oracle
 
     check_oracle(config)
     config = _with_objects(config, None, None, None)
@@ -191,8 +192,8 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
 @contextlib.contextmanager
 def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
     """The ``Team`` of the actors that are needed, on the cluster that is there or a local one; the caller's modules reach every node."""
-    from actors.cluster import connected, ship_own_modules
-    from actors.placement import plan_placement
+    from actors.cluster.connection import connected, ship_own_modules
+    from actors.cluster.placement import plan_placement
     from actors.team import Team, takes_turns
 
     plan = plan_placement(config.placement, need)
@@ -254,8 +255,8 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
-    from actors.policy import facts_of
-    from raypref.data.loading import load_run_data
+    from actors.policy_model import facts_of
+    from raypref.loop.loading import load_run_data
 
     return load_run_data(config, facts_of(config.policy), records=prompts, held_out=held_out)
 

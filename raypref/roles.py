@@ -111,7 +111,7 @@ class LearnerRole(Protocol):
     async def publish(self, version: int) -> Checksums:
         """Put the weights into every receiver as ``version``; checksums of what was sent.
 
-        A version below 0 is not pi_t: engines hold it, references receive and discard it (see ``raypref.fresh``).
+        A version below 0 is not pi_t: engines hold it, references receive and discard it (see ``raypref.loop.regulariser``).
         """
         ...
 

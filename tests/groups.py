@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from raypref.judging import Judge, Judged
+from raypref.judging.judge import Judge, Judged
 from raypref.oracles.base import Answer, Oracle, Question
 from raypref.types import Comparison, Prompt, Response, Rollout
 

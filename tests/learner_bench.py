@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from actors.learner import LearnerRank
-from actors.policy import load_model
-from raypref import batching, types
-from raypref.config import LearnerConfig, PolicyConfig
-from raypref.logprobs import response_logps
+from actors.learner.rank import LearnerRank
+from actors.policy_model import load_model
+from raypref import types
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
+from raypref.sections import LearnerConfig, PolicyConfig
+from raypref.training import micro_batches as batching
+from raypref.training.logprobs import response_logps
 
 VOCABULARY = 64
 

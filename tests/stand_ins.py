@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.policy import load_model
-from actors.rollout import Finished
-from actors.weights import Publisher, Receiver
+from actors.policy_model import load_model
+from actors.rollout.actor import Finished
+from actors.weights.publisher import Publisher, Receiver
 from raypref import types
-from raypref.config import PolicyConfig
-from raypref.logprobs import response_logps
+from raypref.sections import PolicyConfig
+from raypref.training.logprobs import response_logps
 
 
 class Sender:
@@ -31,7 +31,7 @@ class Sender:
             parameter.requires_grad_(trained is None or name in trained)
 
     def connect(self, receivers: Sequence[Receiver], timeout_s: float = 60.0) -> None:
-        from actors.weight_source import DeepSpeedSource
+        from actors.weights.source import DeepSpeedSource
 
         self._publisher = Publisher(self._transport, 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
 

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.simulated import SimulatedEngines, SimulatedLearner, SimulatedOracle, SimulatedReference, Speeds, Station, prompts, simulate
 from raypref.config import RunConfig
-from raypref.driver import Driver
-from raypref.metrics import MetricsWriter
+from raypref.loop.driver import Driver
+from raypref.output.metrics import MetricsWriter
 from raypref.roles import Roles
 from raypref.types import RunData
 

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.different_words import preferences, rewards
 from benchmarks.scripts import compute_prob, rank, train, work
-from raypref import batching
-from raypref.logprobs import response_logps
 from raypref.losses.sppo import SPPO
+from raypref.training import micro_batches as batching
+from raypref.training.logprobs import response_logps
 from raypref.types import Example
 from tests.tiny_models import make_model
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.config import DataConfig
 from raypref.data.prompts import name_record
 from raypref.data.records import Record, read_records, wrap_objects
 from raypref.data.text import field_of, policy_text, prompt_of, tokenize_answers
-from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
 from raypref.types import Example
 

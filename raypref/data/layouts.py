@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.data.config import DataConfig
 from raypref.data.records import Record
 from raypref.data.templates import Messages
 from raypref.data.text import field_of, has_prompt, prompt_chat, prompt_of, turns_of
-from raypref.data_config import DataConfig
 from raypref.errors import DataError
 from raypref.preferences import unknown
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.config import DataConfig
 from raypref.data.layouts import Opinion, opinion_of
 from raypref.data.prompts import name_record
 from raypref.data.records import read_records, wrap_objects
+from raypref.data.sequences import SequenceMaker
 from raypref.data.text import bare_text, chat_of, policy_text, tokenize_answers
-from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
-from raypref.judging import valid_pairs, valid_picks
+from raypref.judging.judge import valid_pairs, valid_picks
 from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
 from raypref.seeds import seed_for
 from raypref.selection.base import Picks, Selection
-from raypref.sequences import SequenceMaker
 from raypref.types import Example, PreferenceMatrix, Prompt, Response, Rollout
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.config import DataConfig
 from raypref.data.records import Record, read_records, wrap_objects
 from raypref.data.text import Messages, bare_text, chat_of, policy_text, prompt_of, tokenize
-from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raypref.data.config import DataConfig
 from raypref.data.records import Record
 from raypref.data.templates import Messages, template_of
-from raypref.data_config import DataConfig
 from raypref.errors import ConfigError, DataError
 
 

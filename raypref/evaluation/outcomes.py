@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
-from raypref.metrics import Averages
+from raypref.output.metrics import Averages
 from raypref.roles import Ref
 from raypref.types import Comparison, Rollout
 

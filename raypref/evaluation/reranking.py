@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raypref import preferences
 from raypref.evaluation.matching import Unit
 from raypref.evaluation.win_rate import WinRate, summarise
-from raypref.generation import Chain
+from raypref.loop.generation import Chain
 from raypref.preferences import TIE, Matrix
 from raypref.roles import OracleRole
 

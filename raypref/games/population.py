@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.config import RolloutConfig
+from raypref.data.revision import Reviser
+from raypref.data.sequences import SequenceMaker
 from raypref.games.known import plackett_luce
 from raypref.games.policies import Policy
-from raypref.judging import Judge, Judged
+from raypref.judging.judge import Judge, Judged
 from raypref.losses.base import Loss
 from raypref.oracles.base import Question
-from raypref.oracles.checked import Checked, check
+from raypref.oracles.support.checked import Checked, check
 from raypref.preferences import Matrix
-from raypref.revision import Reviser
+from raypref.sections import RolloutConfig
 from raypref.selection.base import Selection, all_pairs
-from raypref.sequences import SequenceMaker
 from raypref.types import Prompt, Response, Rollout
 
 Group = tuple[int, ...]
@@ -166,7 +166,7 @@ class ArmReviser(Reviser):
 
 
 class GivenVerdicts:
-    """Answers with a matrix that is given (``raypref.comparisons.Asks``)."""
+    """Answers with a matrix that is given (``raypref.judging.comparisons.Asks``)."""
 
     name = "given"
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.registry import Registry
-from raypref.section import TypedSection
+from raypref.registry import Registry, TypedSection
 from raypref.types import PreferenceMatrix
 
 if TYPE_CHECKING:

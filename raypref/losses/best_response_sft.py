@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref.losses.base import Loss, LossBatch, LossValue, losses
-from raypref.losses.ratios import policy_logps
+from raypref.losses.terms.ratios import policy_logps
 from raypref.types import PreferenceMatrix
 
 

@@ -16,9 +16,9 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.pairs import check_count, gap, pair_labels, regression
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import check_count, gap, pair_labels, regression
+from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.pairs import gap, pair_labels, regression
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import gap, pair_labels, regression
+from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 

@@ -13,8 +13,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.ratios import log_ratios
 from raypref.preferences import TIE
 from raypref.types import PreferenceMatrix
 

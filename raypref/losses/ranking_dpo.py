@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.choices import choice_terms
-from raypref.losses.margins import margins
-from raypref.losses.pairs import check_count
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.choices import choice_terms
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import check_count
+from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.pairs import check_count, gap
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import check_count, gap
+from raypref.losses.terms.ratios import log_ratios
 from raypref.preferences import mean_scores, win_rates
 from raypref.types import PreferenceMatrix
 

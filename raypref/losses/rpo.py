@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.pairs import gap, logistic, pair_labels
-from raypref.losses.ratios import log_ratios, policy_logps
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import gap, logistic, pair_labels
+from raypref.losses.terms.ratios import log_ratios, policy_logps
 from raypref.types import PreferenceMatrix
 
 

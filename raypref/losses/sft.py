@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from raypref.losses.base import Loss, LossBatch, LossValue, losses
-from raypref.losses.ratios import policy_logps
+from raypref.losses.terms.ratios import policy_logps
 
 
 @losses.register("sft")

@@ -17,11 +17,11 @@ from pydantic import Field, NonNegativeFloat, model_validator
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.choices import choice_terms, log_mass, mean_choice_terms
-from raypref.losses.in_dataset import importance_kl, negative_log_prob, tokenwise_kl
-from raypref.losses.margins import margins
-from raypref.losses.pairs import check_count, gap, logistic, pair_labels
-from raypref.losses.ratios import policy_logps
+from raypref.losses.terms.choices import choice_terms, log_mass, mean_choice_terms
+from raypref.losses.terms.in_dataset import importance_kl, negative_log_prob, tokenwise_kl
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import check_count, gap, logistic, pair_labels
+from raypref.losses.terms.ratios import policy_logps
 from raypref.types import PreferenceMatrix
 
 if TYPE_CHECKING:

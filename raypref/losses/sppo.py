@@ -17,8 +17,8 @@ from pydantic import PositiveFloat, model_validator
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.ratios import log_ratios
 from raypref.preferences import Unanswered
 from raypref.types import PreferenceMatrix
 

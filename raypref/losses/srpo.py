@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.margins import margins
-from raypref.losses.pairs import pair_labels
-from raypref.losses.ratios import log_ratios
+from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import pair_labels
+from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.registry import Registry
-from raypref.section import TypedSection
+from raypref.registry import Registry, TypedSection
 
 Chat = tuple[tuple[str, str], ...]
 """(role, content) of each turn."""

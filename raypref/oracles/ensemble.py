@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, m
 
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Answer, Host, Oracle, Question, oracles
-from raypref.oracles.checked import Checked, ask
-from raypref.section import Section
+from raypref.oracles.support.checked import Checked, ask
+from raypref.registry import Section
 
 
 class Member(Section):

@@ -26,9 +26,9 @@ from pydantic import (
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
-from raypref.oracles.endpoint import Endpoint, Prices, Reply
-from raypref.oracles.orders import Orders, Pair, shown
-from raypref.oracles.verdicts import ask_which, read_verdict, settle, template_text
+from raypref.oracles.support.endpoint import Endpoint, Prices, Reply
+from raypref.oracles.support.orders import Orders, Pair, shown
+from raypref.oracles.support.verdicts import ask_which, read_verdict, settle, template_text
 
 OWN = ("messages", "model", "n", "stream", "max_tokens", "temperature")
 """Members of a request that ``extra`` may not set."""

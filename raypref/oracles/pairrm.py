@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import PositiveInt, PrivateAttr
 
 from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
-from raypref.oracles.orders import Orders, Pair, shown
-from raypref.oracles.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
-from raypref.oracles.token_batches import Device, in_batches
+from raypref.oracles.support.orders import Orders, Pair, shown
+from raypref.oracles.support.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
+from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
 
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."

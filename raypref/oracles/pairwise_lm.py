@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Chat, Host, NextToken, Oracle, Question, oracles
-from raypref.oracles.orders import Orders, Pair, combine, shown
-from raypref.oracles.token_batches import Device, device_of
+from raypref.oracles.support.orders import Orders, Pair, combine, shown
+from raypref.oracles.support.token_batches import Device, device_of
 from raypref.preferences import sigmoid
 
 MARKERS = ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user", "<turn> assistant")
@@ -80,7 +80,7 @@ class PairwiseLM(Oracle):
                 self.path, dtype=dtype, max_tokens=self.max_tokens, gpu_memory_utilization=self.gpu_memory_utilization
             )
             return
-        from raypref.oracles.next_token import load_next_token
+        from raypref.oracles.support.next_token import load_next_token
 
         self._model = load_next_token(self.path, dtype=dtype, device=device, batch_tokens=self.batch_tokens)
 

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
-from raypref.oracles.reward_scorer import RewardInput, RewardScorer, load_scorer
-from raypref.oracles.token_batches import Device, in_batches
+from raypref.oracles.support.reward_scorer import RewardInput, RewardScorer, load_scorer
+from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
 
 

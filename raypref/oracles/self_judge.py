@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, field_validator
 
 from raypref.oracles.base import ABSTAIN, Answer, Chat, Host, Oracle, Question, oracles
-from raypref.oracles.orders import Orders, shown
-from raypref.oracles.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
+from raypref.oracles.support.orders import Orders, shown
+from raypref.oracles.support.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
 from raypref.preferences import sigmoid
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Self
 
-from raypref.registry import Registry
-from raypref.section import TypedSection
+from raypref.registry import Registry, TypedSection
 from raypref.seeds import seed_for
 from raypref.types import PreferenceMatrix
 
@@ -52,7 +51,7 @@ class Selection(TypedSection):
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
         """What the rule counts of a group after ``choose``, averaged over groups: names under ``oracle/``, NaN where one does not apply.
 
-        What the oracle itself is like is counted for every rule (``raypref.diagnostics``).
+        What the oracle itself is like is counted for every rule (``raypref.judging.diagnostics``).
         """
         return {}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raypref.preferences import TIE
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
-from raypref.selection.standing import By, standing
+from raypref.selection.rules.standing import By, standing
 from raypref.types import PreferenceMatrix
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import numpy as np
 
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
-from raypref.selection.labels import Ties, Winner, ordered
+from raypref.selection.rules.labels import Ties, Winner, ordered
 from raypref.types import PreferenceMatrix
 
 

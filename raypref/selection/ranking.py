@@ -9,7 +9,7 @@ import numpy as np
 
 from raypref.preferences import TIE
 from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
-from raypref.selection.standing import By, descending, standing
+from raypref.selection.rules.standing import By, descending, standing
 from raypref.types import PreferenceMatrix
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.calls import first_cause
+from actors.cluster.calls import first_cause
 from raypref.errors import LossNotFinite
 
 
@@ -43,7 +43,7 @@ def test_a_death_is_the_cause_of_a_broken_collective_that_is_noticed_first() -> 
 
 
 def test_an_own_error_is_reported_while_the_others_still_wait_for_that_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.calls._GRACE_S", 0.1)
+    monkeypatch.setattr("actors.cluster.calls._GRACE_S", 0.1)
     began = time.monotonic()
     with pytest.raises(ValueError, match="shape"):
         run(after(60, None), after(0, task_error(ValueError("wrong shape"))), timeout_s=90.0)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.checksums import checksum
+from actors.weights.checksums import checksum
 
 MULTIPLIER = 6364136223846793005
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.oracle import OracleGroup
-from actors.oracle_host import Errand
+from actors.oracle.group import OracleGroup
+from actors.oracle.host import Errand
 
 
 class Method:

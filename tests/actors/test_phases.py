@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors.learner_group import LearnerGroup
-from actors.phases import FORGET, KEEP, Level, Phases
-from actors.placement import Need, plan_placement
+from actors.cluster.placement import Need, plan_placement
+from actors.learner.group import LearnerGroup
+from actors.learner.phases import FORGET, KEEP, Level, Phases
 from actors.team import takes_turns
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, SyncError

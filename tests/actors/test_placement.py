@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.placement import Need, cannot_fit, plan_placement
-from raypref.config import PlacementConfig
+from actors.cluster.placement import Need, cannot_fit, plan_placement
 from raypref.errors import ConfigError
+from raypref.sections import PlacementConfig
 
 ALL = Need(rollout=True, reference=True, oracle=True)
 

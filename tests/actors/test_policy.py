@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.policy import context_limit, end_token_ids, load_model, load_tokenizer
-from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
+from actors.policy_model import context_limit, end_token_ids, load_model, load_tokenizer
+from raypref.checks import check_learner
 from raypref.errors import ConfigError
-from raypref.limits import check_learner
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
 from tests.learner_bench import make_policy
 
 

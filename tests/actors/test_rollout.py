@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import actors.rollout
-from actors.rollout import Finished, RolloutActor
-from raypref.config import PolicyConfig, RolloutConfig
+import actors.rollout.actor
+from actors.rollout.actor import Finished, RolloutActor
 from raypref.errors import SyncError
+from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Prompt, Response, Rollout, SampleRequest
 
 
@@ -62,7 +62,7 @@ class FakeEngine:
 
 @pytest.fixture
 def actor(monkeypatch: pytest.MonkeyPatch) -> RolloutActor:
-    monkeypatch.setattr(actors.rollout, "Engine", FakeEngine)
+    monkeypatch.setattr(actors.rollout.actor, "Engine", FakeEngine)
     actor = RolloutActor(PolicyConfig(path="anywhere"), RolloutConfig())
     update(actor, 3)
     return actor

@@ -11,7 +11,7 @@ import torch
 @pytest.mark.integration
 def test_chunks_hold_whole_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer of 40 bytes; tensors of 16, 20, 8 and 40 bytes: (16 + 20), (8), (40). What was shipped is bit for bit what was given."""
-    from actors.transport_ipc import StagedIPCTrainer
+    from actors.weights.ipc import StagedIPCTrainer
 
     sender: Any = object.__new__(StagedIPCTrainer)
     sender.packed_buffer_size_bytes = 40

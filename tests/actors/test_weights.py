@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.weights import Publisher, Receiver, rank_offsets
+from actors.weights.publisher import Publisher, Receiver, rank_offsets
 
 
 def test_offsets_leave_room_for_tensor_parallel_workers() -> None:

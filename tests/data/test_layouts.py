@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raypref.data.config import DataConfig
 from raypref.data.layouts import Opinion, opinion_of
 from raypref.data.records import Record
-from raypref.data_config import DataConfig
 from raypref.errors import DataError
 
 PAIR = [[0.5, 1.0], [0.0, 0.5]]

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from raypref.data.config import DataConfig
 from raypref.data.preferences import PreferenceData, load_preferences
-from raypref.data_config import DataConfig
+from raypref.data.sequences import SequenceMaker
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
 from raypref.selection.all_pairs import AllPairs
 from raypref.selection.best_worst import BestWorst
-from raypref.sequences import SequenceMaker
 
 EOS = 2
 PAIRS = [

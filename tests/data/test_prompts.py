@@ -173,7 +173,6 @@ def test_reading_needs_no_torch():
     import subprocess
     import sys
 
-    code = (
-        "import sys, raypref.data.prompts, raypref.data.demonstrations, raypref.judging, raypref.journal; sys.exit('torch' in sys.modules)"
-    )
+    modules = "raypref.data.prompts, raypref.data.demonstrations, raypref.judging.judge, raypref.output.journal"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from raypref.data.config import DataConfig
 from raypref.data.templates import template_of
-from raypref.data_config import DataConfig
 from raypref.errors import ConfigError
 
 FIRST = """Below is a reddit POST and the corresponding SUBREDDIT and TITLE. \

@@ -9,7 +9,7 @@ import pytest
 
 from raypref.errors import DataError
 from raypref.evaluation.response_files import read_questions, read_responses, read_rounds
-from raypref.generation import Chain, write_chains
+from raypref.loop.generation import Chain, write_chains
 from raypref.types import Prompt, Response
 
 

@@ -10,9 +10,9 @@ import pytest
 import ray
 import torch
 
-from actors.deepspeed_setup import learner_env
+from actors.learner.deepspeed_setup import learner_env
 from raypref import types
-from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
 from tests.learner_bench import Host, Square, make_examples, make_policy, movement, plain_torch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from actors.policy import load_model
-from raypref import fused
-from raypref.config import PolicyConfig
-from raypref.head import _HeadLogps
-from raypref.logprobs import response_logps
-from raypref.packing import packing_of
+from actors.policy_model import load_model
+from raypref.sections import PolicyConfig
+from raypref.training import fused
+from raypref.training.head import _HeadLogps
+from raypref.training.logprobs import response_logps
+from raypref.training.packing import packing_of
 from raypref.types import Sequence
 from tests.tiny_models import make_model
 

@@ -13,15 +13,15 @@ import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from actors.deepspeed_setup import learner_env
-from actors.engine import engine_env
-from actors.learner_group import LearnerGroup
-from actors.phases import FORGET, KEEP, Level, Phases
-from actors.rollout import RolloutActor
-from actors.rollout_group import RolloutGroup
-from actors.weights import Receiver
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
+from actors.learner.phases import FORGET, KEEP, Level, Phases
+from actors.rollout.actor import RolloutActor
+from actors.rollout.engine import engine_env
+from actors.rollout.group import RolloutGroup
+from actors.weights.publisher import Receiver
 from raypref import types
-from raypref.config import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig
 from tests.learner_bench import Host, Square, make_examples
 from tests.tiny_models import WORDS, make_model
 

@@ -11,12 +11,12 @@ import pytest
 import ray
 import torch
 
-from actors.engine import engine_env
-from actors.policy import load_model
-from actors.rollout import RolloutActor
-from actors.weights import Receiver
+from actors.policy_model import load_model
+from actors.rollout.actor import RolloutActor
+from actors.rollout.engine import engine_env
+from actors.weights.publisher import Receiver
 from raypref import types
-from raypref.config import PolicyConfig, RolloutConfig
+from raypref.sections import PolicyConfig, RolloutConfig
 from tests.stand_ins import Sender
 from tests.tiny_models import make_model
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.launch import reserve, stop
-from actors.placement import Need, plan_placement
-from raypref.config import PlacementConfig
+from actors.cluster.launch import reserve, stop
+from actors.cluster.placement import Need, plan_placement
+from raypref.sections import PlacementConfig
 from tests.integration.test_run import cluster
 
 __all__ = ["cluster"]

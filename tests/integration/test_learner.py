@@ -16,14 +16,14 @@ import pytest
 import ray
 import torch
 
-from actors.deepspeed_setup import learner_env
-from actors.learner import LearnerRank
-from actors.learner_group import LearnerGroup
-from actors.policy import load_model, load_tokenizer
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
+from actors.learner.rank import LearnerRank
+from actors.policy_model import load_model, load_tokenizer
 from raypref import types
-from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
 from raypref.errors import ConfigError, LossNotFinite
-from raypref.logprobs import response_logps
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
+from raypref.training.logprobs import response_logps
 from tests.learner_bench import Host, Square, TokenNegative, make_examples, make_policy, movement, plain_torch
 
 pytestmark = pytest.mark.integration

@@ -10,11 +10,12 @@ import pytest
 import ray
 import torch
 
-from actors.policy import load_model
-from raypref import batching, types
-from raypref.config import LoraConfig, PolicyConfig
-from raypref.logprobs import response_logps
+from actors.policy_model import load_model
+from raypref import types
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
+from raypref.sections import LoraConfig, PolicyConfig
+from raypref.training import micro_batches as batching
+from raypref.training.logprobs import response_logps
 from tests.integration.test_learner import LR, Bench
 from tests.learner_bench import TokenNegative, make_examples, make_policy, movement
 

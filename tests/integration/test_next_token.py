@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import ray
 
-from actors.engine import engine_env
-from actors.next_token import VllmNextToken
+from actors.oracle.next_token import VllmNextToken
+from actors.rollout.engine import engine_env
 from raypref.errors import ConfigError
 from raypref.oracles.base import Question
-from raypref.oracles.next_token import load_next_token
 from raypref.oracles.pairwise_lm import PairwiseLM
+from raypref.oracles.support.next_token import load_next_token
 from tests.oracles.pairwise_checkpoint import WORDS, make_checkpoint
 
 pytestmark = pytest.mark.integration

@@ -13,9 +13,9 @@ import ray
 from transformers import AutoConfig
 
 from raypref import types
-from raypref.config import PolicyConfig
-from raypref.memory import Job, gradient_bytes, optimizer_bytes, parameter_bytes
-from raypref.model_shape import ModelShape
+from raypref.sections import PolicyConfig
+from raypref.training.memory import Job, gradient_bytes, optimizer_bytes, parameter_bytes
+from raypref.training.model_shape import ModelShape
 from tests.integration.test_learner import Bench
 from tests.learner_bench import make_examples, make_policy
 

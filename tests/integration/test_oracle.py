@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from actors.oracle import OracleActor, OracleGroup
-from raypref.config import RolloutConfig
+from actors.oracle.actor import OracleActor
+from actors.oracle.group import OracleGroup
 from raypref.errors import OracleError
 from raypref.losses.sppo import SPPO
 from raypref.oracles.callable import CallableOracle
+from raypref.sections import RolloutConfig
 from raypref.selection.best_worst import BestWorst
 from tests.groups import rollout
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import raypref
-from raypref.progress import Callback
+from raypref.output.progress import Callback
 from raypref.types import Verdict
 from tests.integration.test_run import cluster, config_for, more_different_words
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import ray
 
-from actors.reference import ReferenceActor, ReferenceGroup, ReferenceModel
-from actors.weights import Receiver
-from raypref import batching, types
-from raypref.config import PolicyConfig
+from actors.reference.actor import ReferenceActor, ReferenceModel
+from actors.reference.group import ReferenceGroup
+from actors.weights.publisher import Receiver
+from raypref import types
 from raypref.errors import SyncError
+from raypref.sections import PolicyConfig
+from raypref.training import micro_batches as batching
 from tests.learner_bench import make_examples
 from tests.stand_ins import Sender
 

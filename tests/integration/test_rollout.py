@@ -15,13 +15,13 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
-from actors.engine import engine_env
-from actors.rollout import RolloutActor
-from actors.rollout_group import RolloutGroup
-from actors.weights import Receiver
+from actors.rollout.actor import RolloutActor
+from actors.rollout.engine import engine_env
+from actors.rollout.group import RolloutGroup
+from actors.weights.publisher import Receiver
 from raypref import types
-from raypref.config import PolicyConfig, RolloutConfig
 from raypref.errors import DataError, SyncError
+from raypref.sections import PolicyConfig, RolloutConfig
 from tests.stand_ins import Breaking, Mortal, Sender
 
 pytestmark = pytest.mark.integration

@@ -137,7 +137,7 @@ def test_generate_from_the_command_line(tied_model: Path, tmp_path: Path) -> Non
     import yaml
     from typer.testing import CliRunner
 
-    from raypref.cli import app
+    from raypref.cli.app import app
 
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt, "id": prompt}) + "\n" for prompt in PROMPTS[:6]))
     data = {"chat_template": False, "template": "{prompt} {answer} {prompt}"}

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from typer.testing import CliRunner
 
 import raypref
-from raypref.cli import app
+from raypref.cli.app import app
 from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Host, Oracle, Question
 from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture

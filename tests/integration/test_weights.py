@@ -15,15 +15,17 @@ import torch
 from safetensors import safe_open
 from transformers import ApertusConfig, ApertusForCausalLM, AutoModelForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from actors import policy_export
-from actors.deepspeed_setup import learner_env
-from actors.learner_group import LearnerGroup
-from actors.policy import load_model, load_tokenizer
-from actors.reference import ReferenceActor, ReferenceGroup, _Target
-from actors.weights import Receiver
+from actors.learner import policy_export
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
+from actors.policy_model import load_model, load_tokenizer
+from actors.reference.actor import ReferenceActor
+from actors.reference.group import ReferenceGroup
+from actors.weights.publisher import Receiver
+from actors.weights.received_policy import _Target
 from raypref import types
-from raypref.config import LearnerConfig, LoraConfig, PolicyConfig
 from raypref.errors import ConfigError
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
 from tests.learner_bench import Host, Square, make_examples
 
 pytestmark = pytest.mark.integration
@@ -37,7 +39,7 @@ def stored_names(directory: Path) -> set[str]:
 @pytest.mark.parametrize("name", ["tied_model", "untied_model"])
 def test_source_yields_the_checkpoints_tensors_once(name: str, request: pytest.FixtureRequest) -> None:
     """In buckets so small that there are many; tied embeddings come once; metadata says what comes."""
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     directory = request.getfixturevalue(name)
     model = AutoModelForCausalLM.from_pretrained(directory)
@@ -52,7 +54,7 @@ def test_source_yields_the_checkpoints_tensors_once(name: str, request: pytest.F
 
 def test_source_merges_an_adapter_and_leaves_the_module_alone(untied_model: Path) -> None:
     """W + alpha / rank B A, as peft's own merge computes it, under the names of the model without an adapter."""
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     lora = LoraConfig(rank=4, alpha=8.0)
     model: Any = load_model(PolicyConfig(path=str(untied_model), dtype="float32", lora=lora), torch.device("cpu"), trainable=True)
@@ -75,7 +77,7 @@ def test_source_merges_an_adapter_and_leaves_the_module_alone(untied_model: Path
 def test_source_of_an_adapter_on_two_projections(untied_model: Path) -> None:
     """Complete: all 21 tensors. Otherwise the attention's four projections of both blocks: engines fuse the trained q and v with k; the
     MLPs, norms, embedding and head never change. The metadata follow."""
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     policy = PolicyConfig(path=str(untied_model), dtype="float32", lora=LoraConfig(rank=2, target_modules=["q_proj", "v_proj"]))
     source = DeepSpeedSource(load_model(policy, torch.device("cpu"), trainable=True))
@@ -90,7 +92,7 @@ def test_source_of_an_adapter_on_two_projections(untied_model: Path) -> None:
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_source_refuses_an_adapter_on_one_of_two_tied_layers(tied_model: Path, target: str) -> None:
     """Merged into the weight, the adapter would act on both layers; while training it acts on one."""
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     policy = PolicyConfig(path=str(tied_model), dtype="float32", lora=LoraConfig(rank=2, target_modules=["q_proj", target]))
     with pytest.raises(
@@ -100,7 +102,7 @@ def test_source_refuses_an_adapter_on_one_of_two_tied_layers(tied_model: Path, t
 
 
 def test_source_of_a_policy_with_a_frozen_embedding(untied_model: Path) -> None:
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     model = AutoModelForCausalLM.from_pretrained(untied_model)
     source = DeepSpeedSource(model)
@@ -116,7 +118,7 @@ def test_source_of_a_policy_with_a_frozen_embedding(untied_model: Path) -> None:
 def test_buffers_that_a_checkpoint_stores_are_sent_and_exported(lora: LoraConfig | None, untied_model: Path, tmp_path: Path) -> None:
     """Apertus keeps two numbers of each activation in buffers; an engine starts from random ones. A reference takes them, an exported
     policy has them, and later transfers carry them where the activation's parameters are trained: an engine reloads both or neither."""
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     config = ApertusConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1, max_position_embeddings=8192
@@ -144,7 +146,7 @@ def test_buffers_that_a_checkpoint_stores_are_sent_and_exported(lora: LoraConfig
 
 
 def test_source_refuses_a_model_that_fuses_its_experts() -> None:
-    from actors.weight_source import DeepSpeedSource
+    from actors.weights.source import DeepSpeedSource
 
     config = Qwen2MoeConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, vocab_size=8, num_experts=2)
     with torch.device("meta"):

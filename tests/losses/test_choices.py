@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from raypref.errors import ConfigError
-from raypref.losses.choices import choice_terms, log_mass, mean_choice_terms
 from raypref.losses.dpo import DPO
 from raypref.losses.ranking_dpo import RankingDPO
 from raypref.losses.s_dpo import SDPO
+from raypref.losses.terms.choices import choice_terms, log_mass, mean_choice_terms
 from raypref.types import PreferenceMatrix
 from tests.losses.batches import loss_batch
 

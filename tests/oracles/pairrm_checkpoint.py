@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from raypref.oracles.pairrm_model import _llm_blender, _tokenizer
+from raypref.oracles.support.pairrm_model import _llm_blender, _tokenizer
 
 
 @dataclass(frozen=True, slots=True)

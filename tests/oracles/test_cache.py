@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Question
-from raypref.oracles.cache import RECORD_BYTES, VerdictCache
+from raypref.oracles.support.cache import RECORD_BYTES, VerdictCache
 from raypref.preferences import unknown
 from tests.test_preferences import ORDERED
 
@@ -75,7 +75,7 @@ def test_looking_at_others_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypat
     """The first look, from 0 to 2 s, took 2 s: the next one comes at 20 s."""
     writer = opened(tmp_path)
     clock = iter([0.0, 2.0, 19.9, 20.0, 20.0, 20.0])
-    monkeypatch.setattr("raypref.oracles.cache.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("raypref.oracles.support.cache.time", SimpleNamespace(monotonic=lambda: next(clock)))
     reader = opened(tmp_path)
     asked = pair("How?", "a", "b")
     writer.keep(asked, verdict(0.75))

@@ -6,7 +6,7 @@ import pytest
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Question, oracles
 from raypref.oracles.callable import CallableOracle
-from raypref.oracles.checked import ask
+from raypref.oracles.support.checked import ask
 
 QUESTIONS = [Question("p0", "Why?", ("long answer", "short"), ((0, 1),)), Question("p1", "How?", ("a", "bb", "ccc"), ((0, 2), (1, 2)))]
 

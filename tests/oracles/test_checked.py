@@ -6,7 +6,7 @@ from hypothesis import given
 
 from raypref.errors import OracleError
 from raypref.oracles.base import ABSTAIN, Oracle, Question
-from raypref.oracles.checked import ask, check
+from raypref.oracles.support.checked import ask, check
 from tests.test_preferences import ORDERED, matrices
 
 QUESTION = Question("p7", "Why?", ("a", "b", "c"), ((0, 1), (0, 2), (1, 2)))

@@ -12,8 +12,8 @@ from pydantic import Field
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, oracles
 from raypref.oracles.callable import CallableOracle
-from raypref.oracles.checked import ask
 from raypref.oracles.ensemble import Ensemble, Member
+from raypref.oracles.support.checked import ask
 
 PAIR = Question("p0", "Why?", ("a", "b"), ((0, 1),))
 THREE = Question("p1", "How?", ("a", "b", "c"), ((0, 1), (0, 2), (1, 2)))

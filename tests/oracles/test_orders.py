@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raypref.oracles.base import ABSTAIN, Question
-from raypref.oracles.orders import combine, shown
+from raypref.oracles.support.orders import combine, shown
 
 QUESTION = Question("p", "Why?", ("a", "b", "c"), ((0, 1), (1, 2)))
 

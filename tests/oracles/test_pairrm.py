@@ -10,7 +10,7 @@ import torch
 from raypref.errors import ConfigError
 from raypref.oracles.base import Chat, Question
 from raypref.oracles.pairrm import PairRM, _encode
-from raypref.oracles.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker
+from raypref.oracles.support.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker
 from raypref.preferences import sppo_preferences
 from tests.oracles.pairrm_checkpoint import Checkpoint, NoHost, make_checkpoint
 
@@ -246,7 +246,7 @@ def test_characters_are_normalised_as_in_transformers_4(ranker):
 def test_tokenizer_json_is_read_as_it_is(checkpoint, ranker, tmp_path):
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text((Path(settings["model_name"]) / "config.json").read_text())
-    from raypref.oracles.pairrm_model import _tokenizer
+    from raypref.oracles.support.pairrm_model import _tokenizer
 
     _tokenizer(Path(settings["model_name"])).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     again = load_ranker(str(checkpoint), str(tmp_path), "cpu")

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPT2
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Question, oracles
-from raypref.oracles.next_token import Family, TransformersNextToken, families, load_next_token
 from raypref.oracles.pairwise_lm import PairFormat, PairwiseLM
+from raypref.oracles.support.next_token import Family, TransformersNextToken, families, load_next_token
 from tests.oracles.pairwise_checkpoint import BEGIN, END_OF_TURN, HEADER, HEADER_END, TEMPLATE, WORDS, make_checkpoint
 
 CARD_CONTEXT = (

@@ -12,8 +12,8 @@ import pytest
 
 from raypref.evaluation.agreement import LABELS, agreement, cohens_kappa, majority
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
-from raypref.oracles.checked import ask
 from raypref.oracles.ensemble import Ensemble
+from raypref.oracles.support.checked import ask
 from raypref.preferences import has_cycle
 
 DATA = os.environ.get("RAYPREF_TEST_DATA")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raypref.errors import ConfigError
-from raypref.oracles.token_batches import CUDA_TOKENS, device_of, in_batches, padded, token_batches
+from raypref.oracles.support.token_batches import CUDA_TOKENS, device_of, in_batches, padded, token_batches
 
 
 def test_batches_go_from_long_to_short_within_the_budget():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import ABSTAIN, Question
-from raypref.oracles.verdicts import PAIRWISE, SCORE, ask_score, ask_which, read_score, read_verdict, settle, template_text
+from raypref.oracles.support.verdicts import PAIRWISE, SCORE, ask_score, ask_which, read_score, read_verdict, settle, template_text
 
 FENCES = re.compile(r"<(question|answer A|answer B) (\w{16})>\n(.*?)\n</\1 \2>", re.DOTALL)
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raypref.selection.best_of_n import BestOfN
-from raypref.selection.standing import standing
+from raypref.selection.rules.standing import standing
 from raypref.types import PreferenceMatrix
 from tests.selection.playing import beats, in_order, play
 from tests.test_preferences import STONE_PAPER_SCISSORS, matrices

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from raypref.preferences import mean_scores, random_opponents, win_rates
 from raypref.selection.base import Picks, Selection, all_pairs
 from raypref.selection.best_worst import BestWorst
-from raypref.selection.standing import standing
+from raypref.selection.rules.standing import standing
 from raypref.types import PreferenceMatrix
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS, matrices
 

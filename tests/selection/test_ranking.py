@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raypref.selection.ranking import Ranking
-from raypref.selection.standing import copeland, descending, standing
+from raypref.selection.rules.standing import copeland, descending, standing
 from raypref.types import PreferenceMatrix
 from tests.selection.playing import beats, in_order, play
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS, matrices

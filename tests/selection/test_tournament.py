@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypref.asking import Asker
-from raypref.config import RolloutConfig
-from raypref.judging import Judge
-from raypref.judging_config import JudgingConfig
+from raypref.judging.asking import Asker
+from raypref.judging.config import JudgingConfig
+from raypref.judging.judge import Judge
 from raypref.losses.dpo import DPO
+from raypref.sections import RolloutConfig
 from raypref.selection.tournament import Tournament
 from tests.groups import Judging, TableOracle, rollout
 from tests.selection.playing import beats, in_order, play, random_matrix

@@ -1,0 +1,117 @@
+"""Which Ray cluster a run uses, and what travels to it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import os
+import signal
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import ray
+
+from actors.cluster.placement import Plan
+from raypref.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+
+Device = Literal["cuda", "cpu"]
+
+
+@contextlib.contextmanager
+def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
+    """Join the cluster that the caller or the machine is connected to, or start a local one for the time of the block.
+
+    Yields:
+        what the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
+    """
+    if ray.is_initialized():
+        yield _device_of(config), True
+        return
+    with _own_handler(signal.SIGTERM):
+        started_here = not _join(config.name)
+        if started_here:
+            _start_local(plan, _device_of(config), config.name)
+    try:
+        yield _device_of(config), not started_here
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler(number: signal.Signals) -> Iterator[None]:
+    """After the block the process does with a signal what it did before: ``ray.init`` has it abort with a stack trace at SIGTERM."""
+    before = signal.getsignal(number)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(number, before)
+
+
+def _device_of(config: RunConfig) -> Device:
+    """``placement.device``, or cuda where ``auto`` finds a GPU: on this machine, or as Ray found one on a node."""
+    import torch
+
+    if config.placement.device != "auto":
+        return config.placement.device
+    resources = ray.cluster_resources() if ray.is_initialized() else {}
+    real = torch.cuda.is_available() or any(name.startswith("accelerator_type:") for name in resources)
+    return "cuda" if real else "cpu"
+
+
+def _join(name: str) -> bool:
+    """Join the cluster that RAY_ADDRESS names or that runs on this machine; False when there is none, or RAY_ADDRESS is ``local``."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address == "local":
+        return False
+    packages = [str(Path(inspect.getfile(module)).parent) for module in _own_packages()]
+    try:
+        ray.init(address="auto", namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
+    except ConnectionError:
+        if address:
+            raise
+        return False
+    return True
+
+
+def _start_local(plan: Plan, device: str, name: str) -> None:
+    """A cluster of this machine alone. On a CPU machine Ray is told to count what the plan asks for, so that the placement is real."""
+    counted: dict[str, Any] = {}
+    if device == "cpu":
+        cores = os.cpu_count() or 1
+        counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
+    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **counted)
+
+
+def _own_packages() -> list[ModuleType]:
+    import actors
+    import raypref
+
+    return [raypref, actors]
+
+
+def ship_own_modules() -> None:
+    """Make the caller's own functions and classes reach every node, with the modules that they use.
+
+    What ``__main__`` defines travels by value anyway. A module that is neither installed nor part of raypref may exist on the driver's
+    machine alone, so what is pickled of it travels by value, too.
+    """
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and not _on_every_node(module):
+            ray.cloudpickle.register_pickle_by_value(module)
+
+
+def _on_every_node(module: ModuleType) -> bool:
+    if module.__name__ == "__main__" or module.__name__.split(".")[0] in {"raypref", "actors"} | sys.stdlib_module_names:
+        return True
+    source = getattr(module, "__file__", None)
+    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")]
+    return source is None or any(Path(source).is_relative_to(folder) for folder in installed)

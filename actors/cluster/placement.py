@@ -1,0 +1,166 @@
+"""Bundles computed from the config, and the arithmetic that a refusal shows. Pure: nothing here talks to Ray.
+
+Separate layout, 2 engines of tensor parallel 2, 2 references, 1 oracle without a GPU, 4 learner ranks:
+
+    learner   4 x {GPU 1}      rollout   2 x {GPU 2}      reference 2 x {GPU 1}      oracle 1 x {CPU}
+
+Colocated, 4 ranks, tensor parallel 2: 2 bundles of {GPU 2}; each holds two learner ranks, which own the GPUs, and as guests an engine and
+its share of the references and oracles.
+
+An engine is one bundle, and a bundle lies on one node: so its tensor-parallel ranks do, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raypref.errors import ConfigError
+from raypref.sections import PlacementConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Which roles a run has. A loss without frozen log-probs needs no reference; given data needs no engines and no oracle."""
+
+    rollout: bool
+    reference: bool
+    oracle: bool
+    learner: bool = True
+    """False for generation: separate engines alone, which load the policy themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one actor sits."""
+
+    role: str
+    index: int
+    bundle: int
+    cpus: float
+    gpus: float
+    """GPUs that Ray reserves for the actor; 0 for a guest of a colocated bundle."""
+    guest_of: tuple[int, ...] = ()
+    """Learner ranks whose GPUs a guest shares."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bundles of one placement group, and who sits in which."""
+
+    bundles: tuple[Mapping[str, float], ...]
+    seats: tuple[Seat, ...]
+
+    def of(self, role: str) -> list[Seat]:
+        return [seat for seat in self.seats if seat.role == role]
+
+    def total(self, resource: str) -> float:
+        return sum(bundle.get(resource, 0.0) for bundle in self.bundles)
+
+    def arithmetic(self) -> str:
+        """``learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} = 8 GPU, 8 CPU``"""
+        owners = {seat.bundle: "+".join(sorted({s.role for s in self.seats if s.bundle == seat.bundle})) for seat in self.seats}
+        kinds = Counter((owners[k], _show(bundle)) for k, bundle in enumerate(self.bundles))
+        terms = " + ".join(f"{owner} {count} x {{{shape}}}" for (owner, shape), count in kinds.items())
+        return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU"
+
+
+def plan_placement(config: PlacementConfig, need: Need) -> Plan:
+    """Bundles and seats for a run.
+
+    Raises:
+        ConfigError: the layout cannot be made of these numbers.
+    """
+    if need.rollout and config.rollout.engines < 1:
+        raise ConfigError("placement.rollout.engines: 0, but the run samples from the policy; at least 1")
+    return _colocated(config, need) if config.layout == "colocated" and need.learner else _separate(config, need)
+
+
+def _separate(config: PlacementConfig, need: Need) -> Plan:
+    bundles: list[Mapping[str, float]] = []
+    seats: list[Seat] = []
+
+    def place(role: str, count: int, gpus: float, cpus: float) -> None:
+        for index in range(count):
+            seats.append(Seat(role, index, len(bundles), cpus, gpus))
+            bundles.append({"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
+
+    if need.reference and config.reference.replicas > 1 and config.reference.gpus < 1:
+        raise ConfigError(
+            f"placement.reference.gpus: {config.reference.gpus:g}, but {config.reference.replicas} replicas that share a GPU cannot take "
+            f"part in one weight transfer (nccl wants a GPU each); set it to 1, or replicas to 1"
+        )
+    if need.learner:
+        place("learner", config.learner.ranks, 1, config.learner.cpus)
+    if need.rollout:
+        width = config.rollout.tensor_parallel
+        place("rollout", config.rollout.engines, width, config.rollout.cpus * width)
+    if need.reference:
+        place("reference", config.reference.replicas, config.reference.gpus, config.reference.cpus)
+    if need.oracle:
+        place("oracle", config.oracle.replicas, config.oracle.gpus, config.oracle.cpus)
+    return Plan(tuple(bundles), tuple(seats))
+
+
+def _colocated(config: PlacementConfig, need: Need) -> Plan:
+    ranks, width = config.learner.ranks, config.rollout.tensor_parallel
+    if ranks % width:
+        raise ConfigError(
+            f"placement: colocated engines of tensor_parallel {width} need a multiple of {width} learner ranks, not {ranks}: "
+            f"set placement.learner.ranks or placement.rollout.tensor_parallel"
+        )
+    count = ranks // width
+    if need.rollout and config.rollout.engines != count:
+        raise ConfigError(
+            f"placement.rollout.engines: {config.rollout.engines}, but {ranks} learner ranks hold {count} colocated engines of "
+            f"tensor_parallel {width}; set it to {count}"
+        )
+    cpus = [0.0] * count
+    seats = []
+
+    def seat(role: str, index: int, bundle: int, cores: float, owner: bool) -> None:
+        hosts = () if owner else tuple(range(bundle * width, (bundle + 1) * width))
+        seats.append(Seat(role, index, bundle, cores, 1.0 if owner else 0.0, hosts))
+        cpus[bundle] += cores
+
+    for rank in range(ranks):
+        seat("learner", rank, rank // width, config.learner.cpus, owner=True)
+    if need.rollout:
+        for engine in range(count):
+            seat("rollout", engine, engine, config.rollout.cpus * width, owner=False)
+    for role, wanted, section in (("reference", need.reference, config.reference), ("oracle", need.oracle, config.oracle)):
+        for replica in range(section.replicas if wanted else 0):
+            seat(role, replica, replica % count, section.cpus, owner=False)
+    bundles = tuple({"CPU": cores, "GPU": float(width)} for cores in cpus)
+    return Plan(bundles, tuple(seats))
+
+
+def cannot_fit(plan: Plan, nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """Why a cluster of ``nodes`` (their total resources) can never hold the plan; None when it can.
+
+    First fit, largest bundle first: exact for bundles of equal size, and what Ray itself does otherwise.
+    """
+    free = [dict(node) for node in nodes]
+    largest_first = sorted(plan.bundles, key=lambda bundle: (-bundle.get("GPU", 0.0), -bundle.get("CPU", 0.0)))
+    for bundle in largest_first:
+        room = next((node for node in free if all(node.get(k, 0.0) + 1e-9 >= v for k, v in bundle.items())), None)
+        if room is None:
+            have = "; ".join(f"node {k}: {_show(node)}" for k, node in enumerate(nodes)) or "no node at all"
+            total = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("GPU", "CPU")}
+            return (
+                f"needed: {plan.arithmetic()}\nthe cluster has: {have} (in all {total['GPU']:g} GPU, {total['CPU']:g} CPU)\n"
+                f"no node has room for a bundle of {{{_show(bundle)}}} beside the others; lower placement.*, or add nodes"
+            )
+        for key, value in bundle.items():
+            room[key] = room.get(key, 0.0) - value
+    return None
+
+
+def _show(resources: Mapping[str, float]) -> str:
+    shown = [f"{key} {resources[key]:g}" for key in ("GPU", "CPU") if resources.get(key)]
+    return ", ".join(shown) or "nothing"

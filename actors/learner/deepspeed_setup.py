@@ -1,0 +1,120 @@
+"""From a config to a DeepSpeed engine in a process group. The one place that knows DeepSpeed's start-up.
+
+deepspeed and torch are imported by the functions: a driver imports ``actors`` without them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from raypref.sections import LearnerConfig, OptimizerConfig, PolicyConfig
+from raypref.training.memory import REDUCE_BUCKET_ELEMENTS
+
+if TYPE_CHECKING:
+    import torch
+
+_LISTENING_TIMEOUT = timedelta(seconds=300)
+
+
+def learner_env(device: str, threads: int) -> dict[str, str]:
+    """Environment variables of a rank's process, needed before anything is imported there.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: CPU cores of the rank's bundle.
+    """
+    env = {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+    }
+    return env | ({"DS_ACCELERATOR": "cpu"} if device == "cpu" else {})
+
+
+def listen() -> tuple[torch.distributed.TCPStore, str]:
+    """The store in which the ranks meet, and its address ``host:port`` for the others. The kernel picks the port, so there is no race."""
+    import ray.util
+    from torch.distributed import TCPStore
+
+    host = ray.util.get_node_ip_address()
+    store = TCPStore(host, 0, None, True, timeout=_LISTENING_TIMEOUT, wait_for_workers=False)
+    return store, f"{host}:{store.port}"
+
+
+def join_group(
+    address: str, store: torch.distributed.TCPStore | None, rank: int, world_size: int, device: torch.device, timeout_s: float
+) -> None:
+    """Join the process group of all ranks, and make DeepSpeed adopt it.
+
+    Args:
+        address: what ``listen`` returned on rank 0.
+        store: rank 0's own store; None elsewhere.
+        device: where tensors are: gloo connects CPUs, nccl GPUs.
+        timeout_s: of every collective.
+    """
+    import torch.distributed as dist
+
+    host, _, port = address.rpartition(":")
+    timeout = timedelta(seconds=timeout_s)
+    if store is None:
+        store = dist.TCPStore(host, int(port), None, False, timeout=timeout, wait_for_workers=False)
+    local = {"LOCAL_RANK": str(device.index or 0), "LOCAL_SIZE": "1"}
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": host, "MASTER_PORT": port, **local})
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}  # no JIT build of a communication op that training never uses
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    bound = None if device.type == "cpu" else device
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound)
+    deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
+
+
+def build_engine(
+    model: torch.nn.Module, policy: PolicyConfig, learner: LearnerConfig, world_size: int
+) -> tuple[Any, torch.optim.Optimizer]:
+    """A DeepSpeed engine around ``model``, and the torch optimiser inside it, whose learning rate the caller sets.
+
+    The caller's process has joined a group. Every process group that DeepSpeed added gets the time-out of ours, not torch's 30 minutes.
+    """
+    import deepspeed
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(trained, learner.optimizer)
+    config = engine_config(policy, learner, world_size, sum(parameter.numel() for parameter in trained))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    c10d = torch.distributed.distributed_c10d
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=learner.timeout_s), group)
+    return engine, optimizer
+
+
+def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:
+    """DeepSpeed's config. Micro-batches are ours: DeepSpeed is told that there is one, and where the last one ends.
+
+    Args:
+        trained: number of parameters that require a gradient.
+    """
+    return {
+        "train_batch_size": world_size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": learner.max_grad_norm,
+        "zero_optimization": {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trained)},
+        "bf16": {"enabled": policy.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+def _optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    import torch
+
+    shared: dict[str, Any] = {"lr": config.lr, "eps": config.eps, "weight_decay": config.weight_decay}
+    if config.type == "adamw":
+        return torch.optim.AdamW(parameters, betas=(config.beta1, config.beta2), fused=True, **shared)
+    return torch.optim.RMSprop(parameters, alpha=config.beta2, **shared)

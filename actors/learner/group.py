@@ -1,0 +1,86 @@
+"""The driver's side of the learner: one object for all ranks, and the error that came first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.cluster.calls import first_cause
+from actors.learner.phases import Phases
+from raypref import types
+from raypref.roles import Checksums, Ref
+
+if TYPE_CHECKING:
+    from actors.weights.publisher import Receiver
+
+
+class LearnerGroup:
+    """``raypref.roles.LearnerRole`` over the actors of the ranks.
+
+    Every call goes to all ranks at once and has a time-out. After an error the ranks are not to be used again, ``LossNotFinite`` aside,
+    which leaves them as they were.
+    """
+
+    def __init__(self, ranks: Sequence[Any], timeout_s: float, phases: Phases | None = None) -> None:
+        """
+        Args:
+            ranks: handles of ``LearnerRank`` actors, in the order of their ranks.
+            timeout_s: longest wait for any call.
+            phases: of GPUs that engines share; default: they share none, or there is memory enough for all.
+        """
+        self._ranks = list(ranks)
+        self._timeout_s = timeout_s
+        self._phases = Phases() if phases is None else phases
+
+    async def start(self) -> None:
+        """Bring the ranks together; the policy is loaded when this returns.
+
+        Raises:
+            ConfigError: the policy cannot be loaded.
+        """
+        await self._phases.clear()
+        address = await first_cause([self._ranks[0].listen.remote()], ["learner rank 0"], self._timeout_s)
+        await self._all("start", address[0])
+
+    async def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
+        """Build the sending half of the weight transport on every rank (see ``actors.weights.publisher.Publisher``)."""
+        await self._all("connect", list(receivers), backend, timeout_s)
+
+    async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+        await self._phases.training()
+        bounds = [(part.start, part.stop) for part in batch]
+        return (await self._all("step", bounds, *(part.ref for part in batch)))[0]
+
+    async def begin_iteration(self, iteration: int, steps: int) -> None:
+        await self._all("begin_iteration", iteration, steps)
+
+    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+        await self._all("regularise", *rollouts)
+
+    async def refresh_reference(self, directory: Path) -> None:
+        await self._all("refresh_reference", directory)
+
+    async def publish(self, version: int) -> Checksums:
+        async with self._phases.syncing() as complete:
+            return (await self._all("publish", version, complete))[0]
+
+    async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[np.ndarray]:
+        return (await self._all("probe", list(sequences)))[0]
+
+    async def save(self, directory: Path) -> None:
+        await self._all("save", directory)
+
+    async def load(self, directory: Path) -> None:
+        await self._phases.training()
+        await self._all("load", directory)
+
+    async def export(self, directory: Path) -> None:
+        await self._all("export", directory)
+
+    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """The method's results on all ranks, by rank."""
+        calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        return await first_cause(calls, [f"learner rank {k}: {method}" for k in range(len(calls))], self._timeout_s)

@@ -1,0 +1,138 @@
+"""What an oracle may use of its actor: a vLLM engine of its own, and the run's policy by way of the driver.
+
+oracle (a thread of compare) --ask_policy--> errand --stream--> driver --sample--> engines
+                             <--texts------- deliver <----------references-------/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raypref.data.config import DataConfig
+from raypref.data.text import policy_text, tokenize
+from raypref.errors import ConfigError, OracleError
+from raypref.oracles.base import Chat, NextToken
+from raypref.sections import PolicyConfig, RolloutConfig
+from raypref.seeds import seed_for
+from raypref.types import Prompt, Rollout, SampleRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Requests of an oracle for the policy; their rollouts go back to ``OracleActor.deliver`` under the same key."""
+
+    key: int
+    requests: tuple[SampleRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAccess:
+    """What the host must know to put a question to the policy."""
+
+    policy: PolicyConfig
+    data: DataConfig
+    """How prompts are rendered."""
+    rollout: RolloutConfig
+    seed: int
+
+
+class OracleHost:
+    """``raypref.oracles.base.Host`` in an oracle's actor."""
+
+    def __init__(self, device: str, policy: PolicyAccess | None, timeout_s: float) -> None:
+        """
+        Args:
+            device: ``cuda`` or ``cpu``, of engines.
+            policy: None where no engine of the run serves the oracle.
+            timeout_s: longest wait for the policy's answers.
+        """
+        self._device = device
+        self._policy = policy
+        self._timeout_s = timeout_s
+        self._errands: queue.SimpleQueue[Errand] = queue.SimpleQueue()
+        self._open: dict[int, Future[Sequence[Rollout]]] = {}
+        self._keys = itertools.count()
+        self._facts: Any = None
+        self._loading = threading.Lock()
+
+    def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
+        from actors.oracle.next_token import VllmNextToken
+
+        return VllmNextToken(path, dtype=dtype, max_tokens=max_tokens, gpu_memory_utilization=gpu_memory_utilization, device=self._device)
+
+    def ask_policy(
+        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int, temperature: float, max_tokens: int
+    ) -> list[str | None]:
+        if self._policy is None:
+            raise ConfigError("oracle: it asks the policy, but no engines of a run are here; evaluate with another oracle")
+        prompts = [self._prompt(chat, name) for chat, name in zip(chats, names, strict=True)]
+        room = self._facts.context_tokens - max_tokens
+        if room < 1:
+            raise ConfigError(
+                f"oracle.max_tokens: {max_tokens} leaves no room for a question in the policy's {self._facts.context_tokens} tokens"
+            )
+        fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= room]
+        answers = iter(self._sampled([self._request(prompt, policy_version, temperature, max_tokens) for prompt in fitting]))
+        return [next(answers) if len(prompt.token_ids) <= room else None for prompt in prompts]
+
+    def _prompt(self, chat: Chat, name: str) -> Prompt:
+        from actors.policy_model import facts_of
+
+        assert self._policy is not None
+        with self._loading:
+            self._facts = self._facts or facts_of(self._policy.policy)
+        plain = "\n\n".join(content for _, content in chat)
+        turns = [{"role": role, "content": content} for role, content in chat]
+        data, tokenizer = self._policy.data, self._facts.tokenizer
+        text = policy_text(turns if data.chat_template else plain, data, tokenizer, f"oracle, {name}")
+        (ids,) = tokenize([text], data, tokenizer)
+        return Prompt(-1, name, plain, np.asarray(ids, dtype=np.int32), chat)
+
+    def _request(self, prompt: Prompt, policy_version: int, temperature: float, max_tokens: int) -> SampleRequest:
+        assert self._policy is not None
+        return SampleRequest(
+            prompt=prompt,
+            count=1,
+            seed=seed_for(self._policy.seed, "oracle", policy_version, prompt.id),
+            temperature=temperature,
+            top_p=1.0,
+            max_tokens=max_tokens,
+            policy_version=policy_version,
+        )
+
+    def _sampled(self, requests: Sequence[SampleRequest]) -> list[str]:
+        if not requests:
+            return []
+        key = next(self._keys)
+        answer = self._open[key] = Future()
+        self._errands.put(Errand(key, tuple(requests)))
+        try:
+            return [rollout.responses[0].text for rollout in answer.result(self._timeout_s)]
+        except TimeoutError as error:
+            raise OracleError(f"the policy did not answer {len(requests)} questions within {self._timeout_s:g} s") from error
+        finally:
+            del self._open[key]
+
+    async def errands(self) -> AsyncIterator[Errand]:
+        """What the policy is to be asked, as it comes up; without end."""
+        loop = asyncio.get_running_loop()
+        while True:
+            yield await loop.run_in_executor(None, self._errands.get)
+
+    def deliver(self, key: int, rollouts: Sequence[Rollout], failure: str | None = None) -> None:
+        """The policy's answers to an errand, or why there are none."""
+        if (waiting := self._open.get(key)) is None:
+            return
+        if failure is None:
+            waiting.set_result(rollouts)
+        else:
+            waiting.set_exception(OracleError(f"the policy could not be asked: {failure}"))

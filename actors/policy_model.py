@@ -1,0 +1,177 @@
+"""The policy as transformers knows it: model, tokenizer, end tokens, context limit.
+
+Learner, reference and engines take these from here, so that they cannot disagree. transformers is imported by the functions, not by the
+module: the driver's process imports ``actors`` without paying for it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raypref.errors import ConfigError
+from raypref.sections import LoraConfig, PolicyConfig
+from raypref.training import fused
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from raypref.loop.loading import PolicyFacts
+
+
+def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = False) -> PreTrainedModel:
+    """The policy's causal language model on ``device``, in ``policy.dtype``.
+
+    Weights come from safetensors files only, so that nothing is unpickled.
+
+    Args:
+        policy: which model, and how.
+        device: where its parameters go.
+        trainable: for the learner: with ``policy.lora`` the model is wrapped by peft and only the adapter requires a gradient (its
+            initial values come from torch's generator, which the caller seeds); ``policy.gradient_checkpointing`` applies.
+            Otherwise: the bare model in evaluation mode, without gradients and without an adapter.
+
+    Raises:
+        ConfigError: ``policy.path`` is not a model that can be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = _pretrained(
+        policy,
+        AutoModelForCausalLM.from_pretrained,
+        dtype=getattr(torch, policy.dtype),
+        attn_implementation=policy.attention,
+        use_safetensors=True,
+    )
+    model = model.to(device)
+    if fused.available(device):
+        fused.fuse_layers(model)
+    if not trainable:
+        return model.requires_grad_(False).eval()
+    if policy.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if policy.lora is not None:
+        model = _with_adapter(model, policy.lora)
+    return model.train()
+
+
+def stored_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Name -> buffer, of those that a checkpoint stores."""
+    stored = model.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in stored}
+
+
+def load_tokenizer(policy: PolicyConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``policy.tokenizer``, or the one beside the model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if policy.tokenizer is None:
+        return _pretrained(policy, AutoTokenizer.from_pretrained)
+    return _pretrained(
+        policy.model_copy(update={"path": policy.tokenizer}),
+        AutoTokenizer.from_pretrained,
+        key="policy.tokenizer",
+    )
+
+
+def end_token_ids(policy: PolicyConfig) -> tuple[int, ...]:
+    """The tokens that end a response: generation_config.json's, else config.json's; ascending, possibly none.
+
+    Raises:
+        ConfigError: ``policy.path`` is not a model directory.
+    """
+    from transformers import GenerationConfig
+
+    config = _model_config(policy)
+    try:
+        end = GenerationConfig.from_pretrained(policy.path).eos_token_id
+    except OSError:  # a model may come without the file
+        end = None
+    if end is None:
+        end = getattr(config, "eos_token_id", None)
+    if end is None:
+        return ()
+    return tuple(sorted(end)) if isinstance(end, list | tuple) else (int(end),)
+
+
+def facts_of(policy: PolicyConfig) -> PolicyFacts:
+    """Tokenizer, context limit and end tokens, for the run's data.
+
+    Raises:
+        ConfigError: the policy cannot be read, or states no limit.
+    """
+    from raypref.loop.loading import PolicyFacts
+
+    return PolicyFacts(load_tokenizer(policy), context_limit(policy), end_token_ids(policy))
+
+
+def context_limit(policy: PolicyConfig) -> int:
+    """How many tokens a prompt and its response may have together.
+
+    Raises:
+        ConfigError: ``policy.max_context_tokens`` is above what the model was made for, or neither says anything; or the model's rotary
+            frequencies change at a length below it (longrope), for a whole batch, as soon as one sequence is longer.
+    """
+    config = _model_config(policy).get_text_config()
+    own = getattr(config, "max_position_embeddings", None)
+    asked = own if policy.max_context_tokens is None else policy.max_context_tokens
+    if asked is None:
+        raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
+    if own is not None and asked > own:
+        raise ConfigError(f"policy.max_context_tokens: {asked} is above the {own} positions of {policy.path}; set at most {own}")
+    rope = getattr(config, "rope_parameters", None) or {}
+    switch = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+    if switch is not None and asked > switch:
+        raise ConfigError(
+            f"policy.max_context_tokens: {asked}, but {policy.path} has other rotary frequencies beyond {switch} tokens (longrope), which "
+            f"one long sequence would bring upon all others of its batch; set at most {switch}"
+        )
+    return int(asked)
+
+
+def _model_config(policy: PolicyConfig) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    return _pretrained(policy, AutoConfig.from_pretrained)
+
+
+def _pretrained(policy: PolicyConfig, load: Any, key: str = "policy.path", **arguments: Any) -> Any:
+    """``load(policy.path, ...)`` with a missing directory or file reported as an error of the config."""
+    _check_directory(policy.path, key)
+    try:
+        return load(policy.path, trust_remote_code=policy.trust_remote_code, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{key}: cannot load {policy.path!r}: {error}") from error
+
+
+def _check_directory(path: str, key: str) -> None:
+    """Refuse what can be no hub name (``name`` or ``owner/name``) and is no directory, before a hub is asked for it."""
+    if Path(path).is_dir():
+        return
+    looks_local = path.startswith((".", "~", os.sep)) or path.count("/") > 1 or Path(path).exists()
+    if looks_local:
+        raise ConfigError(
+            f"{key}: no model directory at {path!r} (looked in {Path.cwd()}); give a directory with config.json, or a hub name"
+        )
+
+
+def _with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
+    import peft
+
+    if model.is_gradient_checkpointing:
+        model.enable_input_require_grads()  # the frozen embedding's output must carry a gradient through the checkpointed blocks
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -1,0 +1,256 @@
+"""One vLLM engine in the calling process: requests in, finished groups out, weights replaced between requests.
+
+    engine = Engine(policy, rollout, tensor_parallel=1, device="cpu", transport="shm", seed=0)     # dummy weights
+    (a publisher sends the policy: start_weight_update ... finish_weight_update)
+    engine.add("a", request)
+    while engine.unfinished:
+        for key, rollout in engine.step(): ...
+
+Not thread-safe; ``actors.rollout.actor`` adds the lock and the request stream. vLLM is imported by the constructor, in an
+environment that has ``engine_env``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from actors.policy_model import context_limit, end_token_ids, load_tokenizer
+from raypref.errors import ConfigError, DataError
+from raypref.sections import PolicyConfig, RolloutConfig
+from raypref.types import Response, Rollout, SampleRequest
+
+CPU_KV_CACHE_GIB = 0.25
+"""Size of a CPU engine's key-value cache unless ``rollout.kv_cache_gib`` says otherwise."""
+
+
+def engine_env(device: str, threads: int) -> dict[str, str]:
+    """Environment variables that an engine's process needs from its start.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of each of the engine's workers: the cores of its bundle. Two engines that both take all cores stop
+            each other almost completely.
+    """
+    common = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process: actor death is engine death
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if device != "cpu":
+        return common
+    return common | {
+        "TORCH_COMPILE_DISABLE": "1",  # a helper of the sampler would compile for 10 s at the first request
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",  # GPUs are only counted
+    }
+
+
+class Engine:
+    """A vLLM engine that samples from the policy of its last weight update."""
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        rollout: RolloutConfig,
+        *,
+        tensor_parallel: int = 1,
+        device: str = "cpu",
+        transport: str = "shm",
+        seed: int = 0,
+        own_weights: bool = False,
+        sleeps: bool = False,
+    ) -> None:
+        """
+        Args:
+            policy: model directory; only its config.json is read here, the weights come by the first sync.
+            rollout: limits of the engine. How to sample comes with each request.
+            tensor_parallel: worker processes that share the model; 1: this process.
+            device: ``cpu`` or ``cuda``; vLLM must be built for it.
+            transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
+            seed: of the engine; requests carry their own.
+            own_weights: load the directory's weights: an engine of a run without a learner.
+            sleeps: whether ``sleep`` will be called. On a CPU the calls are taken, and no memory moves.
+
+        Raises:
+            ConfigError: vLLM is built for another device, or cannot run this model.
+        """
+        self._tokenizer = load_tokenizer(policy)
+        self._end_tokens = list(end_token_ids(policy))
+        self._context_tokens = context_limit(policy)
+        self._open: dict[str, SampleRequest] = {}
+        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed, own_weights, sleeps)
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that have been added and are not answered yet."""
+        return len(self._open)
+
+    def check(self, request: SampleRequest) -> None:
+        """Refuse a request that this engine cannot serve.
+
+        Raises:
+            DataError: the prompt leaves no room for a token.
+        """
+        tokens = len(request.prompt.token_ids)
+        if not 0 < tokens < self._context_tokens:
+            raise DataError(
+                f"prompt {request.prompt.id!r}: {tokens} tokens; the policy takes 1 to {self._context_tokens - 1} "
+                f"(policy.max_context_tokens, less one to answer with)"
+            )
+
+    def add(self, key: str, request: SampleRequest) -> None:
+        """Queue a request; ``step`` gives its rollout under ``key``."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self.check(request)
+        sampling = SamplingParams(
+            n=request.count,
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            stop_token_ids=self._end_tokens,
+            logprobs=0,  # the sampled token's alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": request.prompt.token_ids.tolist()}
+        self._llm.llm_engine.add_request(key, prompt, sampling)
+        self._open[key] = request
+
+    def step(self) -> list[tuple[str, Rollout]]:
+        """Decode one token of every running sequence; the groups that this finished."""
+        finished = [output for output in self._llm.llm_engine.step() if output.finished]
+        return [(output.request_id, self._rollout(output)) for output in finished]
+
+    def init_weight_transfer_engine(self, request: Any) -> None:
+        self._llm.init_weight_transfer_engine(request)
+
+    def start_weight_update(self, complete: bool = True) -> None:
+        """Begin an update of every weight, or of some."""
+        assert not self._open, "weights may change only between requests"
+        self._llm.collective_rpc("raypref_begin_sync", args=(complete,))
+        self._llm.start_weight_update()
+
+    def update_weights(self, request: Any) -> None:
+        self._llm.update_weights(request)
+
+    def finish_weight_update(self) -> None:
+        """Put the weights into service, and forget the keys and values that the old ones computed.
+
+        Raises:
+            RuntimeError: vLLM kept its prefix cache: the engine would answer with a mixture of policies.
+        """
+        self._llm.finish_weight_update()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
+
+    def received(self) -> dict[str, Mapping[str, int]]:
+        """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` for one."""
+        workers = self._llm.collective_rpc("raypref_received")
+        return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}
+
+    def sleep(self, level: int) -> None:
+        """Give back the memory of the key-value cache and of the weights, which level 1 keeps in host memory and level 2 forgets."""
+        assert not self._open, "an engine may sleep only between requests"
+        self._llm.sleep(level=level)
+
+    def wake_up(self, tags: list[str]) -> bool:
+        """Take memory again: for ``weights``, then for ``kv_cache``; whether that was the last of it."""
+        return bool(self._llm.wake_up(tags=tags))
+
+    def shutdown(self) -> None:
+        """End the worker processes and free their shared memory (killed ones leave it behind)."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _rollout(self, output: Any) -> Rollout:
+        request = self._open.pop(output.request_id)
+        samples = sorted(output.outputs, key=lambda sample: sample.index)
+        return Rollout(request.prompt, tuple(self._response(request, sample) for sample in samples), request.policy_version)
+
+    def _response(self, request: SampleRequest, sample: Any) -> Response:
+        if sample.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"prompt {request.prompt.id!r}: vLLM ended a response with {sample.finish_reason!r}")
+        tokens = np.asarray(sample.token_ids, dtype=np.int32)
+        logprobs = np.asarray(sample.logprobs.logprobs, dtype=np.float32)
+        assert len(tokens) == len(logprobs)
+        return Response(tokens, logprobs, self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True), sample.finish_reason)
+
+
+def _start(
+    policy: PolicyConfig,
+    rollout: RolloutConfig,
+    context_tokens: int,
+    tensor_parallel: int,
+    device: str,
+    transport: str,
+    seed: int,
+    own_weights: bool,
+    sleeps: bool,
+) -> Any:
+    from vllm import LLM
+    from vllm.config import WeightTransferConfig
+    from vllm.platforms import current_platform
+
+    import actors.weights.shm  # noqa: F401  registers the transport
+
+    if current_platform.device_type != device:
+        raise ConfigError(
+            f"placement.device: {device}, but the installed vLLM runs on {current_platform.device_type!r}; "
+            f"install raypref[{'cpu' if device == 'cpu' else 'gpu'}]"
+        )
+    cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
+    with _reported(policy):
+        llm = LLM(
+            policy.path,
+            dtype=policy.dtype,
+            trust_remote_code=policy.trust_remote_code,
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # sampling settings come with the requests alone
+            load_format="safetensors" if own_weights else "dummy",
+            max_model_len=context_tokens,
+            max_num_seqs=rollout.max_num_seqs,
+            kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            enforce_eager=rollout.enforce_eager or device == "cpu",
+            enable_chunked_prefill=device != "cpu",  # vLLM 0.32 rewinds a seeded generator after a partial prompt; a CPU one cannot
+            tensor_parallel_size=tensor_parallel,
+            distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
+            worker_extension_cls="actors.weights.receiving.WorkerExtension",
+            weight_transfer_config=WeightTransferConfig(backend=transport),
+            enable_sleep_mode=sleeps and device != "cpu",
+            seed=seed,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+        )
+    if device == "cpu":
+        _check_head_width(llm.model_config.get_head_size())
+    return llm
+
+
+def _check_head_width(width: int) -> None:
+    """vLLM itself notices at the first request only."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if width not in known:
+        raise ConfigError(f"policy.path: attention heads of width {width}; on a CPU vLLM takes {', '.join(map(str, known))}")
+
+
+@contextlib.contextmanager
+def _reported(policy: PolicyConfig) -> Any:
+    """What vLLM refuses (head widths, a cache too small for one sequence) is an error of the config."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"policy.path: vLLM cannot run {policy.path!r} with these rollout settings: {error}") from error

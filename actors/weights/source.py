@@ -1,0 +1,219 @@
+"""The learner's weights as vLLM's transfer API reads them: gathered, merged, under the checkpoint's names.
+
+Importing this module imports vLLM (seconds); ``actors.weights.publisher`` does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+from actors.policy_model import stored_buffers
+from actors.weights.checksums import checksum
+from raypref.errors import ConfigError
+from raypref.training.packing import bare
+
+BUCKET_ELEMENTS = 2_000_000
+"""Parameters gathered at once under ZeRO-3; five times faster than one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One tensor that is sent."""
+
+    name: str
+    parts: tuple[Tensor, ...]
+    """What must be whole to compute it: the weight, and the adapter's factors; or a buffer."""
+    compute: Callable[[], Tensor]
+    unit: str
+    """What an engine loads whole or not at all."""
+
+    @property
+    def trained(self) -> bool:
+        return any(part.requires_grad for part in self.parts)
+
+
+class DeepSpeedSource(WeightSource):
+    """A (possibly ZeRO-partitioned, possibly peft-wrapped) model's weights, one pass an iteration.
+
+    - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once. The buffers that a
+      checkpoint stores come, too: an engine starts from random ones.
+    - Under ZeRO-3 every rank must iterate, in lockstep: a bucket of parameters is gathered by all of them.
+    - With a LoRA adapter the weights are W + scale B A; the training module is not changed.
+    - ``complete = False`` leaves out what training never changes. An engine fuses linear layers that stand side by side (query, key and
+      value; gate and up), and reloads a fused layer whole or not at all: where one is trained, those beside it come, too.
+    """
+
+    complete = True
+    """Whether the next passes, and ``metadata``, cover every weight."""
+
+    def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int = BUCKET_ELEMENTS) -> None:
+        """
+        Args:
+            module: what the training engine wraps: ``engine.module``.
+            dtype: what is sent; default: each tensor's own.
+            bucket_elements: elements gathered at once.
+
+        Raises:
+            ConfigError: the checkpoint stores the weights in another form than the module holds them (fused experts), or an adapter is on
+                one of two layers that share a weight.
+        """
+        _refuse_converted(module)
+        self._dtype = dtype
+        self._bucket_elements = bucket_elements
+        self._entries = _entries(module)
+        changing = {entry.unit for entry in self._entries if entry.trained}
+        self._changing = [entry for entry in self._entries if entry.unit in changing]
+
+    def metadata(self) -> list[ParamMeta]:
+        """Name, dtype and whole shape of every tensor, in the order of iteration; gathers nothing."""
+        return [ParamMeta(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, whole tensor); a tensor may share memory with the parameter: read it before the next step."""
+        for bucket in _buckets(self._chosen, self._bucket_elements):
+            with torch.no_grad(), _gathered([part for entry in bucket for part in entry.parts]):
+                for entry in bucket:
+                    tensor = entry.compute()
+                    yield entry.name, tensor.to(self._dtype or entry.parts[0].dtype)
+
+    @property
+    def _chosen(self) -> list[_Entry]:
+        return self._entries if self.complete else self._changing
+
+
+def _entries(module: nn.Module) -> list[_Entry]:
+    """What to send. ``named_parameters`` yields a shared parameter once."""
+    adapted = {id(weight): layer for layer in module.modules() if (weight := _base_weight(layer)) is not None}
+    _refuse_tied(module, adapted.keys())
+    linear = {_checkpoint_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    entries = []
+    for key, parameter in module.named_parameters():
+        if ".lora_" in key:
+            continue
+        name, layer = _checkpoint_name(key), adapted.get(id(parameter))
+        owner = name.rpartition(".")[0]
+        unit = f"{owner.rpartition('.')[0]}.*" if owner in linear else owner
+        if layer is None:
+            entries.append(_Entry(name, (parameter,), parameter.detach, unit))
+        else:
+            entries.append(_merged_entry(name, parameter, layer, unit))
+    for key, buffer in stored_buffers(module).items():
+        name = _checkpoint_name(key)
+        entries.append(_Entry(name, (buffer,), buffer.detach, name.rpartition(".")[0]))
+    return entries
+
+
+def _base_weight(layer: Any) -> nn.Parameter | None:
+    """The weight under a LoRA layer's adapter; None for any other module."""
+    return layer.base_layer.weight if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight") else None
+
+
+def _merged_entry(name: str, weight: nn.Parameter, layer: Any, unit: str) -> _Entry:
+    factors = tuple(parameter for key, parameter in layer.named_parameters() if key.startswith("lora_"))
+    active = tuple(layer.active_adapters)
+
+    def merged() -> Tensor:
+        """W + sum over the active adapters of scale B A, as peft merges them."""
+        result = weight.detach()
+        for adapter in active:
+            result = result + layer.get_delta_weight(adapter)
+        return result
+
+    return _Entry(name, (weight, *factors), merged, unit)
+
+
+def _checkpoint_name(name: str) -> str:
+    """``base_model.model.model.layers.0.mlp.up_proj.base_layer.weight`` -> ``model.layers.0.mlp.up_proj.weight``."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").removesuffix(".base_layer")
+
+
+def _refuse_converted(module: Any) -> None:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    base = bare(module)
+    if get_model_conversion_mapping(base, add_legacy=False):
+        raise ConfigError(
+            f"policy.path: {type(base).__name__} keeps its weights in another form than its checkpoint (mixture of experts); "
+            f"syncing such a model is not supported"
+        )
+
+
+def _refuse_tied(module: nn.Module, adapted: Collection[int]) -> None:
+    """Merged into a weight that two layers share (by its id), an adapter on one of them would act on both."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(_checkpoint_name(name))
+    for key, (first, *others) in names.items():
+        if others and key in adapted:
+            layers = " and ".join(name.rpartition(".")[0].rpartition(".")[2] for name in (first, *others))
+            raise ConfigError(
+                f"policy.lora.target_modules: {first} is also {', '.join(others)}; an adapter cannot be merged there, leave out {layers}"
+            )
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """The whole shape, also of a parameter that ZeRO-3 has partitioned."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _buckets(entries: list[_Entry], elements: int) -> list[list[_Entry]]:
+    buckets: list[list[_Entry]] = [[]]
+    filled = 0
+    for entry in entries:
+        size = sum(torch.Size(_shape(part)).numel() for part in entry.parts)
+        if filled + size > elements and buckets[-1]:
+            buckets.append([])
+            filled = 0
+        buckets[-1].append(entry)
+        filled += size
+    return buckets
+
+
+def _gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
+    """Those that ZeRO-3 has partitioned made whole on every rank."""
+    partitioned = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    if not partitioned:
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    return GatheredParameters(partitioned, modifier_rank=None)
+
+
+class RecordingSource(WeightSource):
+    """A source that remembers the checksum of each tensor as it last gave it."""
+
+    def __init__(self, source: DeepSpeedSource, *, active: bool) -> None:
+        """
+        Args:
+            source: where the weights come from.
+            active: False on a rank that does not send: there is nothing to compare.
+        """
+        self._source = source
+        self._active = active
+        self._sums: dict[str, Tensor] = {}
+
+    def metadata(self) -> list[ParamMeta]:
+        return self._source.metadata()
+
+    def choose(self, *, complete: bool) -> None:
+        """What the next pass gives: every weight, or those alone that training changes."""
+        self._source.complete = complete
+        if complete:
+            self._sums = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._source:
+            if self._active:
+                self._sums[name] = checksum(tensor)
+            yield name, tensor
+
+    def checksums(self) -> dict[str, int]:
+        """Parameter name -> checksum, of all that was given since the last complete pass began."""
+        return {name: int(value) for name, value in self._sums.items()}

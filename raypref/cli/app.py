@@ -1,0 +1,102 @@
+"""The ``raypref`` command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypref import __version__
+from raypref.cli.evaluate import app as evaluate
+from raypref.errors import RayprefError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences."
+)
+
+
+app.add_typer(evaluate, name="evaluate")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Options of the command itself; ``--version`` has done its work by now."""
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in output_dir.")] = False,
+) -> None:
+    """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
+    from raypref.compose import run
+    from raypref.config import load_config
+    from raypref.output.checkpoint import Checkpoints
+    from raypref.output.report import print_summary
+
+    settings = load_config(config, overrides or [])
+    try:
+        result = run(settings, resume=resume)
+    except KeyboardInterrupt:
+        saved = Checkpoints.of(settings).complete()
+        typer.echo(f"stopped; --resume goes on from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
+        raise
+    print_summary(result.summary)
+
+
+@app.command()
+def generate(
+    config: Annotated[Path, typer.Argument(help="A run's YAML file: policy, data, rollout and placement are used.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    *,
+    prompts: Annotated[str, typer.Option(help="JSONL or Parquet file, directory, or data set with the prompts.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    responses: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
+    revisions: Annotated[int, typer.Option(min=0, help="How often each answer is revised (data.template).")] = 0,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Keep the answer that the oracle scores highest; all are first written to <output's stem>.all.jsonl."),
+    ] = False,
+) -> None:
+    """Have the policy answer prompts, revise its own answers, and keep the best of them."""
+    from raypref.compose import generate as run
+    from raypref.config import load_config
+
+    run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
+    typer.echo(str(output))
+
+
+class _Log(logging.Handler):
+    """To what is standard error at the time: while the progress line is live, rich puts it above that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are printed without a traceback, and exit with 2. SIGTERM ends a run as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
+    for own in ("raypref", "actors"):
+        logging.getLogger(own).setLevel(logging.INFO)
+    sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m raypref` finds them
+    try:
+        app()
+    except RayprefError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,97 @@
+"""From a group's picked responses to the sequences of an example: the picked ones, their revisions, or mismatched ones behind them.
+
+pair (w, l) of prompt x        x w, x l
+revisions (SRPO)               x w, x l, xw w, xw l, xl w, xl l       xw: x with w put in as an earlier answer
+mismatched (KTO)               x w, x l, x w', x l'                   w', l': responses to another prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.data.revision import Reviser
+from raypref.errors import ConfigError, DataError
+from raypref.losses.base import Loss
+from raypref.types import Example, Rollout
+
+Tokens = NDArray[np.int32]
+
+
+class SequenceMaker:
+    """Makes examples for one loss."""
+
+    def __init__(self, loss: Loss, reviser: Reviser | None = None, context_tokens: int | None = None) -> None:
+        """
+        Args:
+            loss: says which sequences it wants.
+            reviser: needed where the loss wants revisions.
+            context_tokens: the longest sequence that the policy can read; None: no limit.
+
+        Raises:
+            ConfigError: the loss wants revisions and there is no reviser, or it wants both kinds of sequences.
+        """
+        if loss.revisions and reviser is None:
+            raise ConfigError(f"data.template: loss {loss.type!r} trains on revisions; set tldr, xsum, chat, or a text of your own")
+        if loss.revisions and loss.mismatched:
+            raise ConfigError(f"loss.type: {loss.type!r} asks for revisions and for mismatched sequences; there is no such example")
+        self._loss = loss
+        self._reviser = reviser
+        self._context_tokens = context_tokens
+
+    def make(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:
+        """The example of some of a group's responses.
+
+        Args:
+            rollout: the group; its policy version becomes the example's.
+            pick: indices of the responses, best first.
+            targets: (len(pick),) what the loss makes of the group's verdicts; repeated for the sequences that come behind.
+            partner: another prompt's group, from which mismatched responses are taken in order.
+
+        Returns:
+            None where a sequence is longer than the context.
+
+        Raises:
+            ConfigError: the loss wants revisions of other than two responses.
+            DataError: the loss wants mismatched sequences and there is no partner.
+        """
+        prompts, responses = self._sequences(rollout, pick, partner)
+        longest = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+        if self._context_tokens is not None and longest > self._context_tokens:
+            return None
+        return Example(
+            prompt_index=rollout.prompt.index,
+            prompt_id=rollout.prompt.id,
+            prompt_ids=prompts,
+            response_ids=responses,
+            targets=np.tile(targets, len(responses) // len(pick)),
+            policy_version=rollout.policy_version,
+        )
+
+    def _sequences(self, rollout: Rollout, pick: tuple[int, ...], partner: Rollout | None) -> tuple[tuple[Tokens, ...], tuple[Tokens, ...]]:
+        own = tuple(rollout.responses[k].token_ids for k in pick)
+        prompts = (rollout.prompt.token_ids,) * len(own)
+        if self._loss.revisions:
+            revised = self._revised(rollout, pick)
+            return prompts + tuple(prompt for prompt in revised for _ in own), own * 3
+        if self._loss.mismatched:
+            return prompts * 2, own + _others(rollout, partner, len(own))
+        return prompts, own
+
+    def _revised(self, rollout: Rollout, pick: tuple[int, ...]) -> Sequence[Tokens]:
+        """The prompts with the winner and with the loser as an earlier answer."""
+        assert self._reviser is not None
+        if len(pick) != 2:
+            raise ConfigError(
+                f"loss.type: {self._loss.type!r} revises pairs, the selection gave {len(pick)} responses; set selection.type=best_worst"
+            )
+        return [self._reviser.revise(rollout.prompt, rollout.responses[k].text).token_ids for k in pick]
+
+
+def _others(rollout: Rollout, partner: Rollout | None, count: int) -> tuple[Tokens, ...]:
+    """The partner's first ``count`` responses, from the first again when there are fewer."""
+    if partner is None:
+        raise DataError(f"prompt {rollout.prompt.id!r}: mismatched sequences need the responses of another prompt, and there is none")
+    return tuple(partner.responses[k % len(partner.responses)].token_ids for k in range(count))

@@ -1,0 +1,161 @@
+"""What is known of a group's comparisons: the ``judging`` section between a selection that asks and an oracle that answers.
+
+wanted -> what is asked (its own pairs, all, random opponents) -> the oracle's P -> ties, abstentions -> pairwise or sppo -> penalty
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from raypref import preferences
+from raypref.errors import ConfigError, OracleError
+from raypref.judging.config import JudgingConfig
+from raypref.oracles.base import Question
+from raypref.oracles.support.checked import Checked
+from raypref.preferences import Mask, Matrix
+from raypref.sections import RolloutConfig
+from raypref.seeds import seed_for
+from raypref.selection.base import Pairs, all_pairs
+from raypref.types import PreferenceMatrix, Prompt, Response
+
+
+class Asks(Protocol):
+    """An oracle as a coroutine sees it (``raypref.judging.asking.Asker``)."""
+
+    @property
+    def name(self) -> str:
+        """Of the oracle."""
+        ...
+
+    async def ask(self, question: Question) -> Checked:
+        """Its checked answer."""
+        ...
+
+
+class Comparisons:
+    """One group's."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        responses: Sequence[Response],
+        policy_version: int,
+        *,
+        oracle: Asks,
+        judging: JudgingConfig,
+        rollout: RolloutConfig,
+    ) -> None:
+        """
+        Args:
+            prompt: of the group.
+            responses: (K,) those that are compared.
+            policy_version: the policy that answered.
+            oracle: gives the verdicts.
+            judging: what is asked, and what the answers mean.
+            rollout: the penalty for cut-off responses.
+        """
+        size = len(responses)
+        self._question = Question(prompt.id, prompt.text, tuple(response.text for response in responses), (), prompt.chat, policy_version)
+        self._cut_off = np.array([response.finish_reason == "length" for response in responses], dtype=bool)
+        self._oracle = oracle
+        self._judging = judging
+        self._penalty = rollout.truncation_penalty if rollout.truncated == "penalise" else 0.0
+        self._said = preferences.unknown(size)
+        """The oracle's own verdicts, P + P^T = 1."""
+        self._verdicts = preferences.unknown(size)
+        """What they count as: with ties, and with what stands in for abstentions."""
+        self.asked = np.zeros((size, size), dtype=bool)
+        """(K, K) True where it was asked, both ways."""
+        self.abstained = 0
+        """Comparisons that it left open."""
+        self.observed: dict[str, list[float]] = {}
+        """What it observed (``Answer.observed``), of all questions."""
+
+    async def ask(self, wanted: Pairs) -> None:
+        """Ask for the comparisons that a selection wants, or for those that stand for them, and that were not asked before.
+
+        Raises:
+            ConfigError: the selection wants certain pairs, and random opponents cannot stand for these.
+            OracleError: the oracle abstains, and ``judging.abstentions`` is ``stop``.
+        """
+        pairs = tuple((i, j) for i, j in dict.fromkeys(self._to_ask(wanted)) if not self.asked[i, j])
+        if not pairs:
+            return
+        answer = await self._oracle.ask(replace(self._question, pairs=pairs))
+        for i, j in pairs:
+            self.asked[i, j] = self.asked[j, i] = True
+        self._take(answer, pairs)
+        for name, figures in answer.observed.items():
+            self.observed.setdefault(name, []).extend(figures)
+
+    def _to_ask(self, wanted: Pairs) -> Pairs:
+        whole = all_pairs(len(self.asked))
+        if self._judging.pairs == "all" or self._judging.preference == "sppo":
+            return whole
+        if self._judging.pairs == "selection":
+            return wanted
+        if set(wanted) != set(whole):
+            raise ConfigError(
+                "judging.pairs: random opponents stand for a whole matrix, but the selection asks for certain pairs of it; "
+                "set judging.pairs=selection, or selection.type=best_worst, all_responses, ranking or best_of_n"
+            )
+        seed = seed_for(0, "opponents", self._question.policy_version, self._question.prompt_id)
+        met = preferences.random_opponents(len(self.asked), self._judging.opponents, seed)
+        return [(i, j) for i, j in whole if met[i, j]]
+
+    def _take(self, answer: Checked, pairs: Sequence[tuple[int, int]]) -> None:
+        self._said = np.where(np.isnan(answer.values), self._said, answer.values)
+        values = np.where(np.abs(answer.values - 0.5) <= self._judging.tie_margin, 0.5, answer.values)
+        open_pairs = [(i, j) for i, j in pairs if np.isnan(values[i, j])]
+        self.abstained += len(open_pairs)
+        if open_pairs and self._judging.abstentions == "stop":
+            raise OracleError(
+                f"oracle {self._oracle.name!r}, prompt {self._question.prompt_id!r}: no verdict on responses {open_pairs}, and "
+                f"judging.abstentions is stop"
+            )
+        if self._judging.abstentions == "tie":
+            for i, j in open_pairs:
+                values[i, j] = values[j, i] = 0.5
+        self._verdicts = np.where(np.isnan(values), self._verdicts, values)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the group is to be dropped for what the oracle left open."""
+        return self.abstained > 0 and self._judging.abstentions == "drop_group"
+
+    @property
+    def matrix(self) -> PreferenceMatrix:
+        """All that is known so far."""
+        values = preferences.sppo_preferences(self._verdicts) if self._judging.preference == "sppo" else self._verdicts.copy()
+        if self._penalty:
+            values = preferences.penalise(values, self._cut_off, self._penalty)
+        return PreferenceMatrix(values, self._oracle.name, self.asked.copy(), self._judging.pairs == "random")
+
+    @property
+    def verdicts(self) -> PreferenceMatrix:
+        """What the oracle itself has said so far."""
+        return PreferenceMatrix(self._said.copy(), self._oracle.name, self.asked.copy(), self._judging.pairs == "random")
+
+    def figures(self) -> dict[str, float]:
+        """Means of what was observed, the sums of what is named ``..._total``, and the share of the asked that was left open."""
+        count = np.count_nonzero(np.triu(self.asked))
+        found = {
+            name: float(np.sum(figures) if name.endswith("_total") else np.mean(figures))
+            for name, figures in self.observed.items()
+            if len(figures)
+        }
+        return found | {"oracle/abstained": self.abstained / count if count else float("nan")}
+
+
+def spread(matrix: PreferenceMatrix, kept: Sequence[int], size: int) -> PreferenceMatrix:
+    """The matrix of the kept responses in its place among all ``size``: nothing is asked or known of the others."""
+    values: Matrix = preferences.unknown(size)
+    asked: Mask = np.zeros((size, size), dtype=bool)
+    place = np.ix_(kept, kept)
+    values[place] = matrix.values
+    asked[place] = matrix.known if matrix.asked is None else matrix.asked
+    return PreferenceMatrix(values, matrix.oracle, asked, matrix.sampled)

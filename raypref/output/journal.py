@@ -1,0 +1,144 @@
+"""What was sampled and judged, on disk.
+
+Each writer appends to an Arrow stream of its own, ``.open/<writer>.arrows``: a group is on disk as soon as ``append`` returns, and
+what a killed writer leaves is a readable stream with at most its last record cut off. ``seal`` turns the stream into a Parquet part,
+``iteration_0003-<writer>-00.parquet``; ``datasets.load_dataset(directory)`` reads all parts (hidden directories are not looked into).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from raypref.judging.judge import Judged
+from raypref.types import Rollout
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "prompt_index": pa.int64(),
+            "prompt_id": pa.string(),
+            "prompt": pa.string(),
+            "prompt_token_ids": pa.list_(pa.int32()),
+            "policy_version": pa.int64(),
+            "responses": pa.list_(pa.string()),
+            "response_token_ids": pa.list_(pa.list_(pa.int32())),
+            "logprobs": pa.list_(pa.list_(pa.float32())),
+            "finish_reasons": pa.list_(pa.string()),
+            "oracle": pa.string(),
+            "preference": pa.list_(pa.list_(pa.float64())),
+            "asked": pa.list_(pa.list_(pa.bool_())),
+            "picked": pa.list_(pa.list_(pa.int32())),
+        }
+    )
+
+
+def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
+    """A group as a row: ``preference`` is (K, K), null where unknown; ``asked`` is true where the oracle was asked, also where it then
+    abstained; ``picked`` lists each example's responses."""
+    values = judged.matrix.values
+    assert judged.matrix.asked is not None
+    return {
+        "prompt_index": rollout.prompt.index,
+        "prompt_id": rollout.prompt.id,
+        "prompt": rollout.prompt.text,
+        "prompt_token_ids": rollout.prompt.token_ids.tolist(),
+        "policy_version": rollout.policy_version,
+        "responses": [response.text for response in rollout.responses],
+        "response_token_ids": [response.token_ids.tolist() for response in rollout.responses],
+        "logprobs": [response.logprobs.tolist() for response in rollout.responses],
+        "finish_reasons": [response.finish_reason for response in rollout.responses],
+        "oracle": judged.matrix.oracle,
+        "preference": [[None if value != value else value for value in row] for row in values.tolist()],
+        "asked": judged.matrix.asked.tolist(),
+        "picked": [list(pick) for pick in judged.picked],
+    }
+
+
+class Journal:
+    """One writer's part of the journal. A stream that an earlier writer of the same name left open is continued."""
+
+    def __init__(self, directory: Path, writer: str) -> None:
+        """
+        Args:
+            directory: of the run's rollouts, the same for all writers.
+            writer: a name that no other living writer has, made of letters, digits, ``_``, ``.`` and ``-``.
+        """
+        if not re.fullmatch(r"[\w.-]+", writer):
+            raise ValueError(f"journal writer {writer!r}: letters, digits, '_', '.' and '-' only")
+        self.directory = directory
+        self.writer = writer
+        self._path = directory / ".open" / f"{writer}.arrows"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for sealing in sorted(self._path.parent.glob(f"iteration_????-{writer}-??.sealing")):
+            self._write_part(sealing)
+        self._rows = 0
+        self._open(read_stream(self._path) if self._path.exists() else [])
+
+    def append(self, rollout: Rollout, judged: Judged) -> None:
+        """Put a judged group on disk."""
+        import pyarrow as pa
+
+        self._stream.write_batch(pa.RecordBatch.from_pylist([row_of(rollout, judged)], schema=_schema()))
+        self._file.flush()
+        self._rows += 1
+
+    def seal(self, iteration: int) -> Path | None:
+        """Turn what was appended since the last seal into a Parquet part, and start anew. None when there is nothing to seal."""
+        if not self._rows:
+            return None
+        self.close()
+        stem = f"iteration_{iteration:04d}-{self.writer}"
+        number = len(list(self.directory.glob(f"{stem}-*.parquet")))
+        sealing = self._path.with_name(f"{stem}-{number:02d}.sealing")
+        self._path.rename(sealing)
+        self._open([])
+        return self._write_part(sealing)
+
+    def _write_part(self, sealing: Path) -> Path:
+        """The part that a ``.sealing`` stream is named after. Done again after a crash, it gives the same file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.directory / sealing.with_suffix(".parquet").name
+        partial = sealing.with_suffix(".partial")
+        pq.write_table(pa.Table.from_batches(read_stream(sealing), schema=_schema()), partial)
+        partial.rename(path)
+        sealing.unlink()
+        return path
+
+    def close(self) -> None:
+        """End the stream; it stays on disk until it is sealed."""
+        self._stream.close()
+        self._file.close()
+
+    def _open(self, batches: list[Any]) -> None:
+        """A fresh stream with ``batches`` in it. The old one is replaced when the new one is whole."""
+        import pyarrow as pa
+
+        fresh = self._path.with_suffix(".fresh")
+        self._file = fresh.open("wb")
+        self._stream = pa.ipc.new_stream(self._file, _schema())
+        for batch in batches:
+            self._stream.write_batch(batch)
+        self._file.flush()
+        fresh.rename(self._path)
+        self._rows = sum(batch.num_rows for batch in batches)
+
+
+def read_stream(path: Path) -> list[Any]:
+    """The whole record batches of a stream, also of one whose writer was killed."""
+    import pyarrow as pa
+
+    batches = []
+    with path.open("rb") as file:
+        try:
+            for batch in pa.ipc.open_stream(file):
+                batches.append(batch)
+        except (pa.ArrowInvalid, OSError):  # pyarrow's two ways to say that the last record is cut off
+            pass
+    return batches

@@ -1,0 +1,43 @@
+"""The learning rate as a pure function of the step: warm-up, then decay."""
+
+from __future__ import annotations
+
+import math
+
+from raypref.sections import ScheduleConfig
+
+
+def learning_rate(step: int, horizon_steps: float, peak: float, schedule: ScheduleConfig) -> float:
+    """The rate of optimiser step ``step``.
+
+    With w = warmup_ratio * horizon: the rate rises as (step + 1) / (w + 1) until step w, and falls from there to 0 at the horizon, along
+    a line, along half a cosine, or not at all. Departs from transformers' schedules in the warm-up alone, which is step / w there: its
+    first step, the only one of an iteration of one step, would be spent on a rate of 0.
+
+    Args:
+        step: from 0.
+        horizon_steps: length of the schedule, above 0; steps at and beyond it have the rate that it ends with.
+        peak: the highest rate.
+        schedule: kind and warm-up.
+    """
+    warmup = schedule.warmup_ratio * horizon_steps
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if schedule.type == "constant":
+        return peak
+    left = horizon_steps - warmup
+    progress = min((step - warmup) / left, 1.0) if left > 0 else 1.0
+    if schedule.type == "linear":
+        return peak * (1.0 - progress)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def horizon_steps(steps: int, iterations: int, schedule: ScheduleConfig) -> float:
+    """Length of the schedule in steps: ``horizon_iterations`` times what it spans.
+
+    Args:
+        steps: optimiser steps of one iteration.
+        iterations: iterations of the run.
+        schedule: with ``span: iteration`` it starts anew with each iteration; with ``span: run`` it covers them all.
+    """
+    return schedule.horizon_iterations * steps * (iterations if schedule.span == "run" else 1)

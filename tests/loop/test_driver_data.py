@@ -1,0 +1,186 @@
+"""The loop against fakes where it is not sampling alone: given data, references, the regulariser's samples, mismatched sequences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from raypref import types
+from raypref.errors import ConfigError, DataError
+from raypref.loop.driver import Driver, Roles, RunData
+from raypref.losses.base import Frozen
+from raypref.losses.dpo import DPO
+from raypref.output.metrics import MetricsWriter
+from tests.fakes import FakeLearner, prompt
+from tests.loop.test_driver import finish, make
+
+
+class TwoReferences(DPO):
+    """INPO's needs."""
+
+    type: str = "two"
+    needs: ClassVar[frozenset[Frozen]] = frozenset({"reference", "previous"})  # type: ignore[assignment]
+
+
+class Doubled(DPO):
+    type: str = "doubled"
+    mismatched: ClassVar[bool] = True
+
+
+def example(index: int) -> types.Example:
+    ids = np.array([index + 1], dtype=np.int32)
+    return types.Example(index, f"p{index}", (ids, ids), (ids, ids), np.zeros(2), -1)
+
+
+def given(driver: Driver, count: int = 12) -> Driver:
+    """The driver with given examples in place of prompts; their prompts stay, for the regulariser."""
+    data = RunData([prompt(k) for k in range(count)], [example(k) for k in range(count)], driver.data.held_out)
+    driver.metrics.close()
+    return Driver(driver.config, driver.roles, data, metrics=MetricsWriter(driver.config.output_dir))
+
+
+@pytest.mark.parametrize(
+    ("loop", "begun"),
+    [
+        ({"iterations": 1}, [(0, 3)]),
+        ({"iterations": 2}, [(0, 2), (1, 2)]),
+        ({"iterations": 3, "sync_interval": 1}, [(0, 1), (1, 1), (2, 1)]),
+    ],
+)
+def test_given_data_from_offline_to_online_with_evaluation(tmp_path: Path, loop: dict[str, int], begun: list[tuple[int, int]]) -> None:
+    """12 examples in batches of 4: whatever the dial, engines answer held-out prompts alone, and every policy but pi_0 is evaluated."""
+    driver = given(make(tmp_path, loop=loop))
+    outcome = finish(driver)
+    assert [index for batch in driver.roles.learner.batches for index in batch] == list(range(12))
+    assert driver.roles.learner.begun == begun
+    assert {request.prompt.id[:4] for request in driver.roles.rollout.requests} == {"held"}
+    assert [entry["iteration"] for entry in outcome.evaluations] == list(range(1, loop["iterations"] + 1))
+    assert driver.roles.oracle.sealed == []
+
+
+def test_pi_t_of_given_data_is_the_policy_at_the_iterations_start(tmp_path: Path) -> None:
+    """The fake policy's number grows by 2 a batch of two (targets 0): online, pi_t is 0, 2, 4; pi_ref stays 0."""
+    loop = {"iterations": 3, "sync_interval": 1}
+    driver = given(make(tmp_path, loss=TwoReferences(), loop=loop, learner={"global_batch": 2}), 6)
+    finish(driver)
+    assert [float(item.previous_logps[0]) for item in driver.roles.reference.scored] == [0, 0, 2, 2, 4, 4]
+    assert [float(item.reference_logps[0]) for item in driver.roles.reference.scored] == [0] * 6
+
+
+def test_reference_refreshed_every_second_iteration(tmp_path: Path) -> None:
+    """pi_ref of iterations 0 to 4: the policies of the starts of 0, 0, 2, 2, 4, that is 0, 0, 4, 4, 8; two copies stay on disk."""
+    sections: dict[str, Any] = {
+        "loss": TwoReferences(),
+        "reference": {"policy": "refreshed", "every": 2},
+        "loop": {"iterations": 5, "sync_interval": 1},
+        "learner": {"global_batch": 2},
+    }
+    driver = given(make(tmp_path, **sections), 10)
+    finish(driver)
+    assert [float(item.reference_logps[0]) for item in driver.roles.reference.scored] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
+    kept = sorted((tmp_path / "reference").iterdir())
+    assert [path.name for path in kept] == ["iteration_0002", "iteration_0004"]
+    assert driver.roles.learner.references == kept
+
+
+def test_resumed_run_finds_the_same_reference(tmp_path: Path) -> None:
+    """Stopped in iteration 3, resumed at its start: pi_ref is still the policy of the start of iteration 2."""
+    sections: dict[str, Any] = {
+        "loss": TwoReferences(),
+        "reference": {"policy": "refreshed", "every": 2},
+        "loop": {"iterations": 5, "sync_interval": 1},
+        "learner": {"global_batch": 2},
+    }
+    stopped = given(make(tmp_path, **sections), 10)
+    stopped.roles.learner.fail_at_step = 3
+    with pytest.raises(ArithmeticError):
+        finish(stopped)
+    continued = given(make(tmp_path, **sections), 10)
+    finish(continued, resume_from=continued.checkpoints.latest())
+    assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [4, 4, 8, 8]
+    lost = given(make(tmp_path, **sections), 10)
+    for path in (tmp_path / "reference").glob("*/config.json"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="pi_ref of iteration 3 should be in"):
+        finish(lost, resume_from=_third_checkpoint(tmp_path / "checkpoints"))
+
+
+def _third_checkpoint(checkpoints: Path) -> Path:
+    """A checkpoint at the start of iteration 3, as a run that was stopped there leaves it."""
+    directory = checkpoints / "iteration_0003"
+    (directory / "learner").mkdir(parents=True, exist_ok=True)
+    (directory / "learner" / "value.json").write_text("6.0")
+    (directory / "state.json").write_text(json.dumps({"state": {"iteration": 3, "step": 3, "cursor": 6}, "evaluations": []}))
+    return directory
+
+
+REGULARISER = {"type": "token_kl", "every": 2, "samples": 3, "max_tokens": 5}
+
+
+def test_regulariser_samples_on_given_data(tmp_path: Path) -> None:
+    """Six steps in one iteration, T = 2: samples before steps 0, 2, 4 of the policies 0, 4, 8. At step 0 the engines hold pi_0 already;
+    later the weights come as versions -4 and -6, and pi_t stays 0. Prompts go on with the steps: 0 1 2, from 2 * 2 = 4, from 4 * 2 = 8."""
+    sections = {"regulariser": REGULARISER, "loop": {"iterations": 1}, "learner": {"global_batch": 2}, "evaluation": {"every": 0}}
+    driver = given(make(tmp_path, loss=TwoReferences(), **sections), 12)
+    finish(driver)
+    samples = driver.roles.learner.samples
+    assert {step: [rollout.prompt.index for rollout in own] for step, own in samples.items()} == {0: [0, 1, 2], 2: [4, 5, 6], 4: [8, 9, 10]}
+    assert {step: float(own[0].responses[0].text) for step, own in samples.items()} == {0: 0.0, 2: 4.0, 4: 8.0}
+    requests = driver.roles.rollout.requests
+    assert sorted({request.policy_version for request in requests}) == [-6, -4, 0]
+    assert {(request.count, request.max_tokens, request.temperature) for request in requests} == {(1, 5, 1.0)}
+    assert {float(item.previous_logps[0]) for item in driver.roles.reference.scored} == {0.0}
+
+
+def test_regulariser_leaves_the_iterations_own_data_alone(tmp_path: Path) -> None:
+    """Self-generated: the same batches and the same responses as without it; every training response is sampled before the first step."""
+    runs = []
+    for name, sections in (("with", {"regulariser": REGULARISER}), ("without", {})):
+        driver = make(tmp_path / name, loop={"iterations": 2}, **sections)
+        finish(driver)
+        own = {r.prompt.index: (r.seed, r.policy_version) for r in driver.roles.rollout.requests if r.count == 3}
+        runs.append((driver.roles.learner.batches, driver.roles.learner.value, own))
+        if name == "with":
+            training = [k for k, r in enumerate(driver.roles.rollout.requests) if r.count == 3]
+            fresh = [k for k, r in enumerate(driver.roles.rollout.requests) if r.policy_version < 0]
+            assert training[11] < fresh[0] < training[12], "of 12 prompts an iteration, the first twelve come before any fresh sample"
+            assert sorted(driver.roles.learner.samples) == [0, 2, 4]
+    assert runs[0] == runs[1]
+
+
+def test_online_needs_no_sync_beside_the_datas(tmp_path: Path) -> None:
+    """Sync interval 1: before every step the engines hold pi_theta."""
+    driver = make(tmp_path, loop={"iterations": 4, "sync_interval": 1}, regulariser=REGULARISER)
+    finish(driver)
+    assert sorted(driver.roles.learner.samples) == [0, 2]
+    assert all(request.policy_version >= 0 for request in driver.roles.rollout.requests)
+
+
+def test_partners_are_the_prompts_before_and_nothing_is_sampled_twice(tmp_path: Path) -> None:
+    """Two iterations of 4 prompts: partners 1 0 1 2, then 5 4 5 6; each prompt is sampled once."""
+    driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop={"iterations": 2, "window_groups": 3})
+    finish(driver)
+    partners = ["p1", "p0", "p1", "p2", "p5", "p4", "p5", "p6"]
+    assert [driver.roles.oracle.partners[f"p{k}"] for k in range(8)] == partners
+    assert sorted(request.prompt.index for request in driver.roles.rollout.requests) == list(range(8))
+
+
+def test_one_prompt_has_no_partner(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is only one"):
+        finish(make(tmp_path, prompts=1, held_out=0, loss=Doubled(), loop={"iterations": 1}))
+
+
+def test_given_data_with_pi_ref_alone_publishes_nothing(tmp_path: Path) -> None:
+    """No engines, a loss that reads pi_ref: no receiver, so no sync."""
+    driver = make(tmp_path, loss=DPO(), loop={"iterations": 1})
+    driver.metrics.close()
+    learner = FakeLearner()
+    learner.publish = None  # type: ignore[assignment,method-assign]
+    roles = Roles(learner=learner, reference=driver.roles.reference)
+    data = RunData(examples=[example(k) for k in range(4)])
+    finish(Driver(driver.config, roles, data, metrics=MetricsWriter(tmp_path)))
+    assert learner.batches == [[0, 1, 2, 3]]

@@ -1,0 +1,30 @@
+"""The collector is as it was after a run, whatever happened in it."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from raypref.loop.garbage_collection import frozen_heap
+
+
+def test_collector_is_as_before_after_a_failure() -> None:
+    assert gc.get_freeze_count() == 0
+    with pytest.raises(ValueError, match="inside"):
+        fail_inside()
+    assert gc.get_freeze_count() == 0
+
+
+def fail_inside() -> None:
+    with frozen_heap():
+        assert gc.get_freeze_count() > 0
+        raise ValueError("inside")
+
+
+def test_what_the_caller_froze_stays_frozen() -> None:
+    with frozen_heap():
+        before = gc.get_freeze_count()
+        with frozen_heap():
+            pass
+        assert gc.get_freeze_count() == before

@@ -1,0 +1,154 @@
+"""Answers and revisions against a policy in plain Python, and the curve that they make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raypref import compose, types
+from raypref.config import RunConfig
+from raypref.errors import OracleError
+from raypref.evaluation.revisions import compare_rounds, revision_curve
+from raypref.loop import generation
+from raypref.loop.generation import Chain, chain, chains, write_chains
+from tests.fakes import prompt
+from tests.groups import rollout
+
+
+def revise(own: types.Prompt, answer: str) -> types.Prompt | None:
+    """The answer in brackets; from eight characters on there is no room."""
+    return None if len(answer) >= 8 else types.Prompt(own.index, own.id, f"[{answer}]", own.token_ids)
+
+
+async def sample(own: types.Prompt, count: int, purpose: str) -> types.Rollout:
+    """a, bb, ccc ...; a revision is what is in the brackets twice."""
+    texts = [own.text[1:-1] * 2] if own.text.startswith("[") else [letter * (k + 1) for k, letter in enumerate("abcd"[:count])]
+    return rollout(*texts, prompt_id=own.id)
+
+
+def make(responses: int = 2, revisions: int = 3) -> Chain:
+    return asyncio.run(chain(prompt(0), sample, responses=responses, revisions=revisions, revise=revise))
+
+
+def test_each_answer_is_revised_by_itself() -> None:
+    """a -> aa -> aaaa -> 8 a; bb -> bbbb -> 8 b, which leaves no room: it stands for its third revision."""
+    made = make()
+    assert [[response.text for response in answers] for answers in made.rounds] == [
+        ["a", "bb"],
+        ["aa", "bbbb"],
+        ["aaaa", "b" * 8],
+        ["a" * 8, "b" * 8],
+    ]
+    assert made.stopped == 1
+    assert [response.text for response in made.rollout(1, 7).responses] == ["aa", "bbbb"]
+    assert (made.rollout(1, 7).prompt, made.rollout(1, 7).policy_version) == (made.prompt, 7)
+
+
+def test_purposes_differ_between_answers_and_revisions() -> None:
+    """They make the seeds: the same one twice would draw the same answer."""
+    purposes: list[str] = []
+
+    async def watched(own: types.Prompt, count: int, purpose: str) -> types.Rollout:
+        purposes.append(purpose)
+        return await sample(own, count, purpose)
+
+    asyncio.run(chain(prompt(0), watched, responses=2, revisions=2, revise=revise))
+    assert purposes == ["generate", "revision 1 of 0", "revision 1 of 1", "revision 2 of 0", "revision 2 of 1"]
+
+
+def test_chains_come_in_the_order_of_the_prompts_within_the_window() -> None:
+    running = most = 0
+
+    async def slow(own: types.Prompt) -> Chain:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.002 * (3 - own.index % 3))
+        running -= 1
+        return Chain(own, ((),), 0)
+
+    made = asyncio.run(chains([prompt(k) for k in range(9)], 2, slow))
+    assert [item.prompt.index for item in made] == list(range(9))
+    assert most == 2
+
+
+def test_records_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "answers.jsonl"
+    write_chains(path, [make(revisions=1)])
+    (record,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert record == {
+        "id": "p0",
+        "prompt": "prompt 0",
+        "responses": ["aa", "bbbb"],
+        "revisions": [["a", "aa"], ["bb", "bbbb"]],
+        "tokens": [[1, 2], [2, 4]],
+        "finish_reasons": ["stop", "stop"],
+    }
+    assert [item.name for item in path.parent.iterdir()] == ["answers.jsonl"]
+
+
+def test_evaluation_imports_generation_and_not_the_other_way_round() -> None:
+    assert "raypref.evaluation" not in Path(generation.__file__).read_text()
+
+
+def test_a_curve_by_hand() -> None:
+    """Two prompts whose answers have 1, 2, 4 characters, against ones of 1 and of 3: win 1, draw 1/2, loss 0. After 0, 1, 2 revisions:
+    (1/2 + 0) / 2, (1 + 0) / 2, (1 + 1) / 2. A comparison costs 0.5."""
+
+    async def compare(challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
+        mine, theirs = (len(side.responses[0].text) for side in (challenger, defender))
+        return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0, {"oracle/cost_usd_total": 0.5})
+
+    made = [make(responses=1, revisions=2)] * 2
+    rounds = [[item.rollout(number, 2) for item in made] for number in range(3)]
+    matches = asyncio.run(compare_rounds(rounds, [rollout("x"), rollout("xxx")], compare, in_flight=2))
+    curve = revision_curve(matches, [1.0, 2.0, 4.0], "characters", resamples=50, confidence=0.9, seed=0)
+    assert [point.win_rate for point in curve] == pytest.approx([0.25, 0.5, 1.0])
+    assert [(point.revisions, point.length, point.oracle) for point in curve] == [
+        (number, 2.0**number, {"oracle/cost_usd_total": 1.0}) for number in range(3)
+    ]
+    assert (curve[2].low, curve[2].high, curve[2].prompts) == (1.0, 1.0, 2)
+
+
+class Fails:
+    """An oracle that can give no more answers."""
+
+    async def matrix(self, rollout: types.Rollout) -> types.PreferenceMatrix:
+        raise OracleError("no credit left")
+
+
+def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on disk before it is asked."""
+
+    class Engines:
+        async def sample(self, request: types.SampleRequest) -> types.Rollout:
+            return await sample(request.prompt, request.count, "generate")
+
+    async def close() -> None:
+        pass
+
+    @contextlib.contextmanager
+    def assembled(*args: Any, **kwargs: Any) -> Any:
+        yield SimpleNamespace(roles=SimpleNamespace(rollout=Engines(), oracle=Fails()), close=close)
+
+    @contextlib.contextmanager
+    def connected(*args: Any) -> Any:
+        yield "cpu", False
+
+    monkeypatch.setattr("actors.cluster.connection.connected", connected)
+    monkeypatch.setattr("actors.team.Team.assembled", assembled)
+    monkeypatch.setattr("actors.policy_model.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
+    monkeypatch.setattr("raypref.data.prompts.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
+    config = {"policy": {"path": "p"}, "loss": {"type": "sppo"}, "oracle": {"type": "callable", "function": "tests.loop.test_generation:sample"}}
+    with pytest.raises(OracleError, match="no credit left"):
+        compose.generate(RunConfig.parse(config), "prompts", tmp_path / "mine.jsonl", responses=3, best=True)
+    kept = [json.loads(line)["responses"] for line in (tmp_path / "mine.all.jsonl").read_text().splitlines()]
+    assert kept == [["a", "bb", "ccc"]] * 2
+    assert not (tmp_path / "mine.jsonl").exists()

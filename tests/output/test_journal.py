@@ -1,0 +1,99 @@
+"""The journal on disk."""
+
+import pytest
+
+from raypref.judging.asking import Asker
+from raypref.judging.config import JudgingConfig
+from raypref.judging.judge import Judge
+from raypref.losses.sppo import SPPO
+from raypref.output.journal import Journal, read_stream
+from raypref.sections import RolloutConfig
+from raypref.selection.best_worst import BestWorst
+from tests.groups import Judging, TableOracle, rollout
+
+
+def entry(index: int):
+    group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
+    oracle = TableOracle(table={"a>bb": 0.8}, asked=[])
+    asker = Asker(oracle, JudgingConfig())
+    judging = Judging(oracle, Judge(asker, BestWorst(), SPPO(), RolloutConfig(truncated="drop")))
+    return group, judging.judge(group)
+
+
+def test_parts_are_read_by_datasets(tmp_path):
+    """Two writers, one iteration: two parts, four groups. An open stream beside them does not disturb."""
+    import datasets
+
+    writers = [Journal(tmp_path, "oracle-0"), Journal(tmp_path, "oracle-1")]
+    for index in range(4):
+        writers[index % 2].append(*entry(index))
+    assert [writer.seal(1).name for writer in writers] == ["iteration_0001-oracle-0-00.parquet", "iteration_0001-oracle-1-00.parquet"]
+    writers[0].append(*entry(9))
+    rows = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(rows["prompt_id"]) == ["p0", "p1", "p2", "p3"]
+    row = rows[0]
+    assert (row["prompt"], row["prompt_token_ids"], row["policy_version"], row["oracle"]) == ("Why?", [1, 2, 3], 2, "table")
+    assert (row["responses"], row["finish_reasons"]) == (["a", "bb", "ccc"], ["stop", "stop", "length"])
+    assert (row["response_token_ids"], row["logprobs"][1], row["picked"]) == ([[97], [98, 98], [99, 99, 99]], [-0.5, -0.5], [[0, 1]])
+    assert row["preference"] == [[0.5, pytest.approx(0.8), None], [pytest.approx(0.2), 0.5, None], [None, None, 0.5]]
+    assert row["asked"] == [[False, True, False], [True, False, False], [False] * 3], "the third was cut off and left out"
+    for writer in writers:
+        writer.close()
+
+
+def test_a_group_is_on_disk_when_append_returns(tmp_path):
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    (batch,) = read_stream(tmp_path / ".open" / "w.arrows")
+    assert batch.to_pylist()[0]["prompt_id"] == "p0"
+    journal.close()
+
+
+@pytest.mark.parametrize("lost_bytes", [0, 7, 300])
+def test_a_killed_writers_stream_is_continued(tmp_path, lost_bytes):
+    """The stream has no end mark, and its last record may be cut off: what is whole is kept."""
+    first = Journal(tmp_path, "w")
+    for index in range(3):
+        first.append(*entry(index))
+    path = tmp_path / ".open" / "w.arrows"
+    left = path.read_bytes()
+    first.close()
+    path.write_bytes(left[: len(left) - lost_bytes])
+    second = Journal(tmp_path, "w")
+    second.append(*entry(7))
+    import pyarrow.parquet as pq
+
+    kept = pq.read_table(second.seal(0)).column("prompt_id").to_pylist()
+    assert kept == (["p0", "p1", "p2", "p7"] if lost_bytes == 0 else ["p0", "p1", "p7"])
+    second.close()
+
+
+def test_sealing_again_adds_a_part_and_an_empty_stream_gives_none(tmp_path):
+    journal = Journal(tmp_path, "w")
+    assert journal.seal(0) is None
+    for expected in ("iteration_0000-w-00.parquet", "iteration_0000-w-01.parquet"):
+        journal.append(*entry(0))
+        assert journal.seal(0).name == expected
+    journal.close()
+
+
+def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp_path, monkeypatch):
+    """The stream is renamed to its part's name first; whoever opens the journal again finishes the part."""
+    import pyarrow.parquet as pq
+
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        journal.seal(0)
+    journal.close()
+    monkeypatch.undo()
+    again = Journal(tmp_path, "w")
+    assert pq.read_table(tmp_path / "iteration_0000-w-00.parquet").column("prompt_id").to_pylist() == ["p0"]
+    assert again.seal(0) is None
+    again.close()
+
+
+def test_a_writers_name_cannot_leave_the_directory(tmp_path):
+    with pytest.raises(ValueError, match="journal writer"):
+        Journal(tmp_path, "../w")

@@ -1,0 +1,65 @@
+"""Running averages, and the clock of stages."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from raypref.output import metrics
+from raypref.output.metrics import Averages, MetricsWriter, StageClock
+
+
+def test_stage_counts_the_time_in_which_any_call_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is read when the first call begins (1) and when the last ends (2): one second, whatever lies between; then 3 to 4, in
+    which a call fails: two in all. Another stage's call takes 5 to 6."""
+    ticks = itertools.count(1)
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: float(next(ticks)))
+    clock = StageClock()
+    with clock.stage("rollout"), clock.stage("rollout"):
+        pass
+    with pytest.raises(ValueError, match="failed"), clock.stage("rollout"):
+        raise ValueError("failed")
+    with clock.stage("judge"):
+        pass
+    assert clock.seconds() == {"rollout": 2.0, "judge": 1.0}
+
+
+def test_stage_seconds_are_taken_for_each_iteration_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is read when made (1), for rollout (2 to 3), when taken (4: three seconds after 1), for rollout (5 to 6), for train
+    (7 to 8), when taken (9: five seconds after 4)."""
+    ticks = itertools.count(1)
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: float(next(ticks)))
+    clock = StageClock()
+    with clock.stage("rollout"):
+        pass
+    assert clock.take() == {"time/iteration_s": 3.0, "time/rollout_s": 1.0}
+    with clock.stage("rollout"):
+        pass
+    with clock.stage("train"):
+        pass
+    assert clock.take() == {"time/iteration_s": 5.0, "time/rollout_s": 1.0, "time/train_s": 1.0}
+    assert clock.seconds() == {"rollout": 2.0, "train": 1.0}
+
+
+def test_what_came_after_the_checkpoint_leaves_tensorboard_too(tmp_path: Path) -> None:
+    """Steps 1 to 4, stopped; gone on with after step 2: the old steps 3 and 4 (loss 1) are replaced by the new 3 (loss 2)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for after, steps in ((None, (1, 2, 3, 4)), (2, (3,))):
+        writer = MetricsWriter(tmp_path, after)
+        for step in steps:
+            writer.write(step, {"loss/value": 1.0 if after is None else 2.0})
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/value")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_averages_leave_out_what_does_not_apply() -> None:
+    """a: (1 + 2) / 2; b: 4 alone, for the other is NaN; nothing is left afterwards."""
+    averages = Averages()
+    averages.add({"a": 1.0, "b": float("nan")})
+    averages.add({"a": 2.0, "b": 4.0})
+    assert averages.take() == {"a": 1.5, "b": 4.0}
+    assert averages.take() == {}

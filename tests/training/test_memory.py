@@ -1,0 +1,268 @@
+"""The memory model: an 8B model by hand, and what autograd saves, counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from raypref.config import RunConfig
+from raypref.errors import ConfigError
+from raypref.sections import LoraConfig
+from raypref.training.memory import (
+    Job,
+    Share,
+    activation_bytes,
+    block_bytes_per_token,
+    bucket_bytes,
+    colocated_peak,
+    estimate,
+    gradient_bytes,
+    head_bytes,
+    kv_bytes_per_token,
+    mask_bytes,
+    optimizer_bytes,
+    parameter_bytes,
+)
+from raypref.training.model_shape import ModelShape
+
+LLAMA_8B = LlamaConfig(
+    vocab_size=128_256,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    tie_word_embeddings=False,
+)
+SHAPE = ModelShape.of(LLAMA_8B)
+JOB = Job(SHAPE, dtype_bytes=2, zero_stage=2, ranks=8, micro_batch_tokens=8192, kv_cache_bytes=20 * 2**30, reference_slots=1)
+
+
+def share(job: Job, role: str, phase: str) -> Share:
+    (found,) = [share for share in estimate(job) if (share.role, share.phase) == (role, phase)]
+    return found
+
+
+def test_parameters_of_an_8b_model() -> None:
+    """2 x 128,256 x 4096 + 32 (2 x 4096^2 + 2 x 4096 x 1024 + 3 x 4096 x 14,336 + 2 x 4096) + 4096 = 8,030,261,248."""
+    assert SHAPE.parameters == SHAPE.trained == 8_030_261_248
+    assert (SHAPE.layers, SHAPE.hidden, SHAPE.kv_heads, SHAPE.head_width) == (32, 4096, 8, 128)
+
+
+def test_adapter_of_an_8b_model() -> None:
+    """Rank 16 on all linear layers: 16 times in + out of q, k, v, o (8192, 5120, 5120, 8192) and gate, up, down (18,432 each), 32 blocks:
+    16 x 81,920 x 32 = 41,943,040. On q and v alone 16 x 13,312 x 32 = 6,815,744."""
+    assert ModelShape.of(LLAMA_8B, LoraConfig(rank=16)).trained == 41_943_040
+    assert ModelShape.of(LLAMA_8B, LoraConfig(rank=16, target_modules=["q_proj", "v_proj"])).trained == 6_815_744
+
+
+def test_a_model_of_unknown_shape() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.path: GPT2Config states no intermediate_size"):
+        ModelShape.of(GPT2Config(n_layer=1))
+
+
+def test_training_state_of_an_8b_model() -> None:
+    """bfloat16, AdamW, 8 ranks, P = 8,030,261,248. Parameters 2 P = 16,060,522,496; fp32 master weights and two moments 12 P / 8 =
+    12,045,391,872; fp32 gradients 4 P / 8 = 4,015,130,624 and a bucket of 5e8 x 2 bytes. ZeRO-3 shards the parameters: 2,007,565,312.
+    ZeRO-1 in bfloat16 keeps gradients whole, twice: 6 P = 48,181,567,488, and no bucket."""
+    assert parameter_bytes(JOB) == 16_060_522_496
+    assert optimizer_bytes(JOB) == 12_045_391_872
+    assert gradient_bytes(JOB) == 4_015_130_624
+    assert bucket_bytes(JOB) == 1_000_000_000
+    assert parameter_bytes(replace(JOB, zero_stage=3)) == 2_007_565_312
+    assert gradient_bytes(replace(JOB, zero_stage=1)) == 48_181_567_488
+    assert bucket_bytes(replace(JOB, zero_stage=1)) == 0
+    assert optimizer_bytes(replace(JOB, moments=1)) == 8_030_261_248
+
+
+def test_an_adapter_is_all_that_is_trained() -> None:
+    """A = 41,943,040 on one rank: 12 A = 503,316,480 and 4 A = 167,772,160; the parameters are 2 (P + A) = 16,144,408,576."""
+    job = replace(JOB, model=ModelShape.of(LLAMA_8B, LoraConfig(rank=16)), ranks=1)
+    assert (optimizer_bytes(job), gradient_bytes(job), parameter_bytes(job)) == (503_316_480, 167_772_160, 16_144_408_576)
+
+
+def test_stage_0_in_float32() -> None:
+    """Nothing is sharded, there are no master weights: moments 8 P, gradients 4 P."""
+    job = replace(JOB, zero_stage=0, dtype_bytes=4)
+    assert (optimizer_bytes(job), gradient_bytes(job), bucket_bytes(job)) == (64_242_089_984, 32_121_044_992, 0)
+
+
+def test_activations_of_an_8b_model() -> None:
+    """A block, for each token: 2 (5 x 4096 + 6144 + 4 x 14,336) + 4 (2 x 4096 + 2 + 32) = 200,840 bytes; 32 blocks, 8192 tokens: 52.6 GB.
+    Checkpointed 8192 (32 x 2 x 4096 + 200,840) = 3,792,764,928."""
+    assert block_bytes_per_token(SHAPE, 2) == 200_840
+    assert activation_bytes(JOB) == 8192 * 32 * 200_840
+    assert activation_bytes(replace(JOB, gradient_checkpointing=True)) == 3_792_764_928
+
+
+def test_shared_rows_of_an_8b_model() -> None:
+    """k and v of 32 heads instead of 8: 2 x 2 x 24 x 128 = 12,288 bytes more for each token of a block; a mask of 2 x 8192^2 bytes in
+    either kind of pass."""
+    job = replace(JOB, shared_rows=True)
+    assert activation_bytes(job) - activation_bytes(JOB) == 8192 * 32 * 12_288
+    assert share(job, "learner", "train").gpu["mask"] == mask_bytes(job) == 134_217_728
+    extra = share(job, "reference", "train").gpu["forward"] - share(JOB, "reference", "train").gpu["forward"]
+    assert extra == 8192 * 12_288 + 134_217_728
+
+
+def test_head() -> None:
+    """8192 x 128,256 logits are more than two chunks of 128 MiB hold; the gradient in fp32: 4 x 128,256 x 4096. Few tokens take less."""
+    assert head_bytes(JOB) == 2 * 128 * 2**20 + 2_101_346_304
+    assert head_bytes(replace(JOB, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
+    assert head_bytes(replace(JOB, micro_batch_tokens=10)) == 2 * 4 * 10 * 128_256 + 2_101_346_304
+
+
+def test_keys_and_values() -> None:
+    """2 x 32 layers x 8 heads x 128 x 2 bytes = 128 KiB a token; over 4 GPUs 32 KiB; over 16 still one head each, 16 KiB."""
+    assert [kv_bytes_per_token(replace(JOB, tensor_parallel=width)) for width in (1, 4, 16)] == [131_072, 32_768, 16_384]
+
+
+def test_shares_of_a_separate_layout() -> None:
+    """The optimiser's state stays all the time; stage 2 frees its gradients and bucket. nccl: two buffers of 1 GiB, or of the largest
+    tensor (1,050,673,152 bytes of embedding are less), on either side."""
+    resting = {"parameters": 16_060_522_496, "optimizer": 12_045_391_872}
+    forward = 8192 * 200_840 + 2**28
+    assert share(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
+    assert share(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
+    assert share(JOB, "learner", "train").gpu == resting | {
+        "gradients": 4_015_130_624,
+        "bucket": 1_000_000_000,
+        "activations": activation_bytes(JOB),
+        "head": head_bytes(JOB),
+    }
+    assert share(JOB, "rollout", "rollout").gpu == {"weights": 16_060_522_496, "cache": 20 * 2**30}
+    assert share(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 2**31
+    assert share(JOB, "reference", "train").gpu == {"weights": 16_060_522_496, "forward": forward}
+    assert not [entry for entry in estimate(replace(JOB, reference_slots=0)) if entry.role in ("reference", "oracle")]
+
+
+def test_engines_of_several_gpus() -> None:
+    job = replace(JOB, tensor_parallel=4, transport="shm")
+    assert share(job, "rollout", "rollout").gpu == {"weights": 4_015_130_624, "cache": 20 * 2**30}
+    assert share(job, "learner", "sync").host == {"transport": 16_060_522_496}
+
+
+def test_turns_on_one_gpu() -> None:
+    """Colocated, ipc: one staging buffer of 1 GiB, which stays; an engine copies what is in it. Asleep an engine holds nothing; sampling,
+    the optimiser's state is the host's; at a sync the cache is still away. The worst phase of a rank, an engine and no reference is the
+    one that samples; without sleep the one that trains."""
+    job = replace(JOB, transport="ipc", sleep=True, reference_slots=0, gradient_checkpointing=True)
+    assert share(job, "rollout", "train").gpu == share(job, "rollout", "train").host == {}
+    sampling = share(job, "learner", "rollout")
+    assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 2**28, "transport": 2**30}
+    assert sampling.host == {"optimizer": 12_045_391_872}
+    assert share(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
+    phase, worst = colocated_peak(estimate(job))
+    assert phase == "rollout"
+    assert worst == sampling.gpu_bytes + 16_060_522_496 + 20 * 2**30
+    awake_phase, awake = colocated_peak(estimate(replace(job, sleep=False)))
+    assert awake_phase == "train"
+    assert awake - share(job, "learner", "train").gpu_bytes == 16_060_522_496 + 20 * 2**30
+
+
+def test_a_replica_receives_pi_t_as_an_engine_does() -> None:
+    """Two buffers of 1 GiB by nccl, a copy of one by ipc, none by shm; pi_ref alone receives nothing."""
+    job = replace(JOB, reference_receives=True)
+    found = [share(replace(job, transport=transport), "reference", "sync").gpu for transport in ("nccl", "ipc", "shm")]  # type: ignore[arg-type]
+    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {})]
+    assert "transport" not in share(job, "reference", "train").gpu
+    assert share(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
+
+
+def test_an_adapters_engine_sleeps_in_host_memory() -> None:
+    job = replace(JOB, model=ModelShape.of(LLAMA_8B, LoraConfig(rank=16)), transport="ipc", sleep=True)
+    asleep = share(job, "rollout", "train")
+    assert (asleep.gpu_bytes, asleep.host_bytes) == (0, 16_060_522_496)
+
+
+def test_zero_3_keeps_its_buffers_unless_they_go() -> None:
+    """Its fp32 gradients of 4 P / 8 and its bucket are there between steps; gathered parameters are 1e9 of 2 bytes at most."""
+    job = replace(JOB, zero_stage=3)
+    kept = share(job, "learner", "sync").gpu
+    assert (kept["gradients"], kept["bucket"], kept["gathered"]) == (4_015_130_624, 1_000_000_000, 2_000_000_000)
+    away = share(replace(job, sleep=True, transport="ipc"), "learner", "sync")
+    assert away.gpu.keys() == {"parameters", "gathered", "transport"}
+    assert away.host == {"optimizer": 12_045_391_872, "gradients": 4_015_130_624}
+
+
+def test_job_of_a_config() -> None:
+    config = RunConfig.parse(
+        {
+            "policy": {"path": "m", "gradient_checkpointing": True},
+            "loss": {"type": "inpo"},
+            "learner": {"zero_stage": 3, "micro_batch_tokens": 4096, "optimizer": {"type": "rmsprop"}},
+            "rollout": {"kv_cache_gib": 2.0},
+            "placement": {"layout": "colocated", "sleep": True, "learner": {"ranks": 4}, "rollout": {"tensor_parallel": 2}},
+        }
+    )
+    assert Job.of(config, SHAPE, oracle_bytes=7) == Job(
+        SHAPE,
+        dtype_bytes=2,
+        zero_stage=3,
+        ranks=4,
+        micro_batch_tokens=4096,
+        gradient_checkpointing=True,
+        shared_rows=True,
+        moments=1,
+        tensor_parallel=2,
+        kv_cache_bytes=2**31,
+        reference_slots=2,
+        reference_receives=True,
+        transport="ipc",
+        sleep=True,
+        oracle_bytes=7,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared_rows", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_autograd_saves_in_a_block(dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> None:
+    """A Llama of three blocks against one of one, 128 tokens: the difference is two blocks', to the byte."""
+    saved = {layers: saved_bytes(grouped(layers), dtype, shared_rows, checkpointing) for layers in (1, 3)}
+    block = dtype.itemsize * 128 if checkpointing else block_bytes_per_token(ModelShape.of(grouped(1)), dtype.itemsize, shared_rows)
+    assert saved[3] - saved[1] == 2 * 128 * block
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_shared_row_adds(dtype: torch.dtype) -> None:
+    """The heads' keys and values in the one block, and the mask."""
+    plain, shared = (saved_bytes(grouped(1), dtype, shared_rows, False) for shared_rows in (False, True))
+    shape = ModelShape.of(grouped(1))
+    more = block_bytes_per_token(shape, dtype.itemsize, True) - block_bytes_per_token(shape, dtype.itemsize)
+    job = replace(JOB, dtype_bytes=dtype.itemsize, micro_batch_tokens=128, shared_rows=True)
+    assert more == dtype.itemsize * 2 * (4 - 2) * 32
+    assert shared - plain == 128 * more + mask_bytes(job)
+
+
+def grouped(layers: int) -> LlamaConfig:
+    """Two query heads to a key-value head."""
+    config = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaConfig(**config, num_hidden_layers=layers)
+
+
+def saved_bytes(config: LlamaConfig, dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> int:
+    """Of the storages that a forward pass over a row of 128 tokens leaves for the backward pass, the model's own aside."""
+    model: Any = LlamaForCausalLM(config).to(dtype).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    mask = torch.zeros(1, 1, 128, 128, dtype=dtype) if shared_rows else None
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.model(torch.zeros(1, 128, dtype=torch.long), attention_mask=mask, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
+
+
+def test_the_bucket_is_no_larger_than_what_is_trained() -> None:
+    """A LoRA of 10,000 parameters on the 8B model, bfloat16: 20,000 bytes and not DeepSpeed's gigabyte."""
+    assert bucket_bytes(replace(JOB, model=replace(JOB.model, adapter_parameters=10_000))) == 20_000
