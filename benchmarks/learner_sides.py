@@ -15,7 +15,7 @@ from benchmarks.preference_pairs import make_pairs
 from raypref.losses.sppo import SPPO
 from raypref.sections import LearnerConfig, PolicyConfig
 from raypref.training import micro_batches as batching
-from raypref.types import Example, Sequence
+from raypref.types import Example, TokenSequence
 
 PAIRS = 16
 """Of one optimiser step."""
@@ -38,7 +38,7 @@ LEARNER: dict[str, Any] = {
 Batches = list[tuple[Example, ...]]
 
 
-def make_batches(steps: int, vocabulary: int, probe: Callable[[list[Sequence]], list[np.ndarray]]) -> Batches:
+def make_batches(steps: int, vocabulary: int, probe: Callable[[list[TokenSequence]], list[np.ndarray]]) -> Batches:
     """The pairs of so many steps; ``probe`` gives the per-token log-probs under pi_t, the model as it is at the start."""
     pairs = make_pairs(PAIRS * steps, vocabulary, END, ETA)
     logps = iter(probe(batching.sequences(pairs)))

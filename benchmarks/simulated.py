@@ -158,7 +158,7 @@ class SimulatedReference:
     async def refresh(self, directory: Path) -> None:
         pass
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> Mapping[str, Any]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Any]:
         return {}
 
     async def received(self) -> Mapping[str, Mapping[str, int]]:
@@ -186,7 +186,7 @@ class SimulatedLearner:
         await asyncio.sleep(self._speeds.sync_s)
         return {}
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[Any]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[Any]:
         return []
 
     async def save(self, directory: Path) -> None:

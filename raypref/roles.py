@@ -56,7 +56,7 @@ class ReferenceRole(WeightReceiver, Protocol):
         """The policy that the learner exported to ``directory`` is pi_ref from now on."""
         ...
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         """Per-token log-probs (T_s,) under each replica's copy of pi_t, by replica name; empty without that slot."""
         ...
 
@@ -115,7 +115,7 @@ class LearnerRole(Protocol):
         """
         ...
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[NDArray[np.float64]]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[NDArray[np.float64]]:
         """Per-token log-probs (T_s,) under the current policy."""
         ...
 

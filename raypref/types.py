@@ -12,7 +12,7 @@ the targets (10 * (0.8 - 0.5), 10 * (0.3 - 0.5)) = (3, -2).
 
 from __future__ import annotations
 
-from collections import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -105,11 +105,11 @@ class PreferenceMatrix:
         """The responses whose win rate is known (``preferences.complete_rows``), ascending."""
         return preferences.complete_rows(self.values, self._sample)
 
-    def win_rates(self, rows: abc.Iterable[int] | None = None) -> NDArray[np.float64]:
+    def win_rates(self, rows: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Win rates of ``rows``, default all (``preferences.win_rates``)."""
         return preferences.win_rates(self.values, rows, self._sample)
 
-    def mean_scores(self, rows: abc.Iterable[int] | None = None) -> NDArray[np.float64]:
+    def mean_scores(self, rows: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Mean log-odds of ``rows``, default all, in nats (``preferences.mean_scores``)."""
         return preferences.mean_scores(self.values, rows, self._sample)
 
@@ -168,7 +168,7 @@ class Comparison:
     challenger_tokens: float
     """Mean response length."""
     defender_tokens: float
-    metrics: abc.Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     """What the oracle observed: names under ``oracle/``, a total where one ends in ``_total``."""
 
 
@@ -182,7 +182,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TokenSequence:
     """One prompt and one response, for scoring."""
 
     prompt_ids: NDArray[np.int32]
@@ -193,11 +193,11 @@ class Sequence:
 class RunData:
     """What the policy is trained and evaluated on: prompts to sample from, or given examples."""
 
-    prompts: abc.Sequence[Prompt] = ()
+    prompts: Sequence[Prompt] = ()
     """With given examples: theirs, for the regulariser's samples."""
-    examples: abc.Sequence[Example] = ()
-    held_out: abc.Sequence[Prompt] = ()
-    revise: abc.Callable[[Prompt, str], Prompt | None] | None = None
+    examples: Sequence[Example] = ()
+    held_out: Sequence[Prompt] = ()
+    revise: Callable[[Prompt, str], Prompt | None] | None = None
     """The prompt that asks for a revision of an answer; None where it leaves no room for one (``evaluation.revisions``)."""
 
     @property
@@ -206,6 +206,6 @@ class RunData:
         return not self.examples
 
     @property
-    def items(self) -> abc.Sequence[Prompt] | abc.Sequence[Example]:
+    def items(self) -> Sequence[Prompt] | Sequence[Example]:
         """What an iteration takes a part of: given examples, or prompts."""
         return self.examples or self.prompts

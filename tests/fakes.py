@@ -71,7 +71,7 @@ class FakeLearner:
                 replica.value, replica.version = self.value, version
         return {"weight": hash(self.value)}
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> list[NDArray[np.float64]]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> list[NDArray[np.float64]]:
         return [np.full(len(sequence.response_ids), -1.0 - self.value) for sequence in sequences]
 
     async def save(self, directory: Path) -> None:
@@ -144,7 +144,7 @@ class FakeReference:
     async def refresh(self, directory: Path) -> None:
         self.reference = json.loads((directory / "config.json").read_text())
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> dict[str, list[NDArray[np.float64]]]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> dict[str, list[NDArray[np.float64]]]:
         return {"reference-0": [np.full(len(sequence.response_ids), -1.0 - self.policy.value) for sequence in sequences]}
 
     async def received(self) -> dict[str, dict[str, int]]:

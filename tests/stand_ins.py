@@ -75,7 +75,7 @@ class Sender:
             for parameter in filter(lambda parameter: parameter.requires_grad, self._model.parameters()):
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
 
-    def logps(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
+    def logps(self, sequences: Sequence[types.TokenSequence]) -> list[np.ndarray]:
         """Per-token log-probs (T_s,) of each response, one sequence at a time: no padding."""
         with torch.no_grad():
             pairs = [response_logps(self._model, [sequence]) for sequence in sequences]

@@ -38,13 +38,13 @@ class Layout:
     zero_stage: int
 
 
-def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence[types.Sequence] = ()) -> None:
+def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence[types.TokenSequence] = ()) -> None:
     """Complete the checkpoint in ``directory``; ``samples`` are those of the regulariser, which later steps go on with."""
     ids = [[item.prompt_ids.tolist(), item.response_ids.tolist()] for item in samples]
     (directory / _FILE).write_text(json.dumps({"progress": asdict(progress), "layout": asdict(layout), "samples": ids}))
 
 
-def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.Sequence, ...]]:
+def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.TokenSequence, ...]]:
     """Progress and the regulariser's samples of the checkpoint in ``directory``.
 
     Raises:
@@ -62,4 +62,4 @@ def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.Sequenc
         if found != own:
             raise ConfigError(f"{key}: {own}, but the checkpoint {directory} was written with {found}; set {key}={found}")
     samples = [[np.array(ids, dtype=np.int32) for ids in pair] for pair in state.get("samples", [])]
-    return Progress(**state["progress"]), tuple(types.Sequence(*pair) for pair in samples)
+    return Progress(**state["progress"]), tuple(types.TokenSequence(*pair) for pair in samples)

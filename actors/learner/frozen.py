@@ -40,7 +40,7 @@ class FrozenPolicy:
         self._copy = None
         self._copy = load_model(self._policy.model_copy(update={"path": str(directory)}), self._device)
 
-    def predictions(self, sequences: Sequence[types.Sequence]) -> Predictions:
+    def predictions(self, sequences: Sequence[types.TokenSequence]) -> Predictions:
         """What its distributions at each response token are made from, without a gradient. A collective under ZeRO-3 with LoRA."""
         import torch
 

@@ -67,7 +67,7 @@ class LearnerGroup:
         async with self._phases.syncing() as complete:
             return (await self._all("publish", version, complete))[0]
 
-    async def probe(self, sequences: Sequence[types.Sequence]) -> Sequence[np.ndarray]:
+    async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]
 
     async def save(self, directory: Path) -> None:

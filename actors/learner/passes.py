@@ -45,7 +45,7 @@ class Found:
 class Samples:
     """Responses of a recent policy on which the regulariser is evaluated, and its coefficient."""
 
-    sequences: tuple[types.Sequence, ...] = ()
+    sequences: tuple[types.TokenSequence, ...] = ()
     coefficient: float = 0.0
 
 
@@ -96,7 +96,7 @@ class Passes:
         means = {name: total / (len(samples.sequences) if name == _REGULARISER else denominator) for name, total in totals.items()}
         return means, found
 
-    def _share(self, items: Sequence[Sequence[types.Sequence]]) -> tuple[batching.MicroBatch, ...]:
+    def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[batching.MicroBatch, ...]:
         return batching.share(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
 
     def _statistics(self, examples: Sequence[types.Example], own: Sequence[batching.MicroBatch]) -> dict[str, torch.Tensor]:
@@ -154,7 +154,7 @@ class Passes:
         found.add(_REGULARISER, divergence, float(micro.counts))
         return divergence * (micro.counts * samples.coefficient * self._world_size / len(samples.sequences))
 
-    def _divergence(self, sequences: Sequence[types.Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _divergence(self, sequences: Sequence[types.TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, R) token-wise KL(pi_theta || pi_ref) and log-probs, both with their gradient, 0 where there is no token."""
         assert self._frozen is not None
         return response_kl(self._engine, self._frozen.predictions(sequences), sequences)

@@ -206,7 +206,7 @@ class LearnerRank:
             rollouts: of the current policy, or of a recent one; the same on every rank.
         """
         pairs = [(rollout.prompt.token_ids, response.token_ids) for rollout in rollouts for response in rollout.responses]
-        self._samples = Samples(tuple(types.Sequence(prompt, response) for prompt, response in pairs), self._coefficient)
+        self._samples = Samples(tuple(types.TokenSequence(prompt, response) for prompt, response in pairs), self._coefficient)
 
     def refresh_reference(self, directory: Path) -> None:
         """The policy in ``directory`` is pi_ref now; nothing happens on a rank that holds no pi_ref."""
@@ -215,7 +215,7 @@ class LearnerRank:
 
     # --- log-probs and weights ------------------------------------------------------------------------------------------------------
 
-    def probe(self, sequences: Sequence[types.Sequence]) -> list[np.ndarray]:
+    def probe(self, sequences: Sequence[types.TokenSequence]) -> list[np.ndarray]:
         """Per-token log-probs (T_s,) float64 of each sequence under the current policy. Every rank takes part, and has the answer."""
         with evaluating(self._engine):
             return per_token_logps(self._engine, sequences, self._config.micro_batch_tokens)

@@ -23,8 +23,7 @@ from raypref.losses.base import Frozen
 from raypref.sections import PolicyConfig
 from raypref.training import micro_batches as batching
 from raypref.training.logprobs import per_token_logps
-from raypref.types import Example
-from raypref.types import Sequence as Tokens
+from raypref.types import Example, TokenSequence
 
 
 class ReferenceModel:
@@ -77,7 +76,7 @@ class ReferenceModel:
             self._reference = None  # never two of them in memory
             self._reference = load_model(self._policy.model_copy(update={"path": str(directory)}), self._place)
 
-    def probe(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float64]] | None:
+    def probe(self, sequences: Sequence[TokenSequence]) -> list[NDArray[np.float64]] | None:
         """Per-token log-probs (T_s,) under pi_t; None without that slot."""
         return None if self._previous is None else per_token_logps(self._previous.model, sequences, self._micro_batch_tokens)
 

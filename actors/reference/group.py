@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from actors.cluster.calls import IN_FLIGHT, first_cause
 from raypref.roles import Checksums, Ref
-from raypref.types import Sequence as Tokens
+from raypref.types import TokenSequence
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class ReferenceGroup:
     async def refresh(self, directory: Path) -> None:
         await self._ask("refresh", directory)
 
-    async def probe(self, sequences: Sequence[Tokens]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
+    async def probe(self, sequences: Sequence[TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         return await self._ask("probe", list(sequences))
 
     async def received(self) -> Mapping[str, Checksums]:

@@ -15,8 +15,7 @@ import numpy as np
 
 from raypref.errors import SyncError
 from raypref.roles import Checksums, LearnerRole, ReferenceRole, RolloutRole
-from raypref.types import Rollout, SampleRequest
-from raypref.types import Sequence as Tokens
+from raypref.types import Rollout, SampleRequest, TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +80,14 @@ def _compare_checksums(replica: str, sent: Checksums, received: Checksums) -> No
         raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors reached {replica} changed, {wrong[0]} the first")
 
 
-def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[Tokens], list[np.ndarray[Any, Any]]]:
+def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[TokenSequence], list[np.ndarray[Any, Any]]]:
     pairs = [(rollout.prompt, response) for rollout in rollouts for response in rollout.responses]
-    return [Tokens(prompt.token_ids, response.token_ids) for prompt, response in pairs], [response.logprobs for _, response in pairs]
+    return [TokenSequence(prompt.token_ids, response.token_ids) for prompt, response in pairs], [response.logprobs for _, response in pairs]
 
 
 def _difference(
     replica: str,
-    tokens: Sequence[Tokens],
+    tokens: Sequence[TokenSequence],
     own: Sequence[np.ndarray[Any, Any]],
     expected: Sequence[np.ndarray[Any, Any]],
     tolerance: Tolerance,

@@ -25,7 +25,7 @@ from raypref.training.packing import Inputs, inputs_of, knows, packing_of, sees
 from raypref.training.token_kl import head_kl, token_kl
 
 
-def response_logps(model: nn.Module, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
+def response_logps(model: nn.Module, sequences: Sequence[types.TokenSequence]) -> tuple[Tensor, Tensor]:
     """log p(response token | prompt, earlier response tokens), at temperature 1.
 
     One forward pass. What else is in it changes a sequence's log-probs by rounding alone. Only the positions before response tokens
@@ -67,14 +67,14 @@ class Predictions:
         return self.values if self.head is None else self.head(self.values)
 
 
-def response_predictions(model: nn.Module, sequences: Sequence[types.Sequence]) -> Predictions:
+def response_predictions(model: nn.Module, sequences: Sequence[types.TokenSequence]) -> Predictions:
     """What ``response_kl`` is to compare with. See ``response_logps`` for the arguments and the errors."""
     inputs = inputs_of(sequences, packing_of(model))
     head = _plain_head(model)
     return Predictions(_logits(model, inputs) if head is None else _forward(model, head, inputs, lambda hidden: hidden), head)
 
 
-def response_kl(model: nn.Module, reference: Predictions, sequences: Sequence[types.Sequence]) -> tuple[Tensor, Tensor]:
+def response_kl(model: nn.Module, reference: Predictions, sequences: Sequence[types.TokenSequence]) -> tuple[Tensor, Tensor]:
     """KL(model || reference) of the next token over the whole vocabulary, at every response token, and the token's log-prob.
 
     As ``response_logps``; the divergence is ``raypref.training.token_kl``'s.
@@ -211,7 +211,7 @@ def _replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[
 
 
 @torch.no_grad()
-def per_token_logps(model: Any, sequences: Sequence[types.Sequence], micro_batch_tokens: int) -> list[NDArray[np.float64]]:
+def per_token_logps(model: Any, sequences: Sequence[types.TokenSequence], micro_batch_tokens: int) -> list[NDArray[np.float64]]:
     """Log-probs in nats of each sequence's response tokens: (T_s,) each, in the order of the sequences.
 
     Args:

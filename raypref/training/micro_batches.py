@@ -29,7 +29,7 @@ class Size:
     """Positions of the longest row."""
 
     @classmethod
-    def of(cls, sequences: Sequence[types.Sequence], packing: Packing) -> Size:
+    def of(cls, sequences: Sequence[types.TokenSequence], packing: Packing) -> Size:
         """Without padding there is nothing to be as long as: as many rows of one position as there are positions."""
         rows = rows_of(sequences, packing)
         if packing.kind == "joined":
@@ -52,7 +52,7 @@ Plan = tuple[tuple[MicroBatch, ...], ...]
 """Rank -> its micro-batches; every rank has the same number of them."""
 
 
-def share(items: Sequence[Sequence[types.Sequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
+def share(items: Sequence[Sequence[types.TokenSequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
     """``plan`` for examples, given as their sequences: those with something in common go together, which computes it once.
 
     Kept together as far as the budget allows they may be too few for the ranks to have like work, or any (a repeat of weight 0 costs a
@@ -98,7 +98,7 @@ def path_tokens(found: Plan) -> int:
     return sum(max(micro.padded_tokens for micro in turn) for turn in zip(*found, strict=True))
 
 
-def _united(items: Sequence[Sequence[types.Sequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:
+def _united(items: Sequence[Sequence[types.TokenSequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:
     """Each example with the first others that it fits with: of the same prompt in shared rows, else with a sequence in common."""
     responses = [{sequence.response_ids.tobytes() for sequence in item} for item in items]
     units: dict[bytes, list[list[int]]] = {}
@@ -194,10 +194,10 @@ def _cost(group: Iterable[int], sizes: Sequence[Size]) -> int:
     return sum(sizes[k].rows for k in group) * max(sizes[k].longest for k in group)
 
 
-def sequences(examples: Iterable[types.Example]) -> list[types.Sequence]:
+def sequences(examples: Iterable[types.Example]) -> list[types.TokenSequence]:
     """(N,) the examples' sequences, one example's after the other's."""
     pairs = [pair for example in examples for pair in zip(example.prompt_ids, example.response_ids, strict=True)]
-    return [types.Sequence(prompt, response) for prompt, response in pairs]
+    return [types.TokenSequence(prompt, response) for prompt, response in pairs]
 
 
 def response_tokens(examples: Iterable[types.Example]) -> int:

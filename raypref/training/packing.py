@@ -112,7 +112,7 @@ def _reach(hidden_size: int, heads: int) -> float:
     return 24 * hidden_size**2 / (4 * hidden_size + 96 * heads)
 
 
-def rows_of(sequences: Sequence[types.Sequence], packing: Packing) -> list[Row]:
+def rows_of(sequences: Sequence[types.TokenSequence], packing: Packing) -> list[Row]:
     """The sequences' rows; each different sequence is in one of them.
 
     The responses to a prompt are put into the number of rows that costs least, all computed at the width L of the longest: L + L^2 / reach
@@ -123,7 +123,7 @@ def rows_of(sequences: Sequence[types.Sequence], packing: Packing) -> list[Row]:
     """
     if not sequences:
         raise ValueError("a forward pass over no sequences")
-    prompts: dict[bytes, dict[bytes, types.Sequence]] = {}
+    prompts: dict[bytes, dict[bytes, types.TokenSequence]] = {}
     for sequence in sequences:
         if len(sequence.prompt_ids) == 0:
             raise ValueError("an empty prompt leaves nothing to condition the first response token on")
@@ -131,7 +131,7 @@ def rows_of(sequences: Sequence[types.Sequence], packing: Packing) -> list[Row]:
     return [row for group in prompts.values() for row in _fewest_operations(list(group.values()), packing)]
 
 
-def _fewest_operations(group: Sequence[types.Sequence], packing: Packing) -> list[Row]:
+def _fewest_operations(group: Sequence[types.TokenSequence], packing: Packing) -> list[Row]:
     """Rows of sequences with the same prompt."""
     prompt = group[0].prompt_ids
     responses = sorted((sequence.response_ids for sequence in group), key=len, reverse=True)
@@ -157,7 +157,7 @@ def _operations(rows: Sequence[Row], reach: float) -> float:
     return len(rows) * (width + width**2 / reach)
 
 
-def inputs_of(sequences: Sequence[types.Sequence], packing: Packing) -> Inputs:
+def inputs_of(sequences: Sequence[types.TokenSequence], packing: Packing) -> Inputs:
     """The sequences laid out.
 
     Raises:

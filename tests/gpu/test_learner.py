@@ -67,7 +67,7 @@ def test_bfloat16_with_an_adapter_trains_and_continues_to_the_bit(host: Any, pol
     losses = [ray.get(host.step.remote([(0, 8)], batch), timeout=60)["loss/value"] for _ in range(4)]
     assert losses[-1] < losses[0]
     ray.get(host.save.remote(tmp_path / "checkpoint"), timeout=60)
-    sequences = [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in batch]
+    sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in batch]
     expected = ray.get(host.probe.remote(sequences))
     ray.get(host.become.remote(own), timeout=120)
     ray.get(host.load.remote(tmp_path / "checkpoint"), timeout=60)

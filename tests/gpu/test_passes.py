@@ -15,17 +15,17 @@ from raypref.training import fused
 from raypref.training.head import _HeadLogps
 from raypref.training.logprobs import response_logps
 from raypref.training.packing import packing_of
-from raypref.types import Sequence
+from raypref.types import TokenSequence
 from tests.tiny_models import make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-def group() -> list[Sequence]:
+def group() -> list[TokenSequence]:
     """Nine responses to three prompts."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 64, count).astype(np.int32) for count in (20, 7, 12)]
-    return [Sequence(prompts[k % 3], rng.integers(3, 64, 3 + k).astype(np.int32)) for k in range(9)]
+    return [TokenSequence(prompts[k % 3], rng.integers(3, 64, 3 + k).astype(np.int32)) for k in range(9)]
 
 
 def passed(model: Any) -> tuple[torch.Tensor, torch.Tensor]:

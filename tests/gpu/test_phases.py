@@ -89,7 +89,7 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
         sampler = RolloutGroup([("engine", engine)], 120.0)
         assert await sampler.received() == {"engine": sent}
         rollouts = (await sampler.probe([types.SampleRequest(prompt, 4, 0, 1.0, 1.0, 16, 2)]))["engine"]
-        sequences = [types.Sequence(prompt.token_ids, response.token_ids) for response in rollouts[0].responses]
+        sequences = [types.TokenSequence(prompt.token_ids, response.token_ids) for response in rollouts[0].responses]
         own = await group.probe(sequences)
         differences = [np.abs(a - response.logprobs) for a, response in zip(own, rollouts[0].responses, strict=True)]
         assert np.concatenate(differences).mean() < 0.05

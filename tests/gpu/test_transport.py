@@ -58,7 +58,7 @@ def test_bfloat16_weights_arrive_and_are_used(transport: str, tied_model: Path) 
     ray.get(engine.submit.remote([("a", types.SampleRequest(prompt, 4, 0, 1.0, 1.0, 16, 2))]), timeout=60)
     next(stream)
     rollout = ray.get(next(stream), timeout=120)
-    own = ray.get(sender.logps.remote([types.Sequence(prompt.token_ids, r.token_ids) for r in rollout.responses]), timeout=60)
+    own = ray.get(sender.logps.remote([types.TokenSequence(prompt.token_ids, r.token_ids) for r in rollout.responses]), timeout=60)
     differences = np.concatenate([np.abs(a - r.logprobs) for a, r in zip(own, rollout.responses, strict=True)])
     assert differences.mean() < 0.05
     for actor in (engine, sender):

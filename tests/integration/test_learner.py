@@ -111,7 +111,7 @@ def test_steps_equal_plain_adamw(benches: dict[int, Bench], policy: PolicyConfig
     start = bench.parameters()
     batches = [make_examples(9, seed=seed) for seed in range(4)]
     metrics = [bench.step(*batch) for batch in batches[:2]]
-    bench.call("probe", [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in batches[0]])
+    bench.call("probe", [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in batches[0]])
     metrics += [bench.step(*batch) for batch in batches[2:]]
     expected, norms = plain_torch(policy, learner, Square(), batches, [LR] * 4)
     assert movement(bench.parameters(), expected, start) < 1e-4
@@ -255,7 +255,7 @@ def test_lora_trains_probes_and_exports_merged(benches: dict[int, Bench], policy
     assert losses[-1] < losses[0]
     end = bench.parameters()
     assert {name for name in end if not np.array_equal(end[name], start[name])} == {name for name in end if "lora" in name}
-    sequences = [types.Sequence(e.prompt_ids[0], e.response_ids[0]) for e in make_examples(8, seed=2)]
+    sequences = [types.TokenSequence(e.prompt_ids[0], e.response_ids[0]) for e in make_examples(8, seed=2)]
     probed = bench.call("probe", sequences)
     bench.call("export", tmp_path / "policy")
     exported = policy.model_copy(update={"path": str(tmp_path / "policy")})

@@ -61,12 +61,12 @@ def benches(policy: PolicyConfig, tmp_path_factory: pytest.TempPathFactory) -> I
     ray.shutdown()
 
 
-def summed(model: Any, sequences: list[types.Sequence]) -> torch.Tensor:
+def summed(model: Any, sequences: list[types.TokenSequence]) -> torch.Tensor:
     """() log-prob of the sequences together, one a pass."""
     return torch.stack([response_logps(model, [item])[0].double().sum() for item in sequences]).sum()
 
 
-def divergence(model: Any, reference: Any, sequences: list[types.Sequence]) -> torch.Tensor:
+def divergence(model: Any, reference: Any, sequences: list[types.TokenSequence]) -> torch.Tensor:
     """() KL summed over all response positions, by whole distributions in float64, one sequence a pass."""
     found = []
     for item in sequences:
@@ -126,7 +126,7 @@ def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: Pol
     own = policy.model_copy(update={"lora": LoraConfig(rank=4)}) if adapter else policy
     batch, samples = make_examples(6, seed=4), rollouts(5)
     reference: Any = load_model(policy, torch.device("cpu"))
-    sequences = [types.Sequence(rollout.prompt.token_ids, rollout.responses[0].token_ids) for rollout in samples]
+    sequences = [types.TokenSequence(rollout.prompt.token_ids, rollout.responses[0].token_ids) for rollout in samples]
     tokens = sum(len(response) for example in batch for response in example.response_ids)
 
     def objective(model: Any) -> torch.Tensor:

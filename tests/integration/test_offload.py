@@ -54,7 +54,7 @@ def test_a_run_with_the_state_moved_out_between_steps(bench: Bench, policy: Poli
     bench.become(policy, settings)
     bench.step(*BATCHES[0])
     tell(bench, "offload")
-    bench.call("probe", [types.Sequence(BATCHES[0][0].prompt_ids[0], BATCHES[0][0].response_ids[0])])
+    bench.call("probe", [types.TokenSequence(BATCHES[0][0].prompt_ids[0], BATCHES[0][0].response_ids[0])])
     bench.call("save", tmp_path / "away")
     for batch in BATCHES[1:]:
         tell(bench, "offload")

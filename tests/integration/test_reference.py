@@ -84,7 +84,7 @@ def test_two_slots_hold_two_policies(bench: Bench) -> None:
         np.testing.assert_allclose(example.previous_logps, own, atol=1e-3)
         assert np.abs(base - own).min() > 0.01
     assert asyncio.run(group.received()) == {"both": sent}
-    sequences = [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in EXAMPLES]
+    sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in EXAMPLES]
     for found, own in zip(asyncio.run(group.probe(sequences))["both"], bench.tell("logps", sequences), strict=True):
         np.testing.assert_allclose(found, own, atol=1e-4)
 
@@ -138,7 +138,7 @@ def test_replica_without_a_slot_for_pi_t(bench: Bench) -> None:
     assert first.reference_logps.shape == (len(first.response_ids),)
     assert first.previous_logps is EXAMPLES[0].previous_logps or np.array_equal(first.previous_logps, EXAMPLES[0].previous_logps)
     assert asyncio.run(group.received()) == {}
-    assert asyncio.run(group.probe([types.Sequence(first.prompt_ids[0], first.response_ids[0])])) == {}
+    assert asyncio.run(group.probe([types.TokenSequence(first.prompt_ids[0], first.response_ids[0])])) == {}
     with refused("a reference replica without a slot for pi_t"):
         ray.get(bench.fixed.start_weight_update.remote(), timeout=60)
 

@@ -72,7 +72,7 @@ class Bench:
     def largest_difference(self, rollouts: list[types.Rollout]) -> float:
         """Between the log-probs of the engine as it sampled and of transformers on the same tokens, over all tokens, in nats."""
         pairs = [(rollout.prompt.token_ids, response) for rollout in rollouts for response in rollout.responses]
-        expected = self.tell("logps", [types.Sequence(ids, response.token_ids) for ids, response in pairs])
+        expected = self.tell("logps", [types.TokenSequence(ids, response.token_ids) for ids, response in pairs])
         return max(float(np.abs(own - response.logprobs).max()) for own, (_, response) in zip(expected, pairs, strict=True))
 
     def close(self) -> None:

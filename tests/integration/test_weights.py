@@ -191,7 +191,7 @@ def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Pat
     settings = [bench.settings(untied_model, rank, lora) for rank in range(2)]
     ray.get([rank.become.remote(own) for rank, own in zip(bench.ranks, settings, strict=True)], timeout=120)
     examples = make_examples(6)
-    sequences = [types.Sequence(example.prompt_ids[0], example.response_ids[0]) for example in examples]
+    sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in examples]
 
     async def run() -> None:
         await bench.learner.connect([Receiver(name, handle) for name, handle in bench.replicas], "shm", 60)

@@ -146,7 +146,11 @@ def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("actors.team.Team.assembled", assembled)
     monkeypatch.setattr("actors.policy_model.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
     monkeypatch.setattr("raypref.data.prompts.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
-    config = {"policy": {"path": "p"}, "loss": {"type": "sppo"}, "oracle": {"type": "callable", "function": "tests.loop.test_generation:sample"}}
+    config = {
+        "policy": {"path": "p"},
+        "loss": {"type": "sppo"},
+        "oracle": {"type": "callable", "function": "tests.loop.test_generation:sample"},
+    }
     with pytest.raises(OracleError, match="no credit left"):
         compose.generate(RunConfig.parse(config), "prompts", tmp_path / "mine.jsonl", responses=3, best=True)
     kept = [json.loads(line)["responses"] for line in (tmp_path / "mine.all.jsonl").read_text().splitlines()]

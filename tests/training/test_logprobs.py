@@ -11,7 +11,7 @@ import raypref.training.head
 import raypref.training.logprobs
 from raypref.training.head import head_logps
 from raypref.training.logprobs import response_kl, response_logps, response_predictions, spread, token_logps
-from raypref.types import Sequence
+from raypref.types import TokenSequence
 
 VOCABULARY = 32
 
@@ -25,9 +25,11 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def random_sequences(*lengths: tuple[int, int]) -> list[Sequence]:
+def random_sequences(*lengths: tuple[int, int]) -> list[TokenSequence]:
     rng = np.random.default_rng(0)
-    return [Sequence(rng.integers(0, VOCABULARY, p).astype(np.int32), rng.integers(0, VOCABULARY, r).astype(np.int32)) for p, r in lengths]
+    return [
+        TokenSequence(rng.integers(0, VOCABULARY, p).astype(np.int32), rng.integers(0, VOCABULARY, r).astype(np.int32)) for p, r in lengths
+    ]
 
 
 LENGTHS = ((3, 7), (12, 2), (1, 1), (5, 4), (2, 0))
@@ -52,7 +54,7 @@ def test_padding_changes_nothing_in_value_or_gradient(model: LlamaForCausalLM) -
     """One batch of all against one sequence at a time, weighted by length so that no gradient cancels."""
     items = random_sequences(*LENGTHS)
 
-    def gradients(batches: list[list[Sequence]]) -> list[torch.Tensor]:
+    def gradients(batches: list[list[TokenSequence]]) -> list[torch.Tensor]:
         model.zero_grad()
         for batch in batches:
             logps, mask = response_logps(model, batch)
@@ -85,7 +87,7 @@ def other_model(**settings: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**shape, **settings)).eval()
 
 
-def kl_and_gradients(model: Any, reference: Any, items: list[Sequence]) -> list[torch.Tensor]:
+def kl_and_gradients(model: Any, reference: Any, items: list[TokenSequence]) -> list[torch.Tensor]:
     """Divergences and log-probs of all tokens, and the gradient of a sum over both in which nothing cancels."""
     model.zero_grad()
     with torch.no_grad():
@@ -176,6 +178,6 @@ def test_gradient_free_under_no_grad(model: LlamaForCausalLM) -> None:
 
 
 @pytest.mark.parametrize(("items", "message"), [([], "no sequences"), (random_sequences((0, 2)), "empty prompt")])
-def test_what_cannot_be_scored_is_refused(model: LlamaForCausalLM, items: list[Sequence], message: str) -> None:
+def test_what_cannot_be_scored_is_refused(model: LlamaForCausalLM, items: list[TokenSequence], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         response_logps(model, items)

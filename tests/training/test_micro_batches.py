@@ -64,10 +64,10 @@ def test_a_group_is_halved_rather_than_repeated() -> None:
     assert [[(item.examples, item.counts) for item in hand] for hand in found] == [[((0, 1), True)], [((2, 3), True)]]
 
 
-def draw(prompt: int, prompt_tokens: int, *responses: int) -> list[types.Sequence]:
+def draw(prompt: int, prompt_tokens: int, *responses: int) -> list[types.TokenSequence]:
     """Sequences with the same prompt, made of the token ``prompt``; no two responses are alike."""
     ids = np.full(prompt_tokens, prompt, dtype=np.int32)
-    return [types.Sequence(ids, np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
+    return [types.TokenSequence(ids, np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
 
 
 ITEMS = st.lists(
@@ -80,7 +80,9 @@ ITEMS = st.lists(
 @pytest.mark.parametrize("kind", ["padded", "shared", "joined"])
 @settings(deadline=None)
 @given(items=ITEMS, ranks=st.integers(1, 3), budget=st.integers(1, 200))
-def test_a_share_holds_every_example_once_within_the_budget(kind: str, items: list[list[types.Sequence]], ranks: int, budget: int) -> None:
+def test_a_share_holds_every_example_once_within_the_budget(
+    kind: str, items: list[list[types.TokenSequence]], ranks: int, budget: int
+) -> None:
     """What is laid out for a micro-batch has as many positions as planned; above the budget is only an example by itself."""
     packing = Packing(kind, 8)  # type: ignore[arg-type]
     found = share(items, ranks, budget, packing)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, mod
 import raypref.training.head
 from raypref.training.logprobs import response_logps
 from raypref.training.packing import _READ, Packing, Row, inputs_of, knows, packing_of, rows_of, sees
-from raypref.types import Sequence
+from raypref.types import TokenSequence
 
 VOCABULARY = 32
 
@@ -25,7 +25,7 @@ def tokens(*ids: int) -> np.ndarray:
 
 P, Q = tokens(1, 2, 3), tokens(4)
 A, B, C = tokens(5, 6), tokens(7, 8, 9), tokens(10)
-GROUP = [Sequence(P, A), Sequence(Q, C), Sequence(P, B), Sequence(P, A)]
+GROUP = [TokenSequence(P, A), TokenSequence(Q, C), TokenSequence(P, B), TokenSequence(P, A)]
 
 
 def lengths(rows: list[Row]) -> list[tuple[int, list[int]]]:
@@ -71,7 +71,7 @@ def test_the_prompt_is_shared_where_that_costs_less() -> None:
     10 tokens are worth sharing: 441, 425, 422."""
 
     def found(prompt: int, reach: float) -> list[int]:
-        group = [Sequence(np.zeros(prompt, dtype=np.int32), np.full(100, k, dtype=np.int32)) for k in range(4)]
+        group = [TokenSequence(np.zeros(prompt, dtype=np.int32), np.full(100, k, dtype=np.int32)) for k in range(4)]
         return [len(row.response_ids) for row in rows_of(group, Packing("shared", reach))]
 
     assert found(10, 384) == [1, 1, 1, 1]
@@ -86,7 +86,7 @@ def test_rows_cost_what_the_longest_does() -> None:
     4234. Three responses of 800 (899 apart): 3420; two rows are as long as their pair, 1698: 5117; one of 2497: 4358."""
 
     def found(*responses: int) -> list[list[int]]:
-        group = [Sequence(np.zeros(100, dtype=np.int32), np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
+        group = [TokenSequence(np.zeros(100, dtype=np.int32), np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
         return [[len(response) for response in row.response_ids] for row in rows_of(group, Packing("shared", 3351))]
 
     assert found(150, 1000, 1200) == [[1200], [1000, 150]]
@@ -101,18 +101,18 @@ def small(kind: str, **settings: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).train()
 
 
-def random_group() -> list[Sequence]:
+def random_group() -> list[TokenSequence]:
     rng = np.random.default_rng(0)
 
     def draw(count: int) -> np.ndarray:
         return rng.integers(3, VOCABULARY, count).astype(np.int32)
 
     first, second = draw(15), draw(9)
-    found = [Sequence(first, draw(count)) for count in (4, 1, 0, 7)] + [Sequence(second, draw(count)) for count in (3, 6)]
-    return [*found, found[0], Sequence(draw(2), draw(11))]
+    found = [TokenSequence(first, draw(count)) for count in (4, 1, 0, 7)] + [TokenSequence(second, draw(count)) for count in (3, 6)]
+    return [*found, found[0], TokenSequence(draw(2), draw(11))]
 
 
-def passes(model: Any, batches: list[list[Sequence]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def passes(model: Any, batches: list[list[TokenSequence]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The sequences' log-probs, and the gradient of their sums weighted by length, so that nothing cancels."""
     model.zero_grad()
     rows = []
