@@ -3,26 +3,77 @@
 >>> import raypref
 >>> config = raypref.load_config("run.yaml", ["rollout.responses=8"])
 >>> result = raypref.run(config)
+
+Everything that ``dir(raypref)`` lists is public, and imported when it is first used. ``losses``, ``selection`` and ``oracles`` are the
+packages of the built-in ones; each has ``register``, the class decorator that gives one of your own a name.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["RunConfig", "RunResult", "load_config", "run"]
-
 if TYPE_CHECKING:
-    from raypref.compose import RunResult, run
+    from raypref import losses, oracles, selection
+    from raypref.compose import RunResult, generate, run
     from raypref.config import RunConfig, load_config
+    from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, RayprefError, SyncError
+    from raypref.losses.base import Loss, LossBatch, LossValue
+    from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
+    from raypref.output.progress import Callback, ProgressLine
+    from raypref.selection.base import Selection
 
-_HOMES = {"RunConfig": "config", "load_config": "config", "RunResult": "compose", "run": "compose"}
+__version__ = "0.1.0"
+__all__ = [
+    "ABSTAIN",
+    "Answer",
+    "Callback",
+    "ConfigError",
+    "DataError",
+    "Loss",
+    "LossBatch",
+    "LossNotFinite",
+    "LossValue",
+    "Oracle",
+    "OracleError",
+    "PlacementError",
+    "ProgressLine",
+    "Question",
+    "RayprefError",
+    "RunConfig",
+    "RunResult",
+    "Selection",
+    "SyncError",
+    "generate",
+    "load_config",
+    "losses",
+    "oracles",
+    "run",
+    "selection",
+]
+
+_MODULES = {
+    "compose": ("RunResult", "generate", "run"),
+    "config": ("RunConfig", "load_config"),
+    "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "RayprefError", "SyncError"),
+    "losses.base": ("Loss", "LossBatch", "LossValue"),
+    "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
+    "output.progress": ("Callback", "ProgressLine"),
+    "selection.base": ("Selection",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = ("losses", "oracles", "selection")
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``import raypref`` stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'raypref' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"raypref.{_HOMES[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"raypref.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"raypref.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'raypref' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

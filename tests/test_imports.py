@@ -90,3 +90,35 @@ import actors.team
 print([name for name in ("vllm", "deepspeed", "transformers") if name in sys.modules])
 """)
     assert loaded.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_listed() -> None:
+    """``import *`` resolves each name of ``__all__``; none of them is imported before."""
+    shown = _fresh("""
+import raypref
+assert set(raypref.__all__) <= set(dir(raypref)), set(raypref.__all__) - set(dir(raypref))
+assert raypref.__all__ == sorted(raypref.__all__)
+from raypref import *
+print(sorted(set(raypref.__all__) - set(globals())))
+try:
+    raypref.nothing
+except AttributeError as error:
+    print(error)
+""")
+    assert shown.splitlines() == ["[]", "module 'raypref' has no attribute 'nothing'"]
+
+
+@pytest.mark.parametrize("package", ["losses", "selection", "oracles"])
+@pytest.mark.parametrize("first", ["import raypref.{0}.base", "from raypref import {0}", "import raypref.{0}", "import raypref.config"])
+def test_a_package_of_extensions_is_the_same_object_whatever_was_imported_first(package: str, first: str) -> None:
+    """Importing a submodule sets the attribute ``raypref.losses`` to the package: it is the package before, too, and can register."""
+    shown = _fresh(f"""
+{first.format(package)}
+import raypref, sys
+from raypref import {package}
+assert raypref.{package} is {package} is sys.modules["raypref.{package}"]
+import raypref.{package}.base
+assert raypref.{package} is {package}
+print(callable({package}.register), len({package}.names()) > 4)
+""")
+    assert shown.strip() == "True True"
