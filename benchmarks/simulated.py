@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raypref import types
-from raypref.roles import Ref
+from raypref.roles import Audience, Ref
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class SimulatedEngines:
     async def probe(self, requests: Sequence[types.SampleRequest]) -> Mapping[str, Sequence[types.Rollout]]:
         return {}
 
-    async def received(self) -> Mapping[str, Mapping[str, int]]:
+    async def weight_checksums(self) -> Mapping[str, Mapping[str, int]]:
         return {}
 
 
@@ -161,7 +161,7 @@ class SimulatedReference:
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Any]:
         return {}
 
-    async def received(self) -> Mapping[str, Mapping[str, int]]:
+    async def weight_checksums(self) -> Mapping[str, Mapping[str, int]]:
         return {}
 
 
@@ -182,7 +182,7 @@ class SimulatedLearner:
     async def refresh_reference(self, directory: Path) -> None:
         pass
 
-    async def publish(self, version: int) -> Mapping[str, int]:
+    async def sync(self, version: int, audience: Audience = "all") -> Mapping[str, int]:
         await asyncio.sleep(self._speeds.sync_s)
         return {}
 

@@ -21,6 +21,7 @@ from typing import Any
 from actors.rollout.actor import RolloutActor
 from actors.weights.publisher import Publisher, Receiver
 from benchmarks.figure import Figure
+from raypref.roles import Audience
 from raypref.sections import PolicyConfig, RolloutConfig
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -66,9 +67,9 @@ def measure(directory: Path, shape: dict[str, int]) -> dict[str, float]:
     rounds = []
     for version in range(SAMPLES + 1):
         seconds = {"memcpy": ray.get(learner.memcpy.remote(), timeout=60)}
-        seconds["transport"] = ray.get(learner.publish.remote("sink", version), timeout=60)
+        seconds["transport"] = ray.get(learner.sync.remote("sink", version), timeout=60)
         seconds["checksums"] = ray.get(learner.checksums.remote(), timeout=60)
-        seconds["total"] = ray.get(learner.publish.remote("engine", version), timeout=60)
+        seconds["total"] = ray.get(learner.sync.remote("engine", version), timeout=60)
         seconds["engine"] = ray.get(engine.take_seconds.remote(), timeout=60)
         rounds.append(seconds)
     for actor in (engine, sink, learner):
@@ -102,9 +103,9 @@ class Learner:
         publisher._source._active = check
         self._publishers[name] = publisher
 
-    def publish(self, name: str, version: int) -> float:
+    def sync(self, name: str, version: int) -> float:
         start = time.perf_counter()
-        self._publishers[name].publish(version)
+        self._publishers[name].sync(version)
         return time.perf_counter() - start
 
     def memcpy(self) -> float:
@@ -139,7 +140,7 @@ class Sink:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._engine.init_transfer_engine(self._engine.parse_init_info(request.init_info))
 
-    def start_weight_update(self, version: int, complete: bool) -> None:
+    def start_weight_update(self, complete: bool, audience: Audience) -> None:
         self._engine.start_weight_update()
 
     def update_weights(self, request: Any) -> None:
@@ -157,9 +158,9 @@ class TimedEngine(RolloutActor):
 
     _seconds = 0.0
 
-    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
+    def start_weight_update(self, complete: bool = True, audience: Audience = "all") -> None:
         start = time.perf_counter()
-        super().start_weight_update(version, complete)
+        super().start_weight_update(complete, audience)
         self._seconds += time.perf_counter() - start
 
     def update_weights(self, request: Any) -> None:

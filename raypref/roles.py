@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +24,20 @@ Ref = Any
 Checksums = Mapping[str, int]
 """Parameter name -> checksum of the tensor's bytes as it was sent or received."""
 
+Audience = Literal["all", "engines"]
+"""Which copies of the policy a weight sync changes: all of them, or the engines alone, while the references keep pi_t."""
+
 
 class WeightReceiver(Protocol):
     """A role that holds a copy of the policy's weights."""
 
-    async def received(self) -> Mapping[str, Checksums]:
-        """Replica name -> checksums of the tensors of the last sync, as that replica received them."""
+    async def weight_checksums(self) -> Mapping[str, Checksums]:
+        """Replica name -> checksums of the tensors of the last weight sync, as that replica received them."""
         ...
 
 
 class RolloutRole(WeightReceiver, Protocol):
-    """Engines that sample from the policy of the last sync."""
+    """Engines that sample from the policy of the last weight sync."""
 
     async def sample(self, request: types.SampleRequest) -> Ref:
         """Reference to the ``Rollout`` that answers ``request``, from whichever engine is least busy."""
@@ -108,10 +111,12 @@ class LearnerRole(Protocol):
         """The policy that ``export`` wrote to ``directory`` is pi_ref from now on."""
         ...
 
-    async def publish(self, version: int) -> Checksums:
-        """Put the weights into every receiver as ``version``; checksums of what was sent.
+    async def sync(self, version: int, audience: Audience = "all") -> Checksums:
+        """Copy the weights to the engines and references, under the name ``version``; checksums of what was sent.
 
-        A version below 0 is not pi_t: engines hold it, references receive and discard it (see ``raypref.loop.regulariser``).
+        Args:
+            version: the engines answer requests for this ``policy_version`` from now on.
+            audience: ``engines`` for weights that are not pi_t (``raypref.loop.regulariser``): references keep what they have.
         """
         ...
 

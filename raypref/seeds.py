@@ -5,7 +5,15 @@ from __future__ import annotations
 import hashlib
 
 
-def seed_for(run_seed: int, purpose: str, iteration: int, name: str) -> int:
-    """A 32-bit seed from (run seed, purpose, iteration, name of the prompt), the same on every machine."""
-    digest = hashlib.blake2b(f"{run_seed}/{purpose}/{iteration}/{name}".encode(), digest_size=4).digest()
+def seed_for(run_seed: int, purpose: str, iteration: int | None, name: str) -> int:
+    """A 32-bit seed, the same on every machine.
+
+    Args:
+        run_seed: of the config.
+        purpose: what is drawn; draws for different purposes are independent.
+        iteration: in which it is drawn; None for data that no iteration sampled.
+        name: of the prompt.
+    """
+    number = -1 if iteration is None else iteration
+    digest = hashlib.blake2b(f"{run_seed}/{purpose}/{number}/{name}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

@@ -73,7 +73,8 @@ class Rollout:
 
     prompt: Prompt
     responses: tuple[Response, ...]
-    policy_version: int
+    policy_version: int | None
+    """Which policy of the run sampled the responses; None: none did, they were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ class Example:
     """S arrays (T_s,)."""
     targets: NDArray[np.float64]
     """(S,) what the loss makes of the preference matrix (``Loss.targets``)."""
-    policy_version: int
-    """Which policy sampled the responses; -1 for given data."""
+    policy_version: int | None
+    """Which policy of the run sampled the responses; None: none did, they were given."""
     reference_logps: NDArray[np.float64] | None = None
     """(S,) log pi_ref(y | x), summed over response tokens, in nats."""
     previous_logps: NDArray[np.float64] | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref import types
+from raypref.roles import Audience
 
 
 def prompt(index: int, id: str | None = None) -> types.Prompt:
@@ -27,7 +28,7 @@ class FakePolicy:
     value: float = 0.0
     version: int = -1
     keeps_pi_t: bool = False
-    """A reference's: versions below 0 pass by."""
+    """A reference's: weights for the engines alone pass by."""
 
 
 @dataclass
@@ -65,9 +66,9 @@ class FakeLearner:
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         self.begun.append((iteration, steps))
 
-    async def publish(self, version: int) -> dict[str, int]:
+    async def sync(self, version: int, audience: Audience = "all") -> dict[str, int]:
         for replica in self.replicas:
-            if version >= 0 or not replica.keeps_pi_t:
+            if audience == "all" or not replica.keeps_pi_t:
                 replica.value, replica.version = self.value, version
         return {"weight": hash(self.value)}
 
@@ -122,7 +123,7 @@ class FakeRollout:
     async def probe(self, requests: Sequence[types.SampleRequest]) -> dict[str, list[types.Rollout]]:
         return {"rollout-0": [self._answer(request) for request in requests]}
 
-    async def received(self) -> dict[str, dict[str, int]]:
+    async def weight_checksums(self) -> dict[str, dict[str, int]]:
         return {"rollout-0": {"weight": hash(self.policy.value)}}
 
 
@@ -147,7 +148,7 @@ class FakeReference:
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> dict[str, list[NDArray[np.float64]]]:
         return {"reference-0": [np.full(len(sequence.response_ids), -1.0 - self.policy.value) for sequence in sequences]}
 
-    async def received(self) -> dict[str, dict[str, int]]:
+    async def weight_checksums(self) -> dict[str, dict[str, int]]:
         return {"reference-0": {"weight": hash(self.policy.value)}}
 
 

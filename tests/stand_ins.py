@@ -14,12 +14,13 @@ from actors.policy_model import load_model
 from actors.rollout.actor import Finished
 from actors.weights.publisher import Publisher, Receiver
 from raypref import types
+from raypref.roles import Audience
 from raypref.sections import PolicyConfig
 from raypref.training.logprobs import response_logps
 
 
 class Sender:
-    """In the learner's place: a plain transformers model that is published and asked for log-probs."""
+    """In the learner's place: a plain transformers model that is synced and asked for log-probs."""
 
     def __init__(
         self, path: Path, transport: str = "shm", device: str = "cpu", dtype: Any = "float32", trained: Collection[str] | None = None
@@ -35,11 +36,11 @@ class Sender:
 
         self._publisher = Publisher(self._transport, 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
 
-    def publish(self, version: int) -> dict[str, int]:
-        return self._publisher.publish(version)
+    def sync(self, version: int, audience: Audience = "all") -> dict[str, int]:
+        return self._publisher.sync(version, audience)
 
-    def publish_listing(self, version: int) -> tuple[dict[str, int], set[str]]:
-        """Publish; what the receivers hold, and the names of what was sent this time."""
+    def sync_listing(self, version: int) -> tuple[dict[str, int], set[str]]:
+        """Sync; what the receivers hold, and the names of what was sent this time."""
         client: Any = self._publisher._client
         send, sent = client.update_weights, set[str]()
 
@@ -49,12 +50,12 @@ class Sender:
 
         client.update_weights = listing
         try:
-            return self._publisher.publish(version), sent
+            return self._publisher.sync(version), sent
         finally:
             client.update_weights = send
 
-    def publish_corrupted(self, version: int, name: str) -> dict[str, int]:
-        """Publish, but one bit of a tensor changes on the way."""
+    def sync_corrupted(self, version: int, name: str) -> dict[str, int]:
+        """Sync, but one bit of a tensor changes on the way."""
         client: Any = self._publisher._client
         send = client.update_weights
 
@@ -64,7 +65,7 @@ class Sender:
 
         client.update_weights = corrupt
         try:
-            return self._publisher.publish(version)
+            return self._publisher.sync(version)
         finally:
             client.update_weights = send
 

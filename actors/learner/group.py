@@ -11,7 +11,7 @@ import numpy as np
 from actors.cluster.calls import first_cause
 from actors.learner.phases import Phases
 from raypref import types
-from raypref.roles import Checksums, Ref
+from raypref.roles import Audience, Checksums, Ref
 
 if TYPE_CHECKING:
     from actors.weights.publisher import Receiver
@@ -63,9 +63,9 @@ class LearnerGroup:
     async def refresh_reference(self, directory: Path) -> None:
         await self._all("refresh_reference", directory)
 
-    async def publish(self, version: int) -> Checksums:
+    async def sync(self, version: int, audience: Audience = "all") -> Checksums:
         async with self._phases.syncing() as complete:
-            return (await self._all("publish", version, complete))[0]
+            return (await self._all("sync", version, audience, complete))[0]
 
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]

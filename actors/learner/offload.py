@@ -1,7 +1,7 @@
 """The optimiser's state of a learner rank in host memory while engines use its GPU, and back.
 
 What goes: the fp32 master weights, the optimiser's moments, the gradient buffers. What stays: the parameters that the forward pass
-reads, which are published, probed and exported in between. A checkpoint may be saved from either place, and loaded at home only.
+reads, which are synced, probed and exported in between. A checkpoint may be saved from either place, and loaded at home only.
 
 DeepSpeed's ``offload_states`` does it for ZeRO 2, and for ZeRO 1 in float32. Its ZeRO-3 refuses optimisers other than its own FusedAdam:
 there the master weights and moments are moved here, the gradient buffers by DeepSpeed. Read in DeepSpeed 0.19.8: ``stage_1_and_2.py``,

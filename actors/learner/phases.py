@@ -5,7 +5,7 @@
 
     clear      engines sleep                                               before the learner loads anything
     training   engines sleep, then the optimiser's state comes             at a step after sampling
-    syncing    the optimiser's state goes, weights wake, <transfer>, key-value cache wakes       at a publish
+    syncing    the optimiser's state goes, weights wake, <transfer>, key-value cache wakes       at a weight sync
 
 Memory is given back before any is taken, and the key-value cache, the largest part, comes last: while weights travel there are two copies
 of them and little else. The learner's parameters stay: the check after a sync computes log-probs with both. Nobody but ``LearnerGroup``

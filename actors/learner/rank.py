@@ -5,9 +5,9 @@ calling order, on every rank alike:
 
     address = rank_0.listen()
     rank.start(address)
-    rank.connect(receivers, backend, timeout_s)        # where weights are published
+    rank.connect(receivers, backend, timeout_s)        # where weights are synced
     rank.begin_iteration(0, steps)
-    rank.step(bounds, *groups) ... rank.publish(1)
+    rank.step(bounds, *groups) ... rank.sync(1)
 
 Between calls the parameters of all ranks are the same. Random numbers (dropout) are seeded by step and rank, so that a checkpoint needs
 none of their state to continue exactly.
@@ -32,6 +32,7 @@ from raypref import types
 from raypref.checks import check_learner
 from raypref.errors import LossNotFinite
 from raypref.losses.base import Loss
+from raypref.roles import Audience
 from raypref.sections import LearnerConfig, PolicyConfig
 from raypref.training import micro_batches as batching
 from raypref.training.logprobs import per_token_logps
@@ -224,7 +225,7 @@ class LearnerRank:
         """Build the sending half of the weight transport.
 
         Args:
-            receivers: who gets the weights at every ``publish``.
+            receivers: who gets the weights at every ``sync``.
             backend: ``nccl``, ``ipc`` or ``shm``.
             timeout_s: of each transfer.
         """
@@ -234,10 +235,11 @@ class LearnerRank:
         source = DeepSpeedSource(self._engine.module)
         self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
 
-    def publish(self, version: int, complete: bool = False) -> dict[str, int]:
-        """Put the weights into every receiver, if there is any, as ``version``.
+    def sync(self, version: int, audience: Audience = "all", complete: bool = False) -> dict[str, int]:
+        """Copy the weights to every receiver, if there is any, under the name ``version``.
 
         Args:
+            audience: which receivers keep them.
             complete: send every weight, not only what training changes: a receiver has lost its own.
 
         Returns:
@@ -247,7 +249,7 @@ class LearnerRank:
             return {}
         if complete:
             self._publisher.send_all()
-        return self._publisher.publish(version)
+        return self._publisher.sync(version, audience)
 
     # --- memory ---------------------------------------------------------------------------------------------------------------------
 

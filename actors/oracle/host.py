@@ -70,9 +70,9 @@ class OracleHost:
         return VllmNextToken(path, dtype=dtype, max_tokens=max_tokens, gpu_memory_utilization=gpu_memory_utilization, device=self._device)
 
     def ask_policy(
-        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int, temperature: float, max_tokens: int
+        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int | None, temperature: float, max_tokens: int
     ) -> list[str | None]:
-        if self._policy is None:
+        if self._policy is None or policy_version is None:
             raise ConfigError("oracle: it asks the policy, but no engines of a run are here; evaluate with another oracle")
         prompts = [self._prompt(chat, name) for chat, name in zip(chats, names, strict=True)]
         room = self._facts.context_tokens - max_tokens

@@ -20,6 +20,7 @@ from actors.policy_model import load_model
 from actors.weights.received_policy import ReceivedPolicy
 from raypref.errors import SyncError
 from raypref.losses.base import Frozen
+from raypref.roles import Audience
 from raypref.sections import PolicyConfig
 from raypref.training import micro_batches as batching
 from raypref.training.logprobs import per_token_logps
@@ -80,7 +81,7 @@ class ReferenceModel:
         """Per-token log-probs (T_s,) under pi_t; None without that slot."""
         return None if self._previous is None else per_token_logps(self._previous.model, sequences, self._micro_batch_tokens)
 
-    def received(self) -> dict[str, int] | None:
+    def weight_checksums(self) -> dict[str, int] | None:
         """Parameter name -> checksum of each tensor as it was last received; None without a slot for pi_t."""
         return None if self._previous is None else self._previous.weights.checksums()
 
@@ -88,8 +89,8 @@ class ReferenceModel:
         engine = self._slot().engine
         engine.init_transfer_engine(engine.parse_init_info(request.init_info))
 
-    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
-        self._slot().begin(keep=version >= 0, complete=complete)
+    def start_weight_update(self, complete: bool = True, audience: Audience = "all") -> None:
+        self._slot().begin(keep=audience == "all", complete=complete)
 
     def update_weights(self, request: Any) -> None:
         self._slot().engine.update_weights(request.update_info)
@@ -99,8 +100,7 @@ class ReferenceModel:
         self._slot().finish()
 
     def update_weight_version(self, new_version: str) -> None:
-        if int(new_version) >= 0:
-            self._slot().version = int(new_version)
+        self._slot().take_version(int(new_version))
 
     def shutdown(self) -> None:
         """Leave the transport."""

@@ -54,8 +54,8 @@ class ReferenceGroup:
     async def probe(self, sequences: Sequence[TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         return await self._ask("probe", list(sequences))
 
-    async def received(self) -> Mapping[str, Checksums]:
-        return await self._ask("received")
+    async def weight_checksums(self) -> Mapping[str, Checksums]:
+        return await self._ask("weight_checksums")
 
     async def close(self) -> None:
         """Have every replica leave the transport."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.rollout.engine import Engine
 from raypref.errors import RayprefError, SyncError
+from raypref.roles import Audience
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Rollout, SampleRequest
 
@@ -100,11 +101,12 @@ class RolloutActor:
     def init_weight_transfer_engine(self, request: Any) -> None:
         self._engine.init_weight_transfer_engine(request)
 
-    def start_weight_update(self, version: int = 0, complete: bool = True) -> None:
-        """Begin a weight update; from here to ``update_weight_version`` requests are refused. An engine takes every ``version``.
+    def start_weight_update(self, complete: bool = True, audience: Audience = "all") -> None:
+        """Begin a weight update; from here to ``update_weight_version`` requests are refused.
 
         Args:
             complete: whether every weight comes, or some, and the others stay.
+            audience: makes no difference here: engines keep the weights of every update.
 
         Raises:
             SyncError: requests are unanswered, or an earlier update went wrong.
@@ -152,9 +154,9 @@ class RolloutActor:
         with self._state:
             self._asleep = not awake
 
-    def received(self) -> dict[str, Mapping[str, int]]:
+    def weight_checksums(self) -> dict[str, Mapping[str, int]]:
         """Worker -> parameter name -> checksum of each tensor as that worker last received it."""
-        return self._engine.received()
+        return self._engine.weight_checksums()
 
     def shutdown(self) -> None:
         """End the stream after the step that is under way, then the engine and its worker processes."""

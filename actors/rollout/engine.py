@@ -155,7 +155,7 @@ class Engine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
-    def received(self) -> dict[str, Mapping[str, int]]:
+    def weight_checksums(self) -> dict[str, Mapping[str, int]]:
         """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` for one."""
         workers = self._llm.collective_rpc("raypref_received")
         return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}

@@ -68,10 +68,10 @@ class RolloutGroup:
         answers = await asyncio.gather(*(self._all_on(lane, requests) for lane in self._lanes))
         return {lane.name: rollouts for lane, rollouts in zip(self._lanes, answers, strict=True)}
 
-    async def received(self) -> Mapping[str, Checksums]:
+    async def weight_checksums(self) -> Mapping[str, Checksums]:
         """By engine; by ``engine/tp0``, ``engine/tp1`` ... where an engine has several workers."""
-        calls = [lane.handle.received.remote() for lane in self._lanes]
-        answers = await first_cause(calls, [f"{lane.name}: received" for lane in self._lanes], self._timeout_s)
+        calls = [lane.handle.weight_checksums.remote() for lane in self._lanes]
+        answers = await first_cause(calls, [f"{lane.name}: weight_checksums" for lane in self._lanes], self._timeout_s)
         pairs = zip(self._lanes, answers, strict=True)
         return {f"{lane.name}/{worker}" if worker else lane.name: sums for lane, own in pairs for worker, sums in own.items()}
 

@@ -2,14 +2,14 @@
 
     source = DeepSpeedSource(engine.module)                      # actors.weights.source, on every learner rank
     publisher = Publisher("nccl", rank, world_size, source, receivers, timeout_s)
-    sent = publisher.publish(version)                            # on every rank; blocks until every receiver holds the weights
+    sent = publisher.sync(version)                               # on every rank; blocks until every receiver holds the weights
 
 The first transfer carries every weight; later ones those alone that training changes (with a LoRA adapter: the merged layers). A receiver
 keeps the others, and their checksums.
 
 Backends: ``nccl`` (learner and receivers on GPUs of their own), ``ipc`` (each receiver on a GPU that a learner rank uses, too), ``shm``
-(CPU, one node; ``actors.weights.shm``). The invariant: when ``publish`` returns, every receiver holds exactly these weights, under this
-version, with an empty prefix cache, and has checksums of the tensors as it received them (``received``).
+(CPU, one node; ``actors.weights.shm``). The invariant: when ``sync`` returns, every receiver holds exactly these weights, under this
+version, with an empty prefix cache, and has checksums of the tensors as it received them (``weight_checksums``).
 
 A receiver is an actor with the methods of vLLM's control plane: ``init_weight_transfer_engine``, ``start_weight_update``,
 ``update_weights``, ``finish_weight_update``, ``update_weight_version``. vLLM is imported by ``Publisher``, not by this module.
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
+
+from raypref.roles import Audience
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerInitInfo
@@ -75,7 +77,7 @@ class Publisher:
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=self._source)
         self._receivers_hold_all = False
 
-    def publish(self, version: int) -> dict[str, int]:
+    def sync(self, version: int, audience: Audience = "all") -> dict[str, int]:
         """Put the weights into every receiver as ``version``; called on every learner rank at the same time.
 
         Returns:
@@ -86,14 +88,14 @@ class Publisher:
         """
         complete = not self._receivers_hold_all
         self._source.choose(complete=complete)
-        self._client.version, self._client.complete = version, complete
+        self._client.version, self._client.audience, self._client.complete = version, audience, complete
         _finish_pending_work()
         self._engine.send_weights()
         self._receivers_hold_all = True
         return self._source.checksums()
 
     def send_all(self) -> None:
-        """Have the next ``publish`` carry every weight: the receivers have lost theirs, or the learner loaded others."""
+        """Have the next ``sync`` carry every weight: the receivers have lost theirs, or the learner loaded others."""
         self._receivers_hold_all = False
 
     def close(self) -> None:
@@ -111,6 +113,8 @@ class ControlPlane:
     def __init__(self, receivers: Sequence[Receiver], timeout_s: float) -> None:
         self.version = 0
         """What the next finished update is called."""
+        self.audience: Audience = "all"
+        """Which receivers keep the next update."""
         self.complete = True
         """Whether the next update carries every weight."""
         self._receivers = receivers
@@ -125,9 +129,8 @@ class ControlPlane:
         self._wait([r.handle.init_weight_transfer_engine.remote(q) for r, q in zip(self._receivers, requests, strict=True)])
 
     def start_weight_update(self) -> None:
-        """Unlike vLLM's own call this one says which version comes (one below 0 is not for the references to keep), and whether it
-        carries every weight."""
-        self._call(lambda handle: handle.start_weight_update.remote(self.version, self.complete))
+        """Unlike vLLM's own call this one says whether every weight comes, and which receivers keep them."""
+        self._call(lambda handle: handle.start_weight_update.remote(self.complete, self.audience))
 
     def update_weights(self, update_info: Any) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

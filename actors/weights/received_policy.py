@@ -46,9 +46,14 @@ class ReceivedPolicy:
         self.engine.finish_weight_update()
         self._target.check_complete()
 
+    def take_version(self, version: int) -> None:
+        """Name the weights that have arrived, unless they were discarded."""
+        if self._target.keeps:
+            self.version = version
+
     def check(self, example: Example) -> None:
-        """Refuse an example that another policy sampled; given data (version -1) belongs to whatever pi_t is."""
-        if self.version is None or example.policy_version not in (-1, self.version):
+        """Refuse an example that another policy sampled; given data belongs to whatever pi_t is."""
+        if self.version is None or example.policy_version not in (None, self.version):
             raise SyncError(
                 f"prompt {example.prompt_id!r} was sampled by policy version {example.policy_version}; the reference holds "
                 f"{'no pi_t yet' if self.version is None else f'version {self.version}'}"

@@ -82,5 +82,5 @@ def _example(index: int, name: str, prompt: list[int], answer: list[int]) -> Exa
         prompt_ids=(np.asarray(prompt, dtype=np.int32),),
         response_ids=(np.asarray(answer, dtype=np.int32),),
         targets=np.zeros(1),
-        policy_version=-1,
+        policy_version=None,
     )

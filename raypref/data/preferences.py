@@ -25,9 +25,6 @@ from raypref.types import Example, PreferenceMatrix, Prompt, Response, Rollout
 
 logger = logging.getLogger(__name__)
 
-GIVEN = -1
-"""``policy_version`` of responses that no policy of the run has sampled."""
-
 
 @dataclass(frozen=True, slots=True)
 class PreferenceData:
@@ -127,7 +124,7 @@ def _rollout(name: str, opinion: Opinion, pairs: Sequence[tuple[list[int], list[
         Response(np.asarray(tokens, dtype=np.int32), nothing, text, "stop")
         for (_, tokens), text in zip(pairs, opinion.responses, strict=True)
     ]
-    return Rollout(prompt, tuple(responses), GIVEN)
+    return Rollout(prompt, tuple(responses), policy_version=None)
 
 
 def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int) -> list[_Group]:
@@ -161,7 +158,7 @@ def _picks(group: _Group, matrix: PreferenceMatrix, selection: Selection | None)
     """What the selection makes of the given matrix; without one, all answers."""
     if selection is None:
         return [tuple(range(matrix.size))]
-    rule = selection.seeded(seed_for(0, "group", GIVEN, group.rollout.prompt.id))
+    rule = selection.seeded(seed_for(0, "group", None, group.rollout.prompt.id))
     choosing = rule.choose(matrix.size)
     try:
         wanted = next(choosing)

@@ -67,7 +67,7 @@ class Matched:
         own = self.answers[place][number]
         reasons = own.finish_reasons or [_FINISHED] * len(own.responses)
         pairs = zip(own.responses, reasons, strict=True)
-        return Rollout(self.prompts[number], tuple(Response(_NO_IDS, _NO_LOGPROBS, text, reason) for text, reason in pairs), -1)
+        return Rollout(self.prompts[number], tuple(Response(_NO_IDS, _NO_LOGPROBS, text, reason) for text, reason in pairs), None)
 
 
 def match(sets: Sequence[ResponseSet], *, by: By | None = None, partial: bool = False) -> Matched:

@@ -43,7 +43,7 @@ class Comparisons:
         self,
         prompt: Prompt,
         responses: Sequence[Response],
-        policy_version: int,
+        policy_version: int | None,
         *,
         oracle: Asks,
         judging: JudgingConfig,
@@ -53,7 +53,7 @@ class Comparisons:
         Args:
             prompt: of the group.
             responses: (K,) those that are compared.
-            policy_version: the policy that answered.
+            policy_version: the policy that answered; None: the answers were given.
             oracle: gives the verdicts.
             judging: what is asked, and what the answers mean.
             rollout: the penalty for cut-off responses.

@@ -126,7 +126,7 @@ class Judge:
         comparisons = Comparisons(
             prompt,
             (*first, *second),
-            max(challenger.policy_version, defender.policy_version),
+            max((side.policy_version for side in (challenger, defender) if side.policy_version is not None), default=None),
             oracle=self._oracle,
             judging=JudgingConfig(tie_margin=self.judging.tie_margin),
             rollout=RolloutConfig(),

@@ -32,11 +32,11 @@ from raypref.loop.iterations import Iterations
 from raypref.loop.partners import Partners
 from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.loop.regulariser import FreshSamples
-from raypref.loop.weight_sync import Publication
+from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import Averages, MetricsWriter, StageClock
 from raypref.output.progress import Callback
-from raypref.roles import Roles
+from raypref.roles import Audience, Roles
 from raypref.seeds import seed_for
 from raypref.types import Prompt, RunData, SampleRequest, Slice
 
@@ -75,12 +75,12 @@ class Driver:
         self.evaluator: Evaluator | None = None
         if config.evaluation.wanted(data.held_out):
             self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise)
-        self.publication = Publication(config, roles, data, self._request)
+        self.weight_sync = WeightSync(config, roles, data, self._request)
         self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         self.fresh: FreshSamples | None = None
         if config.regulariser.on:
             assert roles.rollout is not None
-            self.fresh = FreshSamples(config, roles.learner, roles.rollout, data.prompts, self._publish)
+            self.fresh = FreshSamples(config, roles.learner, roles.rollout, data.prompts, self._sync_weights)
         self._synced_step = -1
         """The step at which the engines were last given pi_t."""
         self.groups = Groups(config, roles, self.clock, self.averages, callbacks)
@@ -243,15 +243,15 @@ class Driver:
 
     async def _sync(self) -> None:
         """pi_t to every engine and reference, then proof that it arrived."""
-        if self.publication.needed:
-            await self._publish(self.state.iteration)
+        if self.weight_sync.needed:
+            await self._sync_weights(self.state.iteration)
             self._synced_step = self.state.step
 
-    async def _publish(self, version: int) -> None:
+    async def _sync_weights(self, version: int, audience: Audience = "all") -> None:
         with self.clock.stage("sync"):
-            found = await self.publication.publish(version)
+            found = await self.weight_sync.sync(version, audience)
         self.metrics.write(self.state.step, found)
-        self.outcome.sync = self.publication.largest
+        self.outcome.sync = self.weight_sync.largest
 
     async def _evaluate(self) -> None:
         """Win rates of pi_t on the held-out prompts, against pi_0 and against the policy evaluated before."""

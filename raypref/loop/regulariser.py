@@ -1,6 +1,6 @@
 """Fresh samples for the regulariser: responses of the policy as it is now, every T optimiser steps.
 
-    step s, s a multiple of T:  weights -> engines as version -2 - s (references let it pass)  ->  samples  ->  learner
+    step s, s a multiple of T:  weights -> engines (references keep pi_t) -> samples -> learner
 
 Source: SPO Algorithm 1. pi_t does not move: it is the policy of the last data sync, and what depends on it (the iteration's own
 responses, the log-probs under pi_t) has been sampled, or is computed by the references, which keep pi_t.
@@ -12,32 +12,33 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from raypref.config import RunConfig
-from raypref.roles import LearnerRole, RolloutRole
+from raypref.roles import Audience, LearnerRole, RolloutRole
 from raypref.seeds import seed_for
 from raypref.types import Prompt, SampleRequest
 
-Publish = Callable[[int], Awaitable[None]]
+Sync = Callable[[int, Audience], Awaitable[None]]
+"""(version, audience): see ``raypref.roles.LearnerRole.sync``."""
 
 
-def fresh_version(step: int) -> int:
-    """The version of weights that are published for the regulariser alone: below 0, and never -1, which stands for given data."""
-    return -2 - step
+def fresh_version(step: int, iterations: int) -> int:
+    """The version of the weights after ``step`` steps where they are not pi_t; pi_t's versions are 0 to ``iterations``."""
+    return iterations + 1 + step
 
 
 class FreshSamples:
     """Keeps the learner's regulariser supplied."""
 
-    def __init__(self, config: RunConfig, learner: LearnerRole, rollout: RolloutRole, prompts: Sequence[Prompt], publish: Publish) -> None:
+    def __init__(self, config: RunConfig, learner: LearnerRole, rollout: RolloutRole, prompts: Sequence[Prompt], sync: Sync) -> None:
         """
         Args:
             prompts: of the training data, in the run's order.
-            publish: puts the learner's weights into the engines under a version, and proves that they arrived.
+            sync: copies the learner's weights to the engines under a version, and checks that they arrived.
         """
         self._config = config
         self._learner = learner
         self._rollout = rollout
         self._prompts = prompts
-        self._publish = publish
+        self._sync = sync
 
     async def before_step(self, step: int, held: int | None) -> None:
         """Sample anew where the step is a multiple of T.
@@ -48,9 +49,9 @@ class FreshSamples:
         """
         if step % self._config.regulariser.every:
             return
-        version = fresh_version(step) if held is None else held
+        version = fresh_version(step, self._config.loop.iterations) if held is None else held
         if held is None:
-            await self._publish(version)
+            await self._sync(version, "engines")
         samples = [self._rollout.sample(self._request(prompt, step, version)) for prompt in self._due(step)]
         await self._learner.regularise(await asyncio.gather(*samples))
 

@@ -53,7 +53,7 @@ async def verify(
         SyncError: naming the replica and the tensor, or the replica, the token and the difference.
     """
     receivers = [role for role in (rollout, reference) if role is not None]
-    for received in await asyncio.gather(*(role.received() for role in receivers)):
+    for received in await asyncio.gather(*(role.weight_checksums() for role in receivers)):
         for replica, checksums in received.items():
             _compare_checksums(replica, sent, checksums)
     if rollout is None:

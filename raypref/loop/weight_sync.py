@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from raypref.config import RunConfig
 from raypref.loop.sync_check import Tolerance, verify
-from raypref.roles import Roles
+from raypref.roles import Audience, Roles
 from raypref.types import Prompt, RunData, SampleRequest
 
 Request = Callable[[Prompt, int, str, int], SampleRequest]
 """(prompt, count, purpose, iteration) -> what an engine is asked."""
 
 
-class Publication:
-    """Publishes versions of the policy and checks each."""
+class WeightSync:
+    """Copies the learner's weights to the engines and references, and checks every copy."""
 
     def __init__(self, config: RunConfig, roles: Roles, data: RunData, request: Request) -> None:
         """
@@ -43,20 +43,20 @@ class Publication:
         """Whether the references hold pi_t, which only a loss that reads it asks for."""
         return self._roles.reference is not None and "previous" in self._config.loss.needs
 
-    async def publish(self, version: int) -> dict[str, float]:
-        """The check's figures, none where it is switched off. Below 0 the references are not asked (``raypref.loop.regulariser``).
+    async def sync(self, version: int, audience: Audience = "all") -> dict[str, float]:
+        """Copy the weights under the name ``version``; the metrics of the check, none where it is switched off.
 
         Raises:
             SyncError: a receiver does not hold the learner's weights.
         """
-        sent = await self._roles.learner.publish(version)
+        sent = await self._roles.learner.sync(version, audience)
         if not self._config.sync.check:
             return {}
         found = await verify(
             sent,
             learner=self._roles.learner,
             rollout=self._roles.rollout,
-            reference=self._roles.reference if version >= 0 and self._holds_previous else None,
+            reference=self._roles.reference if audience == "all" and self._holds_previous else None,
             requests=self._probes(version),
             tolerance=Tolerance.of(self._config.policy.dtype, self._config.sync.tolerance),
         )

@@ -28,8 +28,8 @@ class Question:
     """The comparisons that are wanted: (i, j) with i < j."""
     chat: Chat = ()
     """The question's turns where the data gives a chat; empty for a plain text."""
-    policy_version: int = -1
-    """Which policy answered; the one that a self-judging oracle asks."""
+    policy_version: int | None = None
+    """Which policy of the run answered, the one that a self-judging oracle asks; None: the answers were given."""
 
     @property
     def turns(self) -> Chat:
@@ -81,14 +81,14 @@ class Host(Protocol):
         ...
 
     def ask_policy(
-        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int, temperature: float, max_tokens: int
+        self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int | None, temperature: float, max_tokens: int
     ) -> list[str | None]:
         """One answer of the policy to each chat, from the run's own engines; None where a prompt leaves no room for an answer.
 
         Args:
             chats: what it is asked.
             names: of the chats; the sampling seed depends on them.
-            policy_version: the policy that the engines hold.
+            policy_version: the policy that the engines hold; None is refused.
             temperature: above 0.
             max_tokens: longest answer.
 

@@ -33,7 +33,7 @@ class Remote:
         self._name, self._method, self._log, self._fails = name, method, log, fails
 
     async def remote(self, *arguments: Any) -> dict[str, int]:
-        shown = ", ".join(map(str, arguments)) if self._method in MEMORY | {"publish"} else ""
+        shown = ", ".join(map(str, arguments)) if self._method in MEMORY | {"sync"} else ""
         self._log.append(f"{self._name}.{self._method}({shown})")
         if self._fails:
             raise SyncError(f"{self._name} cannot {self._method}")
@@ -46,7 +46,7 @@ def log_of(level: Level | None, *calls: str) -> list[str]:
     ranks = [Scribe(f"rank{k}", log) for k in range(2)]
     phases = None if level is None else Phases(ranks, [("engine", Scribe("engine", log))], level, 5.0)
     group = LearnerGroup(ranks, 5.0, phases)
-    arguments: dict[str, tuple[Any, ...]] = {"step": ([],), "publish": (7,), "probe": ([],)}
+    arguments: dict[str, tuple[Any, ...]] = {"step": ([],), "sync": (7,), "probe": ([],)}
 
     async def drive() -> None:
         for call in calls:
@@ -59,7 +59,7 @@ def log_of(level: Level | None, *calls: str) -> list[str]:
 def test_an_iteration() -> None:
     """Start: the engine sleeps before the policy is loaded. Sync: the optimiser goes, weights wake, the transfer, the cache wakes. The
     check and a checkpoint move nothing. Steps: the engine sleeps, the optimiser comes, once."""
-    assert log_of(FORGET, "start", "publish", "probe", "save", "step", "step", "publish") == [
+    assert log_of(FORGET, "start", "sync", "probe", "save", "step", "step", "sync") == [
         "engine.sleep(2)",
         "rank0.listen()",
         "rank0.start()",
@@ -68,8 +68,8 @@ def test_an_iteration() -> None:
             "rank0.offload()",
             "rank1.offload()",
             "engine.wake_up(['weights'])",
-            "rank0.publish(7, True)",
-            "rank1.publish(7, True)",
+            "rank0.sync(7, all, True)",
+            "rank1.sync(7, all, True)",
             "engine.wake_up(['kv_cache'])",
         ]),
         "rank0.probe()",
@@ -86,24 +86,24 @@ def test_an_iteration() -> None:
 
 def test_an_adapters_engines_keep_their_weights() -> None:
     """They sleep at level 1, and syncs may send a part; before the first one there is nothing worth keeping."""
-    log = log_of(KEEP, "start", "publish", "step", "publish")
+    log = log_of(KEEP, "start", "sync", "step", "sync")
     assert [entry for entry in log if "sleep" in entry] == ["engine.sleep(2)", "engine.sleep(1)"]
-    assert [entry for entry in log if "rank0.publish" in entry] == ["rank0.publish(7, False)"] * 2
+    assert [entry for entry in log if "rank0.sync" in entry] == ["rank0.sync(7, all, False)"] * 2
 
 
 def test_a_sync_between_syncs_moves_nothing() -> None:
-    assert log_of(FORGET, "start", "publish", "publish")[-2:] == ["rank0.publish(7, False)", "rank1.publish(7, False)"]
+    assert log_of(FORGET, "start", "sync", "sync")[-2:] == ["rank0.sync(7, all, False)", "rank1.sync(7, all, False)"]
 
 
 def test_a_checkpoint_is_loaded_with_the_optimiser_at_home() -> None:
-    log = log_of(FORGET, "start", "publish", "load")
+    log = log_of(FORGET, "start", "sync", "load")
     assert log[-5:] == ["engine.sleep(2)", "rank0.reload()", "rank1.reload()", "rank0.load()", "rank1.load()"]
 
 
 def test_nobody_takes_turns_unless_asked() -> None:
-    log = log_of(None, "start", "publish", "step", "publish", "load")
+    log = log_of(None, "start", "sync", "step", "sync", "load")
     assert not [entry for entry in log if any(method in entry for method in MEMORY)]
-    assert "rank0.publish(7, False)" in log
+    assert "rank0.sync(7, all, False)" in log
 
 
 def test_an_engine_that_cannot_sleep_keeps_its_memory_and_the_learner_waits() -> None:

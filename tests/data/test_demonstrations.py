@@ -19,7 +19,7 @@ def test_an_answer_ends_with_the_end_token(tokenizer):
     first, second = load(tokenizer, records, chat_template=False, shuffle=False)
     assert (first.prompt_ids[0].tolist(), [ids.tolist() for ids in first.response_ids]) == ([1, 5], [[8, 9, 2]])
     assert (second.prompt_ids[0].tolist(), [ids.tolist() for ids in second.response_ids]) == ([1, 6], [[7, 2]])
-    assert (first.prompt_index, first.prompt_id, first.policy_version, first.targets.tolist()) == (0, "0", -1, [0.0])
+    assert (first.prompt_index, first.prompt_id, first.policy_version, first.targets.tolist()) == (0, "0", None, [0.0])
 
 
 def test_with_the_chat_template(tokenizer):

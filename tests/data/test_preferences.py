@@ -41,7 +41,7 @@ def test_pairs(tokenizer: Any) -> None:
     first = data.examples[0]
     assert [ids.tolist() for ids in first.prompt_ids] == [[1, 5], [1, 5]]
     assert [ids.tolist() for ids in first.response_ids] == [[7, 2], [9, 8, 2]]
-    assert (first.targets.tolist(), first.policy_version, first.prompt_id) == ([1.0, 0.0], -1, "0")
+    assert (first.targets.tolist(), first.policy_version, first.prompt_id) == ([1.0, 0.0], None, "0")
     assert [example.prompt_index for example in data.examples] == [prompt.index for prompt in data.prompts] == [0, 1, 2]
     assert data.prompts[1].text == "how"
 

@@ -78,7 +78,7 @@ def test_a_loss_in_a_file_outside_the_package(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"loss\.scael: unknown key; did you mean 'scale'"):
         RunConfig.parse({"policy": {"path": "unused"}, "loss": {"type": "own_lift_loss:Lift", "scael": 3.0}})
     ids = (np.array([4], dtype=np.int32),) * 2
-    example = types.Example(0, "p", ids, ids, config.loss.targets(types.PreferenceMatrix(np.full((2, 2), 0.5), "given"), (0, 1)), -1)
+    example = types.Example(0, "p", ids, ids, config.loss.targets(types.PreferenceMatrix(np.full((2, 2), 0.5), "given"), (0, 1)), None)
     logits = torch.zeros(2, requires_grad=True)
     for _ in range(60):
         value = config.loss(collate([example], logits.log_softmax(-1)[:, None], config.loss.needs))

@@ -98,4 +98,4 @@ def test_lengths_are_tokens_only_where_all_files_have_them():
 def test_rollouts_hold_texts_alone():
     rollout = match([response_set("a", ("x", "y")), response_set("b", "v")]).rollout(0, 0)
     assert [response.text for response in rollout.responses] == ["x", "y"]
-    assert (rollout.prompt.text, rollout.policy_version, len(rollout.responses[0].token_ids)) == ("question 0", -1, 0)
+    assert (rollout.prompt.text, rollout.policy_version, len(rollout.responses[0].token_ids)) == ("question 0", None, 0)

@@ -68,7 +68,7 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
     limits = RolloutConfig(max_num_seqs=8, gpu_memory_utilization=0.3, kv_cache_gib=CACHE_GIB, enforce_eager=True)
     engine = ray.remote(RolloutActor).options(num_gpus=0.5, max_concurrency=4, runtime_env={"env_vars": engine_env("cuda", 1)})
     engine = engine.remote(policy, limits, 1, "cuda", "ipc", sleeps=True)
-    ray.get(engine.received.remote(), timeout=300)
+    ray.get(engine.weight_checksums.remote(), timeout=300)
     group = LearnerGroup([rank], 120.0, Phases([rank], [("engine", engine)], level, 120.0))
     examples = make_examples(8)
 
@@ -76,7 +76,7 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
         await group.start()
         await group.connect([Receiver("engine", engine)], "ipc", 120.0)
         await group.begin_iteration(0, 2)
-        await group.publish(0)
+        await group.sync(0)
         await group.step([types.Slice(ray.put(examples), 0, len(examples))])
         states_bytes = 12 * PARAMETERS if lora is None else 0
         assert moved(rank.offload) >= 0.9 * states_bytes
@@ -84,10 +84,10 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
         assert moved(engine.wake_up, ["weights"]) <= -0.9 * 2 * PARAMETERS
         assert moved(engine.wake_up, ["kv_cache"]) <= -0.9 * CACHE_GIB * GIB
         assert moved(engine.sleep, level) >= 0.9 * (CACHE_GIB * GIB + 2 * PARAMETERS)
-        sent = await group.publish(2)
+        sent = await group.sync(2)
         prompt = types.Prompt(0, "p", "", np.arange(3, 20, dtype=np.int32))
         sampler = RolloutGroup([("engine", engine)], 120.0)
-        assert await sampler.received() == {"engine": sent}
+        assert await sampler.weight_checksums() == {"engine": sent}
         rollouts = (await sampler.probe([types.SampleRequest(prompt, 4, 0, 1.0, 1.0, 16, 2)]))["engine"]
         sequences = [types.TokenSequence(prompt.token_ids, response.token_ids) for response in rollouts[0].responses]
         own = await group.probe(sequences)

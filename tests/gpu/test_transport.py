@@ -48,10 +48,10 @@ def test_bfloat16_weights_arrive_and_are_used(transport: str, tied_model: Path) 
     sender = ray.remote(Sender).options(num_cpus=1, num_gpus=share).remote(tied_model, transport, "cuda", "bfloat16")
     ray.get(sender.connect.remote([Receiver("engine", engine)], 120.0), timeout=300)
     for version in range(2):
-        sent = ray.get(sender.publish.remote(version), timeout=300)
-        assert ray.get(engine.received.remote(), timeout=60) == {"": sent}
+        sent = ray.get(sender.sync.remote(version), timeout=300)
+        assert ray.get(engine.weight_checksums.remote(), timeout=60) == {"": sent}
         ray.get(sender.move.remote(version), timeout=60)
-    sent = ray.get(sender.publish.remote(2), timeout=300)
+    sent = ray.get(sender.sync.remote(2), timeout=300)
     assert len(sent) == len(list(load_model(policy, torch.device("cpu")).parameters()))
     prompt = types.Prompt(0, "p", "", np.arange(3, 20, dtype=np.int32))
     stream = engine.stream.options(num_returns="streaming").remote()

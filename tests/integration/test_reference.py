@@ -71,7 +71,7 @@ def test_two_slots_hold_two_policies(bench: Bench) -> None:
     """pi_ref stays the model as its directory holds it; pi_t follows the syncs. Micro-batches of 64 tokens change rounding alone."""
     at_start = bench.expected(EXAMPLES)
     bench.tell("move", 1)
-    sent = bench.tell("publish", 0)
+    sent = bench.tell("sync", 0)
     group = ReferenceGroup([("both", bench.both)], timeout_s=60)
     reference = asyncio.run(group.score(ray.put(EXAMPLES)))
     assert isinstance(reference, ray.ObjectRef)
@@ -83,32 +83,32 @@ def test_two_slots_hold_two_policies(bench: Bench) -> None:
         np.testing.assert_allclose(example.reference_logps, base, atol=1e-3)
         np.testing.assert_allclose(example.previous_logps, own, atol=1e-3)
         assert np.abs(base - own).min() > 0.01
-    assert asyncio.run(group.received()) == {"both": sent}
+    assert asyncio.run(group.weight_checksums()) == {"both": sent}
     sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in EXAMPLES]
     for found, own in zip(asyncio.run(group.probe(sequences))["both"], bench.tell("logps", sequences), strict=True):
         np.testing.assert_allclose(found, own, atol=1e-4)
 
 
 def test_examples_of_another_policy_are_refused_and_given_data_is_not(bench: Bench) -> None:
-    bench.tell("publish", 3)
+    bench.tell("sync", 3)
     with refused("'p0' was sampled by policy version 0; the reference holds version 3"):
         ray.get(bench.both.score.remote(EXAMPLES), timeout=60)
-    given = tuple(replace(example, policy_version=-1) for example in EXAMPLES)
+    given = tuple(replace(example, policy_version=None) for example in EXAMPLES)
     assert len(ray.get(bench.both.score.remote(given), timeout=60)) == len(given)
 
 
 def test_weights_of_a_regulariser_pass_by(bench: Bench) -> None:
-    """A version below 0 arrives whole and is discarded: pi_t, and its version, stay."""
-    bench.tell("publish", 3)
+    """Weights for the engines alone arrive whole and are discarded: pi_t, and its version, stay."""
+    bench.tell("sync", 3)
     given = tuple(replace(example, policy_version=3) for example in EXAMPLES)
     before = ray.get(bench.both.score.remote(given), timeout=60)
     bench.tell("move", 2)
-    sent = bench.tell("publish", -10)
-    assert ray.get(bench.both.received.remote(), timeout=60) == sent
+    sent = bench.tell("sync", 10, "engines")
+    assert ray.get(bench.both.weight_checksums.remote(), timeout=60) == sent
     after = ray.get(bench.both.score.remote(given), timeout=60)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old.previous_logps, new.previous_logps)
-    bench.tell("publish", 4)
+    bench.tell("sync", 4)
     moved = ray.get(bench.both.score.remote(tuple(replace(example, policy_version=4) for example in EXAMPLES)), timeout=60)
     assert all(np.abs(old.previous_logps - new.previous_logps).min() > 1e-3 for old, new in zip(before, moved, strict=True))
 
@@ -127,8 +127,8 @@ def test_pi_ref_refreshed_from_a_directory(bench: Bench, untied_model: Path) -> 
 
 def test_a_tensor_that_changes_on_the_way_is_caught(bench: Bench) -> None:
     name = "model.embed_tokens.weight"
-    sent = bench.tell("publish_corrupted", 4, name)
-    received = ray.get(bench.both.received.remote(), timeout=60)
+    sent = bench.tell("sync_corrupted", 4, name)
+    received = ray.get(bench.both.weight_checksums.remote(), timeout=60)
     assert {key for key in sent if sent[key] != received[key]} == {name}
 
 
@@ -137,7 +137,7 @@ def test_replica_without_a_slot_for_pi_t(bench: Bench) -> None:
     (first, *_) = ray.get(asyncio.run(group.score(ray.put(EXAMPLES))), timeout=60)
     assert first.reference_logps.shape == (len(first.response_ids),)
     assert first.previous_logps is EXAMPLES[0].previous_logps or np.array_equal(first.previous_logps, EXAMPLES[0].previous_logps)
-    assert asyncio.run(group.received()) == {}
+    assert asyncio.run(group.weight_checksums()) == {}
     assert asyncio.run(group.probe([types.TokenSequence(first.prompt_ids[0], first.response_ids[0])])) == {}
     with refused("a reference replica without a slot for pi_t"):
         ray.get(bench.fixed.start_weight_update.remote(), timeout=60)

@@ -53,11 +53,11 @@ class Bench:
         self.runner = asyncio.Runner()
         self.tell("connect", [Receiver("engine", self.engine, tensor_parallel)])
         self.version = -1
-        self.sent = self.publish()
+        self.sent = self.sync()
 
-    def publish(self) -> dict[str, int]:
+    def sync(self) -> dict[str, int]:
         self.version += 1
-        return self.tell("publish", self.version)
+        return self.tell("sync", self.version)
 
     def tell(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self.sender, method).remote(*arguments), timeout=120)
@@ -116,11 +116,11 @@ def test_sampling_log_probs_are_the_policys_after_every_sync(name: str, request:
     assert bench.largest_difference(first) < 1e-4
     bench.tell("move", 7)
     assert bench.largest_difference(first) > 0.1
-    sent = bench.publish()
+    sent = bench.sync()
     second = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
     assert bench.largest_difference(second) < 1e-4
     assert [rollout.policy_version for rollout in second] == [bench.version] * len(PROMPTS)
-    assert bench.runner.run(bench.group.received()) == {"engine": sent}
+    assert bench.runner.run(bench.group.weight_checksums()) == {"engine": sent}
 
 
 @pytest.mark.parametrize("name", ["tied_model", "untied_model"])
@@ -134,10 +134,10 @@ def test_only_what_is_trained_travels_after_the_first_sync(name: str, request: p
         for seed in range(2):
             bench.tell("move", seed)
             bench.version += 1
-            held, sent = bench.tell("publish_listing", bench.version)
+            held, sent = bench.tell("sync_listing", bench.version)
             assert sent == {norm, *(f"{attention}.{part}_proj.weight" for part in "qkvo")}
             assert held.keys() == everything
-            assert bench.runner.run(bench.group.received()) == {"engine": held}
+            assert bench.runner.run(bench.group.weight_checksums()) == {"engine": held}
             assert bench.largest_difference(bench.ask(*(bench.request(prompt) for prompt in PROMPTS))) < 1e-4
         changed = {key for key in everything if held[key] != bench.sent[key]}
         assert changed == {f"{attention}.q_proj.weight", norm}
@@ -187,7 +187,7 @@ def test_an_engine_that_sleeps_refuses_requests_until_all_of_it_is_awake(tied: B
     """The calls of a colocated run, on a CPU, where no memory moves: sleep, weights, a sync, key-value cache. Then it samples right."""
     request = tied.request([5, 6, 7])
     ray.get(tied.engine.sleep.remote(level), timeout=60)
-    for step in (lambda: None, lambda: ray.get(tied.engine.wake_up.remote(["weights"]), timeout=60), tied.publish):
+    for step in (lambda: None, lambda: ray.get(tied.engine.wake_up.remote(["weights"]), timeout=60), tied.sync):
         step()
         with pytest.raises(SyncError, match=rf"prompt '{re.escape(request.prompt.id)}' for an engine that sleeps"):
             tied.ask(request)
@@ -199,10 +199,10 @@ def test_a_tensor_that_changes_on_the_way_is_caught(tied: Bench) -> None:
     """One flipped bit, in a matrix that vLLM fuses with its neighbours and packs."""
     name = "model.layers.1.self_attn.k_proj.weight"
     tied.version += 1
-    sent = tied.tell("publish_corrupted", tied.version, name)
-    received = tied.runner.run(tied.group.received())["engine"]
+    sent = tied.tell("sync_corrupted", tied.version, name)
+    received = tied.runner.run(tied.group.weight_checksums())["engine"]
     assert {key for key in sent if sent[key] != received[key]} == {name}
-    assert tied.publish() == tied.runner.run(tied.group.received())["engine"]
+    assert tied.sync() == tied.runner.run(tied.group.weight_checksums())["engine"]
 
 
 def test_tensor_parallel_engine(tied_model: Path) -> None:
@@ -211,7 +211,7 @@ def test_tensor_parallel_engine(tied_model: Path) -> None:
     with contextlib.closing(Bench(tied_model, tensor_parallel=2)) as bench:
         rollouts = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
         assert bench.largest_difference(rollouts) < 1e-4
-        assert bench.runner.run(bench.group.received()) == {"engine/tp0": bench.sent, "engine/tp1": bench.sent}
+        assert bench.runner.run(bench.group.weight_checksums()) == {"engine/tp0": bench.sent, "engine/tp1": bench.sent}
     assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("vllm", "psm", "raypref"))} == set()
 
 

@@ -1,4 +1,4 @@
-"""The learner's weights on their way: what a source yields, and two ZeRO-3 ranks that publish to two replicas."""
+"""The learner's weights on their way: what a source yields, and two ZeRO-3 ranks that sync to two replicas."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def bench(untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
-def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Path, lora: LoraConfig | None, tmp_path: Path) -> None:
+def test_two_zero3_ranks_sync_to_two_replicas(bench: Bench, untied_model: Path, lora: LoraConfig | None, tmp_path: Path) -> None:
     """After a step: what arrives is what was sent, by checksum, and the replicas compute the learner's log-probs.
 
     The second transfer is of the trained weights alone, the one after a checkpoint was loaded of all, and so is one that is asked to be."""
@@ -195,14 +195,14 @@ def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Pat
 
     async def run() -> None:
         await bench.learner.connect([Receiver(name, handle) for name, handle in bench.replicas], "shm", 60)
-        first = await bench.learner.publish(0)
+        first = await bench.learner.sync(0)
         before = await bench.learner.probe(sequences)
         await bench.learner.begin_iteration(0, 1)
         await bench.learner.step([types.Slice(ray.put(examples), 0, len(examples))])
-        sent = await bench.learner.publish(1)
+        sent = await bench.learner.sync(1)
         assert sent.keys() == stored_names(untied_model)
         assert sum(sent[name] != first[name] for name in sent) >= 14
-        assert await bench.reference.received() == {"reference-0": sent, "reference-1": sent}
+        assert await bench.reference.weight_checksums() == {"reference-0": sent, "reference-1": sent}
         expected = await bench.learner.probe(sequences)
         assert max(np.abs(a - b).max() for a, b in zip(before, expected, strict=True)) > 1e-3
         for found in (await bench.reference.probe(sequences)).values():
@@ -210,9 +210,9 @@ def test_two_zero3_ranks_publish_to_two_replicas(bench: Bench, untied_model: Pat
         assert not last_was_complete(bench)
         await bench.learner.save(tmp_path / "checkpoint")
         await bench.learner.load(tmp_path / "checkpoint")
-        assert await bench.learner.publish(1) == sent
+        assert await bench.learner.sync(1) == sent
         assert last_was_complete(bench)
-        ray.get([rank.publish.remote(2, complete) for complete in (False, True) for rank in bench.ranks], timeout=60)
+        ray.get([rank.sync.remote(2, "all", complete) for complete in (False, True) for rank in bench.ranks], timeout=60)
         assert last_was_complete(bench)
 
     asyncio.run(run())

@@ -33,7 +33,7 @@ class Doubled(DPO):
 
 def example(index: int) -> types.Example:
     ids = np.array([index + 1], dtype=np.int32)
-    return types.Example(index, f"p{index}", (ids, ids), (ids, ids), np.zeros(2), -1)
+    return types.Example(index, f"p{index}", (ids, ids), (ids, ids), np.zeros(2), None)
 
 
 def given(driver: Driver, count: int = 12) -> Driver:
@@ -123,7 +123,8 @@ REGULARISER = {"type": "token_kl", "every": 2, "samples": 3, "max_tokens": 5}
 
 def test_regulariser_samples_on_given_data(tmp_path: Path) -> None:
     """Six steps in one iteration, T = 2: samples before steps 0, 2, 4 of the policies 0, 4, 8. At step 0 the engines hold pi_0 already;
-    later the weights come as versions -4 and -6, and pi_t stays 0. Prompts go on with the steps: 0 1 2, from 2 * 2 = 4, from 4 * 2 = 8."""
+    later the weights come as versions 1 + 1 + 2 = 4 and 1 + 1 + 4 = 6 (pi_0 and pi_1 are 0 and 1), and pi_t stays 0. Prompts go on with
+    the steps: 0 1 2, from 2 * 2 = 4, from 4 * 2 = 8."""
     sections = {"regulariser": REGULARISER, "loop": {"iterations": 1}, "learner": {"global_batch": 2}, "evaluation": {"every": 0}}
     driver = given(make(tmp_path, loss=TwoReferences(), **sections), 12)
     finish(driver)
@@ -131,7 +132,7 @@ def test_regulariser_samples_on_given_data(tmp_path: Path) -> None:
     assert {step: [rollout.prompt.index for rollout in own] for step, own in samples.items()} == {0: [0, 1, 2], 2: [4, 5, 6], 4: [8, 9, 10]}
     assert {step: float(own[0].responses[0].text) for step, own in samples.items()} == {0: 0.0, 2: 4.0, 4: 8.0}
     requests = driver.roles.rollout.requests
-    assert sorted({request.policy_version for request in requests}) == [-6, -4, 0]
+    assert sorted({request.policy_version for request in requests}) == [0, 4, 6]
     assert {(request.count, request.max_tokens, request.temperature) for request in requests} == {(1, 5, 1.0)}
     assert {float(item.previous_logps[0]) for item in driver.roles.reference.scored} == {0.0}
 
@@ -146,7 +147,7 @@ def test_regulariser_leaves_the_iterations_own_data_alone(tmp_path: Path) -> Non
         runs.append((driver.roles.learner.batches, driver.roles.learner.value, own))
         if name == "with":
             training = [k for k, r in enumerate(driver.roles.rollout.requests) if r.count == 3]
-            fresh = [k for k, r in enumerate(driver.roles.rollout.requests) if r.policy_version < 0]
+            fresh = [k for k, r in enumerate(driver.roles.rollout.requests) if r.policy_version > 2]
             assert training[11] < fresh[0] < training[12], "of 12 prompts an iteration, the first twelve come before any fresh sample"
             assert sorted(driver.roles.learner.samples) == [0, 2, 4]
     assert runs[0] == runs[1]
@@ -157,7 +158,7 @@ def test_online_needs_no_sync_beside_the_datas(tmp_path: Path) -> None:
     driver = make(tmp_path, loop={"iterations": 4, "sync_interval": 1}, regulariser=REGULARISER)
     finish(driver)
     assert sorted(driver.roles.learner.samples) == [0, 2]
-    assert all(request.policy_version >= 0 for request in driver.roles.rollout.requests)
+    assert all(request.policy_version <= 4 for request in driver.roles.rollout.requests)
 
 
 def test_partners_are_the_prompts_before_and_nothing_is_sampled_twice(tmp_path: Path) -> None:
@@ -174,12 +175,12 @@ def test_one_prompt_has_no_partner(tmp_path: Path) -> None:
         finish(make(tmp_path, prompts=1, held_out=0, loss=Doubled(), loop={"iterations": 1}))
 
 
-def test_given_data_with_pi_ref_alone_publishes_nothing(tmp_path: Path) -> None:
+def test_given_data_with_pi_ref_alone_syncs_nothing(tmp_path: Path) -> None:
     """No engines, a loss that reads pi_ref: no receiver, so no sync."""
     driver = make(tmp_path, loss=DPO(), loop={"iterations": 1})
     driver.metrics.close()
     learner = FakeLearner()
-    learner.publish = None  # type: ignore[assignment,method-assign]
+    learner.sync = None  # type: ignore[assignment,method-assign]
     roles = Roles(learner=learner, reference=driver.roles.reference)
     data = RunData(examples=[example(k) for k in range(4)])
     finish(Driver(driver.config, roles, data, metrics=MetricsWriter(tmp_path)))

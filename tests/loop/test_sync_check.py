@@ -33,12 +33,12 @@ def check(engine: float = 0.0, reference: float = 0.0, dtype: str = "float32", s
 class _Rollout(FakeRollout):
     """Received the right tensors; computes something else."""
 
-    async def received(self) -> dict[str, dict[str, int]]:
+    async def weight_checksums(self) -> dict[str, dict[str, int]]:
         return {"rollout-0": {"weight": hash(0.0)}}
 
 
 class _Reference(FakeReference):
-    async def received(self) -> dict[str, dict[str, int]]:
+    async def weight_checksums(self) -> dict[str, dict[str, int]]:
         return {"reference-0": {"weight": hash(0.0)}}
 
 

@@ -140,5 +140,5 @@ class NoHost:
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> Any:
         raise AssertionError("no engine was to be asked for")
 
-    def ask_policy(self, chats: Any, *, names: Any, policy_version: int, temperature: float, max_tokens: int) -> Any:
+    def ask_policy(self, chats: Any, *, names: Any, policy_version: int | None, temperature: float, max_tokens: int) -> Any:
         raise AssertionError("the policy was not to be asked")
