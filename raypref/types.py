@@ -25,6 +25,12 @@ FinishReason = Literal["stop", "length"]
 """``stop``: the policy ended its answer; ``length``: the answer was cut off at the token limit."""
 
 
+class Total(float):
+    """A metric's value that is summed since the run was started or resumed (requests, cost). A plain float is averaged instead."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt, tokenised once by the driver."""
@@ -142,6 +148,9 @@ class Example:
     """(S,) log pi_ref(y | x), summed over response tokens, in nats."""
     previous_logps: NDArray[np.float64] | None = None
     """(S,) log pi_t(y | x), summed over response tokens, in nats."""
+    sampled_logps: NDArray[np.float64] | None = None
+    """(S,) log pi_t(y | x) as the engine computed it while sampling, at temperature 1, summed over response tokens, in nats. NaN for a
+    sequence that pi_t did not sample after this prompt (a revision, a mismatched response); None for given data. Only metrics read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ class Verdict:
     examples: int
     """How many training examples the group gives; 0 when it was dropped."""
     metrics: dict[str, float]
-    """Per-group figures, averaged over the iteration by the driver (names under ``rollout/`` and ``oracle/``)."""
+    """Per-group figures (``entropy``, ``rollout/...``, ``oracle/...``). The driver averages them over groups; it sums a ``Total``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,7 @@ class Comparison:
     """Mean response length."""
     defender_tokens: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the oracle observed: names under ``oracle/``, a total where one ends in ``_total``."""
+    """What the oracle observed: names under ``oracle/``. Averaged over comparisons; a ``Total`` is summed."""
 
 
 @dataclass(frozen=True, slots=True)

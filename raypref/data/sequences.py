@@ -68,6 +68,7 @@ class SequenceMaker:
             response_ids=responses,
             targets=np.tile(targets, len(responses) // len(pick)),
             policy_version=rollout.policy_version,
+            sampled_logps=_sampled_logps(rollout, pick, len(responses)),
         )
 
     def _sequences(self, rollout: Rollout, pick: tuple[int, ...], partner: Rollout | None) -> tuple[tuple[Tokens, ...], tuple[Tokens, ...]]:
@@ -88,6 +89,18 @@ class SequenceMaker:
                 f"loss.type: {self._loss.type!r} revises pairs, the selection gave {len(pick)} responses; set selection.type=best_worst"
             )
         return [self._reviser.revise(rollout.prompt, rollout.responses[k].text).token_ids for k in pick]
+
+
+def _sampled_logps(rollout: Rollout, pick: tuple[int, ...], sequences: int) -> NDArray[np.float64] | None:
+    """(sequences,) log pi_t of each picked response, then NaN: what follows the picked responses was not sampled after its prompt.
+
+    None where no policy of the run sampled the responses: a response of given data has no log-probs.
+    """
+    logps = [rollout.responses[k].logprobs for k in pick]
+    if any(len(logprobs) != len(rollout.responses[k].token_ids) for k, logprobs in zip(pick, logps, strict=True)):
+        return None
+    summed = [float(logprobs.sum(dtype=np.float64)) for logprobs in logps]
+    return np.array(summed + [np.nan] * (sequences - len(pick)))
 
 
 def _others(rollout: Rollout, partner: Rollout | None, count: int) -> tuple[Tokens, ...]:

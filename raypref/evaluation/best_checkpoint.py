@@ -51,7 +51,7 @@ class BestCheckpoint:
     """Those whose interval overlaps that of the best one."""
     unit: Unit
     oracle: Mapping[str, float]
-    """What the oracle observed on all pairs: means, and sums of what is named ``..._total``."""
+    """What the oracle observed on all pairs: means, and sums of each ``Total``."""
 
 
 def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int, opponent: str | None = None) -> BestCheckpoint:

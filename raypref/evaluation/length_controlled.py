@@ -91,7 +91,7 @@ class LengthControlled:
     unit: Unit | None = None
     """Of the lengths, where it is known."""
     oracle: Mapping[str, float] = field(default_factory=dict)
-    """What the judge observed: means, and sums of what is named ``..._total``."""
+    """What the judge observed: means, and sums of each ``Total``."""
 
 
 def length_controlled_win_rate(

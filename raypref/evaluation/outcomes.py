@@ -13,7 +13,7 @@ from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
 from raypref.output.metrics import Averages
 from raypref.roles import Ref
-from raypref.types import Comparison, Rollout
+from raypref.types import Comparison, Rollout, Total
 
 Compare = Callable[[Ref, Ref], Awaitable[Comparison]]
 """Challenger, defender -> an oracle's verdict (``OracleRole.compare``)."""
@@ -86,14 +86,14 @@ def counting(compare: Compare) -> Compare:
         verdict = await compare(challenger, defender)
         asked = len(challenger.responses) * len(defender.responses)
         open_ones = float(round(verdict.metrics["oracle/abstained"] * asked))
-        counts = {"oracle/comparisons_total": float(asked), "oracle/abstained_total": open_ones}
+        counts = {"oracle/comparisons_total": Total(asked), "oracle/abstained_total": Total(open_ones)}
         return replace(verdict, metrics={**verdict.metrics, **counts})
 
     return counted
 
 
 def summary(observed: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what an oracle observed, and sums of what is named ``..._total``."""
+    """Means of what an oracle observed, and sums of each ``Total``."""
     averages = Averages()
     for metrics in observed:
         averages.add(metrics)

@@ -45,7 +45,7 @@ class ReferenceWinRate:
     unmatched: tuple[int, int]
     """Prompts of the policy and of the references that have no counterpart; they were left out."""
     oracle: Mapping[str, float]
-    """What the oracle observed: means, and sums of what is named ``..._total``."""
+    """What the oracle observed: means, and sums of each ``Total``."""
 
 
 async def reference_win_rate(

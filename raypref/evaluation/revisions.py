@@ -26,7 +26,7 @@ class Revision(WinRate):
     """Mean length of the answers, in ``unit``."""
     unit: Unit
     oracle: Mapping[str, float]
-    """What the oracle observed: means, and sums of what is named ``..._total``."""
+    """What the oracle observed: means, and sums of each ``Total``."""
 
 
 async def compare_rounds(

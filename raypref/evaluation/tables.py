@@ -17,6 +17,7 @@ from raypref.evaluation.reranking import BestOf
 from raypref.evaluation.revisions import Revision
 from raypref.evaluation.win_rate import WinRate
 from raypref.evaluation.win_rate_matrix import WinRateMatrix
+from raypref.types import Total
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,7 +148,7 @@ def _without_nan(value: Any) -> Any:
 
 def _observed(oracle: Mapping[str, float], whose: str = "") -> str:
     """What the oracle observed in one line; empty where that is nothing."""
-    figures = [f"{name.removeprefix('oracle/')} {value:{',.10g' if name.endswith('_total') else '.3f'}}" for name, value in oracle.items()]
+    figures = [f"{name.removeprefix('oracle/')} {value:{',.10g' if isinstance(value, Total) else '.3f'}}" for name, value in oracle.items()]
     return f"oracle{f', {whose}' if whose else ''}: {', '.join(figures)}" if figures else ""
 
 

@@ -48,7 +48,7 @@ class WinRateMatrix:
     cyclic_beyond_chance: bool
     """The same with only those pairs for which one half is outside the interval."""
     oracle: Mapping[str, float]
-    """What the oracle observed on all pairs: means, and sums of what is named ``..._total``."""
+    """What the oracle observed on all pairs: means, and sums of each ``Total``."""
 
 
 def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int) -> WinRateMatrix:

@@ -20,7 +20,7 @@ from raypref.preferences import Mask, Matrix
 from raypref.sections import RolloutConfig
 from raypref.seeds import seed_for
 from raypref.selection.base import Pairs, all_pairs
-from raypref.types import PreferenceMatrix, Prompt, Response
+from raypref.types import PreferenceMatrix, Prompt, Response, Total
 
 
 class Asks(Protocol):
@@ -141,14 +141,17 @@ class Comparisons:
         return PreferenceMatrix(self._said.copy(), self._oracle.name, self.asked.copy(), self._judging.pairs == "random")
 
     def figures(self) -> dict[str, float]:
-        """Means of what was observed, the sums of what is named ``..._total``, and the share of the asked that was left open."""
+        """What the oracle observed (sums of ``Total``, means of the rest), and the share of the comparisons that it left open."""
         count = np.count_nonzero(np.triu(self.asked))
-        found = {
-            name: float(np.sum(figures) if name.endswith("_total") else np.mean(figures))
-            for name, figures in self.observed.items()
-            if len(figures)
-        }
-        return found | {"oracle/abstained": self.abstained / count if count else float("nan")}
+        observed = {name: mean_or_total(figures) for name, figures in self.observed.items() if len(figures)}
+        return observed | {"oracle/abstained": self.abstained / count if count else float("nan")}
+
+
+def mean_or_total(figures: Sequence[float]) -> float:
+    """The sum of ``Total`` figures, as a ``Total``; the mean of others."""
+    if isinstance(figures[0], Total):
+        return Total(sum(figures))
+    return float(np.mean(figures))
 
 
 def spread(matrix: PreferenceMatrix, kept: Sequence[int], size: int) -> PreferenceMatrix:

@@ -50,7 +50,7 @@ class Evaluator:
 
         Returns:
             ``iteration``, ``response_tokens``, for each opponent (``base``, ``previous``) the win rate with its interval, and under
-            ``oracle`` what the oracle observed: means, and sums over this evaluation of what is named ``..._total``.
+            ``oracle`` what the oracle observed: means, and sums over this evaluation of each ``Total``.
         """
         answers = await self._ask()
         opponents = dict(self._answers)

@@ -45,8 +45,8 @@ class Answer:
     """(K, K): P[i, j] = P(response i > response j), P + P^T = 1, 1/2 on the diagonal. Only the entries of ``Question.pairs`` and their
     mirror images are read. An entry on which the oracle abstains is ``ABSTAIN``."""
     observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Name under ``oracle/`` -> what was observed, a figure a comparison or input. The metrics have the mean, of a name that ends in
-    ``_total`` the sum since the run was started or resumed."""
+    """Name under ``oracle/`` -> what was observed, one figure per comparison, input or request. Metrics average the figures; figures of
+    type ``raypref.types.Total`` are summed since the run was started or resumed."""
     provisional: frozenset[tuple[int, int]] = frozenset()
     """Pairs (i, j) of ``Question.pairs`` on which the answer may be another one the next time: they are not kept in a cache."""
 

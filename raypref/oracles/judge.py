@@ -29,6 +29,7 @@ from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
 from raypref.oracles.support.endpoint import Endpoint, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
 from raypref.oracles.support.verdicts import ask_which, read_verdict, settle, template_text
+from raypref.types import Total
 
 OWN = ("messages", "model", "n", "stream", "max_tokens", "temperature")
 """Members of a request that ``extra`` may not set."""
@@ -192,15 +193,15 @@ class Judge(Oracle):
     def _answer(self, question: Question, orders: Sequence[Pair], replies: Sequence[Reply]) -> Answer:
         verdicts = [None if reply.text is None else read_verdict(reply.text) for reply in replies]
         answer = settle(question, self.orders, dict(zip(orders, verdicts, strict=True)))
-        observed = {
+        observed: dict[str, Sequence[float]] = {
             "oracle/unparsed": [float(v is None) for v, reply in zip(verdicts, replies, strict=True) if reply.text is not None],
             "oracle/failed_requests": [float(reply.text is None) for reply in replies],
-            "oracle/requests_total": [float(len(replies))],
-            "oracle/retries_total": [float(reply.retries) for reply in replies],
-            "oracle/prompt_tokens_total": [float(reply.prompt_tokens) for reply in replies],
-            "oracle/completion_tokens_total": [float(reply.completion_tokens) for reply in replies],
+            "oracle/requests_total": [Total(len(replies))],
+            "oracle/retries_total": [Total(reply.retries) for reply in replies],
+            "oracle/prompt_tokens_total": [Total(reply.prompt_tokens) for reply in replies],
+            "oracle/completion_tokens_total": [Total(reply.completion_tokens) for reply in replies],
         }
         prices = self._prices()
         if prices is not None:
-            observed["oracle/cost_total"] = [prices.cost(reply) for reply in replies]
+            observed["oracle/cost_total"] = [Total(prices.cost(reply)) for reply in replies]
         return replace(answer, observed={**answer.observed, **observed})

@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from raypref.types import Total
+
 PREFIXES = ("loss/", "rollout/", "oracle/", "eval/", "time/", "sync/")
 
 
@@ -53,7 +55,7 @@ class MetricsWriter:
 
 
 class Averages:
-    """Means of per-group figures since they were last taken; of those named ``..._total`` the sum since the start (or the resumption).
+    """Means of per-group figures since they were last taken; sums of ``Total`` figures since the start (or the resumption).
 
     NaN means "does not apply" and is left out.
     """
@@ -67,7 +69,7 @@ class Averages:
         for name, value in values.items():
             if math.isnan(value):
                 continue
-            if name.endswith("_total"):
+            if isinstance(value, Total):
                 self._totals[name] += value
             else:
                 self._sums[name] += value
@@ -77,7 +79,7 @@ class Averages:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
-        return means | self._totals
+        return means | {name: Total(value) for name, value in self._totals.items()}
 
 
 class StageClock:

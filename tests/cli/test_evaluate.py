@@ -17,7 +17,7 @@ from raypref import compose
 from raypref.cli.app import app
 from raypref.errors import ConfigError, DataError, OracleError, RayprefError
 from raypref.evaluation.tables import _observed
-from raypref.types import Comparison, PreferenceMatrix, Rollout
+from raypref.types import Comparison, PreferenceMatrix, Rollout, Total
 
 ORACLE = {"type": "callable", "function": "tests.cli.test_evaluate:unused"}
 SELF_JUDGE = {"type": "self_judge"}
@@ -33,7 +33,7 @@ class Longer:
     async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
         pairs = [(mine.text, theirs.text) for mine in challenger.responses for theirs in defender.responses]
         known = [0.5 + 0.25 * np.sign(len(a) - len(b)) for a, b in pairs if "?" not in a[:1] + b[:1]]
-        metrics = {"oracle/abstained": 1 - len(known) / len(pairs), "oracle/cost_usd_total": 0.25 * len(pairs)}
+        metrics = {"oracle/abstained": 1 - len(known) / len(pairs), "oracle/cost_usd_total": Total(0.25 * len(pairs))}
         mean = float(np.mean(known)) if known else float("nan")
         return Comparison(challenger.prompt.id, challenger.prompt.text, mean, *pairs[0], 0.0, 0.0, metrics)
 
@@ -136,7 +136,7 @@ def test_abstentions_on_a_part_of_a_prompt_are_counted() -> None:
 
 def test_totals_are_shown_in_full() -> None:
     """And without what rounding leaves of 0.1 + 0.2."""
-    assert _observed({"oracle/tokens_total": 1234567.0, "oracle/cost_usd_total": 0.1 + 0.2, "oracle/ties": 0.25}, "a") == (
+    assert _observed({"oracle/tokens_total": Total(1234567), "oracle/cost_usd_total": Total(0.1 + 0.2), "oracle/ties": 0.25}, "a") == (
         "oracle, a: tokens_total 1,234,567, cost_usd_total 0.3, ties 0.250"
     )
 

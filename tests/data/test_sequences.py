@@ -54,6 +54,8 @@ def test_picked_sequences_share_one_prompt_array() -> None:
     assert read(example) == [("x", "bb"), ("x", "a")]
     assert example.prompt_ids[0] is example.prompt_ids[1] is GROUP.prompt.token_ids
     assert example.targets.tolist() == [2.0, -1.0]
+    assert example.sampled_logps is not None
+    assert example.sampled_logps.tolist() == [-1.0, -0.5], "2 tokens and 1, at -0.5 nats each"
 
 
 def test_revisions_in_the_order_of_the_contract() -> None:
@@ -63,6 +65,7 @@ def test_revisions_in_the_order_of_the_contract() -> None:
     assert read(example) == [("x", "bb"), ("x", "a"), ("xbb", "bb"), ("xbb", "a"), ("xa", "bb"), ("xa", "a")]
     assert example.targets.tolist() == [2, -1, 2, -1, 2, -1]
     assert example.prompt_ids[2] is example.prompt_ids[3]
+    np.testing.assert_equal(example.sampled_logps, [-1.0, -0.5, *[np.nan] * 4])
 
 
 def test_mismatched_responses_stand_behind_the_own_ones() -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raypref.evaluation.response_files import ResponseSet
 from raypref.evaluation.response_formats import Answers
-from raypref.types import Comparison, Rollout
+from raypref.types import Comparison, Rollout, Total
 
 HOW = {"resamples": 200, "confidence": 0.9, "seed": 0}
 
@@ -36,7 +36,7 @@ class TableJudge:
         chances = [self._chance(a, b) for a in first for b in second]
         known = [chance for chance in chances if chance == chance]
         mean = sum(known) / len(known) if known else float("nan")
-        metrics = {"oracle/abstained": 1.0 - len(known) / len(chances), "oracle/cost_usd_total": 0.25}
+        metrics = {"oracle/abstained": 1.0 - len(known) / len(chances), "oracle/cost_usd_total": Total(0.25)}
         return Comparison(challenger.prompt.id, challenger.prompt.text, mean, first[0], second[0], 0.0, 0.0, metrics)
 
     def _chance(self, a: str, b: str) -> float:

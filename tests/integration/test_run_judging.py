@@ -16,6 +16,7 @@ import raypref
 from raypref.cli.app import app
 from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Host, Oracle, Question
+from raypref.types import Total
 from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture
 from tests.oracles.pairrm_checkpoint import make_checkpoint
 
@@ -42,7 +43,7 @@ class AsksBack(Oracle):
         names = [f"{question.prompt_id}/{text}" for text in question.responses]
         replies = self._host.ask_policy(chats, names=names, policy_version=question.policy_version, temperature=1.0, max_tokens=self.room)
         points = np.array([len(set((reply or "").split())) for reply in replies], dtype=float)
-        return Answer(1 / (1 + np.exp(points[None, :] - points[:, None])), {"oracle/replies_total": [float(len(replies))]})
+        return Answer(1 / (1 + np.exp(points[None, :] - points[:, None])), {"oracle/replies_total": [Total(len(replies))]})
 
     def identity(self) -> None:
         """It changes with the policy."""

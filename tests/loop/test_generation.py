@@ -104,7 +104,8 @@ def test_a_curve_by_hand() -> None:
 
     async def compare(challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
         mine, theirs = (len(side.responses[0].text) for side in (challenger, defender))
-        return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0, {"oracle/cost_usd_total": 0.5})
+        cost = {"oracle/cost_usd_total": types.Total(0.5)}
+        return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0, cost)
 
     made = [make(responses=1, revisions=2)] * 2
     rounds = [[item.rollout(number, 2) for item in made] for number in range(3)]

@@ -9,6 +9,7 @@ import pytest
 
 from raypref.output import metrics
 from raypref.output.metrics import Averages, MetricsWriter, StageClock
+from raypref.types import Total
 
 
 def test_stage_counts_the_time_in_which_any_call_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,3 +64,13 @@ def test_averages_leave_out_what_does_not_apply() -> None:
     averages.add({"a": 2.0, "b": 4.0})
     assert averages.take() == {"a": 1.5, "b": 4.0}
     assert averages.take() == {}
+
+
+def test_totals_are_summed_since_the_start_whatever_they_are_called() -> None:
+    """Requests: 2, then 2 + 3. ``a_total`` is a plain number, so it is averaged: (4 + 6) / 2."""
+    averages = Averages()
+    averages.add({"requests": Total(2), "a_total": 4.0})
+    averages.add({"a_total": 6.0})
+    assert averages.take() == {"requests": 2.0, "a_total": 5.0}
+    averages.add({"requests": Total(3)})
+    assert averages.take() == {"requests": 5.0}
