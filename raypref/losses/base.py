@@ -1,13 +1,13 @@
-"""The seam between an algorithm's loss and the learner.
+"""The contract between a loss and the learner: what a loss declares, what it is given, what it returns.
 
-Shapes: B examples of a micro-batch, S sequences of an example (a pair: 2, winner first; all K: up to K), K responses of a prompt.
+Shapes: B examples of a micro-batch, S sequences of an example (a pair: 2, chosen first; all K: up to K), K responses of a prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Frozen = Literal["reference", "previous"]
-"""Whose frozen log-probs a loss needs: pi_ref's (the fixed reference) or pi_t's (the policy that sampled the responses)."""
+"""A frozen policy whose log-probs a loss reads: pi_ref, the reference policy, or pi_t, the previous policy (it sampled the responses)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossBatch:
-    """What a loss is computed from. All log-probs are summed over response tokens, in nats; padding entries hold 0."""
+    """The input of a loss. All log-probs are in nats and summed over response tokens; padding entries hold 0."""
 
     logps: Tensor
-    """(B, S) log pi_theta(y | x); the only argument with a gradient."""
+    """(B, S) log pi_theta(y | x), with its gradient."""
     reference_logps: Tensor | None
     """(B, S) log pi_ref(y | x); None unless the loss needs it."""
     previous_logps: Tensor | None
     """(B, S) log pi_t(y | x); None unless the loss needs it."""
     targets: Tensor
-    """(B, S) what ``Loss.targets`` made of the preference matrix."""
+    """(B, S) the result of ``Loss.targets``."""
     lengths: Tensor
-    """(B, S) response tokens."""
+    """(B, S) number of response tokens."""
     mask: Tensor
-    """(B, S) True where there is a sequence (a group may have lost some responses)."""
+    """(B, S) True where there is a sequence, False at padding: examples may have different numbers of sequences."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
-    """Name -> () mean over the GLOBAL batch of what ``Loss.statistics`` gave; without a gradient."""
+    """Name -> () mean of ``Loss.statistics`` over the GLOBAL batch, without a gradient."""
     token_kl: Tensor | None = None
-    """(B, S) sum over the response's positions of KL(pi_theta || pi_ref) over the whole vocabulary, in nats, with its gradient; None
+    """(B, S) KL(pi_theta || pi_ref) over the whole vocabulary, summed over the response's positions, in nats, with its gradient; None
     unless the loss asks for it (``Loss.token_kl``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossValue:
-    """Per-example values; the learner takes the exact mean over the global batch, whatever the split."""
+    """The output of a loss: values per example. The learner takes their exact mean over the global batch, however it is split."""
 
     loss: Tensor
     """(B,)"""
@@ -56,27 +56,58 @@ class LossValue:
 
 
 class Loss(TypedSection):
-    """One algorithm: its settings and its formula. Subclass, set ``needs``, write ``__call__``; no other file changes."""
+    """One algorithm: its settings and its formula.
 
-    needs: ClassVar[frozenset[Frozen]] = frozenset()
-    """Which frozen log-probs the loss reads. This and the other declarations may be properties, where the settings decide."""
-    responses: ClassVar[tuple[int, int | None]] = (1, None)
-    """Fewest and most responses that an example may be picked of; None: any number. The first is the best, the last the worst."""
-    reduction: ClassVar[Literal["examples", "tokens"]] = "examples"
-    """What the sum over the global batch is divided by: the number of examples, or of response tokens."""
-    revisions: ClassVar[bool] = False
-    """Whether an example of a pair (w, l) holds six sequences: w, l given the prompt; w, l given the prompt and w as an earlier answer;
-    w, l given the prompt and l as an earlier answer (in this order along S). The earlier answer is put in the prompt by a template."""
-    mismatched: ClassVar[bool] = False
-    """Whether an example holds twice the sequences: behind its own S come the same prompts with the responses of another prompt."""
-    token_kl: ClassVar[bool] = False
-    """Whether the loss reads ``LossBatch.token_kl``: the learner then needs a frozen pi_ref of its own."""
+    A subclass declares what it needs, writes ``__call__``, and overrides ``targets`` and ``statistics`` if it uses them. No other file
+    changes. Each declaration is a property with a default. A subclass overrides it with a class attribute, or with a property if its
+    settings decide:
+
+    >>> needs: ClassVar[frozenset[Frozen]] = frozenset({"reference"})
+
+    >>> @property
+    ... def needs(self) -> frozenset[Frozen]:
+    ...     return frozenset({self.reference})
+    """
+
+    @property
+    def needs(self) -> frozenset[Frozen]:
+        """The frozen log-probs that the loss reads; by default none."""
+        return frozenset()
+
+    @property
+    def responses(self) -> tuple[int, int | None]:
+        """The smallest and the largest number of responses of an example; None: no limit. The best comes first, the worst last."""
+        return (1, None)
+
+    @property
+    def reduction(self) -> Literal["examples", "tokens"]:
+        """What the sum over the global batch is divided by: the number of examples, or of response tokens."""
+        return "examples"
+
+    @property
+    def revisions(self) -> bool:
+        """Whether an example of a pair (w, l) = (chosen, rejected) holds six sequences.
+
+        In this order along S: w and l given the prompt; w and l given the prompt and w as an earlier answer; w and l given the prompt and
+        l as an earlier answer. A template puts the earlier answer into the prompt.
+        """
+        return False
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether an example holds twice as many sequences: after its own S, the same prompts with the responses of another prompt."""
+        return False
+
+    @property
+    def token_kl(self) -> bool:
+        """Whether the loss reads ``LossBatch.token_kl``. Each learner rank then holds a frozen copy of pi_ref."""
+        return False
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """One target for each picked response, from the group's matrix; computed once, where the group was judged.
+        """One target per picked response, computed from the group's preference matrix when the group is judged.
 
-        Where an example holds more sequences than picked responses (``revisions``: three times as many, ``mismatched``: twice as many),
-        whoever adds them repeats the targets: ``np.tile(targets, 3)``, ``np.tile(targets, 2)``.
+        Where an example holds more sequences than picked responses, the targets are repeated for them afterwards:
+        ``np.tile(targets, 3)`` with ``revisions``, ``np.tile(targets, 2)`` with ``mismatched``.
 
         Args:
             matrix: the group's K x K preferences.
@@ -84,22 +115,28 @@ class Loss(TypedSection):
 
         Returns:
             (len(picked),)
+
+        Raises:
+            Unanswered: a target depends on a comparison without an answer.
+            ConfigError: the loss does not take this number of responses.
         """
         return np.zeros(len(picked))
 
     def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
-        """What the loss needs to know of the global batch: name -> (B,), whose means it is given as ``LossBatch.statistics``.
+        """Quantities whose means over the global batch the loss needs: name -> (B,).
 
-        The learner asks where ``has_statistics`` is true: in a first pass over the batch, without gradient.
+        The means come back as ``LossBatch.statistics``. They cost a first pass over the batch, without gradient, which the learner makes
+        if ``has_statistics`` is true.
         """
         return {}
 
     @property
     def has_statistics(self) -> bool:
-        """Whether the first pass is worth its time; override it where that depends on the settings."""
+        """Whether the first pass is needed; by default, whether the class overrides ``statistics``."""
         return type(self).statistics is not Loss.statistics
 
     def __call__(self, batch: LossBatch) -> LossValue:
+        """The loss of each example, and its metrics."""
         raise NotImplementedError
 
 

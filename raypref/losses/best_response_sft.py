@@ -17,13 +17,14 @@ from raypref.types import PreferenceMatrix
 class BestResponseSFT(Loss):
     """-log pi_theta(y_1 | x), y_1 the first response of the example.
 
-    Source: SPO section 7.2, the baseline that its win rates are measured against. The other responses are read and not trained on: a
-    selection of single responses costs less. Every prompt counts alike, whatever its answer's length, unlike in ``sft``.
+    Source: SPO section 7.2, the baseline that its win rates are measured against. The other responses of an example pass through
+    the model but are not trained on, so a selection of single responses is cheaper. Unlike in ``sft``, all prompts have the same weight,
+    whatever the length of their answers.
     """
 
     type: str = "best_response_sft"
     average_logps: bool = False
-    """The answer's negative log-likelihood a token, instead of its sum."""
+    """Divide the negative log-likelihood by the number of response tokens."""
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
         """(S,) 1 for the best, 0 for the others."""

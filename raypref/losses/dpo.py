@@ -1,25 +1,25 @@
-"""DPO, direct preference optimisation (arXiv 2305.18290): the pairwise peer of SPPO.
+"""DPO, direct preference optimisation (arXiv 2305.18290): a logistic loss on the pair's log-ratio margin.
 
-Shapes: B examples of S = 2 sequences, winner first.
+Shapes: B examples of S = 2 sequences, chosen first.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
-from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
+from raypref.losses.base import Frozen, LossBatch, LossValue, losses
 from raypref.losses.terms.margins import margins
-from raypref.losses.terms.pairs import gap, logistic, pair_labels
+from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
 
 
 @losses.register("dpo")
-class DPO(Loss):
+class DPO(PairLoss):
     """-q log sigmoid(h) - (1 - q) log sigmoid(-h), h = beta (r_w - r_l), r = log pi_theta(y | x) - log pi_frozen(y | x).
 
     Source: DPO (7), with q = 1; SPPO (E.2) with beta = 1/eta. ``reference: previous`` makes it the iterative DPO of the SPPO and DNO
@@ -30,30 +30,27 @@ class DPO(Loss):
     beta: PositiveFloat = 0.1
     """Inverse size of the step away from the frozen policy; above 0."""
     reference: Literal["reference", "previous"] = "reference"
-    """The frozen policy: the run's first one (pi_ref), or the iteration's (pi_t)."""
+    """The frozen policy: pi_ref, or the previous policy pi_t."""
     labels: Literal["hard", "soft"] = "hard"
     """q: 1, or the oracle's P(y_w > y_l)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Chance that a label is the wrong way round: q becomes (1 - s) q + s (1 - q)."""
+    """Probability that a label is swapped, in [0, 0.5): q becomes (1 - s) q + s (1 - q)."""
     average_logps: bool = False
-    """r divided by the response's tokens (the averaged variant of SRPO Appendix D, there with beta = 10)."""
-
-    responses: ClassVar[tuple[int, int | None]] = (2, 2)
+    """Divide r by the number of response tokens (the averaged variant of SRPO Appendix D, there with beta = 10)."""
 
     @property
-    def needs(self) -> frozenset[Frozen]:  # type: ignore[override]  # the settings decide
+    def needs(self) -> frozenset[Frozen]:
         return frozenset({self.reference})
 
-    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """(2,) the label (q, 1 - q).
+    @property
+    def soft_labels(self) -> bool:
+        return self.labels == "soft"
 
-        Raises:
-            Unanswered: the label is soft, and the pair's own comparison has no answer.
-            ConfigError: the selection does not give pairs.
-        """
-        labels = pair_labels(self, matrix, picked, self.labels)
-        return (1.0 - self.label_smoothing) * labels + self.label_smoothing * labels[::-1]
+    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
+        """(2,) the label (q, 1 - q), smoothed. Errors as in ``PairLoss.targets``."""
+        label = super().targets(matrix, picked)
+        return (1.0 - self.label_smoothing) * label + self.label_smoothing * label[::-1]
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, self.reference, average=self.average_logps)
-        return LossValue(logistic(self.beta * gap(r), batch.targets), margins(r, batch.targets, batch.mask))
+        return LossValue(logistic(self.beta * margin(r), batch.targets), margins(r, batch.targets, batch.mask))

@@ -1,6 +1,6 @@
-"""KTO, Kahneman-Tversky optimisation (arXiv 2402.01306): each response is good or bad by itself, measured from the policy's drift.
+"""KTO, Kahneman-Tversky optimisation (arXiv 2402.01306): each response is desirable or undesirable by itself, relative to the policy's KL.
 
-Shapes: B examples of a prompt's K responses, followed by as many sequences that answer another prompt: S = 2 K.
+Shapes: B examples of K responses of a prompt, followed by K sequences of that prompt with another prompt's responses: S = 2 K.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class KTO(Loss):
 
     r = log pi_theta(y | x) - log pi_ref(y | x).
 
-    z0 = max(0, the global batch's mean of r over mismatched pairs of prompt and response), an estimate of KL(pi_theta || pi_ref), which
-    passes no gradient on.
+    z0 = max(0, the global batch's mean of r over mismatched pairs of prompt and response), an estimate of KL(pi_theta || pi_ref),
+    without gradient.
 
     Source: KTO (8) and its estimate of z0; SPPO (E.4) is the same for a pair, times 2, with lambda_D = lambda_U = 1.
     """
@@ -41,53 +41,53 @@ class KTO(Loss):
     """lambda_D, the weight of desirable responses."""
     lambda_undesirable: NonNegativeFloat = 1.0
     """lambda_U, the weight of undesirable ones."""
-    desirable: Literal["winner", "win_rate"] = "winner"
-    """winner: the first response of the example; win_rate: those that win against the group more often than not (all_responses)."""
+    desirable: Literal["chosen", "win_rate"] = "chosen"
+    """chosen: the first response of the example; win_rate: those with a win rate above 1/2 in the group (for ``all_responses``)."""
 
     needs: ClassVar[frozenset[Frozen]] = frozenset({"reference"})
     mismatched: ClassVar[bool] = True
 
     @property
-    def responses(self) -> tuple[int, int | None]:  # type: ignore[override]  # the settings decide
-        return (1, 2) if self.desirable == "winner" else (1, None)
+    def responses(self) -> tuple[int, int | None]:
+        return (1, 2) if self.desirable == "chosen" else (1, None)
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
         """(S,) 1 for a desirable response, 0 for an undesirable one.
 
         Raises:
             Unanswered: a win rate depends on a comparison without an answer.
-            ConfigError: the selection gives more than a pair, and nothing says which of them are desirable.
+            ConfigError: the selection gives more than a pair, and the settings do not say which responses are desirable.
         """
         if self.desirable == "win_rate":
             return (matrix.win_rates(picked) > 0.5 + TIE).astype(np.float64)
         if len(picked) > 2:
             raise ConfigError(
-                f"loss.desirable: 'winner' says nothing of the middle of {len(picked)} responses; set loss.desirable=win_rate, "
+                f"loss.desirable: 'chosen' does not say which of {len(picked)} responses are desirable; set loss.desirable=win_rate, "
                 f"or selection.type=best_worst"
             )
         return np.array([1.0, 0.0][: len(picked)])
 
     def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
         """``drift``: the mean of r over the example's mismatched sequences, in nats."""
-        other = batch.mask & ~own_sequences(batch.mask)
+        mismatched = batch.mask & ~matched_sequences(batch.mask)
         r = log_ratios(batch, "reference").detach()
-        return {"drift": (r * other).sum(dim=1) / other.sum(dim=1).clamp(min=1)}
+        return {"drift": (r * mismatched).sum(dim=1) / mismatched.sum(dim=1).clamp(min=1)}
 
     def __call__(self, batch: LossBatch) -> LossValue:
         import torch
 
-        own = own_sequences(batch.mask)
+        matched = matched_sequences(batch.mask)
         r = log_ratios(batch, "reference")
         z0 = batch.statistics["drift"].detach().to(r.dtype).clamp(min=0.0)
         desirable = batch.targets.to(r.dtype)
         gain = desirable * 2.0 - 1.0
         weight = desirable * self.lambda_desirable + (1.0 - desirable) * self.lambda_undesirable
-        terms = (weight * torch.sigmoid(-self.beta * gain * (r - z0))).masked_fill(~own, 0.0)
-        metrics = margins(r, batch.targets, own) | {"kl": z0.expand(len(r))}
-        return LossValue(terms.sum(dim=1) / own.sum(dim=1), metrics)
+        terms = (weight * torch.sigmoid(-self.beta * gain * (r - z0))).masked_fill(~matched, 0.0)
+        metrics = margins(r, batch.targets, matched) | {"kl": z0.expand(len(r))}
+        return LossValue(terms.sum(dim=1) / matched.sum(dim=1), metrics)
 
 
-def own_sequences(mask: Tensor) -> Tensor:
-    """(B, S) True at the first half of the sequences that are there; the other half answers another prompt."""
+def matched_sequences(mask: Tensor) -> Tensor:
+    """(B, S) True at the first half of an example's sequences, whose responses belong to their prompt."""
     place = mask.cumsum(dim=1)
     return mask & (place * 2 <= place[:, -1:])

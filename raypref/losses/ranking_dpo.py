@@ -23,7 +23,7 @@ from raypref.types import PreferenceMatrix
 class RankingDPO(Loss):
     """-log prod_k exp(beta r_k) / sum_{j >= k} exp(beta r_j), r = log pi_theta(y | x) - log pi_ref(y | x).
 
-    Source: DPO Appendix A.3 (20); a ranking of two is DPO.
+    Source: DPO Appendix A.3 (20); with two responses it is DPO.
     """
 
     type: str = "ranking_dpo"

@@ -1,6 +1,6 @@
-"""S-DPO, softmax DPO (arXiv 2406.09215): one winner against several losers at once.
+"""S-DPO, softmax DPO (arXiv 2406.09215): one chosen response against several rejected ones at once.
 
-Shapes: B examples of S sequences, the winner first.
+Shapes: B examples of S sequences, chosen first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from raypref.types import PreferenceMatrix
 class SDPO(Loss):
     """-log sigmoid( -log sum_{l != w} exp(beta (r_l - r_w)) ) = -log softmax(beta r)_w, r = log pi_theta(y | x) - log pi_ref(y | x).
 
-    Source: S-DPO's objective; with one loser it is DPO. On a ranking SPO Appendix D.2 makes an example of each place and those below it
-    (``selection: {type: ranking, examples: tails}``).
+    Source: S-DPO's objective; with one rejected response it is DPO. On a ranking, SPO Appendix D.2 makes one example of each place and
+    those below it (``selection: {type: ranking, examples: tails}``).
     """
 
     type: str = "s_dpo"
@@ -35,7 +35,7 @@ class SDPO(Loss):
     responses: ClassVar[tuple[int, int | None]] = (2, None)
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """(S,) 1 for the winner, 0 for the others.
+        """(S,) 1 for the chosen response, 0 for the others.
 
         Raises:
             ConfigError: the selection gives single responses.

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on given answers: where every run of the other losses starts from.
+"""Supervised fine-tuning on given answers, which usually comes before preference optimisation.
 
 Shapes: B examples of S sequences (demonstrations: S = 1).
 """
@@ -16,16 +16,16 @@ class SFT(Loss):
     """-log pi_theta(y | x), summed over response tokens and divided by the response tokens of the global batch (``per: token``), or
     -log pi_theta(y | x) / |y|, the mean over an example's answers and over the examples (``per: answer``).
 
-    So the reported loss is a mean negative log-likelihood of a token, in nats, whatever the split over ranks: with ``token`` a long answer
-    counts more, with ``answer`` all count alike.
+    The reported loss is thus a mean negative log-likelihood per token, in nats, however the batch is split over ranks. With ``token`` a
+    long answer has more weight; with ``answer`` all answers have the same.
     """
 
     type: str = "sft"
     per: Literal["token", "answer"] = "token"
-    """What counts alike."""
+    """What has the same weight: every token, or every answer."""
 
     @property
-    def reduction(self) -> Literal["examples", "tokens"]:  # type: ignore[override]  # the settings decide
+    def reduction(self) -> Literal["examples", "tokens"]:
         return "tokens" if self.per == "token" else "examples"
 
     def __call__(self, batch: LossBatch) -> LossValue:

@@ -1,25 +1,20 @@
-"""SimPO (arXiv 2405.14734): the mean log-prob of a token is the reward, without a reference, and must win by a margin.
+"""SimPO (arXiv 2405.14734): the reward is the mean log-prob per token, without a reference, and the pair must differ by a target margin.
 
-Shapes: B examples of S = 2 sequences, winner first.
+Shapes: B examples of S = 2 sequences, chosen first.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from raypref.losses.base import Loss, LossBatch, LossValue, losses
+from raypref.losses.base import LossBatch, LossValue, losses
 from raypref.losses.terms.margins import margins
-from raypref.losses.terms.pairs import gap, logistic, pair_labels
+from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import policy_logps
-from raypref.types import PreferenceMatrix
 
 
 @losses.register("simpo")
-class SimPO(Loss):
+class SimPO(PairLoss):
     """-log sigmoid( (beta/|y_w|) log pi(y_w | x) - (beta/|y_l|) log pi(y_l | x) - gamma ).
 
     Source: SimPO (6).
@@ -29,19 +24,9 @@ class SimPO(Loss):
     beta: PositiveFloat = 2.0
     """Scale of the reward; above 0 (SPO's sweep: 2, 2.5; SRPO Appendix D: 50)."""
     gamma: NonNegativeFloat = 1.0
-    """Margin that the winner's reward must have over the loser's (SPO's sweep: 1, 1.5)."""
-
-    responses: ClassVar[tuple[int, int | None]] = (2, 2)
-
-    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """(2,) 1 for the winner, 0 for the loser.
-
-        Raises:
-            ConfigError: the selection does not give pairs.
-        """
-        return pair_labels(self, matrix, picked)
+    """Target margin between the rewards of the chosen and the rejected response (SPO's sweep: 1, 1.5)."""
 
     def __call__(self, batch: LossBatch) -> LossValue:
         logps = policy_logps(batch, average=True)
-        h = self.beta * gap(logps) - self.gamma
+        h = self.beta * margin(logps) - self.gamma
         return LossValue(logistic(h, batch.targets), margins(logps, batch.targets, batch.mask, of="logp_mean"))

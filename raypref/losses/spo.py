@@ -2,9 +2,9 @@
 
 Shapes: B examples, S sequences of an example, best first (a pair: 2, a best-of-n set or a ranking: n); K responses of a prompt.
 
-Unlike DPO, no reference policy stands inside the loss: the policy's own preferences are fitted to the expert's, and what keeps it near
-pi_ref is a regulariser beside it (the config's ``regulariser`` section: on fresh samples; ``regulariser`` here: on the data). Where the
-expert is Bradley-Terry or Plackett-Luce with rewards r, the fixed point is softmax(r / alpha).
+Unlike in DPO, the preference loss contains no reference policy: it fits the preferences that the policy implies to the expert's. A
+separate regulariser keeps the policy near pi_ref (the config's ``regulariser`` section: on fresh samples; the setting ``regulariser``
+here: on the data). If the expert is Bradley-Terry or Plackett-Luce with rewards r, the fixed point is softmax(r / alpha).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.terms.choices import choice_terms, log_mass, mean_choice_terms
 from raypref.losses.terms.in_dataset import importance_kl, negative_log_prob, tokenwise_kl
 from raypref.losses.terms.margins import margins
-from raypref.losses.terms.pairs import check_count, gap, logistic, pair_labels
+from raypref.losses.terms.pairs import check_count, logistic, margin, pair_label
 from raypref.losses.terms.ratios import policy_logps
 from raypref.types import PreferenceMatrix
 
@@ -34,10 +34,10 @@ class SPO(Loss):
     ``best_of_n`` and ``pair`` over the first alone, without d.
 
     Source: SPO (9) to (12) (pair), (16) (best of n), (17) with the d^k of Appendix D.2 (ranking), (13) (mu), Table 4 (``regulariser``).
-    At alpha = 0 it is what the gradient tends to, mean_{j >= k} log pi(y_j) - log pi(y_k): the paper has that for pairs, (10), alone.
-    mu_k = 2 sigmoid( m_k - mean m ), m_k = (sum_{j >= k} pi(y_j))^gamma, without gradient. (13) is for pairs; for more responses the
-    paper leaves mu open, and the mean is taken here over the batch's examples of the mean over their places. Soft labels (pairs) are the
-    expectation of (11) over the oracle's answer.
+    At alpha = 0 it is the limit of the gradient, mean_{j >= k} log pi(y_j) - log pi(y_k), which the paper gives for pairs only, (10).
+    mu_k = 2 sigmoid( m_k - mean m ), m_k = (sum_{j >= k} pi(y_j))^gamma, without gradient. (13) is for pairs. The paper does not
+    define mu for more responses; here the mean is taken over an example's places, then over the batch's examples. Soft labels (pairs)
+    give the expectation of (11) over the oracle's answer.
     """
 
     type: str = "spo"
@@ -46,16 +46,16 @@ class SPO(Loss):
     alpha: NonNegativeFloat = 0.001
     """Softness: the fixed point is softmax(r / alpha); 0 is the deterministic limit (the paper: 0.001 to 0.1)."""
     gamma: NonNegativeFloat = 0.01
-    """Exponent of mu: 0 weighs all alike (SPO-basic) and saves a pass over the batch (the paper: 0.01)."""
+    """Exponent of mu; 0 gives all examples the same weight (SPO-basic) and saves a pass over the batch (the paper: 0.01)."""
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """d, with ``form: ranking``: place k counts d^k, k from 1; in (0, 1] (the paper: 1 or 0.5)."""
+    """d, with ``form: ranking``: place k has weight d^k, k from 1; in (0, 1] (the paper: 1 or 0.5)."""
     labels: Literal["hard", "soft"] = "hard"
-    """With ``form: pair``: the winner is certain, or so with the oracle's probability."""
+    """With ``form: pair``: the label q is 1, or the oracle's P(y_w > y_l)."""
     regulariser: Literal["none", "log_prob", "tokenwise", "importance"] = "none"
     """An in-dataset regulariser, the baselines of Table 4: -log pi(y_w | x); the token-wise KL(pi_theta || pi_ref) along the data's
     responses; or rho log rho with rho = pi_theta/pi_ref."""
     coefficient: NonNegativeFloat = 0.1
-    """What the in-dataset regulariser is multiplied by."""
+    """Weight of the in-dataset regulariser."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -66,15 +66,15 @@ class SPO(Loss):
         return self
 
     @property
-    def responses(self) -> tuple[int, int | None]:  # type: ignore[override]  # the settings decide
+    def responses(self) -> tuple[int, int | None]:
         return (2, 2) if self.form == "pair" else (2, None)
 
     @property
-    def needs(self) -> frozenset[Frozen]:  # type: ignore[override]  # the settings decide
+    def needs(self) -> frozenset[Frozen]:
         return frozenset({"reference"} if self.regulariser == "importance" else ())
 
     @property
-    def token_kl(self) -> bool:  # type: ignore[override]  # the settings decide
+    def token_kl(self) -> bool:
         return self.regulariser == "tokenwise"
 
     @property
@@ -85,12 +85,12 @@ class SPO(Loss):
         """A pair: the label (q, 1 - q); best of n: 1 for the first; a ranking: 0, -1, ..., 1 - n from best to worst.
 
         Raises:
-            Unanswered: the label is soft, and the pair's own comparison has no answer.
-            ConfigError: the selection gives other than pairs, or single responses.
+            Unanswered: the label is soft, and the comparison of the pair has no answer.
+            ConfigError: the selection does not give pairs, or gives single responses.
         """
         check_count(self, picked)
         if self.form == "pair":
-            return pair_labels(self, matrix, picked, self.labels)
+            return pair_label(matrix, picked, soft=self.labels == "soft")
         places = np.arange(len(picked))
         return -places.astype(np.float64) if self.form == "ranking" else (places == 0).astype(np.float64)
 
@@ -103,7 +103,7 @@ class SPO(Loss):
         logps = policy_logps(batch)
         weights = self._weights(batch)
         if self.form == "pair":
-            loss = weights[:, 0] * pair_loss(gap(logps), batch.targets, self.alpha)
+            loss = weights[:, 0] * pair_loss(margin(logps), batch.targets, self.alpha)
         else:
             loss = (weights * choice_losses(logps, batch.mask, self.alpha)).sum(dim=1)
         metrics = margins(logps, batch.targets, batch.mask, of="logp") | {"weight": weights[:, 0]}
@@ -114,7 +114,7 @@ class SPO(Loss):
         return LossValue(loss, metrics)
 
     def _places(self, mask: Tensor) -> Tensor:
-        """(B, S) True at the places that the loss sums over: the last of a ranking has nothing left to win against."""
+        """(B, S) True at the places that the loss sums over; the last of a ranking is left out, since its term is always 0."""
         places = mask.roll(-1, dims=1)
         places[:, -1] = False
         if self.form != "ranking":
@@ -122,7 +122,7 @@ class SPO(Loss):
         return places
 
     def _mass(self, batch: LossBatch) -> Tensor:
-        """(B, S) m_k, from log-probs: the probability of a whole response underflows."""
+        """(B, S) m_k, computed from log-probs because the probability of a whole response underflows."""
         return (self.gamma * log_mass(policy_logps(batch).detach(), batch.mask)).exp()
 
     def _weights(self, batch: LossBatch) -> Tensor:

@@ -2,8 +2,8 @@
 
 Shapes: B examples, S sequences of an example (2, or all K of the prompt), K responses.
 
-Unlike DPO and IPO, which see only the difference of a pair's log-ratios, SPPO regresses each response's own log-ratio on its own win
-rate against the policy that sampled it. The winner's probability therefore rises, and the loser's falls, each for itself.
+DPO and IPO depend only on the difference of a pair's log-ratios. SPPO instead regresses the log-ratio of each response on its win rate
+against the policy that sampled it, so that the chosen response's probability rises and the rejected one's falls.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import PositiveFloat, model_validator
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.terms.margins import margins
+from raypref.losses.terms.pairs import answered
 from raypref.losses.terms.ratios import log_ratios
-from raypref.preferences import Unanswered
 from raypref.types import PreferenceMatrix
 
 
@@ -36,19 +36,19 @@ class SPPO(Loss):
     eta: PositiveFloat = 1000.0
     """Step size of the multiplicative weights, in nats for one unit of win rate; above 0 (the paper: 1000)."""
     baseline: float | Literal["half", "ordered", "estimate"] = "half"
-    """b, in place of (1/eta) log Z: half (the limit of disordered preferences), a number of your own, ordered (their fully ordered limit),
-    or estimate (from the win rates of the prompt's own responses; only with ``against: group``)."""
+    """b, in place of (1/eta) log Z: half (the limit of disordered preferences), a number, ordered (the limit of fully ordered preferences),
+    or estimate (from the win rates of the prompt's responses; only with ``against: group``)."""
     against: Literal["group", "pair"] = "group"
-    """p_i: the win rate over the K responses of the prompt, y_i itself included; or the chance against the pair's other response."""
+    """p_i: the win rate over the K responses of the prompt, y_i itself included; or P(y_i > the pair's other response)."""
     labels: Literal["soft", "hard"] = "soft"
-    """With ``against: pair``: the oracle's probability, or 1 for the winner and 0 for the loser."""
+    """With ``against: pair``: the oracle's probability, or 1 for the chosen and 0 for the rejected response."""
     average_terms: bool = False
-    """Mean of the example's squared terms, as the authors' code has it, instead of their sum."""
+    """Take the mean of the example's squared terms, as the authors' code does, instead of their sum."""
 
     needs: ClassVar[frozenset[Frozen]] = frozenset({"previous"})
 
     @property
-    def responses(self) -> tuple[int, int | None]:  # type: ignore[override]  # the settings decide
+    def responses(self) -> tuple[int, int | None]:
         return (2, 2) if self.against == "pair" else (1, None)
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class SPPO(Loss):
         if self.against == "group" and self.labels == "hard":
             raise ConfigError("loss.labels: 'hard' is for single pairs; set loss.against=pair, or loss.labels=soft")
         if self.against == "pair" and self.baseline == "estimate":
-            raise ConfigError("loss.baseline: 'estimate' is made of win rates; set loss.against=group, or another baseline")
+            raise ConfigError("loss.baseline: 'estimate' is computed from win rates; set loss.against=group, or another baseline")
         return self
 
     def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ class SPPO(Loss):
 
         Raises:
             Unanswered: a win rate depends on a comparison without an answer.
-            ConfigError: the pair form was given other than two sequences.
+            ConfigError: ``against: pair``, and the selection does not give pairs.
         """
         chances = matrix.win_rates(picked) if self.against == "group" else self._pair_chances(matrix, picked)
         return self.eta * (chances - self._baseline(matrix))
@@ -76,10 +76,8 @@ class SPPO(Loss):
             )
         if self.labels == "hard":
             return np.array([1.0, 0.0])
-        winner, loser = picked
-        if np.isnan(matrix.values[winner, loser]):
-            raise Unanswered(f"the comparison of responses {winner} and {loser} has no answer")
-        return np.array([matrix.values[winner, loser], matrix.values[loser, winner]])
+        chosen, rejected = picked
+        return np.array([answered(matrix, chosen, rejected), answered(matrix, rejected, chosen)])
 
     def _baseline(self, matrix: PreferenceMatrix) -> float:
         if self.baseline == "half":
@@ -92,8 +90,8 @@ class SPPO(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, "previous")
-        misses = (r - batch.targets.to(r.dtype)).masked_fill(~batch.mask, 0.0)
-        loss = misses.square().sum(dim=1)
+        residuals = (r - batch.targets.to(r.dtype)).masked_fill(~batch.mask, 0.0)
+        loss = residuals.square().sum(dim=1)
         if self.average_terms:
             loss = loss / batch.mask.sum(dim=1)
         return LossValue(loss, margins(r, batch.targets, batch.mask))
@@ -111,7 +109,7 @@ def ordered_baseline(eta: float) -> float:
 def estimated_baseline(rates: NDArray[np.float64], eta: float) -> float:
     """(1/eta) log mean_k exp(eta w_k), without overflow.
 
-    Source: SPPO Appendix B, Z over the prompt's own responses; (3.5) itself takes fresh ones.
+    Source: SPPO Appendix B, Z over the prompt's responses; (3.5) itself samples new ones.
 
     Args:
         rates: (K,) win rates w_k.

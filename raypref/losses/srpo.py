@@ -3,60 +3,51 @@
 Shapes: B examples of a pair (w, l), as S = 6 sequences: w, l given x; w, l given (x, w); w, l given (x, l). K responses of a prompt.
 
 One model is both the policy pi(y | x) and the improver pi(y' | y, x), which is shown an earlier answer y. The solution depends on the
-preferences alone, and not on the policy that the responses came from, as DPO's and IPO's do.
+preferences alone; those of DPO and IPO also depend on the policy that sampled the responses.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
-from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
+from raypref.losses.base import Frozen, LossBatch, LossValue, losses
 from raypref.losses.terms.margins import margins
-from raypref.losses.terms.pairs import pair_labels
+from raypref.losses.terms.pairs import PairLoss
 from raypref.losses.terms.ratios import log_ratios
-from raypref.types import PreferenceMatrix
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @losses.register("srpo")
-class SRPO(Loss):
-    """(1 - alpha) L + alpha L_improve: of the improver and the policy together, and of the improver alone.
+class SRPO(PairLoss):
+    """(1 - alpha) L + alpha L_improve: a loss of improver and policy together, and one of the improver alone.
 
     Source: SRPO (17) of (16) and (15), the sample losses (``labels: hard``); (2) of (4) and (3), the population losses, with the oracle's
-    p in place of the indicator (``labels: soft``). (16) is 4 times (4) and (15) twice (3) for a pair and p = 1, so that alpha here with
-    hard labels weighs as alpha / (2 - alpha) does with soft ones. (4) and (14) are printed with the two log-ratios of pi swapped; (5),
-    (11) and (16) agree with each other, and are followed.
+    p in place of the indicator (``labels: soft``). (16) is 4 times (4) and (15) twice (3) for a pair and p = 1, so that alpha with hard
+    labels has the effect of alpha / (2 - alpha) with soft ones. (4) and (14) are printed with the two log-ratios of pi swapped; (5),
+    (11) and (16) agree with each other, and this class follows them.
     """
 
     type: str = "srpo"
     beta: PositiveFloat = 0.01
-    """Strength of the pull to pi_ref; above 0 (the paper: 0.01 on TL;DR; 1.3 on UltraFeedback, averaged)."""
+    """Strength of the regularisation towards pi_ref; above 0 (the paper: 0.01 on TL;DR; 1.3 on UltraFeedback, averaged)."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Part of the improver's own loss, in [0, 1]; the solution is unique between the two ends. The paper leaves it open for language
-    models; its Figure 4 finds most of the benefit in the improver's part."""
+    """Weight of the improver's loss, in [0, 1]; the solution is unique strictly between 0 and 1. The paper gives no value for language
+    models; its Figure 4 finds most of the benefit in the improver's loss."""
     labels: Literal["hard", "soft"] = "hard"
     """hard: y_w is better, (15) to (17); soft: better with the oracle's probability, (2) to (4)."""
     average_logps: bool = False
-    """r divided by the response's tokens (Appendix D)."""
+    """Divide r by the number of response tokens (Appendix D)."""
 
     needs: ClassVar[frozenset[Frozen]] = frozenset({"reference"})
-    responses: ClassVar[tuple[int, int | None]] = (2, 2)
     revisions: ClassVar[bool] = True
 
-    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
-        """(2,) the label (p, 1 - p), p = P(y_w > y_l).
-
-        Raises:
-            Unanswered: the label is soft, and the pair's own comparison has no answer.
-            ConfigError: the selection does not give pairs.
-        """
-        return pair_labels(self, matrix, picked, self.labels)
+    @property
+    def soft_labels(self) -> bool:
+        return self.labels == "soft"
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, "reference", average=self.average_logps)
@@ -71,7 +62,7 @@ class SRPO(Loss):
 
 
 def improvement_margins(r: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,), (B,) r(w | l, x) - r(l | l, x), and r(w | w, x) - r(l | w, x): how the improver sets the winner above the loser, shown each.
+    """(B,), (B,) r(w | l, x) - r(l | l, x), and r(w | w, x) - r(l | w, x): the improver's margins, shown l and shown w.
 
     Args:
         r: (B, 6) log-ratios to pi_ref.
@@ -93,8 +84,8 @@ def sample_improve(r: Tensor, beta: float) -> Tensor:
 
     Source: SRPO (15).
     """
-    shown_loser, shown_winner = improvement_margins(r)
-    return (0.5 - beta * shown_loser).square() + (0.5 - beta * shown_winner).square()
+    shown_rejected, shown_chosen = improvement_margins(r)
+    return (0.5 - beta * shown_rejected).square() + (0.5 - beta * shown_chosen).square()
 
 
 def sample_joint(r: Tensor, beta: float) -> Tensor:
@@ -108,20 +99,20 @@ def sample_joint(r: Tensor, beta: float) -> Tensor:
 def population_improve(r: Tensor, p: Tensor, beta: float) -> Tensor:
     """(B,) the mean over both orders of the pair of [P(y' > y) - 1/2 - beta (r(y' | y) - r(y | y))]^2.
 
-    Source: SRPO (3), whose y and y' are drawn alike: each order of an unordered pair has one half.
+    Source: SRPO (3). Its y and y' have the same distribution, so each order of a pair has weight 1/2.
 
     Args:
         r: (B, 6) log-ratios to pi_ref.
         p: (B,) P(w > l).
         beta: above 0.
     """
-    shown_loser, shown_winner = improvement_margins(r)
-    return 0.5 * ((p - 0.5 - beta * shown_loser).square() + (p - 0.5 - beta * shown_winner).square())
+    shown_rejected, shown_chosen = improvement_margins(r)
+    return 0.5 * ((p - 0.5 - beta * shown_rejected).square() + (p - 0.5 - beta * shown_chosen).square())
 
 
 def population_joint(r: Tensor, p: Tensor, beta: float) -> Tensor:
     """(B,) [P(w > l) - 1/2 - (beta/2) (r(w | l) + r(w) - r(l | w) - r(l))]^2; both orders of the pair give the same.
 
-    Source: SRPO (4), with the two log-ratios of pi the other way round than printed: see ``SRPO``.
+    Source: SRPO (4), with the two log-ratios of pi swapped against the printed formula: see ``SRPO``.
     """
     return (p - 0.5 - 0.5 * beta * joint_margin(r)).square()

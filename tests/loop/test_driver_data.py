@@ -23,7 +23,7 @@ class TwoReferences(DPO):
     """INPO's needs."""
 
     type: str = "two"
-    needs: ClassVar[frozenset[Frozen]] = frozenset({"reference", "previous"})  # type: ignore[assignment]
+    needs: ClassVar[frozenset[Frozen]] = frozenset({"reference", "previous"})
 
 
 class Doubled(DPO):

@@ -75,7 +75,7 @@ def test_who_is_desirable():
     assert KTO().targets(MATRIX, (0, 2)).tolist() == [1.0, 0.0]
     assert KTO().targets(MATRIX, (0,)).tolist() == [1.0]
     assert KTO(desirable="win_rate").targets(MATRIX, (2, 1, 0)).tolist() == [0.0, 0.0, 1.0]
-    with pytest.raises(ConfigError, match=r"loss\.desirable: 'winner' says nothing of the middle of 3 responses"):
+    with pytest.raises(ConfigError, match=r"loss\.desirable: 'chosen' does not say which of 3 responses are desirable"):
         KTO().targets(MATRIX, (0, 1, 2))
 
 

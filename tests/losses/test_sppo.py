@@ -125,7 +125,7 @@ def test_a_win_rate_with_a_hole_is_refused():
     ("settings", "message"),
     [
         ({"labels": "hard"}, r"loss\.labels: 'hard' is for single pairs"),
-        ({"against": "pair", "baseline": "estimate"}, r"loss\.baseline: 'estimate' is made of win rates"),
+        ({"against": "pair", "baseline": "estimate"}, r"loss\.baseline: 'estimate' is computed from win rates"),
         ({"eta": 0}, r"loss\.eta: .* greater than 0"),
         ({"beta": 1}, r"loss\.beta: unknown key"),
     ],

@@ -1,6 +1,6 @@
-"""SPO's in-dataset regularisers: the baselines that its KL on fresh samples is compared with.
+"""SPO's in-dataset regularisers, the baselines of its KL on fresh samples.
 
-Shapes: B examples, S sequences of an example, the winner first.
+Shapes: B examples, S sequences of an example, chosen first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = 20.0
-"""Log-ratio, in nats, above which rho log rho goes on as its tangent: e^710 is no float64 any more."""
+"""Log-ratio, in nats, above which rho log rho is continued by its tangent; e^710 would overflow float64."""
 
 
 def negative_log_prob(batch: LossBatch) -> Tensor:
-    """(B,) -log pi_theta(y_w | x), in nats.
+    """(B,) -log pi_theta(y_w | x) of the chosen response, in nats.
 
     Source: SPO Table 4, in-dataset (log probability); CPO and SLiC-HF have it too.
     """
@@ -26,23 +26,23 @@ def negative_log_prob(batch: LossBatch) -> Tensor:
 
 
 def tokenwise_kl(batch: LossBatch) -> Tensor:
-    """(B,) sum over positions of KL( pi_theta(. | x, y_<t) || pi_ref(. | x, y_<t) ), the mean over the example's responses, in nats.
+    """(B,) sum over positions of KL( pi_theta(. | x, y_<t) || pi_ref(. | x, y_<t) ), averaged over the example's responses, in nats.
 
     Source: SPO Table 4, in-dataset (tokenwise).
 
     Raises:
-        ValueError: whoever made the batch did not compute ``token_kl``.
+        ValueError: the batch has no ``token_kl``.
     """
     if batch.token_kl is None:
-        raise ValueError("loss.regulariser: 'tokenwise' needs the token-wise KL of the batch's responses, and the learner gave none")
+        raise ValueError("loss.regulariser: 'tokenwise' needs the token-wise KL of the batch's responses, and the batch has none")
     return _mean(batch.token_kl.to(batch.logps.dtype), batch.mask)
 
 
 def importance_kl(batch: LossBatch) -> Tensor:
-    """(B,) rho log rho with rho = pi_theta(y | x) / pi_ref(y | x), the mean over the example's responses.
+    """(B,) rho log rho with rho = pi_theta(y | x) / pi_ref(y | x), averaged over the example's responses.
 
-    Source: SPO Table 4, in-dataset (importance sampling). Departs from it above log rho = 20, where the tangent takes over: there the
-    value and the gradient stay finite, and the pull back does not end.
+    Source: SPO Table 4, in-dataset (importance sampling). Departs from it above log rho = 20, where the tangent continues it: value and
+    gradient stay finite, and the gradient still pulls rho back.
     """
     r = log_ratios(batch, "reference")
     capped = r.clamp(max=LARGEST)

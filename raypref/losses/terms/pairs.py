@@ -1,12 +1,12 @@
-"""What the losses of pairs have in common: labels, and the two ways to fit a margin to them.
+"""The base of the losses of pairs, the labels of a pair, and the two ways to fit a margin to them.
 
-Shapes: B examples of a pair; K responses of a prompt. A label is (q, 1 - q), q = P(y_w > y_l): the chance that the pair is the right
-way round.
+Shapes: B examples of a pair; K responses of a prompt. A label is (q, 1 - q), q = P(y_w > y_l): the probability that the chosen response
+y_w is better than the rejected one y_l.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class PairLoss(Loss):
+    """A loss of pairs (chosen, rejected), whose targets are the pair's label (q, 1 - q)."""
+
+    responses: ClassVar[tuple[int, int | None]] = (2, 2)
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether q is the oracle's P(y_w > y_l) instead of 1; override it if the settings decide."""
+        return False
+
+    def targets(self, matrix: PreferenceMatrix, picked: tuple[int, ...]) -> NDArray[np.float64]:
+        """(2,) the label (q, 1 - q).
+
+        Raises:
+            Unanswered: the label is soft, and the comparison of the pair has no answer.
+            ConfigError: the selection does not give pairs.
+        """
+        check_count(self, picked)
+        return pair_label(matrix, picked, soft=self.soft_labels)
+
+
 def check_count(loss: Loss, picked: tuple[int, ...]) -> None:
-    """Refuse an example of fewer or more responses than the loss declares (``Loss.responses``).
+    """Check the number of responses of an example against ``Loss.responses``.
 
     Raises:
         ConfigError: the selection does not fit the loss.
@@ -34,27 +55,31 @@ def check_count(loss: Loss, picked: tuple[int, ...]) -> None:
     raise ConfigError(f"loss.type: {loss.type!r} needs {wanted}, the selection gave {len(picked)} responses; set selection.type={advice}")
 
 
-def pair_labels(
-    loss: Loss, matrix: PreferenceMatrix, picked: tuple[int, ...], labels: Literal["hard", "soft"] = "hard"
-) -> NDArray[np.float64]:
-    """(2,) the label (q, 1 - q): q = 1 (hard), or the oracle's P(y_w > y_l) (soft).
+def pair_label(matrix: PreferenceMatrix, picked: tuple[int, ...], *, soft: bool = False) -> NDArray[np.float64]:
+    """(2,) the label (q, 1 - q): q = 1, or with ``soft`` the oracle's P(y_w > y_l).
 
     Raises:
-        Unanswered: the label is soft, and the pair's own comparison has no answer.
-        ConfigError: the selection does not give pairs.
+        Unanswered: the label is soft, and the comparison of the pair has no answer.
     """
-    check_count(loss, picked)
-    if labels == "hard":
-        return np.array([1.0, 0.0])
-    winner, loser = picked
-    label = float(matrix.values[winner, loser])
-    if np.isnan(label):
-        raise Unanswered(f"the comparison of responses {winner} and {loser} has no answer")
+    chosen, rejected = picked
+    label = answered(matrix, chosen, rejected) if soft else 1.0
     return np.array([label, 1.0 - label])
 
 
-def gap(values: Tensor) -> Tensor:
-    """(B,) the winner's minus the loser's, from (B, S): the first two sequences."""
+def answered(matrix: PreferenceMatrix, first: int, second: int) -> float:
+    """P(y_first > y_second).
+
+    Raises:
+        Unanswered: the comparison has no answer.
+    """
+    chance = float(matrix.values[first, second])
+    if np.isnan(chance):
+        raise Unanswered(f"the comparison of responses {first} and {second} has no answer")
+    return chance
+
+
+def margin(values: Tensor) -> Tensor:
+    """(B,) chosen minus rejected, from (B, S): the first sequence minus the second."""
     return values[:, 0] - values[:, 1]
 
 
@@ -72,11 +97,11 @@ def logistic(h: Tensor, labels: Tensor) -> Tensor:
 
 
 def regression(h: Tensor, target: float, labels: Tensor) -> Tensor:
-    """(B,) q (h - c)^2 + (1 - q) (h + c)^2: the squared error's expectation over the label.
+    """(B,) q (h - c)^2 + (1 - q) (h + c)^2: the expectation of the squared error over the label.
 
     Args:
         h: (B,) margin, in nats.
-        target: c, the margin that a certain winner should have.
+        target: c, the margin that a pair with q = 1 should have.
         labels: (B, S) whose first two columns are (q, 1 - q).
     """
     q = labels.to(h.dtype)
