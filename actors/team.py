@@ -21,7 +21,7 @@ from actors.learner.phases import FORGET, KEEP, Phases
 from actors.learner.rank import LearnerRank
 from actors.oracle.actor import SPARE_CALLS, OracleActor
 from actors.oracle.group import OracleGroup
-from actors.oracle.host import PolicyAccess
+from actors.oracle.services import PolicyAccess
 from actors.policy_model import facts_of
 from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
@@ -32,7 +32,7 @@ from actors.weights.publisher import Receiver
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.loop.driver import Roles
-from raypref.loop.loading import sequence_maker
+from raypref.loop.loading import example_builder
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +152,7 @@ class Team:
                 "oracle": config.oracle,
                 "selection": config.selection,
                 "loss": config.loss,
-                "rollout": config.rollout,
-                "sequences": sequence_maker(config, facts_of(config.policy)) if self.plan.of("learner") else None,
+                "examples": example_builder(config, facts_of(config.policy)) if self.plan.of("learner") else None,
                 "journal_dir": config.output_dir / "rollouts",
                 "name": seat.name,
                 "judging": config.judging,

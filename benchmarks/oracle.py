@@ -63,14 +63,14 @@ def pairrm(samples: int) -> Figure:
 def _both(folder: Path) -> tuple[Any, Any]:
     """The oracle and llm-blender's ``Blender``, each with the same checkpoint."""
     from raypref.oracles.pairrm import PairRM
-    from tests.oracles.pairrm_checkpoint import NoHost, make_checkpoint
+    from tests.oracles.pairrm_checkpoint import NoServices, make_checkpoint
 
     draw = np.random.default_rng(1)
     corpus = [" ".join(draw.permutation(WORDS)) for _ in range(20)]
     limits = {"source_tokens": 1224, "candidate_tokens": 412, "position_buckets": 256}
     checkpoint = make_checkpoint(folder, corpus, vocabulary=600, hidden=128, layers=1, **limits)
     ours = PairRM(path=str(checkpoint.path), device="cpu")
-    ours.load(NoHost())
+    ours.load(NoServices())
     return ours, checkpoint.blender()
 
 

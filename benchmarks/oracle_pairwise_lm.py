@@ -23,7 +23,7 @@ from benchmarks.figure import Figure
 from raypref.oracles.base import Question
 from raypref.oracles.pairwise_lm import PairwiseLM
 from raypref.selection.base import all_pairs
-from tests.oracles.pairrm_checkpoint import NoHost
+from tests.oracles.pairrm_checkpoint import NoServices
 from tests.oracles.pairwise_checkpoint import WORDS, make_checkpoint
 
 PROMPTS = 1
@@ -76,7 +76,7 @@ def _figure(name: str, bar: float, **model: int) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         path = make_checkpoint(Path(folder), positions=8192, **model)
         ours, usual = PairwiseLM(path=str(path), max_tokens=8192, device="cpu"), CardLoop(path)
-        ours.load(NoHost())
+        ours.load(NoServices())
         samples = [_sample(ours, usual, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
     ours_s, usual_s = (median(side) for side in zip(*samples, strict=True))
     pairs = PROMPTS * len(all_pairs(RESPONSES))

@@ -9,13 +9,19 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Self, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from raypref.errors import ConfigError
+
+RENAMED: Mapping[str, str] = {
+    "rollout.truncated": "judging.truncated",
+    "rollout.truncation_penalty": "judging.truncation_penalty",
+}
+"""Dotted config key of an earlier version -> its name now."""
 
 
 class Section(BaseModel):
@@ -117,6 +123,8 @@ class Registry(Generic[T]):
 def _explain(cls: type[BaseModel], item: Any, path: str) -> str:
     where = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])])
     if item["type"] == "extra_forbidden":
+        if where in RENAMED:
+            return f"{where}: is now called {RENAMED[where]}"
         known = _fields_at(cls, item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

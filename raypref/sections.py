@@ -82,11 +82,6 @@ class RolloutConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 2048
     """Longest response, in tokens."""
-    truncated: Literal["keep", "drop", "penalise"] = "keep"
-    """A response that was cut off before its end token: judged like any other; left out of its group; or judged, then moved
-    ``truncation_penalty`` of the way to losing against every finished one."""
-    truncation_penalty: Fraction = 1.0
-    """0 leaves the verdict, 1 makes it a certain loss; only with ``truncated: penalise``."""
     max_num_seqs: PositiveInt = 256
     """Sequences an engine decodes at once."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.85

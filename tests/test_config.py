@@ -37,6 +37,8 @@ def test_resolved_config_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("rollout.truncated=drop", r"rollout\.truncated: is now called judging\.truncated"),
+        ("rollout.truncation_penalty=1", r"rollout\.truncation_penalty: is now called judging\.truncation_penalty"),
         ("loss.etta=5", r"loss.etta: unknown key; did you mean 'eta'\?"),
         ("rolout.responses=5", r"rolout: unknown key; did you mean 'rollout'\?"),
         ("placement.rollout.engine=5", r"placement.rollout.engine: unknown key; did you mean 'engines'\?"),

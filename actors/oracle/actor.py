@@ -1,28 +1,27 @@
-"""Oracle actors: a judge and its journal behind Ray calls."""
+"""The oracle's Ray actor: judges groups and writes them to the journal."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from actors.oracle.host import Errand, OracleHost, PolicyAccess
-from raypref.data.sequences import SequenceMaker
-from raypref.judging.asking import Asker
+from actors.oracle.services import ActorServices, PolicyAccess, PolicyQuery
+from raypref.data.examples import ExampleBuilder
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
+from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.output.journal import Journal
-from raypref.sections import RolloutConfig
 from raypref.selection.base import Selection
 from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, Verdict
 
 SPARE_CALLS = 64
-"""Coroutines of one actor beside the groups that it judges: the stream of errands, deliveries, ``seal``."""
+"""Concurrent calls that one actor allows beside the groups that it judges: the stream of queries, their answers, ``seal``."""
 
 
 class OracleActor:
-    """One judge. Its groups are coroutines, so that their comparisons reach the oracle together; the oracle works in a thread."""
+    """Judges groups. Each group is a coroutine, so that the questions of many reach the oracle together; the oracle works in a thread."""
 
     def __init__(
         self,
@@ -30,10 +29,9 @@ class OracleActor:
         oracle: Oracle,
         selection: Selection | None,
         loss: Loss,
-        rollout: RolloutConfig,
         journal_dir: Path | str,
         name: str,
-        sequences: SequenceMaker | None = None,
+        examples: ExampleBuilder | None = None,
         judging: JudgingConfig | None = None,
         device: str = "cpu",
         policy: PolicyAccess | None = None,
@@ -42,47 +40,46 @@ class OracleActor:
         """
         Args:
             oracle: loaded here.
-            selection: what is asked, and which responses are kept.
+            selection: which comparisons are asked for, and which responses become examples. None: the actor only compares policies.
             loss: makes the examples' targets.
-            rollout: what becomes of responses that were cut off.
-            journal_dir: the run's rollouts on disk.
-            name: the actor's own; also that of its part of the journal.
-            sequences: makes the examples.
-            judging: what is asked, and what the answers mean.
-            device: of an engine of the oracle's own.
-            policy: how the policy is asked, by an oracle that does.
-            timeout_s: longest wait for the policy.
+            journal_dir: directory of the run's journal.
+            name: the actor's name, also the name of its part of the journal.
+            examples: builds the examples.
+            judging: the config section.
+            device: ``cuda`` or ``cpu``, for the oracle's engine.
+            policy: how to ask the policy; None where the run has no engines.
+            timeout_s: longest wait for the policy, in seconds.
         """
-        self._host = OracleHost(device, policy, timeout_s)
-        oracle.load(self._host)
+        self._services = ActorServices(device, policy, timeout_s)
+        oracle.load(self._services)
         judging = judging or JudgingConfig()
-        self._judge = Judge(Asker(oracle, judging), selection, loss, rollout, sequences, judging)
+        self._judge = Judge(OracleQueue(oracle, judging), selection, loss, examples, judging)
         self._journal = Journal(Path(journal_dir), name)
 
     async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
-        """Judge a group and put it on disk. Called with ``num_returns=2``: the examples stay in the object store."""
+        """Judge a group and write it to the journal. Called with ``num_returns=2``: the examples stay in the object store."""
         judged = await self._judge.judge(rollout, partner)
         self._journal.append(rollout, judged)
         return judged.verdict, judged.examples
 
     async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
-        """Two policies on one held-out prompt; nothing of it goes into the journal."""
+        """Two policies on one held-out prompt; not written to the journal."""
         return await self._judge.compare(challenger, defender)
 
     async def matrix(self, rollout: Rollout) -> PreferenceMatrix:
-        """Every response of a rollout against every other; nothing of it goes into the journal."""
+        """Every response of a rollout against every other; not written to the journal."""
         return await self._judge.matrix(rollout)
 
     async def seal(self, iteration: int) -> str | None:
-        """Close the iteration's part of the journal; its path, if there is anything in it."""
+        """Close the iteration's part of the journal. Returns its path, or None where nothing was judged."""
         path = self._journal.seal(iteration)
         return None if path is None else str(path)
 
-    async def errands(self) -> AsyncIterator[Errand]:
-        """What the oracle wants to ask the policy; without end."""
-        async for errand in self._host.errands():
-            yield errand
+    async def policy_queries(self) -> AsyncIterator[PolicyQuery]:
+        """What the oracle asks the policy; the stream does not end."""
+        async for query in self._services.policy_queries():
+            yield query
 
-    async def deliver(self, key: int, failure: str | None, *rollouts: Rollout) -> None:
-        """The policy's answers to an errand, or why there are none."""
-        self._host.deliver(key, rollouts, failure)
+    async def answer_policy_query(self, key: int, failure: str | None, *rollouts: Rollout) -> None:
+        """The policy's answers to a query, or why there are none."""
+        self._services.answer_policy_query(key, rollouts, failure)

@@ -9,7 +9,6 @@ from pathlib import Path
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
-from raypref.oracles.base import Oracle
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def check_oracle(config: RunConfig) -> None:
     """
     if config.oracle is None:
         raise ConfigError("oracle: required to compare responses; give an oracle section")
-    if _asks_policy(config.oracle):
+    if config.oracle.asks_policy:
         raise ConfigError(f"oracle.type: {config.oracle.type!r} asks the policy, and no policy runs here; give another oracle")
 
 
@@ -126,12 +125,3 @@ def check_counts(answered: ResponseSet) -> None:
         if len(own.responses) != size or size < 2:
             wanted = "at least 2 are needed to choose from" if size < 2 else f"{answered.answers[0].place} has {size}"
             raise DataError(f"{own.place}: {len(own.responses)} responses; {wanted}")
-
-
-def _asks_policy(oracle: Oracle) -> bool:
-    from raypref.oracles.ensemble import Ensemble
-    from raypref.oracles.self_judge import SelfJudge
-
-    if isinstance(oracle, Ensemble):
-        return any(_asks_policy(member.oracle) for member in oracle.members)
-    return isinstance(oracle, SelfJudge)

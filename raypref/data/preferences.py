@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from raypref.data.config import DataConfig
+from raypref.data.examples import ExampleBuilder
 from raypref.data.layouts import Opinion, opinion_of
 from raypref.data.prompts import name_record
 from raypref.data.records import read_records, wrap_objects
-from raypref.data.sequences import SequenceMaker
 from raypref.data.text import bare_text, chat_of, policy_text, tokenize_answers
 from raypref.errors import ConfigError, DataError
 from raypref.judging.judge import valid_pairs, valid_picks
@@ -49,7 +49,7 @@ def load_preferences(
     *,
     loss: Loss,
     selection: Selection | None,
-    sequences: SequenceMaker,
+    builder: ExampleBuilder,
     records: Iterable[Any] | None = None,
 ) -> PreferenceData:
     """Read, check, tokenise, and make examples.
@@ -65,7 +65,7 @@ def load_preferences(
         end_token_id: the token that ends an answer.
         loss: makes the targets.
         selection: None: every record as it is.
-        sequences: makes the examples.
+        builder: builds the examples.
         records: instead of ``config.path``: mappings.
 
     Raises:
@@ -81,7 +81,7 @@ def load_preferences(
     held_out = [group.rollout.prompt for group in groups[len(groups) - apart :]]
     order = np.random.default_rng(seed).permutation(len(groups) - apart) if config.shuffle else np.arange(len(groups) - apart)
     usable = _fitting([groups[int(k)] for k in order], config, context_tokens)
-    made = [_examples(group, usable[k - 1] if len(usable) > 1 else None, loss, selection, sequences) for k, group in enumerate(usable)]
+    made = [_examples(group, usable[k - 1] if len(usable) > 1 else None, loss, selection, builder) for k, group in enumerate(usable)]
     examples = [replace(example, prompt_index=k) for k, own in enumerate(own for own in made if own) for example in own]
     prompts = [replace(group.rollout.prompt, index=k) for k, group in enumerate(g for g, own in zip(usable, made, strict=True) if own)]
     dropped = len(order) - len(prompts)
@@ -141,7 +141,7 @@ def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int) 
     return kept
 
 
-def _examples(group: _Group, partner: _Group | None, loss: Loss, selection: Selection | None, sequences: SequenceMaker) -> list[Example]:
+def _examples(group: _Group, partner: _Group | None, loss: Loss, selection: Selection | None, builder: ExampleBuilder) -> list[Example]:
     """The group's examples; those with a sequence that is too long are left out."""
     matrix = PreferenceMatrix(group.opinion.values, "given")
     try:
@@ -150,7 +150,7 @@ def _examples(group: _Group, partner: _Group | None, loss: Loss, selection: Sele
     except Unanswered as error:
         raise ConfigError(f"{group.place}: loss {loss.type!r} wants a comparison that the data does not have: {error}") from error
     other = None if partner is None else partner.rollout
-    made = [sequences.make(group.rollout, pick, target, other) for pick, target in zip(picks, targets, strict=True)]
+    made = [builder.build(group.rollout, pick, target, other) for pick, target in zip(picks, targets, strict=True)]
     return [example for example in made if example is not None]
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.data.examples import ExampleBuilder
 from raypref.data.revision import Reviser
-from raypref.data.sequences import SequenceMaker
 from raypref.games.known import plackett_luce
 from raypref.games.policies import Policy
 from raypref.judging.judge import Judge, Judged
@@ -26,7 +26,6 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Question
 from raypref.oracles.support.checked import Checked, check
 from raypref.preferences import Matrix
-from raypref.sections import RolloutConfig
 from raypref.selection.base import Selection, all_pairs
 from raypref.types import Prompt, Response, Rollout
 
@@ -148,8 +147,7 @@ def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) ->
     """What the library makes of one rollout."""
     replies = tuple(Response(np.array([arm], dtype=np.int32), np.zeros(1, dtype=np.float32), str(arm), "stop") for arm in group)
     rollout = Rollout(Prompt(0, "game", "game", np.zeros(1, dtype=np.int32)), replies, policy_version=0)
-    sequences = SequenceMaker(loss, ArmReviser())
-    judge = Judge(GivenVerdicts(values), selection, loss, RolloutConfig(responses=len(group)), sequences)
+    judge = Judge(GivenVerdicts(values), selection, loss, ExampleBuilder(loss, ArmReviser()))
     for example in _at_once(judge.judge(rollout)).examples:
         contexts, arms = (tuple(int(tokens[0]) for tokens in part) for part in (example.prompt_ids, example.response_ids))
         yield contexts, arms, tuple(float(target) for target in example.targets)
@@ -166,7 +164,7 @@ class ArmReviser(Reviser):
 
 
 class GivenVerdicts:
-    """Answers with a matrix that is given (``raypref.judging.comparisons.Asks``)."""
+    """Answers with a matrix that is given (``raypref.judging.comparisons.AsyncOracle``)."""
 
     name = "given"
 

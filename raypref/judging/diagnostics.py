@@ -20,7 +20,7 @@ def of_responses(responses: Sequence[Response]) -> dict[str, float]:
 
 
 def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
-    """What the oracle said, before ``judging`` and ``rollout.truncated`` made a preference matrix of it.
+    """The oracle's answers, before the ``judging`` section makes a preference matrix of them.
 
     ``comparisons``: how many have an answer. ``ties``: the share of them that say exactly one half. ``win_rate_spread``: the highest win
     rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over

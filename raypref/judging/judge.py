@@ -1,9 +1,9 @@
-"""A rollout becomes training examples: the oracle is asked, the selection picks, the loss makes its targets.
+"""From a rollout to training examples: the oracle is asked, the selection picks, the loss computes its targets.
 
     rollout -> [selection asks -> oracle answers]* -> picks -> examples    (what is asked: ``raypref.judging.comparisons``)
 
-K responses of the prompt. Cut-off responses that are left out (``rollout.truncated: drop``) are taken away first; indices into the rest
-are mapped back, so that everything that leaves this module counts over all K.
+K is the number of responses of the prompt. Cut-off responses that are left out (``judging.truncated: drop``) are removed first. The
+indices that leave this module count over all K.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.data.sequences import SequenceMaker
+from raypref.data.examples import ExampleBuilder
 from raypref.errors import ConfigError
 from raypref.judging import diagnostics
-from raypref.judging.comparisons import Asks, Comparisons, spread
+from raypref.judging.comparisons import AsyncOracle, Comparisons, among_all
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
-from raypref.sections import RolloutConfig
 from raypref.seeds import seed_for
 from raypref.selection.base import Pairs, Picks, Selection
 from raypref.types import Comparison, Example, PreferenceMatrix, Response, Rollout, Verdict
@@ -29,14 +28,16 @@ from raypref.types import Comparison, Example, PreferenceMatrix, Response, Rollo
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A judged group: what the driver learns, what the learner gets, what the journal keeps."""
+    """A judged group."""
 
     verdict: Verdict
+    """What the driver learns."""
     examples: tuple[Example, ...]
+    """What the learner trains on."""
     matrix: PreferenceMatrix
-    """(K, K) over all responses of the rollout, NaN where not asked, not answered, or left out."""
+    """(K, K) over all responses of the rollout, NaN where a pair was not asked, not answered, or left out; for the journal."""
     picked: tuple[tuple[int, ...], ...]
-    """For each example, the indices of its responses in the rollout."""
+    """For each example, the indices of its responses in the rollout; for the journal."""
 
 
 class Judge:
@@ -44,72 +45,58 @@ class Judge:
 
     def __init__(
         self,
-        oracle: Asks,
+        oracle: AsyncOracle,
         selection: Selection | None,
         loss: Loss,
-        rollout: RolloutConfig,
-        sequences: SequenceMaker | None = None,
+        examples: ExampleBuilder | None = None,
         judging: JudgingConfig | None = None,
     ) -> None:
         """
         Args:
             oracle: gives the preferences.
-            selection: which responses are kept; None for a judge that only compares policies.
-            loss: makes the targets.
-            rollout: what becomes of responses that were cut off.
-            sequences: makes the examples; default: of the picked responses alone, however long.
-            judging: what is asked, and what the answers mean.
+            selection: which responses become examples; None for a judge that only compares policies.
+            loss: computes the targets.
+            examples: builds the examples; default: of the picked responses alone, however long they are.
+            judging: which comparisons are asked, and what the answers count as.
         """
         self.selection = selection
         self.loss = loss
-        self.rollout = rollout
-        self.sequences = sequences or SequenceMaker(loss)
+        self.examples = examples or ExampleBuilder(loss)
         self.judging = judging or JudgingConfig()
         self._oracle = oracle
 
     async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> Judged:
-        """Judge a group. One that gives no example is dropped and counted: too few responses are left, the selection does not want it,
-        the oracle abstained on what it would need, or a sequence is too long.
+        """Judge a group.
+
+        A group without an example is dropped and counted. That happens when too few responses are left, the selection picks nothing,
+        the oracle abstained on a comparison that is needed, or a sequence is too long.
 
         Args:
             rollout: the group.
-            partner: another prompt's, for a loss with mismatched sequences.
+            partner: another prompt's rollout, for a loss with mismatched sequences.
 
         Raises:
             OracleError: the oracle's answer is no preference matrix.
-            ConfigError: the selection does not ask for the comparisons that the loss needs, or picks what is not there.
+            ConfigError: the selection does not ask for the comparisons that the loss needs, or picks a response that is not there.
         """
-        selection = self._selection(rollout)
         kept = self._kept(rollout.responses)
-        comparisons = self._comparisons(rollout, kept)
-        picks: Picks = []
-        targets: list[NDArray[np.float64]] = []
-        if len(kept) >= 2:
-            try:
-                picks = await _select(selection, len(kept), comparisons)
-                targets = [self.loss.targets(comparisons.matrix, pick) for pick in picks]
-            except Unanswered as error:
-                if not comparisons.abstained or self.judging.abstentions == "tie":
-                    raise ConfigError(
-                        f"selection.type: {selection.type!r} (judging.pairs: {self.judging.pairs}) does not ask for all the comparisons "
-                        f"that loss {self.loss.type!r} needs: {error}; prompt {rollout.prompt.id!r}"
-                    ) from error
-                picks, targets = [], []
-        every = tuple(tuple(kept[k] for k in pick) for pick in picks)
-        made = [self.sequences.make(rollout, pick, target, partner) for pick, target in zip(every, targets, strict=True)]
-        examples = tuple(example for example in made if example is not None)
-        picked = tuple(pick for pick, example in zip(every, made, strict=True) if example is not None)
-        matrix = comparisons.matrix
-        metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(made) - len(examples))}
+        comparisons = self._comparisons(rollout, [rollout.responses[k] for k in kept], self.judging)
+        selection = self._selection(rollout)
+        picks, targets = await self._pick(selection, len(kept), comparisons, rollout.prompt.id) if len(kept) >= 2 else ([], [])
+        in_rollout = [tuple(kept[k] for k in pick) for pick in picks]
+        built = [self.examples.build(rollout, pick, target, partner) for pick, target in zip(in_rollout, targets, strict=True)]
+        examples = tuple(example for example in built if example is not None)
+        picked = tuple(pick for pick, example in zip(in_rollout, built, strict=True) if example is not None)
+        metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(built) - len(examples))}
         metrics |= diagnostics.of_responses(rollout.responses)
-        metrics |= diagnostics.of_verdicts(comparisons.verdicts, rollout.responses, kept) | comparisons.figures()
+        metrics |= diagnostics.of_verdicts(comparisons.answers, rollout.responses, kept) | comparisons.figures()
         if comparisons.asked.any():
-            metrics |= selection.metrics(matrix)
+            metrics |= selection.metrics(comparisons.matrix)
         verdict = Verdict(rollout.prompt.index, len(examples), metrics)
-        return Judged(verdict, examples, spread(matrix, kept, len(rollout.responses)), picked)
+        return Judged(verdict, examples, among_all(comparisons.matrix, kept, len(rollout.responses)), picked)
 
     async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
-        """Two policies' responses to one prompt, each of one side against each of the other.
+        """Two policies' responses to one prompt, each response of one against each of the other.
 
         The oracle alone decides: cut-off responses are judged like any other, and of ``judging`` only the cache and the margin of ties
         apply. Comparisons on which it abstains are left out; the win rate is NaN when it abstains on all.
@@ -129,7 +116,6 @@ class Judge:
             max((side.policy_version for side in (challenger, defender) if side.policy_version is not None), default=None),
             oracle=self._oracle,
             judging=JudgingConfig(tie_margin=self.judging.tie_margin),
-            rollout=RolloutConfig(),
         )
         await comparisons.ask(pairs)
         chances = comparisons.matrix.values[: len(first), len(first) :]
@@ -146,43 +132,48 @@ class Judge:
         )
 
     async def matrix(self, rollout: Rollout) -> PreferenceMatrix:
-        """Every response of a rollout against every other, as ``judging.preference`` has it (evaluation).
+        """Every response of a rollout against every other, with preferences as ``judging.preference`` defines them (evaluation).
 
-        As in ``compare`` the oracle alone decides, also on responses that were cut off.
+        As in ``compare``, the oracle alone decides, also on responses that were cut off.
 
         Raises:
             OracleError: the oracle's answer is no preference matrix.
         """
-        settings = self.judging.model_copy(update={"pairs": "all", "abstentions": "leave_out"})
-        comparisons = Comparisons(
-            rollout.prompt, rollout.responses, rollout.policy_version, oracle=self._oracle, judging=settings, rollout=RolloutConfig()
-        )
+        judging = self.judging.model_copy(update={"pairs": "all", "abstentions": "leave_out", "truncated": "keep"})
+        comparisons = self._comparisons(rollout, rollout.responses, judging)
         await comparisons.ask([])
         return comparisons.matrix
 
-    def _comparisons(self, rollout: Rollout, kept: Sequence[int]) -> Comparisons:
-        responses = [rollout.responses[k] for k in kept]
-        return Comparisons(
-            rollout.prompt,
-            responses,
-            rollout.policy_version,
-            oracle=self._oracle,
-            judging=self.judging,
-            rollout=self.rollout,
-        )
+    def _comparisons(self, rollout: Rollout, responses: Sequence[Response], judging: JudgingConfig) -> Comparisons:
+        return Comparisons(rollout.prompt, responses, rollout.policy_version, oracle=self._oracle, judging=judging)
+
+    async def _pick(
+        self, selection: Selection, size: int, comparisons: Comparisons, prompt_id: str
+    ) -> tuple[Picks, list[NDArray[np.float64]]]:
+        """What the selection picks, and the targets of each pick; both empty where the oracle abstained on what they need."""
+        try:
+            picks = await _select(selection, size, comparisons)
+            return picks, [self.loss.targets(comparisons.matrix, pick) for pick in picks]
+        except Unanswered as error:
+            if comparisons.abstained and self.judging.abstentions != "tie":
+                return [], []
+            raise ConfigError(
+                f"selection.type: {selection.type!r} (judging.pairs: {self.judging.pairs}) does not ask for all the comparisons "
+                f"that loss {self.loss.type!r} needs: {error}; prompt {prompt_id!r}"
+            ) from error
 
     def _selection(self, rollout: Rollout) -> Selection:
-        """The rule as it works on this group: what it draws depends on the prompt and on the policy that answered, on nothing else."""
+        """The selection with this group's seed: what it draws depends on the prompt and the policy that answered, on nothing else."""
         assert self.selection is not None
         return self.selection.seeded(seed_for(0, "group", rollout.policy_version, rollout.prompt.id))
 
     def _kept(self, responses: Sequence[Response]) -> list[int]:
-        drop = self.rollout.truncated == "drop"
+        drop = self.judging.truncated == "drop"
         return [k for k, response in enumerate(responses) if not (drop and response.finish_reason == "length")]
 
 
 async def _select(selection: Selection, size: int, comparisons: Comparisons) -> Picks:
-    """Run the selection to its end, asking the oracle for what it wants and does not know yet; no picks of a group that is refused."""
+    """Run the selection to its end and ask the oracle for what it wants. A group that must be dropped has no picks."""
     choosing = selection.choose(size)
     try:
         wanted = next(choosing)
@@ -196,10 +187,10 @@ async def _select(selection: Selection, size: int, comparisons: Comparisons) -> 
 
 
 def valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
-    """The comparisons that a selection asks for.
+    """The comparisons that a selection asks for, checked.
 
     Raises:
-        ConfigError: one is no (i, j) with i < j.
+        ConfigError: one is not (i, j) with i < j.
     """
     for i, j in pairs:
         if not 0 <= i < j < size:
@@ -210,10 +201,10 @@ def valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
 
 
 def valid_picks(picks: Picks, size: int, selection: Selection) -> Picks:
-    """What a selection picked.
+    """What a selection picked, checked.
 
     Raises:
-        ConfigError: a pick is empty, or names a response twice or one that is not there.
+        ConfigError: a pick is empty, or names a response twice, or one that is not there.
     """
     for pick in picks:
         if not pick or len(set(pick)) < len(pick) or not all(0 <= k < size for k in pick):

@@ -8,10 +8,10 @@ from typing import Any
 
 from raypref.config import RunConfig
 from raypref.data.demonstrations import load_demonstrations
+from raypref.data.examples import ExampleBuilder
 from raypref.data.preferences import load_preferences
 from raypref.data.prompts import load_held_out, load_prompts
 from raypref.data.revision import Reviser
-from raypref.data.sequences import SequenceMaker
 from raypref.errors import ConfigError
 from raypref.types import Prompt, RunData
 
@@ -40,29 +40,29 @@ def load_run_data(
         ConfigError: sections that this kind of data needs are missing.
         DataError: the data is wrong, or nothing is left of it.
     """
-    sequences = sequence_maker(config, facts)
-    data = _load(config, facts, sequences, records, held_out)
+    builder = example_builder(config, facts)
+    data = _load(config, facts, builder, records, held_out)
     if not config.evaluation.revisions:
         return data
     return replace(data, revise=Reviser(config.data, facts.tokenizer).within(facts.context_tokens - config.rollout.max_tokens))
 
 
 def _load(
-    config: RunConfig, facts: PolicyFacts, sequences: SequenceMaker, records: Sequence[Any] | None, held_out: Sequence[Any] | None
+    config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
 ) -> RunData:
     if config.data.type == "prompts":
         _require(config, ("oracle", "selection"), "to train on sampled responses (data.type: prompts)")
         limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
         loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
         return RunData(prompts=loaded.train, held_out=loaded.held_out)
-    data = _given(config, facts, sequences, records, held_out)
+    data = _given(config, facts, builder, records, held_out)
     if config.evaluation.wanted(data.held_out):
         _require(config, ("oracle",), "to evaluate on held-out prompts (evaluation.every: 0 switches that off)")
     return data
 
 
 def _given(
-    config: RunConfig, facts: PolicyFacts, sequences: SequenceMaker, records: Sequence[Any] | None, held_out: Sequence[Any] | None
+    config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
 ) -> RunData:
     if not facts.end_token_ids:
         raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
@@ -73,21 +73,21 @@ def _given(
         apart = load_held_out(section, tokenizer, room, held_out)[0]
     if section.type == "demonstrations":
         return RunData(examples=load_demonstrations(section, tokenizer, limit, config.seed, end, records=records), held_out=apart)
-    makers: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "sequences": sequences}
+    makers: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
     found = load_preferences(section, tokenizer, limit, config.seed, end, **makers, records=records)
     short = [prompt for prompt in found.held_out if len(prompt.token_ids) <= room]
     return RunData(examples=found.examples, prompts=found.prompts, held_out=apart or short)
 
 
-def sequence_maker(config: RunConfig, facts: PolicyFacts) -> SequenceMaker:
-    """The maker of the run's examples, here and in the oracle's actors.
+def example_builder(config: RunConfig, facts: PolicyFacts) -> ExampleBuilder:
+    """The builder of the run's examples, here and in the oracle's actors.
 
     Raises:
         ConfigError: the loss wants revisions and there is no template for them.
     """
     wanted = config.loss.revisions and config.data.template is not None
     reviser = Reviser(config.data, facts.tokenizer) if wanted else None
-    return SequenceMaker(config.loss, reviser, facts.context_tokens)
+    return ExampleBuilder(config.loss, reviser, facts.context_tokens)
 
 
 def _require(config: RunConfig, sections: Sequence[str], purpose: str) -> None:

@@ -63,7 +63,7 @@ class NextToken(Protocol):
         ...
 
 
-class Host(Protocol):
+class Services(Protocol):
     """What an oracle may use of the place that it runs in. Its methods block; ``compare`` runs in a thread of its own."""
 
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
@@ -108,13 +108,18 @@ class Oracle(TypedSection):
     directories: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that hold a directory or a hub name."""
 
+    @property
+    def asks_policy(self) -> bool:
+        """Whether it asks the policy that is trained (``Services.ask_policy``), and so works only where the run's engines are."""
+        return False
+
     def located(self) -> Self:
         """The oracle with its local directories absolute: an actor works in another one than the driver."""
         given = {name: getattr(self, name) for name in self.directories}
         local = {name: str(Path(path).absolute()) for name, path in given.items() if path is not None and Path(path).is_dir()}
         return self.model_copy(update=local)
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         """Load models and open connections, before the first question. Settings stay frozen; hold state in private attributes."""
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:

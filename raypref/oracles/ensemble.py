@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, model_serializer
 
 from raypref.errors import ConfigError, OracleError
-from raypref.oracles.base import ABSTAIN, Answer, Host, Oracle, Question, oracles
+from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.checked import Checked, ask
 from raypref.registry import Section
 
@@ -85,13 +85,17 @@ class Ensemble(Oracle):
     members: Annotated[list[Member], Field(min_length=1), BeforeValidator(_members_of)]
     """Oracle sections, each with a ``weight`` (default 1)."""
 
+    @property
+    def asks_policy(self) -> bool:
+        return any(member.oracle.asks_policy for member in self.members)
+
     def located(self) -> Self:
         return self.model_copy(update={"members": [Member(oracle=own.oracle.located(), weight=own.weight) for own in self.members]})
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         for number, member in enumerate(self.members):
             with _naming(number):
-                member.oracle.load(host)
+                member.oracle.load(services)
 
     def identity(self) -> str | None:
         """Of all members; None if one of them must not be cached."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from raypref.errors import ConfigError
-from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
+from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.endpoint import Endpoint, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
 from raypref.oracles.support.verdicts import ask_which, read_verdict, settle, template_text
@@ -36,7 +36,7 @@ OWN = ("messages", "model", "n", "stream", "max_tokens", "temperature")
 
 
 @oracles.register("judge")
-class Judge(Oracle):
+class ChatJudge(Oracle):
     """Asks a chat model which of two responses is better, and reads [[A]], [[B]] or [[C]] (a tie) at the end of its reply.
 
     P[i, j] is 1, 0 or 1/2 for each order in which the pair is shown, and the mean of the two with ``orders: both``. The protocol is that
@@ -131,7 +131,7 @@ class Judge(Oracle):
             raise ConfigError("oracle.budget_dollars: needs oracle.prompt_dollars and oracle.completion_dollars")
         return self
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         """Open the endpoint and try it with one short request.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import PositiveInt, PrivateAttr
 
-from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
+from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.orders import Orders, Pair, shown
 from raypref.oracles.support.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
 from raypref.oracles.support.token_batches import Device, in_batches
@@ -48,7 +48,7 @@ class PairRM(Oracle):
 
     _ranker: PairRanker | None = PrivateAttr(default=None)
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         """Load the model in float32.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
 
 from raypref.errors import ConfigError
-from raypref.oracles.base import Answer, Chat, Host, NextToken, Oracle, Question, oracles
+from raypref.oracles.base import Answer, Chat, NextToken, Oracle, Question, Services, oracles
 from raypref.oracles.support.orders import Orders, Pair, combine, shown
 from raypref.oracles.support.token_batches import Device, device_of
 from raypref.preferences import sigmoid
@@ -59,7 +59,7 @@ class PairwiseLM(Oracle):
     _model: NextToken | None = PrivateAttr(default=None)
     _answers: list[int] = PrivateAttr(default_factory=list)
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         """Load the tokenizer and the model.
 
         Raises:
@@ -76,7 +76,7 @@ class PairwiseLM(Oracle):
             raise ConfigError(f"oracle.answers: {self.answers} are one and the same token")
         device, dtype = device_of(self.device), self._dtype()
         if self.engine == "vllm":
-            self._model = host.engine(
+            self._model = services.engine(
                 self.path, dtype=dtype, max_tokens=self.max_tokens, gpu_memory_utilization=self.gpu_memory_utilization
             )
             return

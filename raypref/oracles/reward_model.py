@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr
 
 from raypref.errors import ConfigError
-from raypref.oracles.base import Answer, Host, Oracle, Question, oracles
+from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.reward_scorer import RewardInput, RewardScorer, load_scorer
 from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
@@ -63,7 +63,7 @@ class RewardModel(Oracle):
 
     _scorer: RewardScorer | None = PrivateAttr(default=None)
 
-    def load(self, host: Host) -> None:
+    def load(self, services: Services) -> None:
         """Load the model.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, field_validator
 
-from raypref.oracles.base import ABSTAIN, Answer, Chat, Host, Oracle, Question, oracles
+from raypref.oracles.base import ABSTAIN, Answer, Chat, Oracle, Question, Services, oracles
 from raypref.oracles.support.orders import Orders, shown
 from raypref.oracles.support.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
 from raypref.preferences import sigmoid
@@ -51,15 +51,19 @@ class SelfJudge(Oracle):
     """Default: the built-in one of the mode. Or a file, read when the config is parsed; or the text itself: {question} (or {prompt}) with
     {response}, asking for ``Score: <points>`` (score), or with {a} and {b}, asking for [[A]] or [[B]] (pairwise)."""
 
-    _host: Host | None = PrivateAttr(default=None)
+    _services: Services | None = PrivateAttr(default=None)
 
     @field_validator("template")
     @classmethod
     def _readable(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value if value is None or "mode" not in info.data else template_text(value, info.data["mode"])
 
-    def load(self, host: Host) -> None:
-        self._host = host
+    @property
+    def asks_policy(self) -> bool:
+        return True
+
+    def load(self, services: Services) -> None:
+        self._services = services
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         return [self._by_score(question) if self.mode == "score" else self._by_pair(question) for question in questions]
@@ -92,9 +96,9 @@ class SelfJudge(Oracle):
 
     def _ask(self, question: Question, chats: Sequence[Chat]) -> list[list[str | None]]:
         """``samples`` replies to each chat. A sample's name, and so its seed, follows from what is asked: the same text, the same reply."""
-        assert self._host is not None, "load() comes before the first question"
+        assert self._services is not None, "load() comes before the first question"
         names = [f"{question.prompt_id}/{_digest(chat)}/{sample}" for chat in chats for sample in range(self.samples)]
-        replies = self._host.ask_policy(
+        replies = self._services.ask_policy(
             [chat for chat in chats for _ in range(self.samples)],
             names=names,
             policy_version=question.policy_version,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.oracle.group import OracleGroup
-from actors.oracle.host import Errand
+from actors.oracle.services import PolicyQuery
 
 
 class Method:
@@ -27,19 +27,19 @@ class Method:
 
 
 class Replica:
-    """Compares as soon as the policy has answered its one errand."""
+    """Compares as soon as the policy has answered its one query."""
 
     def __init__(self, deliver: Callable[..., Awaitable[None]] | None = None) -> None:
         self.answers: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.errands = Method(self._errands)
-        self.deliver = Method(deliver or self._deliver)
+        self.policy_queries = Method(self._queries)
+        self.answer_policy_query = Method(deliver or self._deliver)
         self.compare = Method(self._compare)
 
-    async def _errands(self) -> AsyncIterator[Awaitable[Errand]]:
-        async def errand() -> Errand:
-            return Errand(0, ("one", "two"))  # type: ignore[arg-type]
+    async def _queries(self) -> AsyncIterator[Awaitable[PolicyQuery]]:
+        async def query() -> PolicyQuery:
+            return PolicyQuery(0, ("one", "two"))  # type: ignore[arg-type]
 
-        yield errand()
+        yield query()
         await asyncio.sleep(60)
 
     async def _deliver(self, key: int, failure: str | None, *rollouts: Any) -> None:
@@ -72,7 +72,7 @@ async def lost(key: int, failure: str | None, *rollouts: Any) -> None:
     raise RuntimeError("a rollout was lost")
 
 
-def test_the_policy_answers_errands() -> None:
+def test_the_policy_answers_queries() -> None:
     assert compare(shouted) == (0, None, ("ONE", "TWO"))
 
 
@@ -80,7 +80,7 @@ def test_the_oracle_is_told_why_the_policy_did_not_answer() -> None:
     assert compare(refused) == (0, "ValueError: no room for one", ())
 
 
-def test_an_errand_that_cannot_be_delivered_is_the_first_cause_and_no_time_out() -> None:
+def test_an_answer_that_cannot_be_delivered_is_the_first_cause_and_no_time_out() -> None:
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="a rollout was lost"):
         compare(shouted, deliver=lost)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from raypref.data.config import DataConfig
+from raypref.data.examples import ExampleBuilder
 from raypref.data.preferences import PreferenceData, load_preferences
-from raypref.data.sequences import SequenceMaker
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
@@ -31,7 +31,7 @@ def load(
 ) -> PreferenceData:
     section = DataConfig(type="preferences", **{"chat_template": False, "shuffle": False} | config)
     loss = loss or DPO()
-    makers: dict[str, Any] = {"loss": loss, "selection": selection, "sequences": SequenceMaker(loss, None, context)}
+    makers: dict[str, Any] = {"loss": loss, "selection": selection, "builder": ExampleBuilder(loss, None, context)}
     return load_preferences(section, tokenizer, context, 0, EOS, **makers, records=records)
 
 

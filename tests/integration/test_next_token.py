@@ -64,7 +64,7 @@ def test_log_probs_are_those_of_transformers(checkpoint: Path, engine: Elsewhere
 
 
 def test_verdicts_are_those_of_transformers(checkpoint: Path, engine: Elsewhere) -> None:
-    class Host:
+    class Services:
         def engine(self, path: str, **settings: Any) -> Elsewhere:
             assert (path, settings) == (str(checkpoint), SETTINGS)
             return engine
@@ -74,7 +74,7 @@ def test_verdicts_are_those_of_transformers(checkpoint: Path, engine: Elsewhere)
     answers = []
     for kind in ("vllm", "transformers"):
         oracle = PairwiseLM(engine=kind, **settings)
-        oracle.load(Host())
+        oracle.load(Services())
         answers += oracle.compare([question])
     np.testing.assert_allclose(answers[0].values, answers[1].values, atol=1e-4)
     assert np.ptp(answers[0].values) > 0.05

@@ -12,7 +12,6 @@ from actors.oracle.group import OracleGroup
 from raypref.errors import OracleError
 from raypref.losses.sppo import SPPO
 from raypref.oracles.callable import CallableOracle
-from raypref.sections import RolloutConfig
 from raypref.selection.best_worst import BestWorst
 from tests.groups import rollout
 
@@ -37,9 +36,7 @@ def handles(tmp_path_factory):
     yield (
         directory,
         {
-            name: actor.remote(
-                oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), rollout=RolloutConfig(), journal_dir=directory, name=name
-            )
+            name: actor.remote(oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), journal_dir=directory, name=name)
             for name in ("oracle-0", "oracle-1")
         },
     )

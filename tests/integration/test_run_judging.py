@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import raypref
 from raypref.cli.app import app
 from raypref.errors import OracleError
-from raypref.oracles.base import Answer, Host, Oracle, Question
+from raypref.oracles.base import Answer, Oracle, Question, Services
 from raypref.types import Total
 from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture
 from tests.oracles.pairrm_checkpoint import make_checkpoint
@@ -30,10 +30,14 @@ class AsksBack(Oracle):
     parallel = 4
     room: int = 8
 
-    _host: Host = PrivateAttr()
+    _services: Services = PrivateAttr()
 
-    def load(self, host: Host) -> None:
-        self._host = host
+    @property
+    def asks_policy(self) -> bool:
+        return True
+
+    def load(self, services: Services) -> None:
+        self._services = services
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         return [self._answer(question) for question in questions]
@@ -41,7 +45,9 @@ class AsksBack(Oracle):
     def _answer(self, question: Question) -> Answer:
         chats = [(("user", f"{question.prompt} {text}"),) for text in question.responses]
         names = [f"{question.prompt_id}/{text}" for text in question.responses]
-        replies = self._host.ask_policy(chats, names=names, policy_version=question.policy_version, temperature=1.0, max_tokens=self.room)
+        replies = self._services.ask_policy(
+            chats, names=names, policy_version=question.policy_version, temperature=1.0, max_tokens=self.room
+        )
         points = np.array([len(set((reply or "").split())) for reply in replies], dtype=float)
         return Answer(1 / (1 + np.exp(points[None, :] - points[:, None])), {"oracle/replies_total": [Total(len(replies))]})
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from raypref.errors import ConfigError, OracleError
-from raypref.judging.asking import Asker
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
+from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import ABSTAIN, Answer
-from raypref.sections import RolloutConfig
 from raypref.selection.all_responses import AllResponses
 from raypref.selection.base import Selection
 from raypref.selection.best_worst import BestWorst
@@ -21,10 +20,10 @@ from tests.groups import Judging, TableOracle, rollout
 TABLE = {"a>bb": 0.8, "a>ccc": 0.9, "bb>ccc": 0.7}
 
 
-def judge(table=TABLE, selection=None, loss=None, judging=None, **config) -> Judging:
+def judge(table=TABLE, selection=None, loss=None, judging=None) -> Judging:
     oracle = TableOracle(table=table, asked=[])
     settings = JudgingConfig(**(judging or {}))
-    judge = Judge(Asker(oracle, settings), selection or BestWorst(), loss or SPPO(eta=30), RolloutConfig(**config), judging=settings)
+    judge = Judge(OracleQueue(oracle, settings), selection or BestWorst(), loss or SPPO(eta=30), judging=settings)
     return Judging(oracle, judge)
 
 
@@ -89,7 +88,7 @@ def test_cut_off_responses_are_kept_by_default():
 
 def test_cut_off_responses_are_left_out():
     """Without ``a`` the pair is (bb, ccc), judged as a group of two: w = (0.5 + 0.7) / 2 = 0.6, target 30 * 0.1 = 3."""
-    judging = judge(truncated="drop")
+    judging = judge(judging={"truncated": "drop"})
     judged = judging.judge(rollout("a", "bb", "ccc", cut_off=[0]))
     assert judged.picked == ((1, 2),)
     np.testing.assert_allclose(judged.examples[0].targets, [3, -3])
@@ -99,7 +98,7 @@ def test_cut_off_responses_are_left_out():
 
 
 def test_a_group_with_one_response_left_is_dropped_without_asking():
-    judging = judge(truncated="drop")
+    judging = judge(judging={"truncated": "drop"})
     judged = judging.judge(rollout("a", "bb", "ccc", cut_off=[0, 2]))
     assert (judged.examples, judging.oracle.asked) == ((), [])
     assert judged.verdict.metrics["oracle/dropped"] == 1.0
@@ -108,7 +107,7 @@ def test_a_group_with_one_response_left_is_dropped_without_asking():
 
 def test_cut_off_responses_are_penalised():
     """``a`` cut off, a certain loss: P(a > bb) = P(a > ccc) = 0, so bb (w = (1 + 0.5 + 0.7) / 3) wins and a (0.5 / 3) loses."""
-    judged = judge(truncated="penalise").judge(rollout("a", "bb", "ccc", cut_off=[0]))
+    judged = judge(judging={"truncated": "penalise"}).judge(rollout("a", "bb", "ccc", cut_off=[0]))
     assert judged.picked == ((1, 0),)
     np.testing.assert_allclose(judged.examples[0].targets, [30 * (2.2 / 3 - 0.5), 30 * (0.5 / 3 - 0.5)])
     np.testing.assert_allclose(judged.matrix.values[0], [0.5, 0.0, 0.0])
@@ -287,7 +286,7 @@ def test_groups_share_the_oracles_calls():
             return super().compare(questions)
 
     oracle = Counting(table=TABLE, asked=[], calls=[])
-    together = Judge(Asker(oracle, JudgingConfig(groups=4)), BestWorst(), SPPO(eta=30), RolloutConfig())
+    together = Judge(OracleQueue(oracle, JudgingConfig(groups=4)), BestWorst(), SPPO(eta=30))
 
     async def run():
         return await asyncio.gather(*(together.judge(rollout("a", "bb", "ccc", index=k)) for k in range(6)))
@@ -304,7 +303,7 @@ def test_an_oracles_error_reaches_everyone_who_waits():
         def compare(self, questions):
             raise TimeoutError("no answer")
 
-    broken = Judge(Asker(Broken(table={}, asked=[]), JudgingConfig()), BestWorst(), SPPO(eta=30), RolloutConfig())
+    broken = Judge(OracleQueue(Broken(table={}, asked=[]), JudgingConfig()), BestWorst(), SPPO(eta=30))
 
     async def run():
         return await asyncio.gather(*(broken.judge(rollout("a", "bb")) for _ in range(3)), return_exceptions=True)
@@ -333,7 +332,7 @@ def test_what_may_change_is_not_kept(tmp_path):
 
     for asked in (((0, 1), (0, 2), (1, 2)), ((0, 1),)):
         oracle = Wavering(table=TABLE, asked=[])
-        Judging(oracle, Judge(Asker(oracle, JudgingConfig(cache=tmp_path)), BestWorst(), SPPO(eta=30), RolloutConfig())).judge(
+        Judging(oracle, Judge(OracleQueue(oracle, JudgingConfig(cache=tmp_path)), BestWorst(), SPPO(eta=30))).judge(
             rollout("a", "bb", "ccc")
         )
         assert [question.pairs for question in oracle.asked] == [asked]
@@ -347,4 +346,4 @@ def test_verdicts_that_change_with_the_policy_cannot_be_kept(tmp_path):
             return None
 
     with pytest.raises(ConfigError, match=r"judging\.cache: the verdicts of oracle 'moving' depend on more than"):
-        Asker(Moving(table={}, asked=[]), JudgingConfig(cache=tmp_path))
+        OracleQueue(Moving(table={}, asked=[]), JudgingConfig(cache=tmp_path))

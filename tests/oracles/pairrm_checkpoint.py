@@ -134,7 +134,7 @@ def _train_tokenizer(prefix: Path, texts: Sequence[str], vocabulary: int) -> Non
     )
 
 
-class NoHost:
+class NoServices:
     """For oracles that ask neither an engine nor the policy."""
 
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> Any:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -174,8 +174,8 @@ class Recorder(Oracle):
     type: str = "recorder"
     seen: list = Field(default_factory=list)
 
-    def load(self, host):
-        self.seen.append(host)
+    def load(self, services):
+        self.seen.append(services)
 
     def identity(self):
         return None
@@ -185,15 +185,15 @@ class Broken(Oracle):
     type: str = "broken"
     path: str = "nowhere"
 
-    def load(self, host):
+    def load(self, services):
         raise ConfigError(f"oracle.path: {self.path} is no checkpoint")
 
 
 def test_every_member_is_loaded_with_the_host():
     first, second = Recorder(), Recorder()
-    host = object()
-    Ensemble(members=[first, second]).load(host)
-    assert (first.seen, second.seen) == ([host], [host])
+    services = object()
+    Ensemble(members=[first, second]).load(services)
+    assert (first.seen, second.seen) == ([services], [services])
 
 
 def test_a_member_that_cannot_be_loaded_is_named():
@@ -273,3 +273,11 @@ def test_local_directories_become_absolute(tmp_path, monkeypatch):
     first, second = oracles.build({"type": "ensemble", "members": members}).located().members
     assert (first.oracle.path, first.oracle.base) == (str(tmp_path / "judge"), "microsoft/deberta-v3-large")
     assert (second.oracle.path, second.weight) == (str(tmp_path / "judge"), 2)
+
+
+@pytest.mark.parametrize(
+    ("members", "asks"),
+    [([], False), ([{"type": "self_judge"}], True), ([{"type": "ensemble", "members": [{"type": "self_judge"}]}], True)],
+)
+def test_an_ensemble_asks_the_policy_when_a_member_does(members: list[dict[str, Any]], asks: bool) -> None:
+    assert Ensemble.parse({"members": [{"type": "reward_model", "path": "m"}, *members]}, "oracle").asks_policy is asks

@@ -15,7 +15,7 @@ import pytest
 
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Question, oracles
-from raypref.oracles.judge import Judge
+from raypref.oracles.judge import ChatJudge
 from tests.oracles.http_server import Response, completion, refusal, serving
 
 KEY = "key-0123456789"
@@ -44,7 +44,7 @@ def judging():
 
 
 def judge_at(url, **settings):
-    return Judge.parse({"model": "m", "base_url": url, "key_env": "JUDGE_KEY", "retries": 1, "timeout_s": 5.0, **settings}, "oracle")
+    return ChatJudge.parse({"model": "m", "base_url": url, "key_env": "JUDGE_KEY", "retries": 1, "timeout_s": 5.0, **settings}, "oracle")
 
 
 def always(text, **how):
@@ -343,7 +343,7 @@ def test_a_key_that_is_none_is_an_error(monkeypatch, value):
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ConfigError, match=f"^{message}") as caught:
-        Judge.parse({"model": "m", **settings}, "oracle")
+        ChatJudge.parse({"model": "m", **settings}, "oracle")
     assert "0123" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from raypref.oracles.base import Chat, Question
 from raypref.oracles.pairrm import PairRM, _encode
 from raypref.oracles.support.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker
 from raypref.preferences import sppo_preferences
-from tests.oracles.pairrm_checkpoint import Checkpoint, NoHost, make_checkpoint
+from tests.oracles.pairrm_checkpoint import Checkpoint, NoServices, make_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
 
@@ -71,7 +71,7 @@ def question(
 
 def oracle(path: Path, **settings: object) -> PairRM:
     found = PairRM(path=str(path), device="cpu", **settings)
-    found.load(NoHost())
+    found.load(NoServices())
     return found
 
 
@@ -260,7 +260,7 @@ def test_weights_stay_in_float32(ranker):
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"oracle\.path: .* has no config\.json and model\.safetensors"):
-        PairRM(path=str(tmp_path)).load(NoHost())
+        PairRM(path=str(tmp_path)).load(NoServices())
 
 
 def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
@@ -268,7 +268,7 @@ def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
     settings = json.loads((checkpoint / "config.json").read_text()) | {"ranker_type": "summareranker"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="ranker_type is 'summareranker'"):
-        PairRM(path=str(tmp_path)).load(NoHost())
+        PairRM(path=str(tmp_path)).load(NoServices())
 
 
 def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
@@ -278,10 +278,10 @@ def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
     smaller.add_tokens(["another"])
     smaller.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="tokens, the checkpoint"):
-        PairRM(path=str(checkpoint), base=str(tmp_path)).load(NoHost())
+        PairRM(path=str(checkpoint), base=str(tmp_path)).load(NoServices())
 
 
 def test_a_repository_that_cannot_be_reached_is_refused(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"oracle\.path: 'no-owner/no-model'"):
-        PairRM(path="no-owner/no-model").load(NoHost())
+        PairRM(path="no-owner/no-model").load(NoServices())

@@ -32,7 +32,7 @@ ALL_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 CHAT = (("user", "kalo?"), ("assistant", "mimi rasi."), ("user", "pune tove?"))
 
 
-class NoHost:
+class NoServices:
     """A place that offers nothing."""
 
 
@@ -53,7 +53,7 @@ def question(prompt: str = "kalo mine", responses: tuple[str, ...] = RESPONSES, 
 
 def oracle(checkpoint: Path, **fields: Any) -> PairwiseLM:
     found = PairwiseLM(**{"path": str(checkpoint), "device": "cpu", "max_tokens": 512, **fields})
-    found.load(NoHost())
+    found.load(NoServices())
     return found
 
 
@@ -389,17 +389,17 @@ def test_a_recurrent_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_engine_of_the_host_is_asked_the_same(checkpoint) -> None:
-    """The host's engine gets path, type, longest prompt and share; its log-probs are used as the model's own are."""
+    """The engine gets path, type, longest prompt and share; its log-probs are used as the model's own are."""
 
-    class Host:
+    class Engines:
         def engine(self, path: str, **arguments: Any) -> Any:
             self.arguments = arguments
             return load_next_token(path, dtype=arguments["dtype"], device="cpu", batch_tokens=None)
 
-    host = Host()
+    services = Engines()
     served = PairwiseLM(path=str(checkpoint), engine="vllm", dtype="float32", max_tokens=300, gpu_memory_utilization=0.5)
-    served.load(host)
-    assert host.arguments == {"dtype": "float32", "max_tokens": 300, "gpu_memory_utilization": 0.5}
+    served.load(services)
+    assert services.arguments == {"dtype": "float32", "max_tokens": 300, "gpu_memory_utilization": 0.5}
     (answer,), (expected,) = (model.compare([question()]) for model in (served, oracle(checkpoint)))
     np.testing.assert_allclose(answer.values, expected.values, atol=1e-6)
 

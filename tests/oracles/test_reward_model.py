@@ -18,7 +18,7 @@ from transformers import (
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import Question
 from raypref.oracles.reward_model import RewardModel
-from tests.oracles.pairrm_checkpoint import NoHost
+from tests.oracles.pairrm_checkpoint import NoServices
 
 PAD, START, END = 0, 1, 2
 WORDS = 40
@@ -82,7 +82,7 @@ def encoder(tmp_path_factory) -> Path:
 
 def oracle(path: Path, **settings: object) -> RewardModel:
     found = RewardModel(path=str(path), device="cpu", **settings)
-    found.load(NoHost())
+    found.load(NoServices())
     return found
 
 

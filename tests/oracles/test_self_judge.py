@@ -1,4 +1,4 @@
-"""The policy as its own judge, with a host that answers by a rule."""
+"""The policy as its own judge, with services that answer by a rule."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ RESPONSES = ("good", "fair", "poor")
 ASKED = Question("p0", "Why?", RESPONSES, ((0, 1), (0, 2), (1, 2)), policy_version=3)
 
 
-class FakeHost:
+class FakeServices:
     """Answers with ``rule(text of the chat, number of the sample)``."""
 
     def __init__(self, rule: Callable[[str, int], str | None]) -> None:
@@ -27,11 +27,11 @@ class FakeHost:
 
 
 def judged(rule, question=ASKED, **settings):
-    host = FakeHost(rule)
+    services = FakeServices(rule)
     oracle = SelfJudge.parse(settings, "oracle")
-    oracle.load(host)
+    oracle.load(services)
     (answer,) = oracle.compare([question])
-    return answer, host
+    return answer, services
 
 
 def points(**given):
@@ -56,8 +56,10 @@ def test_a_small_scale_is_certain_and_does_not_overflow():
 
 def test_every_response_is_asked_about_once_a_sample():
     """Only those in the pairs that are wanted: 2 of 3, each with 4 samples."""
-    answer, host = judged(lambda *_: "Score: 3", Question("p0", "Why?", RESPONSES, ((0, 2),), policy_version=3), samples=4, temperature=0.9)
-    (call,) = host.calls
+    answer, services = judged(
+        lambda *_: "Score: 3", Question("p0", "Why?", RESPONSES, ((0, 2),), policy_version=3), samples=4, temperature=0.9
+    )
+    (call,) = services.calls
     assert len(call["chats"]) == len(set(call["names"])) == 8
     assert len(set(call["chats"])) == 2
     assert (call["policy_version"], call["temperature"], call["max_tokens"]) == (3, 0.9, 512)
@@ -66,11 +68,11 @@ def test_every_response_is_asked_about_once_a_sample():
 
 def test_names_follow_from_what_is_asked():
     """Another place in the group gives a response no other seed."""
-    _, host = judged(lambda *_: "Score: 3")
+    _, services = judged(lambda *_: "Score: 3")
     _, other = judged(lambda *_: "Score: 3", Question("p0", "Why?", RESPONSES[::-1], ASKED.pairs, policy_version=3))
-    assert set(host.calls[0]["names"]) == set(other.calls[0]["names"])
+    assert set(services.calls[0]["names"]) == set(other.calls[0]["names"])
     _, another = judged(lambda *_: "Score: 3", Question("p1", "Why?", RESPONSES, ASKED.pairs))
-    assert not set(host.calls[0]["names"]) & set(another.calls[0]["names"])
+    assert not set(services.calls[0]["names"]) & set(another.calls[0]["names"])
 
 
 def test_scores_that_cannot_be_read_are_left_out_and_counted():
@@ -91,12 +93,12 @@ def first_is(content, text):
 def test_pairs_are_judged_in_both_orders():
     """Sample 0 prefers good, sample 1 the first place: good first 1, good last (0 + 1)/2 for the other: P = (1 + 1/2)/2."""
     question = Question("p0", "Why?", ("good", "poor"), ((0, 1),))
-    answer, host = judged(
+    answer, services = judged(
         lambda content, sample: "[[A]]" if sample == 1 or first_is(content, "good") else "[[B]]", question, mode="pairwise", samples=2
     )
     assert answer.values[0, 1] == 0.75
     assert answer.observed["oracle/position_bias"] == [0.5]
-    assert len(host.calls[0]["chats"]) == 4
+    assert len(services.calls[0]["chats"]) == 4
 
 
 def test_an_order_without_a_verdict_abstains():
@@ -108,9 +110,9 @@ def test_an_order_without_a_verdict_abstains():
     answer, _ = judged(rule, question, mode="pairwise", samples=2)
     assert answer.values[0, 1] == ABSTAIN
     assert answer.observed["oracle/unparsed"] == [0.0, 0.0, 1.0, 1.0]
-    answer, host = judged(lambda *_: "[[C]]", question, mode="pairwise", samples=1, orders="one")
+    answer, services = judged(lambda *_: "[[C]]", question, mode="pairwise", samples=1, orders="one")
     assert answer.values[0, 1] == 0.5
-    assert len(host.calls[0]["chats"]) == 1
+    assert len(services.calls[0]["chats"]) == 1
 
 
 def test_a_score_in_a_response_is_not_the_verdict():

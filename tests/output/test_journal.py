@@ -2,12 +2,11 @@
 
 import pytest
 
-from raypref.judging.asking import Asker
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
+from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.sppo import SPPO
 from raypref.output.journal import Journal, read_stream
-from raypref.sections import RolloutConfig
 from raypref.selection.best_worst import BestWorst
 from tests.groups import Judging, TableOracle, rollout
 
@@ -15,8 +14,8 @@ from tests.groups import Judging, TableOracle, rollout
 def entry(index: int):
     group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
     oracle = TableOracle(table={"a>bb": 0.8}, asked=[])
-    asker = Asker(oracle, JudgingConfig())
-    judging = Judging(oracle, Judge(asker, BestWorst(), SPPO(), RolloutConfig(truncated="drop")))
+    queue = OracleQueue(oracle, JudgingConfig())
+    judging = Judging(oracle, Judge(queue, BestWorst(), SPPO(), judging=JudgingConfig(truncated="drop")))
     return group, judging.judge(group)
 
 

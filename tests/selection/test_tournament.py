@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypref.judging.asking import Asker
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
+from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.dpo import DPO
-from raypref.sections import RolloutConfig
 from raypref.selection.tournament import Tournament
 from tests.groups import Judging, TableOracle, rollout
 from tests.selection.playing import beats, in_order, play, random_matrix
@@ -32,7 +31,7 @@ def test_the_last_comparison_is_not_asked_twice():
 def test_the_judge_asks_for_these_comparisons_alone():
     table = {f"{a}>{b}": 0.9 for i, a in enumerate("abcdefgh") for b in "abcdefgh"[i + 1 :]}
     oracle = TableOracle(table=table, asked=[])
-    judging = Judging(oracle, Judge(Asker(oracle, JudgingConfig()), Tournament(), DPO(), RolloutConfig()))
+    judging = Judging(oracle, Judge(OracleQueue(oracle, JudgingConfig()), Tournament(), DPO()))
     judged = judging.judge(rollout(*"abcdefgh"))
     assert judged.picked == ((0, 7),)
     assert [len(question.pairs) for question in judging.oracle.asked] == [4, 4, 2, 1]

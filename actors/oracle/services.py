@@ -1,7 +1,7 @@
-"""What an oracle may use of its actor: a vLLM engine of its own, and the run's policy by way of the driver.
+"""The two services that an oracle's actor offers its oracle: a vLLM engine for the oracle's model, and answers of the run's policy.
 
-oracle (a thread of compare) --ask_policy--> errand --stream--> driver --sample--> engines
-                             <--texts------- deliver <----------references-------/
+oracle (a thread of ``compare``) --ask_policy--> PolicyQuery --stream--> driver --sample--> engines
+                                 <---texts------ rollouts <--answer_policy_query-- references -----/
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from raypref.types import Prompt, Rollout, SampleRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """Requests of an oracle for the policy; their rollouts go back to ``OracleActor.deliver`` under the same key."""
+class PolicyQuery:
+    """Sample requests of one ``ask_policy`` call. ``OracleActor.answer_policy_query`` gets the rollouts under the same key."""
 
     key: int
     requests: tuple[SampleRequest, ...]
@@ -36,30 +36,32 @@ class Errand:
 
 @dataclass(frozen=True, slots=True)
 class PolicyAccess:
-    """What the host must know to put a question to the policy."""
+    """The config sections that turn a chat into a sample request."""
 
     policy: PolicyConfig
     data: DataConfig
     """How prompts are rendered."""
     rollout: RolloutConfig
     seed: int
+    """The run's seed."""
 
 
-class OracleHost:
-    """``raypref.oracles.base.Host`` in an oracle's actor."""
+class ActorServices:
+    """``raypref.oracles.base.Services`` in an oracle's actor."""
 
     def __init__(self, device: str, policy: PolicyAccess | None, timeout_s: float) -> None:
         """
         Args:
-            device: ``cuda`` or ``cpu``, of engines.
-            policy: None where no engine of the run serves the oracle.
-            timeout_s: longest wait for the policy's answers.
+            device: ``cuda`` or ``cpu``, for the oracle's engine.
+            policy: None where the run has no engines that sample from the policy.
+            timeout_s: longest wait for the policy's answers, in seconds.
         """
         self._device = device
         self._policy = policy
         self._timeout_s = timeout_s
-        self._errands: queue.SimpleQueue[Errand] = queue.SimpleQueue()
-        self._open: dict[int, Future[Sequence[Rollout]]] = {}
+        self._queries: queue.SimpleQueue[PolicyQuery] = queue.SimpleQueue()
+        self._unanswered: dict[int, Future[Sequence[Rollout]]] = {}
+        """Query's key -> the future that ``ask_policy`` waits for."""
         self._keys = itertools.count()
         self._facts: Any = None
         self._loading = threading.Lock()
@@ -110,27 +112,28 @@ class OracleHost:
         )
 
     def _sampled(self, requests: Sequence[SampleRequest]) -> list[str]:
+        """The text that answers each request. Blocks until the driver has sent the rollouts."""
         if not requests:
             return []
         key = next(self._keys)
-        answer = self._open[key] = Future()
-        self._errands.put(Errand(key, tuple(requests)))
+        answer = self._unanswered[key] = Future()
+        self._queries.put(PolicyQuery(key, tuple(requests)))
         try:
             return [rollout.responses[0].text for rollout in answer.result(self._timeout_s)]
         except TimeoutError as error:
             raise OracleError(f"the policy did not answer {len(requests)} questions within {self._timeout_s:g} s") from error
         finally:
-            del self._open[key]
+            del self._unanswered[key]
 
-    async def errands(self) -> AsyncIterator[Errand]:
-        """What the policy is to be asked, as it comes up; without end."""
+    async def policy_queries(self) -> AsyncIterator[PolicyQuery]:
+        """The oracle's queries in the order in which it makes them; the stream does not end."""
         loop = asyncio.get_running_loop()
         while True:
-            yield await loop.run_in_executor(None, self._errands.get)
+            yield await loop.run_in_executor(None, self._queries.get)
 
-    def deliver(self, key: int, rollouts: Sequence[Rollout], failure: str | None = None) -> None:
-        """The policy's answers to an errand, or why there are none."""
-        if (waiting := self._open.get(key)) is None:
+    def answer_policy_query(self, key: int, rollouts: Sequence[Rollout], failure: str | None = None) -> None:
+        """The policy's answers to a query, or why there are none. Ignored when ``ask_policy`` no longer waits for them."""
+        if (waiting := self._unanswered.get(key)) is None:
             return
         if failure is None:
             waiting.set_result(rollouts)

@@ -20,7 +20,7 @@ from raypref.types import Example, Rollout
 Tokens = NDArray[np.int32]
 
 
-class SequenceMaker:
+class ExampleBuilder:
     """Makes examples for one loss."""
 
     def __init__(self, loss: Loss, reviser: Reviser | None = None, context_tokens: int | None = None) -> None:
@@ -41,7 +41,7 @@ class SequenceMaker:
         self._reviser = reviser
         self._context_tokens = context_tokens
 
-    def make(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:
+    def build(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:
         """The example of some of a group's responses.
 
         Args:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from raypref.data.examples import ExampleBuilder
 from raypref.data.revision import Reviser
-from raypref.data.sequences import SequenceMaker
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.types import Prompt
@@ -49,7 +49,7 @@ def read(example: Any) -> list[tuple[str, str]]:
 
 
 def test_picked_sequences_share_one_prompt_array() -> None:
-    example = SequenceMaker(Loss()).make(GROUP, (1, 0), np.array([2.0, -1.0]), None)
+    example = ExampleBuilder(Loss()).build(GROUP, (1, 0), np.array([2.0, -1.0]), None)
     assert example is not None
     assert read(example) == [("x", "bb"), ("x", "a")]
     assert example.prompt_ids[0] is example.prompt_ids[1] is GROUP.prompt.token_ids
@@ -60,7 +60,7 @@ def test_picked_sequences_share_one_prompt_array() -> None:
 
 def test_revisions_in_the_order_of_the_contract() -> None:
     """w, l given x; given x and w; given x and l; the two targets three times."""
-    example = SequenceMaker(Six(), Marks()).make(GROUP, (1, 0), np.array([2.0, -1.0]), None)
+    example = ExampleBuilder(Six(), Marks()).build(GROUP, (1, 0), np.array([2.0, -1.0]), None)
     assert example is not None
     assert read(example) == [("x", "bb"), ("x", "a"), ("xbb", "bb"), ("xbb", "a"), ("xa", "bb"), ("xa", "a")]
     assert example.targets.tolist() == [2, -1, 2, -1, 2, -1]
@@ -70,26 +70,26 @@ def test_revisions_in_the_order_of_the_contract() -> None:
 
 def test_mismatched_responses_stand_behind_the_own_ones() -> None:
     """Three picked, two to borrow: the first one again."""
-    example = SequenceMaker(Doubled()).make(GROUP, (2, 0, 1), np.arange(3.0), rollout("dd", "e", prompt_id="q"))
+    example = ExampleBuilder(Doubled()).build(GROUP, (2, 0, 1), np.arange(3.0), rollout("dd", "e", prompt_id="q"))
     assert example is not None
     assert read(example) == [("x", "c"), ("x", "a"), ("x", "bb"), ("x", "dd"), ("x", "e"), ("x", "dd")]
     assert example.targets.tolist() == [0, 1, 2, 0, 1, 2]
     with pytest.raises(DataError, match="'p': mismatched sequences need the responses of another prompt"):
-        SequenceMaker(Doubled()).make(GROUP, (0,), np.zeros(1), None)
+        ExampleBuilder(Doubled()).build(GROUP, (0,), np.zeros(1), None)
 
 
 def test_a_sequence_that_is_too_long_gives_no_example() -> None:
     """x bb bb has 3 + 2 + 2 = 7 tokens; without revisions the longest has 5."""
     for loss, reviser, longest in ((Six(), Marks(), 7), (Loss(), None, 5)):
         targets = np.zeros(2)
-        assert SequenceMaker(loss, reviser, longest).make(GROUP, (1, 0), targets, None) is not None
-        assert SequenceMaker(loss, reviser, longest - 1).make(GROUP, (1, 0), targets, None) is None
+        assert ExampleBuilder(loss, reviser, longest).build(GROUP, (1, 0), targets, None) is not None
+        assert ExampleBuilder(loss, reviser, longest - 1).build(GROUP, (1, 0), targets, None) is None
 
 
 def test_what_no_example_can_be_made_of() -> None:
     with pytest.raises(ConfigError, match=r"data\.template: loss 'six' trains on revisions"):
-        SequenceMaker(Six())
+        ExampleBuilder(Six())
     with pytest.raises(ConfigError, match="there is no such example"):
-        SequenceMaker(Both(), Marks())
+        ExampleBuilder(Both(), Marks())
     with pytest.raises(ConfigError, match="revises pairs, the selection gave 3 responses"):
-        SequenceMaker(Six(), Marks()).make(GROUP, (0, 1, 2), np.zeros(3), None)
+        ExampleBuilder(Six(), Marks()).build(GROUP, (0, 1, 2), np.zeros(3), None)
