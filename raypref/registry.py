@@ -9,22 +9,40 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from raypref.errors import ConfigError
 
-RENAMED: Mapping[str, str] = {
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+RENAMED: dict[str, str] = {
     "rollout.truncated": "judging.truncated",
     "rollout.truncation_penalty": "judging.truncation_penalty",
 }
-"""Dotted config key of an earlier version -> its name now."""
+"""Old key -> new key, both as dotted paths. An old key is refused, and the new one named."""
+
+_MOST_HINTS = 3
+"""A key that stands in more places of the config than this says nothing about which one was meant."""
 
 
-class Section(BaseModel):
+class _SectionType(ModelMetaclass):
+    """What a constructor call refuses is worded as in a config file. Nested sections are validated without a call, so it happens once."""
+
+    def __call__(cls: Any, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except pydantic.ValidationError as error:
+            raise _refusal(cls, error, "") from error
+
+
+class Section(BaseModel, metaclass=_SectionType):
     """A frozen section of the config. The docstring under a field is its documentation: meaning, unit, range."""
 
     model_config = ConfigDict(
@@ -46,7 +64,7 @@ class Section(BaseModel):
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise ConfigError("\n".join(_explain(cls, item, path) for item in error.errors())) from error
+            raise _refusal(cls, error, path) from error
 
 
 class TypedSection(Section):
@@ -120,15 +138,14 @@ class Registry(Generic[T]):
         return found
 
 
+def _refusal(cls: type[BaseModel], error: pydantic.ValidationError, path: str) -> ConfigError:
+    return ConfigError("\n".join(_explain(cls, item, path) for item in error.errors()))
+
+
 def _explain(cls: type[BaseModel], item: Any, path: str) -> str:
     where = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])])
     if item["type"] == "extra_forbidden":
-        if where in RENAMED:
-            return f"{where}: is now called {RENAMED[where]}"
-        known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key; {hint}"
+        return f"{where}: {_unknown(where, _fields_at(cls, item['loc'][:-1]))}"
     if item["type"] == "missing":
         return f"{where}: required, but not given"
     cause = item.get("ctx", {}).get("error")
@@ -137,12 +154,52 @@ def _explain(cls: type[BaseModel], item: Any, path: str) -> str:
     return f"{where}: {item['msg']} (got {item['input']!r})"
 
 
+def _unknown(where: str, known: list[str]) -> str:
+    """What to do about an unknown key: its new name, the place where there is such a key, or the nearest key of its own section.
+
+    Args:
+        where: its dotted path.
+        known: the keys of its section.
+    """
+    renamed = next((new for old, new in RENAMED.items() if f".{old}".endswith(f".{where}")), None)
+    if renamed is not None:
+        return f"is now called {renamed}"
+    section, _, key = where.rpartition(".")
+    elsewhere = [path for path in _all_keys() if path.rpartition(".")[2] == key]
+    inside = [path for path in elsewhere if path.startswith(f"{section}.")]
+    near = difflib.get_close_matches(key, known, n=1)
+    if 0 < len(inside or elsewhere) <= _MOST_HINTS:
+        return f"unknown key; did you mean {' or '.join(map(repr, inside or elsewhere))}?"
+    if near:
+        return f"unknown key; did you mean {near[0]!r}?"
+    return f"unknown key; known keys: {', '.join(known)}"
+
+
+def _all_keys() -> list[str]:
+    """The dotted path of every key of the config, those of losses, selections and oracles aside."""
+    from raypref.config import RunConfig
+
+    def below(cls: type[BaseModel], path: str) -> Iterator[str]:
+        for name, field in cls.model_fields.items():
+            inner = _model_in(field.annotation)
+            yield f"{path}{name}"
+            if inner is not None and not issubclass(inner, TypedSection):
+                yield from below(inner, f"{path}{name}.")
+
+    return list(below(RunConfig, ""))
+
+
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     for part in location:
         field = cls.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not inner:
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
             return []
-        cls = inner[0]
+        cls = inner
     return sorted(cls.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field of this annotation holds, or may hold (``LoraConfig | None``)."""
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raypref import registry
 from raypref.config import RunConfig, load_config
 from raypref.errors import ConfigError
+from raypref.losses.sppo import SPPO
+from raypref.sections import LearnerConfig
 
 GOOD = """
 policy: {path: some/model, dtype: float32}
@@ -79,3 +82,48 @@ def test_groups_in_flight_fill_the_engines_twice(tmp_path: Path) -> None:
     assert (eight.groups_in_flight(), eight.groups_in_flight(1)) == (832, 4096)
     assert load(tmp_path).groups_in_flight() == 256
     assert load(tmp_path, GOOD, "placement.rollout.engines=8", "loop.window_groups=7").groups_in_flight() == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learner.lr=3", "learner.lr: unknown key; did you mean 'learner.optimizer.lr'?"),
+        ("loop.responses=3", "loop.responses: unknown key; did you mean 'rollout.responses' or 'evaluation.responses'?"),
+        ("rollout.timeout=3", "rollout.timeout: unknown key; known keys: "),
+        ("loss.lr=3", "loss.lr: unknown key; did you mean 'learner.optimizer.lr'?"),
+    ],
+)
+def test_an_unknown_key_that_stands_elsewhere_is_named_with_its_path(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD, override)
+    assert str(error.value).startswith(message)
+
+
+def test_an_old_key_is_refused_with_its_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.RENAMED, "learner.batch", "learner.global_batch")
+    with pytest.raises(ConfigError, match=r"^learner\.batch: is now called learner\.global_batch$"):
+        load(tmp_path, GOOD, "learner.batch=3")
+    with pytest.raises(ConfigError, match=r"^batch: is now called learner\.global_batch$"):
+        LearnerConfig(batch=3)  # type: ignore[call-arg]
+
+
+def test_every_renamed_key_is_gone_and_its_new_name_is_there() -> None:
+    keys = set(registry._all_keys())
+    for old, new in registry.RENAMED.items():
+        assert old not in keys, old
+        assert new in keys, new
+
+
+def test_a_config_built_in_python_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    """A file, a mapping and constructors: the same two problems, in the same words."""
+    with pytest.raises(ConfigError) as from_file:
+        load(tmp_path, "policy: {pth: m}\nloss: {type: sppo}\n")
+    with pytest.raises(ConfigError) as from_python:
+        RunConfig(policy={"pth": "m"}, loss={"type": "sppo"})  # type: ignore[arg-type]
+    assert str(from_python.value) == str(from_file.value)
+    assert str(from_file.value).splitlines() == [
+        "policy.path: required, but not given",
+        "policy.pth: unknown key; did you mean 'path'?",
+    ]
+    with pytest.raises(ConfigError, match=r"^eta: Input should be greater than 0 \(got -1\)$"):
+        SPPO(eta=-1)
