@@ -1,32 +1,33 @@
-"""The win rate that would have been, had the responses been as long as the baseline's: AlpacaEval 2's length-controlled win rate.
+"""The win rate that a model would have if its responses were as long as the baseline's: AlpacaEval 2's length-controlled win rate.
 
     logit P(y > y_baseline | x) = theta + phi tanh(d / std(d)) + psi gamma_x,    d = len(y) - len(y_baseline)
     LC win rate = mean over x of logistic(theta + psi gamma_x)
 
 theta, phi and psi belong to a pair of model and baseline; gamma_x is the prompt's difficulty, estimated once over several models. Swapping
-model and baseline gives 1 - x, and a model that is compared with its own responses has exactly 1/2.
+model and baseline turns the rate x into 1 - x. A model that is compared with its own responses has a rate of exactly 1/2.
 
 Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475, (1) and (2), with theta for their theta_m - theta_b and psi
 for psi_m - psi_b; the reference code is ``metrics/glm_winrate.py`` and ``notebooks/instruction_difficulty.ipynb`` of tatsu-lab/alpaca_eval.
 
 As in the reference code: labels are the judge's probabilities; all coefficients are penalised, theta too; the penalty is the one of ten
 from 1e4 to 1e-4 with the smallest log loss in 5-fold cross-validation, comparison i being in fold i mod 5; std is the sample's (N - 1) and
-d is not centred; the baseline's own variants, where there are any, keep phi and psi near theirs.
+d is not centred; variants of the baseline, where they are given, keep phi and psi near theirs.
 
 Departures from the reference code:
 - The penalty is (lambda / 2) |beta|^2, as in the paper, and not lambda |beta|_1. On 30 simulated models of 805 prompts the win rates differ
   by 0.35 points on average and 1.6 at most, with variants by 0.17 and 0.84. With the squared penalty in both they are equal to within 1e-7.
-- The losses of the held-out folds are added up, not averaged fold by fold: the same for folds of one size.
+- The losses of the held-out folds are summed, not averaged fold by fold. For folds of one size this is the same.
 - Prompts on which the judge abstained are left out altogether. The reference fits without them but predicts for them.
 - AlpacaEval's difficulties and variants, made for its 805 prompts and GPT-4 Turbo as the baseline, are not part of this package.
-- The same model on both sides is not told from its name: its responses must be the same, or the rate is 1/2 only on average.
+- The reference knows from the names that both sides are the same model. Here the responses must be the same, or the rate is 1/2 only on
+  average.
 - Rates are in [0, 1], not per cent; phi is above 0 for a judge who likes length, where the reference's coefficient is below 0.
-- The interval is a bootstrap of the whole estimate. The reference's ``lc_standard_error`` is the spread of the predictions over the prompts
-  and knows nothing of the coefficients' errors.
-- The joint fit for the difficulties has a column for every prompt; the reference leaves out the first, whose difficulty is 0 then, and has
-  one for the variants.
+- The interval is a bootstrap of the fit, with the penalty chosen once, on all prompts. The reference's ``lc_standard_error`` is the
+  standard error of the predictions over the prompts; it leaves out the errors of the coefficients.
+- The joint fit for the difficulties has a column for every prompt. The reference leaves out the first prompt, whose difficulty is 0 then,
+  and has a column for the variants.
 
-Shapes: N prompts, M models.
+Shapes: N prompts, M models, B resamples.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ from typing import Any
 import numpy as np
 
 from raypref.errors import DataError, OracleError
-from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, fit
+from raypref.evaluation.logistic import FOLDS, Array, Dense, Joint, cross_validate, fit
 from raypref.evaluation.matching import Matched, Unit
 from raypref.evaluation.outcomes import Outcomes
 from raypref.preferences import sigmoid
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(4, -4, 10))
 """lambda, the strongest first, which wins a tie; 1 / C of the reference."""
+FITS_AT_A_TIME = 100
+"""Resamples that are fitted together; bounds the memory to a few arrays of this many rows of N."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class AgainstBaseline:
     baseline_lengths: Array
     """(N,) of the baseline's responses, in the same unit."""
     difficulty: Array | None = None
-    """(N,) gamma, or None for a fit without psi."""
+    """(N,) gamma from ``instruction_difficulty``, or None for a fit without psi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class LengthControlled:
     confidence: float
     """Of the interval from ``low`` to ``high``."""
     raw: float
-    """The win rate as judged, length and all."""
+    """The mean of the judge's probabilities, without the correction for length."""
     theta: float
     """The model's strength at equal lengths, in nats."""
     phi: float
@@ -86,7 +89,7 @@ class LengthControlled:
     unanswered: int
     """Prompts on which it abstained altogether; left out."""
     length: float
-    """Mean length of the model's responses on the prompts that it decided on."""
+    """Mean length of the model's responses to the prompts that the judge decided on."""
     baseline_length: float
     unit: Unit | None = None
     """Of the lengths, where it is known."""
@@ -95,10 +98,7 @@ class LengthControlled:
 
 
 def length_controlled_win_rate(
-    preferences: Array,
-    lengths: Array,
-    baseline_lengths: Array,
-    difficulty: Array | None = None,
+    given: AgainstBaseline,
     *,
     resamples: int,
     confidence: float,
@@ -109,63 +109,76 @@ def length_controlled_win_rate(
 ) -> LengthControlled:
     """Fit theta, phi and psi to a model's comparisons with the baseline, and predict its win rate at equal lengths.
 
-    Each bootstrap resample of the prompts chooses its own penalty; std(d) and the variants stay as they are.
-    1,000 resamples of 805 prompts take 10 s or so of one core.
+    The bootstrap resamples the prompts. std(d), the penalty and the variants stay as they are.
 
     Args:
-        preferences: (N,) as in ``AgainstBaseline``, and so are the next three.
-        lengths: (N,)
-        baseline_lengths: (N,)
-        difficulty: (N,) from ``instruction_difficulty``.
+        given: the model's comparisons.
         resamples: of the bootstrap.
         confidence: of the interval, in (0, 1).
         seed: of the bootstrap.
-        variants: the baseline, asked to be verbose or concise, compared with itself. These have phi and psi but no theta, and so say what
+        variants: the baseline, asked to be verbose or concise, compared with itself. These have phi and psi but no theta, and so show what
             length alone is worth: a defence against responses that are cut short to gain from the correction.
-        variant_weight: of a prompt in all the variants together, where the model's own comparison weighs 1.
+        variant_weight: of a prompt in all the variants together; the model's own comparison weighs 1.
         penalties: lambda to choose from; the first one wins a tie.
 
     Raises:
         OracleError: the judge decided on fewer prompts than there are folds.
         DataError: all responses differ from the baseline's by the same length, so that length cannot be told from the model.
-        ValueError: shapes differ, a figure is out of range, or difficulties are given for some comparisons only.
+        ValueError: shapes differ, a number is out of range, or difficulties are given for some comparisons only.
     """
-    own, answers = _rows(AgainstBaseline(preferences, lengths, baseline_lengths, difficulty), 1.0)
-    others = [_rows(variant, 0.0) for variant in variants]
-    if any(features.shape[1] != own.shape[1] for features, _ in others):
+    features, answers = _rows(given, theta=1.0)
+    others = [_rows(variant, theta=0.0) for variant in variants]
+    if any(rows.shape[1] != features.shape[1] for rows, _ in others):
         raise ValueError("length_controlled: difficulties are needed for the model and all variants, or for none of them")
-    design = Dense(np.concatenate([own, *(features for features, _ in others)]))
+    design = Dense(np.concatenate([features, *(rows for rows, _ in others)]))
     labels = np.concatenate([answers, *(verdicts for _, verdicts in others)])
-    folds = np.arange(len(labels)) % FOLDS
-    size = len(own)
-    constant = np.full(len(labels) - size, variant_weight / max(len(variants), 1))
-
-    def estimate(counts: Array, start: Array | None) -> tuple[float, Array, int]:
-        fits, best = fit(design, labels, np.concatenate([counts, constant]), folds, penalties, start)
-        theta, _, *psi = fits[best, FOLDS]
-        return float(counts @ sigmoid(theta + own[:, 2:] @ psi) / size), fits, best
-
-    win_rate, fits, best = estimate(np.ones(size), None)
-    rng = np.random.default_rng(seed)
-    draws = (np.bincount(rng.integers(size, size=size), minlength=size).astype(np.float64) for _ in range(resamples))
+    constant = np.full(len(labels) - len(answers), variant_weight / max(len(variants), 1))
+    weights = np.concatenate([np.ones(len(answers)), constant])
+    fits, best = cross_validate(design, labels, weights, np.arange(len(labels)) % FOLDS, penalties)
+    beta = fits[best, FOLDS]
+    rates = _resampled_rates(design, labels, constant, features, beta, penalties[best], resamples, seed)
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile([estimate(counts, fits)[0] for counts in draws], (tail, 1.0 - tail))
-    theta, phi, psi = (float(value) for value in (*fits[best, FOLDS], 0.0)[:3])
-    judged = ~np.isnan(preferences)
+    low, high = np.quantile(rates, (tail, 1.0 - tail))
+    win_rate = _rates(beta[None], features, np.ones((1, len(answers))))[0]
+    return _result(given, float(win_rate), (float(low), float(high), confidence), beta, penalties[best])
+
+
+def _resampled_rates(
+    design: Dense, labels: Array, constant: Array, features: Array, beta: Array, penalty: float, resamples: int, seed: int
+) -> Array:
+    """(B,) win rates of fits to resampled prompts, each started from ``beta``, the fit to all of them."""
+    rng, size = np.random.default_rng(seed), len(features)
+    rates = []
+    for first in range(0, resamples, FITS_AT_A_TIME):
+        draws = [rng.integers(size, size=size) for _ in range(min(FITS_AT_A_TIME, resamples - first))]
+        counts = np.stack([np.bincount(draw, minlength=size) for draw in draws]).astype(np.float64)
+        weights = np.concatenate([counts, np.tile(constant, (len(counts), 1))], axis=1)
+        fits = fit(design, labels, weights, np.full(len(counts), penalty), np.tile(beta, (len(counts), 1)))
+        rates.append(_rates(fits, features, counts))
+    return np.concatenate(rates)
+
+
+def _rates(fits: Array, features: Array, counts: Array) -> Array:
+    """(B,) weighted means of logistic(theta + psi gamma_x), from (B, 2 or 3) coefficients and (B, N) weights of the prompts."""
+    predicted = sigmoid(fits[:, :1] + fits[:, 2:] @ features[:, 2:].T)
+    return np.asarray((counts * predicted).sum(axis=1) / counts.sum(axis=1))
+
+
+def _result(given: AgainstBaseline, win_rate: float, interval: tuple[float, float, float], beta: Array, penalty: float) -> LengthControlled:
+    judged = ~np.isnan(given.preferences)
+    theta, phi, psi = (float(value) for value in (*beta, 0.0)[:3])
     return LengthControlled(
-        win_rate=win_rate,
-        low=float(low),
-        high=float(high),
-        confidence=confidence,
-        raw=float(answers.mean()),
+        win_rate,
+        *interval,
+        raw=float(given.preferences[judged].mean()),
         theta=theta,
         phi=phi,
         psi=psi,
-        penalty=penalties[best],
-        prompts=size,
-        unanswered=len(preferences) - size,
-        length=float(lengths[judged].mean()),
-        baseline_length=float(baseline_lengths[judged].mean()),
+        penalty=penalty,
+        prompts=int(judged.sum()),
+        unanswered=int((~judged).sum()),
+        length=float(given.lengths[judged].mean()),
+        baseline_length=float(given.baseline_lengths[judged].mean()),
     )
 
 
@@ -189,10 +202,10 @@ def check_lengths(matched: Matched, baseline: str) -> None:
 def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confidence: float, seed: int) -> dict[str, LengthControlled]:
     """Length-controlled win rates of all other sets of responses against one of them, by name.
 
-    The prompts' difficulty is estimated from all of them where there are two or more, and left out for a single one.
+    The prompts' difficulty is estimated from all sets where there are two or more, and left out for a single one.
 
     Args:
-        outcomes: everyone against the baseline.
+        outcomes: every set against the baseline.
         baseline: its name.
         resamples: of the bootstrap.
         confidence: of the intervals, in (0, 1).
@@ -206,14 +219,14 @@ def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confi
         raise DataError(f"no set of responses named {baseline!r}; there are {', '.join(outcomes.names)}")
     other = outcomes.names.index(baseline)
     places = [place for place in range(len(outcomes.names)) if place != other]
-    preferences, lengths, own = outcomes.values[places, other], outcomes.lengths[places], outcomes.lengths[other]
-    difficulty = instruction_difficulty(preferences, lengths, own) if len(places) > 1 else None
+    preferences, lengths, baseline_lengths = outcomes.values[places, other], outcomes.lengths[places], outcomes.lengths[other]
+    difficulty = instruction_difficulty(preferences, lengths, baseline_lengths) if len(places) > 1 else None
     how: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed}
-    found = {}
-    for place, won, long in zip(places, preferences, lengths, strict=True):
-        fitted = length_controlled_win_rate(won, long, own, difficulty, **how)
-        found[outcomes.names[place]] = replace(fitted, unit=outcomes.unit, oracle=outcomes.oracle(place, other))
-    return found
+    results = {}
+    for place, row, row_lengths in zip(places, preferences, lengths, strict=True):
+        fitted = length_controlled_win_rate(AgainstBaseline(row, row_lengths, baseline_lengths, difficulty), **how)
+        results[outcomes.names[place]] = replace(fitted, unit=outcomes.unit, oracle=outcomes.oracle(place, other))
+    return results
 
 
 def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths: Array, *, penalties: Sequence[float] = PENALTIES) -> Array:
@@ -222,7 +235,7 @@ def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths:
         logit P(y_m > y_baseline | x) = theta_m + phi_m tanh(d / std(d)) + gamma_x
 
     psi is 1 here, so that the fit stays convex; the models' psi are estimated later, one model at a time, with gamma held fixed.
-    100 models on 805 prompts take 10 s or so and 0.5 GiB.
+    100 models on 805 prompts take about 10 s and 0.5 GiB.
     Despite its name gamma is highest for the prompts on which the baseline does worst.
 
     Source: section 3 of the paper; the authors' notebook and their answer in issue 346 of tatsu-lab/alpaca_eval.
@@ -244,13 +257,13 @@ def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths:
     if np.ndim(preferences) != 2 or len(preferences) < 2:
         raise ValueError(f"instruction_difficulty: preferences of shape {np.shape(preferences)}; expected (M, N) with M of at least 2")
     models, prompts = preferences.shape
-    terms, there = np.zeros((models, prompts)), ~np.isnan(preferences)
-    for model, (answers, responses) in enumerate(zip(preferences, lengths, strict=True)):
-        rows, _ = _rows(AgainstBaseline(answers, responses, baseline_lengths), 1.0)
-        terms[model, there[model]] = rows[:, 1]
-    labels, weights = np.where(there, preferences, 0.5), there.astype(np.float64)
+    terms, judged = np.zeros((models, prompts)), ~np.isnan(preferences)
+    for model, (row, row_lengths) in enumerate(zip(preferences, lengths, strict=True)):
+        rows, _ = _rows(AgainstBaseline(row, row_lengths, baseline_lengths), theta=1.0)
+        terms[model, judged[model]] = rows[:, 1]
+    labels, weights = np.where(judged, preferences, 0.5), judged.astype(np.float64)
     folds = np.add.outer(np.arange(models), np.arange(prompts)) % FOLDS
-    fits, best = fit(Joint(terms), labels.ravel(), weights.ravel(), folds.ravel(), penalties)
+    fits, best = cross_validate(Joint(terms), labels.ravel(), weights.ravel(), folds.ravel(), penalties)
     return fits[best, FOLDS, 2 * models :]
 
 
@@ -261,23 +274,25 @@ def _rows(given: AgainstBaseline, theta: float) -> tuple[Array, Array]:
         columns.append(given.difficulty)
     shapes = [np.shape(column) for column in columns]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-        raise ValueError(f"length_controlled: preferences, lengths and difficulty of shapes {shapes}; expected one figure each a prompt")
+        raise ValueError(
+            f"length_controlled: preferences, lengths and difficulty of shapes {shapes}; expected one number per prompt in each"
+        )
     table = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     table = table[:, ~np.isnan(table[0])]
-    labels, delta = table[0], table[1] - table[2]
+    labels, difference = table[0], table[1] - table[2]
     if len(labels) < FOLDS:
         raise OracleError(f"length_controlled: verdicts on {len(labels)} of {shapes[0][0]} prompts; {FOLDS} folds need one each")
     if not np.isfinite(table).all() or labels.min() < 0 or labels.max() > 1 or table[1:3].min() < 0:
         raise ValueError("length_controlled: preferences must be in [0, 1] (NaN: no verdict), lengths finite and not below 0, gamma finite")
-    _check_difference(delta)
-    term = np.tanh(delta / delta.std(ddof=1)) if delta.any() else delta
+    _check_difference(difference)
+    term = np.tanh(difference / difference.std(ddof=1)) if difference.any() else difference
     return np.stack([np.full(len(labels), theta), term, *table[3:]], axis=1), labels
 
 
-def _check_difference(delta: Array, whose: str = "") -> None:
+def _check_difference(difference: Array, whose: str = "") -> None:
     """That (N,) differences in length vary, or are all 0."""
-    if np.ptp(delta) == 0 and delta[0] != 0:
+    if np.ptp(difference) == 0 and difference[0] != 0:
         raise DataError(
-            f"length_controlled: {whose}every response's length is the baseline's plus {delta[0]:g}; what length is worth cannot be "
+            f"length_controlled: {whose}every response's length is the baseline's plus {difference[0]:g}; what length is worth cannot be "
             "told from what the model is worth unless the differences vary"
         )

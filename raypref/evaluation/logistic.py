@@ -1,8 +1,8 @@
-"""Penalised logistic regression on probabilities as labels, with the penalty chosen by cross-validation.
+"""Penalised logistic regression whose labels are probabilities, with the penalty chosen by cross-validation.
 
     beta = argmin sum_r w_r CE(y_r, logistic(x_r . beta)) + (lambda / 2) |beta|^2
 
-Shapes: R rows, F coefficients, S fits at a time, L penalties; M models, N prompts.
+CE is the cross-entropy. Shapes: R rows, F coefficients, S fits at a time, L penalties; M models, N prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FOLDS = 5
 
 
 class Design(Protocol):
-    """The matrix X of R rows and F columns, as far as Newton's method needs it."""
+    """The products with the matrix X (R rows, F columns) that Newton's method needs."""
 
     coefficients: int
     """F."""
@@ -35,7 +35,7 @@ class Design(Protocol):
 
 
 class Dense:
-    """Any matrix of few columns."""
+    """A matrix with few columns, stored as it is."""
 
     def __init__(self, features: Array) -> None:
         self.coefficients = features.shape[1]
@@ -57,7 +57,7 @@ class Dense:
 class Joint:
     """logit = theta_m + phi_m t_mn + gamma_n for M models on N prompts; beta is (theta_1, phi_1, theta_2, ..., gamma_1, ...), row m N + n.
 
-    The gammas' block of the Hessian is diagonal and is eliminated, so that 2 M unknowns are left to solve for.
+    The block of the Hessian that belongs to gamma is diagonal. It is eliminated, which leaves 2 M unknowns to solve for.
     """
 
     def __init__(self, terms: Array) -> None:
@@ -67,37 +67,60 @@ class Joint:
         """
         self._models, self._prompts = terms.shape
         self.coefficients = 2 * self._models + self._prompts
-        self._own = np.stack([np.ones_like(terms), terms], axis=1)  # (M, 2, N)
+        self._features = np.stack([np.ones_like(terms), terms], axis=1)  # (M, 2, N): what theta and phi are multiplied by
 
     def logits(self, beta: Array) -> Array:
-        own = beta[:, : 2 * self._models].reshape(-1, self._models, 2, 1)
-        return ((own * self._own).sum(axis=2) + beta[:, None, 2 * self._models :]).reshape(len(beta), -1)
+        coefficients = beta[:, : 2 * self._models].reshape(-1, self._models, 2, 1)
+        return ((coefficients * self._features).sum(axis=2) + beta[:, None, 2 * self._models :]).reshape(len(beta), -1)
 
     def pull(self, residuals: Array) -> Array:
         cells = residuals.reshape(-1, self._models, self._prompts)
-        own = (self._own @ cells[..., None]).reshape(len(cells), -1)
-        return np.concatenate([own, cells.sum(axis=1)], axis=1)
+        pulled = (self._features @ cells[..., None]).reshape(len(cells), -1)
+        return np.concatenate([pulled, cells.sum(axis=1)], axis=1)
 
     def solve(self, curvature: Array, penalties: Array, right: Array) -> Array:
         size, models = 2 * self._models, np.arange(self._models)
         cells = curvature.reshape(-1, self._models, 1, self._prompts)
-        cross = cells * self._own
-        own = np.zeros((len(cells), self._models, 2, self._models, 2))
-        own[:, models, :, models, :] = np.moveaxis(cross @ self._own.transpose(0, 2, 1), 1, 0)
-        left = own.reshape(len(cells), size, size) + penalties[:, None, None] * np.eye(size)
+        cross = cells * self._features
+        blocks = np.zeros((len(cells), self._models, 2, self._models, 2))
+        blocks[:, models, :, models, :] = np.moveaxis(cross @ self._features.transpose(0, 2, 1), 1, 0)
+        left = blocks.reshape(len(cells), size, size) + penalties[:, None, None] * np.eye(size)
         cross = cross.reshape(len(cells), size, -1)
         diagonal = cells.sum(axis=(1, 2)) + penalties[:, None]
         shares = cross / diagonal[:, None]
         first, second = right[:, :size, None], right[:, size:, None]
-        found = np.linalg.solve(left - shares @ cross.transpose(0, 2, 1), first - shares @ second)
-        gammas = right[:, size:] / diagonal - (found.transpose(0, 2, 1) @ shares)[:, 0]
-        return np.concatenate([found[..., 0], gammas], axis=1)
+        solution = np.linalg.solve(left - shares @ cross.transpose(0, 2, 1), first - shares @ second)
+        gamma = right[:, size:] / diagonal - (solution.transpose(0, 2, 1) @ shares)[:, 0]
+        return np.concatenate([solution[..., 0], gamma], axis=1)
 
 
-def fit(
-    design: Design, labels: Array, weights: Array, folds: NDArray[np.intp], penalties: Sequence[float], start: Array | None = None
-) -> tuple[Array, int]:
-    """Fit with each penalty, with and without each fold, and find the penalty that predicts the held-out rows best.
+def fit(design: Design, labels: Array, weights: Array, penalties: Array, start: Array | None = None) -> Array:
+    """Several fits of the same rows, which differ in their weights and penalties.
+
+    Args:
+        design: X.
+        labels: (R,) in [0, 1].
+        weights: (S, R) at least 0.
+        penalties: (S,) lambda, above 0.
+        start: (S, F) where the search starts; default: 0. The result does not depend on it.
+
+    Returns:
+        beta (S, F)
+    """
+
+    def newton(beta: Array) -> tuple[Array, Array]:
+        logits = design.logits(beta)
+        softplus = np.logaddexp(0.0, logits)
+        probabilities = np.exp(logits - softplus)
+        value = (weights * (softplus - labels * logits)).sum(axis=1) + penalties / 2.0 * (beta**2).sum(axis=1)
+        slope = design.pull(weights * (probabilities - labels)) + penalties[:, None] * beta
+        return value, -design.solve(weights * probabilities * (1.0 - probabilities), penalties, slope)
+
+    return minimise(np.zeros((len(penalties), design.coefficients)) if start is None else start, newton)
+
+
+def cross_validate(design: Design, labels: Array, weights: Array, folds: NDArray[np.intp], penalties: Sequence[float]) -> tuple[Array, int]:
+    """Fit with each penalty, without each fold and on all rows, and find the penalty that predicts the held-out rows best.
 
     Args:
         design: X.
@@ -105,7 +128,6 @@ def fit(
         weights: (R,) at least 0.
         folds: (R,) in [0, FOLDS).
         penalties: (L,) lambda, above 0; the first one wins a tie.
-        start: (L, FOLDS + 1, F) where to start from, such as the fits to other weights; default: 0.
 
     Returns:
         beta (L, FOLDS + 1, F), without fold k in [:, k] and on all rows in [:, FOLDS]; and the index of the best penalty.
@@ -114,43 +136,32 @@ def fit(
         ValueError: a penalty is not above 0.
     """
     if min(penalties) <= 0:
-        raise ValueError(f"logistic regression: penalties {list(penalties)}; expected figures above 0")
+        raise ValueError(f"logistic regression: penalties {list(penalties)}; expected numbers above 0")
     kept = np.append(folds != np.arange(FOLDS)[:, None], np.ones((1, len(labels)), dtype=bool), axis=0)
-    seen = np.tile(weights * kept, (len(penalties), 1))
     strengths = np.repeat(np.asarray(penalties, dtype=np.float64), len(kept))
-
-    def descend(beta: Array) -> tuple[Array, Array]:
-        logits = design.logits(beta)
-        softplus = np.logaddexp(0.0, logits)
-        chances = np.exp(logits - softplus)
-        value = (seen * (softplus - labels * logits)).sum(axis=1) + strengths / 2.0 * (beta**2).sum(axis=1)
-        slope = design.pull(seen * (chances - labels)) + strengths[:, None] * beta
-        return value, -design.solve(seen * chances * (1.0 - chances), strengths, slope)
-
-    first = np.zeros((len(strengths), design.coefficients)) if start is None else start.reshape(len(strengths), -1)
-    beta = minimise(first, descend)
+    beta = fit(design, labels, np.tile(weights * kept, (len(penalties), 1)), strengths)
     logits = design.logits(beta).reshape(len(penalties), len(kept), -1)
     losses = (weights * ~kept * (np.logaddexp(0.0, logits) - labels * logits)).sum(axis=(1, 2))
     return beta.reshape(len(penalties), len(kept), -1), int(np.argmin(losses))
 
 
-def minimise(point: Array, descend: Callable[[Array], tuple[Array, Array]]) -> Array:
-    """Minima (S, F) of S strictly convex functions by Newton's method; steps that would lead uphill are halved.
+def minimise(point: Array, newton: Callable[[Array], tuple[Array, Array]]) -> Array:
+    """Minima (S, F) of S strictly convex functions by Newton's method. A step that raises the function is halved until it does not.
 
     Args:
         point: (S, F) where to start.
-        descend: point -> values (S,) and Newton's steps (S, F).
+        newton: point -> values (S,) and Newton's steps (S, F).
 
     Raises:
         ArithmeticError: no minimum after 100 steps.
     """
-    value, step = descend(point)
+    value, step = newton(point)
     for _ in range(100):
         if np.abs(step).max() <= 1e-6 * (1.0 + np.abs(point).max()):
-            return point + step  # convergence is quadratic: what is left is of the order of the step's square
+            return point + step  # convergence is quadratic: the remaining error is of the order of the step's square
         share = np.ones((len(point), 1))
-        while (uphill := (found := descend(point + share * step))[0] > value + 1e-12 * np.abs(value)).any():
+        while (uphill := (reached := newton(point + share * step))[0] > value + 1e-12 * np.abs(value)).any():
             share[uphill] /= 2.0
         point = point + share * step
-        value, step = found
+        value, step = reached
     raise ArithmeticError("logistic regression: no fit after 100 steps; raise the smallest penalty")
