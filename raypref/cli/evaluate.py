@@ -44,15 +44,16 @@ def matrix(
     output: Output,
 ) -> None:
     """Win rates of everyone against everyone, with intervals and mean lengths: table, matrix.json and matrix.svg."""
-    from raypref.evaluation import heat_map, tables
+    from raypref.evaluation import tables
     from raypref.evaluation.matching import match
     from raypref.evaluation.win_rate_matrix import win_rate_matrix
 
     session = Session(config, overrides, output, "matrix.json", "matrix.svg", questions=questions)
     sets = session.sets(responses, policies, prompts, partial=partial, least=2)
     made = win_rate_matrix(session.play(match(sets, partial=partial)), **session.bootstrap)
-    heat_map.draw(made, output / "matrix.svg")
-    session.show(tables.matrix_table(made), made, "matrix.json")
+    table = tables.matrix_table(made)
+    tables.save_svg(output / "matrix.svg", table)
+    session.show(table, made, "matrix.json")
 
 
 @app.command()
@@ -208,6 +209,34 @@ def revisions(
     lengths = [float(length) for length in matched.lengths.mean(axis=1)[:-1]]
     made = revision_curve(session.ask(compare), lengths, matched.unit, **session.bootstrap)
     session.show(tables.revision_table(made, opponent.name), made, "revisions.json")
+
+
+@app.command()
+def agreement(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    labels: Annotated[
+        Path, typer.Option(help="Comparisons that people judged: prompt, responses (two), label (first, second, tie, or a list of these).")
+    ],
+    tie_margin: Annotated[float, typer.Option(help="Verdicts within this distance of one half are ties.")] = 0.0,
+    output: Output,
+) -> None:
+    """How far the oracle agrees with people: share, Cohen's kappa, labels by verdicts; agreement.json."""
+    from raypref.evaluation import tables
+    from raypref.evaluation.agreement import Agreement
+    from raypref.evaluation.labelled_comparisons import oracle_agreement
+
+    session = Session(config, overrides, output, "agreement.json")
+    comparisons = session.comparisons(labels)
+    session.check_targets()
+
+    async def compare(oracle: OracleRole) -> Agreement:
+        how: dict[str, Any] = {"in_flight": session.in_flight, "tie_margin": tie_margin, **session.bootstrap}
+        return await oracle_agreement(comparisons, oracle.compare, **how)
+
+    made = session.ask(compare)
+    session.show(tables.agreement_table(made), made, "agreement.json")
 
 
 @app.command()

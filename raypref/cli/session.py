@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from raypref.cli.given import NamedPolicy
     from raypref.config import RunConfig
+    from raypref.evaluation.labelled_comparisons import LabelledComparison
     from raypref.evaluation.matching import Matched
     from raypref.evaluation.outcomes import Outcomes
     from raypref.evaluation.response_files import ResponseSet
@@ -65,6 +66,12 @@ class Session:
 
         self._inputs.append(path)
         return read_rounds(path)
+
+    def comparisons(self, path: Path) -> list[LabelledComparison]:
+        from raypref.evaluation.labelled_comparisons import read_comparisons
+
+        self._inputs.append(path)
+        return read_comparisons(path)
 
     def sets(
         self,

@@ -1,16 +1,14 @@
-"""How far an oracle agrees with human labels.
+"""How far an oracle agrees with people who judged the same comparisons: shares, Cohen's kappa, and their intervals.
 
-    answers = ask(oracle, questions)                      # a question for each labelled comparison, with pairs ((0, 1),)
-    found = agreement([answer.values[0, 1] for answer in answers], labels, [question.prompt_id for question in questions], ...)
-
-A comparison of two responses is labelled ``first``, ``second`` (the better one) or ``tie``.
+A comparison is of two responses to a prompt; its label says which one is better: ``first``, ``second`` or ``tie``.
+``raypref.evaluation.labelled_comparisons`` reads labelled comparisons and asks an oracle about them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -35,20 +33,26 @@ class Agreement:
     low: float
     high: float
     kappa: float
-    """Cohen's; NaN where it is not defined."""
+    """Cohen's kappa; NaN where it is not defined."""
     kappa_low: float
     kappa_high: float
     decided_agreement: float
-    """The share among the comparisons that neither calls a tie (MT-bench's setup S2); NaN where there is none. An oracle without a tie
-    margin hardly ever says tie, and is wrong on every tie of the labels in the other figures."""
+    """The same share among the comparisons that neither side calls a tie (MT-bench's setup S2); NaN where there is none. An oracle without
+    a tie margin hardly ever says tie, so that the other shares count each tie among the labels as an error of the oracle."""
     confidence: float
     """Of the intervals."""
     comparisons: int
     """How many the oracle decided on."""
     unanswered: int
-    """On how many it abstained; they are in no other figure."""
+    """On how many it abstained; no other number includes them."""
     confusion: tuple[tuple[int, ...], ...]
-    """Comparisons by label (row) and verdict (column), each first, second, tie."""
+    """Comparisons by label (row) and verdict (column), each in the order first, second, tie."""
+    no_majority: int = 0
+    """Comparisons that were left out because no label has more than half of the votes."""
+    people_kappa: float = float("nan")
+    """Mean of Cohen's kappa over all pairs of people, as a measure of what can be reached; NaN where each comparison has one label."""
+    oracle: Mapping[str, float] = field(default_factory=dict)
+    """The oracle's metrics: means, and sums of each ``Total``."""
 
 
 def agreement(
@@ -66,7 +70,7 @@ def agreement(
     Args:
         chances: (N,) P(first > second), NaN where the oracle abstained.
         labels: (N,) of the same comparisons.
-        prompts: (N,) the prompt of each comparison; those of one prompt are resampled together, as they are not independent.
+        prompts: (N,) the prompt of each comparison. Comparisons of one prompt are resampled together, since they are not independent.
         tie_margin: verdicts within this distance of one half are ties.
         resamples: of the percentile bootstrap.
         confidence: of the intervals, in (0, 1).
@@ -77,14 +81,7 @@ def agreement(
         OracleError: the oracle abstained on every comparison.
         ValueError: the lengths differ.
     """
-    verdicts = [None if np.isnan(chance) else label_of(chance, tie_margin) for chance in chances]
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-    tables = np.zeros((len(places), len(LABELS), len(LABELS)))
-    for number, (prompt, label, verdict) in enumerate(zip(prompts, labels, verdicts, strict=True)):
-        if label not in LABELS:
-            raise DataError(f"label {number}: expected one of {', '.join(LABELS)}, got {label!r}")
-        if verdict is not None:
-            tables[places[prompt], LABELS.index(label), LABELS.index(verdict)] += 1
+    tables = _tables([None if np.isnan(chance) else label_of(chance, tie_margin) for chance in chances], labels, prompts)
     table = tables.sum(axis=0)
     if not table.any():
         raise OracleError(
@@ -108,15 +105,27 @@ def agreement(
     )
 
 
+def _tables(verdicts: Sequence[Label | None], labels: Sequence[Label], prompts: Sequence[str]) -> Array:
+    """(prompts, 3, 3) comparisons of each prompt by label and verdict; those without a verdict are left out."""
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    tables = np.zeros((len(places), len(LABELS), len(LABELS)))
+    for number, (prompt, label, verdict) in enumerate(zip(prompts, labels, verdicts, strict=True)):
+        if label not in LABELS:
+            raise DataError(f"label {number}: expected one of {', '.join(LABELS)}, got {label!r}")
+        if verdict is not None:
+            tables[places[prompt], LABELS.index(label), LABELS.index(verdict)] += 1
+    return tables
+
+
 def label_of(chance: float, tie_margin: float = 0.0) -> Label:
-    """What P(first > second) says, in words."""
+    """The label that P(first > second) stands for."""
     if abs(chance - 0.5) <= max(tie_margin, TIE):
         return "tie"
     return "first" if chance > 0.5 else "second"
 
 
 def majority(votes: Sequence[T]) -> T | None:
-    """What more than half of the votes are for; None where there is no such thing."""
+    """The vote that more than half of the voters gave; None where there is none."""
     if not votes:
         return None
     vote, count = Counter(votes).most_common(1)[0]
@@ -126,7 +135,8 @@ def majority(votes: Sequence[T]) -> T | None:
 def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
     """Agreement of two annotators beyond chance: (p_o - p_e) / (1 - p_e).
 
-    p_o is the share of items on which they agree, p_e what it would be if each gave labels at random at the rates of their own.
+    p_o is the share of items on which they agree; p_e is the share that is expected if each gives the labels at random, at the rates at
+    which this annotator gave them.
     Source: Cohen, "A coefficient of agreement for nominal scales", 1960, equation 1.
 
     Args:
@@ -134,7 +144,7 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
         b: (N,) labels of the same items.
 
     Returns:
-        1 for full agreement, 0 for that of chance, below 0 for less; NaN where both gave one and the same label throughout.
+        1 for full agreement, 0 for what chance gives, below 0 for less; NaN where both gave the same single label throughout.
 
     Raises:
         ValueError: the lengths differ, or there is no item.
@@ -156,7 +166,7 @@ def _kappa(table: Array) -> Array:
 
 
 def _share(table: Array) -> Array:
-    """(...) of the counts that are on the diagonal."""
+    """(...) the share of the counts that lies on the diagonal."""
     return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum(axis=(-2, -1)))
 
 
@@ -164,9 +174,9 @@ def _ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole > 0))
 
 
-def _interval(figures: Array, confidence: float) -> tuple[float, float]:
-    """Percentile interval over the resamples that have the figure."""
-    if np.isnan(figures).all():
+def _interval(values: Array, confidence: float) -> tuple[float, float]:
+    """Percentile interval over the resamples in which the value is defined."""
+    if np.isnan(values).all():
         return float("nan"), float("nan")
-    low, high = percentiles(figures[:, None], confidence)
+    low, high = percentiles(values[:, None], confidence)
     return float(low[0]), float(high[0])

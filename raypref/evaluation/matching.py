@@ -20,7 +20,6 @@ Unit = Literal["tokens", "characters"]
 
 _NO_IDS = np.zeros(0, dtype=np.int32)
 _NO_LOGPROBS = np.zeros(0, dtype=np.float32)
-_FINISHED: FinishReason = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,25 @@ class Matched:
         return self.names.index(name)
 
     def rollout(self, place: int, number: int) -> Rollout:
-        """A set's responses to a prompt, as an oracle role compares them: texts without token ids, of no known policy version (-1)."""
-        own = self.answers[place][number]
-        reasons = own.finish_reasons or [_FINISHED] * len(own.responses)
-        pairs = zip(own.responses, reasons, strict=True)
-        return Rollout(self.prompts[number], tuple(Response(_NO_IDS, _NO_LOGPROBS, text, reason) for text, reason in pairs), None)
+        """A set's responses to a prompt, as an oracle role compares them."""
+        answers = self.answers[place][number]
+        return text_rollout(self.prompts[number], answers.responses, answers.finish_reasons)
+
+
+def text_prompt(index: int, name: str, text: str, chat: tuple[tuple[str, str], ...] = ()) -> Prompt:
+    """A prompt that an oracle is shown and no policy is given: it has no token ids."""
+    return Prompt(index, name, text, _NO_IDS, chat)
+
+
+def text_rollout(prompt: Prompt, responses: Sequence[str], reasons: Sequence[FinishReason] | None = None) -> Rollout:
+    """Given responses as an oracle role compares them: texts without token ids and without a policy version.
+
+    Args:
+        reasons: why each response ended; default: the policy ended it.
+    """
+    reasons = reasons or ["stop"] * len(responses)
+    pairs = zip(responses, reasons, strict=True)
+    return Rollout(prompt, tuple(Response(_NO_IDS, _NO_LOGPROBS, text, reason) for text, reason in pairs), None)
 
 
 def match(sets: Sequence[ResponseSet], *, by: By | None = None, partial: bool = False) -> Matched:
@@ -141,7 +154,7 @@ def _prompt(number: int, answers: Sequence[Answers]) -> Prompt:
     assert first.prompt is not None
     chat = next((own.chat for own in known if own.chat), ())
     name = next((own.id for own in answers if own.id is not None), str(number))
-    return Prompt(number, name, first.prompt, _NO_IDS, chat)
+    return text_prompt(number, name, first.prompt, chat)
 
 
 def _lengths(answers: Answers, unit: Unit) -> Sequence[int]:

@@ -62,7 +62,7 @@ def read_responses(
     policies: dict[str, str] = {}
     places: dict[str, str] = {}
     layout = None
-    for given in _records(path):
+    for given in records_of(path):
         record = given if column is None else _from_column(given, column)
         layout = layout or _format_of(record)
         if missing := set(layout) - record.values.keys():
@@ -92,7 +92,7 @@ def read_rounds(path: Path) -> list[ResponseSet]:
             the first.
     """
     rounds: list[list[Answers]] = []
-    for record in _records(path):
+    for record in records_of(path):
         chains, counts = _chains(record, "revisions", str), _chains(record, "tokens", int)
         lengths = {len(chain) for chain in (*chains, *counts)}
         if len(chains) != len(counts) or len(lengths) != 1 or (rounds and lengths != {len(rounds)}):
@@ -114,7 +114,7 @@ def read_questions(path: Path) -> dict[str, str]:
         DataError: naming the place of a record without id or prompt, or of an id that is there twice.
     """
     found: dict[str, str] = {}
-    for record in _records(path):
+    for record in records_of(path):
         name, prompt = question_of(record)
         if name in found:
             raise DataError(f"{record.place}: id {name!r} is there twice")
@@ -122,7 +122,7 @@ def read_questions(path: Path) -> dict[str, str]:
     return found
 
 
-def _records(path: Path) -> Iterator[Record]:
+def records_of(path: Path) -> Iterator[Record]:
     """Records of a JSONL or Parquet file, or of a JSON list."""
     if not path.exists():
         raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")

@@ -1,8 +1,12 @@
-"""Results of evaluations as tables on the terminal and as JSON. Each table has a row a policy, n or pair; win rates come with intervals
-and mean lengths. What the oracle observed, its costs for one, stands below."""
+"""Results of evaluations as tables on the terminal, as SVG and as JSON.
+
+A table has one row per policy, per n or per pair. Win rates come with intervals and mean lengths. The oracle's metrics, such as its cost,
+stand below the table.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raypref.evaluation.agreement import LABELS, Agreement
 from raypref.evaluation.best_checkpoint import BestCheckpoint
 from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.references import ReferenceWinRate
@@ -24,30 +29,56 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 OPEN = ("unanswered", "abstained")
-"""Headings of what the oracle left open: prompts altogether, comparisons of one response with one."""
+"""Headings of what the oracle left open: whole prompts, single comparisons of one response with another."""
+LOSES, EVEN, WINS = (213, 94, 0), (255, 255, 255), (0, 114, 178)
+"""Red, green and blue of a win rate of 0, one half and 1: orange, white, blue, which colour-blind people can tell apart."""
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
+<style>.{unique_id}-matrix {{ font-family: monospace; font-size: {char_height}px; }} {styles}</style>
+<defs><clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
+<rect width="100%" height="100%" fill="white"/>
+<g transform="translate({terminal_x}, {terminal_y})">{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>
+</svg>
+"""
+"""What ``save_svg`` writes: rich's own template without the frame of a terminal window, and without fonts from the network."""
 
 
 def write_json(path: Path, result: Any) -> None:
-    """A result, or a list of them, as JSON with its fields' names; NaN becomes null.
+    """Write a result, or several, as JSON under the names of its fields; NaN becomes null.
 
     Args:
         path: replaced.
         result: one of the frozen dataclasses of ``raypref.evaluation``, or a sequence or mapping of them.
     """
-    made: Any
+    content: Any
     if isinstance(result, Mapping):
-        made = {name: asdict(item) for name, item in result.items()}
+        content = {name: asdict(item) for name, item in result.items()}
     else:
-        made = [asdict(item) for item in result] if isinstance(result, Sequence) else asdict(result)
-    path.write_text(json.dumps(_without_nan(made), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = [asdict(item) for item in result] if isinstance(result, Sequence) else asdict(result)
+    path.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_svg(path: Path, table: Table) -> None:
+    """A table as an SVG picture.
+
+    Args:
+        path: replaced.
+        table: of any of the functions below.
+    """
+    from rich.console import Console
+    from rich.terminal_theme import DEFAULT_TERMINAL_THEME
+
+    console = Console(record=True, file=io.StringIO(), width=1000, force_terminal=True, color_system="truecolor")
+    console.width = console.measure(table).maximum
+    console.print(table)
+    console.save_svg(str(path), theme=DEFAULT_TERMINAL_THEME, code_format=SVG)
 
 
 def matrix_table(matrix: WinRateMatrix) -> Table:
-    """Win rates of the rows against the columns, and the mean length of the rows' responses."""
+    """Win rates of the rows against the columns, shaded from orange (loses) to blue (wins), and the mean length of the rows' responses."""
     headings = ["", *matrix.names, matrix.unit, "unmatched"]
-    rows = []
+    rows: list[list[str | tuple[str, str]]] = []
     for i, name in enumerate(matrix.names):
-        cells = [_cell(matrix, i, j) for j in range(len(matrix.names))]
+        cells = [(_cell(matrix, i, j), _shade(matrix.win_rates[i][j])) for j in range(len(matrix.names))]
         rows.append([name, *cells, f"{matrix.lengths[i]:.1f}", str(matrix.unmatched[i])])
     table = _table(f"win rate of the row against the column, {matrix.prompts} prompts ({matrix.confidence:.0%} interval)", headings, rows)
     beyond = "beyond chance" if matrix.cyclic_beyond_chance else "within chance"
@@ -93,40 +124,55 @@ def best_of_table(curve: Sequence[BestOf]) -> Table:
     return _table("best of n against the first response", ["n", "win rate", *OPEN, curve[0].unit or "length"], rows)
 
 
-def checkpoint_table(chosen: BestCheckpoint) -> Table:
-    """Candidates from the best to the worst; an asterisk where the interval overlaps that of the best."""
+def checkpoint_table(result: BestCheckpoint) -> Table:
+    """Candidates from the best to the worst; an asterisk marks those whose interval overlaps that of the best."""
     rows = [
         [
-            candidate.name + (" *" if candidate.name in chosen.undecided else ""),
+            candidate.name + (" *" if candidate.name in result.undecided else ""),
             _interval(candidate.win_rate),
             f"{candidate.behind:.3f}  [{candidate.behind_low:.3f}, {candidate.behind_high:.3f}]",
             str(candidate.win_rate.unanswered),
             str(candidate.abstained),
             f"{candidate.length:.1f}",
         ]
-        for candidate in chosen.candidates
+        for candidate in result.candidates
     ]
-    table = _table(f"best checkpoint: {chosen.best}", ["", "win rate", "behind the best", *OPEN, chosen.unit], rows)
-    table.caption = _caption("* the interval overlaps that of the best" if chosen.undecided else "", _observed(chosen.oracle))
+    table = _table(f"best checkpoint: {result.best}", ["", "win rate", "behind the best", *OPEN, result.unit], rows)
+    table.caption = _caption("* the interval overlaps that of the best" if result.undecided else "", _observed(result.oracle))
     return table
 
 
 def length_controlled_table(results: Mapping[str, LengthControlled]) -> Table:
-    """Win rates at equal lengths beside those as judged, and what the judge adds for length."""
+    """Win rates at equal lengths beside the judge's own, and what the judge adds for length."""
     headings = ["", "length-controlled", "as judged", "theta", "phi (length)", "psi (difficulty)", "unanswered", "length"]
     rows = [
         [
             name,
-            f"{found.win_rate:.3f}  [{found.low:.3f}, {found.high:.3f}]",
-            f"{found.raw:.3f}",
-            *(f"{value:+.3f}" for value in (found.theta, found.phi, found.psi)),
-            str(found.unanswered),
-            f"{found.length:.1f} against {found.baseline_length:.1f} {found.unit or ''}".rstrip(),
+            f"{result.win_rate:.3f}  [{result.low:.3f}, {result.high:.3f}]",
+            f"{result.raw:.3f}",
+            *(f"{value:+.3f}" for value in (result.theta, result.phi, result.psi)),
+            str(result.unanswered),
+            f"{result.length:.1f} against {result.baseline_length:.1f} {result.unit or ''}".rstrip(),
         ]
-        for name, found in results.items()
+        for name, result in results.items()
     ]
     table = _table("win rate against the baseline at equal lengths", headings, rows)
-    table.caption = _caption(*(_observed(found.oracle, name) for name, found in results.items()))
+    table.caption = _caption(*(_observed(result.oracle, name) for name, result in results.items()))
+    return table
+
+
+def agreement_table(result: Agreement) -> Table:
+    """Labels against verdicts as counts; the shares and kappas below."""
+    rows = [[label, *map(str, counts)] for label, counts in zip(LABELS, result.confusion, strict=True)]
+    title = f"labels (rows) and the oracle's verdicts, {result.comparisons} comparisons ({result.confidence:.0%} interval)"
+    table = _table(title, ["", *LABELS], rows)
+    table.caption = _caption(
+        f"agreement {result.agreement:.3f}  [{result.low:.3f}, {result.high:.3f}], without ties {result.decided_agreement:.3f}",
+        f"Cohen's kappa {result.kappa:.3f}  [{result.kappa_low:.3f}, {result.kappa_high:.3f}]"
+        + ("" if math.isnan(result.people_kappa) else f", between people {result.people_kappa:.3f}"),
+        f"left out: {result.unanswered} on which the oracle abstained, {result.no_majority} without a majority of the people",
+        _observed(result.oracle),
+    )
     return table
 
 
@@ -147,9 +193,9 @@ def _without_nan(value: Any) -> Any:
 
 
 def _observed(oracle: Mapping[str, float], whose: str = "") -> str:
-    """What the oracle observed in one line; empty where that is nothing."""
-    figures = [f"{name.removeprefix('oracle/')} {value:{',.10g' if isinstance(value, Total) else '.3f'}}" for name, value in oracle.items()]
-    return f"oracle{f', {whose}' if whose else ''}: {', '.join(figures)}" if figures else ""
+    """The oracle's metrics in one line; empty where there are none."""
+    shown = [f"{name.removeprefix('oracle/')} {value:{',.10g' if isinstance(value, Total) else '.3f'}}" for name, value in oracle.items()]
+    return f"oracle{f', {whose}' if whose else ''}: {', '.join(shown)}" if shown else ""
 
 
 def _caption(*lines: str) -> Text | None:
@@ -167,11 +213,20 @@ def _cell(matrix: WinRateMatrix, i: int, j: int) -> str:
     return f"{matrix.win_rates[i][j]:.3f}  [{matrix.low[i][j]:.3f}, {matrix.high[i][j]:.3f}]{note}"
 
 
+def _shade(rate: float) -> str:
+    """Style of a cell, with letters that are legible on its background."""
+    end, share = WINS if rate > 0.5 else LOSES, abs(rate - 0.5) * 2.0
+    red, green, blue = (round(middle + share * (far - middle)) for middle, far in zip(EVEN, end, strict=True))
+    letters = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 110 else "black"
+    return f"{letters} on rgb({red},{green},{blue})"
+
+
 def _interval(rate: WinRate) -> str:
     return f"{rate.win_rate:.3f}  [{rate.low:.3f}, {rate.high:.3f}]"
 
 
-def _table(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+def _table(title: str, headings: Iterable[str], rows: Iterable[Sequence[str | tuple[str, str]]]) -> Table:
+    """Cells are texts, or texts with a style."""
     from rich.table import Table
     from rich.text import Text
 
@@ -179,5 +234,5 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]]) -
     for number, heading in enumerate(headings):
         table.add_column(Text(heading), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
     return table

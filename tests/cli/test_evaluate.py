@@ -141,6 +141,46 @@ def test_totals_are_shown_in_full() -> None:
     )
 
 
+def labelled(*records: tuple[str, str, str | list[str]]) -> None:
+    """Two responses and a label, for each of the prompts p0, p1, ..."""
+    rows = [{"prompt": f"p{k}", "responses": [first, second], "label": label} for k, (first, second, label) in enumerate(records)]
+    Path("labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.usefixtures("calls")
+def test_agreement_with_people() -> None:
+    """The oracle prefers the longer response: first, second, first, and abstains on the last. Two of three people say first, first, tie and
+    second; on the fifth comparison they have no majority. Agreement 1/3; of the two comparisons without a tie 1/2."""
+    labelled(
+        ("aa", "b", ["first", "first", "tie"]),
+        ("a", "bb", ["first", "second", "first"]),
+        ("aa", "b", ["tie", "tie", "second"]),
+        ("?", "b", ["second", "second", "second"]),
+        ("aa", "b", ["first", "second", "tie"]),
+    )
+    shown = evaluate("agreement", "--labels", "labels.jsonl")
+    found = result("agreement.json")
+    assert (found["agreement"], found["decided_agreement"]) == (pytest.approx(1 / 3), 0.5)
+    assert found["confusion"] == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+    assert (found["comparisons"], found["unanswered"], found["no_majority"]) == (3, 1, 1)
+    assert found["oracle"]["oracle/cost_usd_total"] == 4 * 0.25
+    assert "agreement 0.333" in shown
+    assert "left out: 1 on which the oracle abstained, 1 without a majority of the people" in shown
+    evaluate("agreement", "--labels", "labels.jsonl", "--tie-margin", "0.3")
+    assert result("agreement.json")["confusion"] == [[0, 0, 2], [0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("both", r"labels.jsonl:2: 'label' must be one of first, second, tie"), (["first", "tie"], r"labels.jsonl:2: 2 labels; .*:1 has 1")],
+)
+def test_labels_that_cannot_be_read(label: str | list[str], message: str) -> None:
+    labelled(("aa", "b", "first"), ("aa", "b", label))
+    with pytest.raises(DataError, match=message):
+        evaluate("agreement", "--labels", "labels.jsonl")
+
+
 @pytest.mark.usefixtures("files")
 def test_references_are_told_what_they_cost() -> None:
     shown = evaluate("references", *A, *AGAINST)

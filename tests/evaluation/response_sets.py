@@ -1,5 +1,7 @@
 """Sets of responses made by hand, and a judge that answers from a table."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Mapping, Sequence
 

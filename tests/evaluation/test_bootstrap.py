@@ -1,12 +1,14 @@
 """Resampling."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
 from raypref.evaluation.bootstrap import half_samples, percentiles, resampled_means
 
 
-def test_figures_share_the_resamples():
+def test_figures_share_the_resamples() -> None:
     """The second figure is 1 minus the first on every prompt, so that the means add up to 1 in every resample."""
     values = np.random.default_rng(1).random(30)
     means = resampled_means(np.stack([values, 1 - values], axis=1), resamples=50, seed=3)
@@ -15,7 +17,7 @@ def test_figures_share_the_resamples():
     assert np.ptp(means[:, 0]) > 0
 
 
-def test_prompts_without_a_figure_are_left_out_of_its_mean():
+def test_prompts_without_a_figure_are_left_out_of_its_mean() -> None:
     """Prompts 0.2 and one without: whatever is drawn, the mean is 0.2, or there is none where only the other one is drawn."""
     means = resampled_means(np.array([[0.2, 0.2], [np.nan, 0.2]]), resamples=100, seed=0)
     known = means[:, 0][~np.isnan(means[:, 0])]
@@ -24,7 +26,7 @@ def test_prompts_without_a_figure_are_left_out_of_its_mean():
     np.testing.assert_allclose(np.stack(percentiles(means, 0.9)), 0.2)
 
 
-def test_half_samples_have_the_spread_of_half_the_prompts():
+def test_half_samples_have_the_spread_of_half_the_prompts() -> None:
     """1,024 prompts, half won: a mean of 512 has the standard deviation 0.5 / sqrt(512) = 0.0221."""
     values = np.repeat([0.0, 1.0], 512)
     spread = half_samples(values, seed=0, resamples=4000)
@@ -33,7 +35,7 @@ def test_half_samples_have_the_spread_of_half_the_prompts():
     assert spread.deviation == pytest.approx(0.0221, rel=0.05)
 
 
-def test_half_samples_by_default_are_twenty():
+def test_half_samples_by_default_are_twenty() -> None:
     """Two of three prompts are drawn, all alike."""
     spread = half_samples(np.full(3, 0.7), seed=0)
     assert (spread.resamples, spread.size) == (20, 2)

@@ -1,7 +1,11 @@
 """Responses in other tools' formats, and back."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +17,11 @@ from tests.evaluation.response_sets import response_set
 SET = response_set("mine", ("x", "yz"), ("v", "wörd"), tokens=True)
 
 
-def _read(path):
+def _read(path: Path) -> list[tuple[str | None, str | None, tuple[str, ...], tuple[int, ...] | None]]:
     return [(own.id, own.prompt, own.responses, own.tokens) for own in read_responses(path).answers]
 
 
-def test_alpaca_eval_there_and_back(tmp_path):
+def test_alpaca_eval_there_and_back(tmp_path: Path) -> None:
     write_alpaca_eval(tmp_path / "outputs.json", SET)
     rows = json.loads((tmp_path / "outputs.json").read_text())
     assert rows[1] == {"instruction": "question 1", "output": "v", "generator": "mine"}
@@ -27,7 +31,7 @@ def test_alpaca_eval_there_and_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["outputs.json"]
 
 
-def test_arena_hard_v01_there_and_back(tmp_path):
+def test_arena_hard_v01_there_and_back(tmp_path: Path) -> None:
     write_arena_hard_v01(tmp_path / "mine.jsonl", SET)
     row = json.loads((tmp_path / "mine.jsonl").read_text().splitlines()[1])
     assert row["choices"][1] == {"index": 1, "turns": [{"content": "wörd", "token_len": 4}]}
@@ -36,13 +40,13 @@ def test_arena_hard_v01_there_and_back(tmp_path):
     assert _read(tmp_path / "mine.jsonl") == [("q0", None, ("x", "yz"), (1, 2)), ("q1", None, ("v", "wörd"), (1, 4))]
 
 
-def test_arena_hard_v01_has_a_length_for_the_conversation_where_there_is_one(tmp_path):
+def test_arena_hard_v01_has_a_length_for_the_conversation_where_there_is_one(tmp_path: Path) -> None:
     write_arena_hard_v01(tmp_path / "mine.jsonl", response_set("mine", "abc", tokens=True))
     row = json.loads((tmp_path / "mine.jsonl").read_text())
     assert row["conv_metadata"] == {"token_len": 3}
 
 
-def test_arena_hard_v2_there_and_back(tmp_path):
+def test_arena_hard_v2_there_and_back(tmp_path: Path) -> None:
     chat = (("system", "Be brief."), ("user", "Why?"))
     made = ResponseSet("mine", (replace(SET.answers[0], chat=chat, prompt="system: Be brief.\n\nuser: Why?"), SET.answers[1]))
     write_arena_hard_v2(tmp_path / "mine.jsonl", made, response=1)
@@ -54,7 +58,7 @@ def test_arena_hard_v2_there_and_back(tmp_path):
     assert (second.prompt, second.responses) == ("question 1", ("wörd",))
 
 
-def test_the_best_of_n_alone(tmp_path):
+def test_the_best_of_n_alone(tmp_path: Path) -> None:
     write_alpaca_eval(tmp_path / "outputs.json", SET.picked([1, 0], "best"))
     assert [(row["output"], row["generator"]) for row in json.loads((tmp_path / "outputs.json").read_text())] == [
         ("yz", "best"),
@@ -62,7 +66,7 @@ def test_the_best_of_n_alone(tmp_path):
     ]
 
 
-def test_without_lengths(tmp_path):
+def test_without_lengths(tmp_path: Path) -> None:
     write_arena_hard_v01(tmp_path / "mine.jsonl", response_set("mine", "x"))
     write_arena_hard_v2(tmp_path / "other.jsonl", response_set("mine", "x"))
     assert _read(tmp_path / "mine.jsonl")[0][3] is None
@@ -70,14 +74,14 @@ def test_without_lengths(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_arena_hard_v01, write_arena_hard_v2])
-def test_arena_hard_needs_ids(tmp_path, write):
+def test_arena_hard_needs_ids(tmp_path: Path, write: Callable[[Path, ResponseSet], None]) -> None:
     with pytest.raises(DataError, match="mine:1: no id; Arena-Hard finds the question by it"):
         write(tmp_path / "mine.jsonl", response_set("mine", "x", ids=False))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("write", [write_alpaca_eval, write_arena_hard_v2])
-def test_what_holds_prompts_needs_them(tmp_path, write):
+def test_what_holds_prompts_needs_them(tmp_path: Path, write: Callable[[Path, ResponseSet], None]) -> None:
     bare = ResponseSet("mine", (replace(SET.answers[0], prompt=None),))
     with pytest.raises(DataError, match="mine:1: no prompt here, only the id 'q0'"):
         write(tmp_path / "mine.jsonl", bare)
@@ -85,6 +89,6 @@ def test_what_holds_prompts_needs_them(tmp_path, write):
         write(tmp_path / "mine.jsonl", SET, response=2)
 
 
-def test_plain_responses_there_and_back(tmp_path):
+def test_plain_responses_there_and_back(tmp_path: Path) -> None:
     write_responses(tmp_path / "mine.jsonl", SET)
     assert _read(tmp_path / "mine.jsonl") == [("q0", "question 0", ("x", "yz"), (1, 2)), ("q1", "question 1", ("v", "wörd"), (1, 4))]

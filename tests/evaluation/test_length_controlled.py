@@ -1,5 +1,7 @@
 """Length-controlled win rates. No published rate is reproduced here: AlpacaEval's verdicts and difficulties are not at hand."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

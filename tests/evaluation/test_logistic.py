@@ -1,5 +1,7 @@
 """Penalised logistic regression."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

@@ -1,5 +1,7 @@
 """The same prompts in several files."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,11 @@ from raypref.evaluation.response_files import ResponseSet
 from tests.evaluation.response_sets import response_set
 
 
-def _reversed(answered):
+def _reversed(answered: ResponseSet) -> ResponseSet:
     return ResponseSet(answered.name, answered.answers[::-1])
 
 
-def test_by_id_in_the_first_sets_order():
+def test_by_id_in_the_first_sets_order() -> None:
     matched = match([response_set("a", "x", "y"), _reversed(response_set("b", "v", "w"))])
     assert [prompt.id for prompt in matched.prompts] == ["q0", "q1"]
     assert [[own.responses for own in row] for row in matched.answers] == [[("x",), ("y",)], [("v",), ("w",)]]
@@ -23,14 +25,14 @@ def test_by_id_in_the_first_sets_order():
 
 
 @pytest.mark.parametrize("ids", [(False, False), (True, False)])
-def test_by_text_where_one_has_no_ids(ids):
+def test_by_text_where_one_has_no_ids(ids: tuple[bool, bool]) -> None:
     first, second = ids
     matched = match([response_set("a", "x", "y", ids=first), _reversed(response_set("b", "v", "w", ids=second))])
     assert [[own.responses[0] for own in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
     assert [prompt.id for prompt in matched.prompts] == (["q0", "q1"] if first else ["0", "1"])
 
 
-def test_by_text_where_no_id_is_common():
+def test_by_text_where_no_id_is_common() -> None:
     other = response_set("b", "v", "w")
     renamed = ResponseSet("b", tuple(replace(own, id=f"other {own.id}") for own in other.answers))
     assert len(match([response_set("a", "x", "y"), renamed]).prompts) == 2
@@ -38,14 +40,14 @@ def test_by_text_where_no_id_is_common():
         match([response_set("a", "x", "y"), renamed], by="id")
 
 
-def test_a_text_that_is_there_twice_is_matched_in_order():
+def test_a_text_that_is_there_twice_is_matched_in_order() -> None:
     sets = [response_set(name, *texts, ids=False) for name, texts in (("a", "xy"), ("b", "vw"))]
     same = [ResponseSet(own.name, tuple(replace(answers, prompt="again") for answers in own.answers)) for own in sets]
     matched = match(same)
     assert [[own.responses[0] for own in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
 
 
-def test_unmatched_prompts_are_refused_or_counted():
+def test_unmatched_prompts_are_refused_or_counted() -> None:
     sets = [response_set("a", "x", "y", "z"), response_set("b", "v", "w")]
     with pytest.raises(DataError, match=r"a:3: this prompt is not in all .* 1 of 3 in 'a', 0 of 2 in 'b'; allow a partial match"):
         match(sets)
@@ -53,14 +55,14 @@ def test_unmatched_prompts_are_refused_or_counted():
     assert (len(matched.prompts), matched.unmatched) == (2, (1, 0))
 
 
-def test_one_id_with_two_texts_is_refused():
+def test_one_id_with_two_texts_is_refused() -> None:
     other = response_set("b", "v")
     changed = ResponseSet("b", (replace(other.answers[0], prompt="something else"),))
     with pytest.raises(DataError, match=r"b:1: id 'q0' stands for another prompt than in a:1"):
         match([response_set("a", "x"), changed])
 
 
-def test_prompts_come_from_whichever_file_has_them():
+def test_prompts_come_from_whichever_file_has_them() -> None:
     """As with Arena-Hard v0.1, whose answers name the question by its id alone."""
     bare = [ResponseSet(own.name, tuple(replace(answers, prompt=None) for answers in own.answers)) for own in (response_set("b", "v"),)]
     assert match([*bare, response_set("a", "x")]).prompts[0].text == "question 0"
@@ -70,20 +72,20 @@ def test_prompts_come_from_whichever_file_has_them():
         match([*bare, response_set("a", "x", ids=False)])
 
 
-def test_sets_that_cannot_be_told_apart():
+def test_sets_that_cannot_be_told_apart() -> None:
     with pytest.raises(DataError, match="different names, got a, a"):
         match([response_set("a", "x"), response_set("a", "y")])
 
 
-def test_matching_by_id_without_ids_is_refused():
+def test_matching_by_id_without_ids_is_refused() -> None:
     with pytest.raises(DataError, match=r"b:1: no id to match by"):
         match([response_set("a", "x"), response_set("b", "y", ids=False)], by="id")
 
 
-def test_lengths_are_tokens_only_where_all_files_have_them():
+def test_lengths_are_tokens_only_where_all_files_have_them() -> None:
     """Tokens are counted as letters and one more: 3 and 2 (mean 2.5) against 5 tokens, 2 and 1 (mean 1.5) against 4 characters."""
 
-    def counted(name, *texts):
+    def counted(name: str, *texts: str) -> ResponseSet:
         made = response_set(name, texts)
         return ResponseSet(name, (replace(made.answers[0], tokens=tuple(len(text) + 1 for text in texts)),))
 
@@ -95,7 +97,7 @@ def test_lengths_are_tokens_only_where_all_files_have_them():
     np.testing.assert_allclose(without.lengths, [[1.5], [4.0]])
 
 
-def test_rollouts_hold_texts_alone():
+def test_rollouts_hold_texts_alone() -> None:
     rollout = match([response_set("a", ("x", "y")), response_set("b", "v")]).rollout(0, 0)
     assert [response.text for response in rollout.responses] == ["x", "y"]
     assert (rollout.prompt.text, rollout.policy_version, len(rollout.responses[0].token_ids)) == ("question 0", None, 0)

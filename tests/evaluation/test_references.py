@@ -1,7 +1,10 @@
 """Win rates against references."""
 
+from __future__ import annotations
+
 import asyncio
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +19,13 @@ NAN = float("nan")
 RUN = HOW | {"in_flight": 3}
 
 
-def test_one_half_is_a_draw():
+def test_one_half_is_a_draw() -> None:
     """1/2 within 1e-9 is a draw; 0.1 + 0.2 + 0.2 is 0.5 but for rounding."""
     given = scores(np.array([0.9, 0.5, 0.51, 0.1, NAN, 0.1 + 0.2 + 0.2]))
     np.testing.assert_array_equal(given, [1.0, 0.5, 1.0, 0.0, NAN, 0.5])
 
 
-def test_scored_and_soft():
+def test_scored_and_soft() -> None:
     """Four prompts, of which one has two responses.
 
     P 0.9, 0.5, 0.2, and 0.6 with 0.3; scores 1, 0.5, 0, and (1 + 0) / 2.
@@ -41,7 +44,7 @@ def test_scored_and_soft():
     assert (result.length, result.reference_length, result.unit) == (1.0, 1.0, "tokens")
 
 
-def test_abstentions():
+def test_abstentions() -> None:
     """A prompt with one answer of two counts with that one; a prompt without any is left out: mean P (0.8 + 0.4) / 2 = 0.6."""
     table = {"a>r": 0.8, "b>r": NAN, "c>r": NAN, "d>r": 0.4}
     sets = [response_set("policy", ("a", "b"), "c", "d"), response_set("gold", *"rrr")]
@@ -54,7 +57,7 @@ def test_abstentions():
         asyncio.run(reference_win_rate(nothing, "policy", "gold", TableJudge(table), **RUN))
 
 
-def test_an_even_policy_has_one_half_everywhere(tmp_path):
+def test_an_even_policy_has_one_half_everywhere(tmp_path: Path) -> None:
     """No spread where every comparison is a draw."""
     sets = [response_set("policy", *"aaaa"), response_set("gold", *"rrrr")]
     result = asyncio.run(reference_win_rate(match(sets), "policy", "gold", TableJudge({"a>r": 0.5}), **RUN))

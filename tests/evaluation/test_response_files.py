@@ -1,6 +1,11 @@
 """Files of responses."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -10,18 +15,18 @@ import pytest
 from raypref.errors import DataError
 from raypref.evaluation.response_files import read_questions, read_responses, read_rounds
 from raypref.loop.generation import Chain, write_chains
-from raypref.types import Prompt, Response
+from raypref.types import FinishReason, Prompt, Response
 
 
-def _lines(path, *rows):
+def _lines(path: Path, *rows: Mapping[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def test_what_raypref_generate_writes(tmp_path):
+def test_what_raypref_generate_writes(tmp_path: Path) -> None:
     """One prompt, two responses, each revised once: the revisions of 2 and 1 tokens are read, not the first answers of 3 and 3."""
 
-    def response(text, tokens, reason="stop"):
+    def response(text: str, tokens: int, reason: FinishReason = "stop") -> Response:
         return Response(np.zeros(tokens, dtype=np.int32), np.zeros(tokens, dtype=np.float32), text, reason)
 
     first, revised = (response("a", 3), response("b", 3)), (response("c", 2), response("d", 1, "length"))
@@ -33,7 +38,7 @@ def test_what_raypref_generate_writes(tmp_path):
     assert answers.finish_reasons == ("stop", "length")
 
 
-def test_alpaca_eval_outputs(tmp_path):
+def test_alpaca_eval_outputs(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     rows = [
         {"dataset": "helpful_base", "instruction": "Why?", "output": "", "generator": "m"},
@@ -57,7 +62,7 @@ def test_alpaca_eval_outputs(tmp_path):
         ({}, "It is.", None),
     ],
 )
-def test_arena_hard_v01(tmp_path, extra, turn, tokens):
+def test_arena_hard_v01(tmp_path: Path, extra: dict[str, Any], turn: Any, tokens: tuple[int, ...] | None) -> None:
     """The length stands in the turn or in the conversation's metadata; a bare text is a turn too. The prompt is in another file."""
     row = {"question_id": "x1", "answer_id": "a", "model_id": "m", "choices": [{"index": 0, "turns": [turn]}], "tstamp": 1.0}
     path = _lines(tmp_path / "m.jsonl", row | extra)
@@ -69,7 +74,7 @@ def test_arena_hard_v01(tmp_path, extra, turn, tokens):
         read_responses(path, questions={"x2": "Why?"})
 
 
-def test_arena_hard_v2(tmp_path):
+def test_arena_hard_v2(tmp_path: Path) -> None:
     """The question is all but the last message; the answer is in a mapping, in some files a bare text."""
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     rows = [
@@ -86,7 +91,7 @@ def test_arena_hard_v2(tmp_path):
     assert read_questions(_lines(tmp_path / "q.jsonl", {"uid": "x1", "prompt": "Why?"})) == {"x1": "Why?"}
 
 
-def test_columns_of_a_parquet_file(tmp_path):
+def test_columns_of_a_parquet_file(tmp_path: Path) -> None:
     table = pyarrow.table({"prompt": ["a?", "b?"], "responses": [["x", "yz"], ["w", ""]], "tokens": [[1, 2], [1, 1]]})
     pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
     read = read_responses(tmp_path / "p.parquet")
@@ -96,7 +101,7 @@ def test_columns_of_a_parquet_file(tmp_path):
     ]
 
 
-def test_a_chat_and_one_response(tmp_path):
+def test_a_chat_and_one_response(tmp_path: Path) -> None:
     path = _lines(tmp_path / "r.jsonl", {"id": 7, "prompt": [{"role": "user", "content": "Why?"}], "response": "So.", "tokens": 2})
     (answers,) = read_responses(path).answers
     assert (answers.id, answers.prompt, answers.chat, answers.tokens) == ("7", "Why?", (("user", "Why?"),), (2,))
@@ -130,7 +135,7 @@ def test_a_chat_and_one_response(tmp_path):
         ([], r"r\.jsonl: no responses in this file"),
     ],
 )
-def test_what_is_refused(tmp_path, rows, message):
+def test_what_is_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_responses(_lines(tmp_path / "r.jsonl", *rows))
 
@@ -143,19 +148,19 @@ def test_what_is_refused(tmp_path, rows, message):
         ('["a"]', r"r\.json, item 0: expected an object, got str"),
     ],
 )
-def test_a_broken_list_is_refused(tmp_path, text, message):
+def test_a_broken_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_responses(tmp_path / "r.json")
 
 
 @pytest.mark.parametrize("name", ["none.json", "none.jsonl", "none"])
-def test_a_missing_file_is_named(tmp_path, name):
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=rf"{name}: no such file"):
         read_responses(tmp_path / name)
 
 
-def test_references_in_a_column_of_their_own(tmp_path):
+def test_references_in_a_column_of_their_own(tmp_path: Path) -> None:
     """The policy's responses and their lengths in the same file are not read."""
     row = {"id": "a", "prompt": "Why?", "responses": ["x", "y"], "tokens": [1, 1]}
     path = _lines(tmp_path / "r.jsonl", row | {"reference": "So."}, row | {"id": "b", "reference": ["So.", "Thus."]})
@@ -166,7 +171,7 @@ def test_references_in_a_column_of_their_own(tmp_path):
         read_responses(path, column="gold")
 
 
-def test_questions_that_are_refused(tmp_path):
+def test_questions_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"q\.jsonl:2: id 'a' is there twice"):
         read_questions(_lines(tmp_path / "q.jsonl", {"uid": "a", "prompt": "x"}, {"uid": "a", "prompt": "y"}))
     with pytest.raises(DataError, match=r"q\.jsonl:1: a question needs question_id, uid or id; fields here: prompt"):
@@ -175,10 +180,10 @@ def test_questions_that_are_refused(tmp_path):
         read_questions(_lines(tmp_path / "q.jsonl", {"question_id": "x"}))
 
 
-def test_rounds_of_revisions(tmp_path):
+def test_rounds_of_revisions(tmp_path: Path) -> None:
     """Two responses, each revised once: round 0 has the first answers, round 1 the revisions."""
 
-    def response(text):
+    def response(text: str) -> Response:
         return Response(np.zeros(len(text), dtype=np.int32), np.zeros(len(text), dtype=np.float32), text, "stop")
 
     prompt = Prompt(0, "q", "Why?", np.zeros(1, dtype=np.int32))
@@ -189,7 +194,7 @@ def test_rounds_of_revisions(tmp_path):
     assert (second.name, second.answers[0].responses, second.answers[0].tokens) == ("1 revisions", ("ccc", "d"), (3, 1))
 
 
-def test_rounds_of_unequal_numbers_are_refused(tmp_path):
+def test_rounds_of_unequal_numbers_are_refused(tmp_path: Path) -> None:
     row = {"id": "q", "prompt": "Why?", "responses": ["b"], "tokens": [[1, 1]], "revisions": [["a", "b"]], "finish_reasons": ["stop"]}
     path = _lines(tmp_path / "mine.jsonl", row, row | {"id": "r", "tokens": [[1]], "revisions": [["a"]]})
     with pytest.raises(DataError, match=r"mine\.jsonl:2: 'revisions' and 'tokens' must list as many answers"):
@@ -205,7 +210,7 @@ def test_rounds_of_unequal_numbers_are_refused(tmp_path):
         ({"tokens": [1]}, "'tokens' must hold a list of counts"),
     ],
 )
-def test_rounds_that_are_none_are_refused(tmp_path, change, message):
+def test_rounds_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     row = {"id": "q", "prompt": "Why?", "responses": ["b"], "tokens": [[1, 1]], "revisions": [["a", "b"]], "finish_reasons": ["stop"]}
     with pytest.raises(DataError, match=rf"mine\.jsonl:1: {message}"):
         read_rounds(_lines(tmp_path / "mine.jsonl", row | change))
