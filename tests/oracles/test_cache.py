@@ -1,23 +1,27 @@
 """Verdicts that are kept, shared, and never made up."""
 
+from __future__ import annotations
+
+import hashlib
 import itertools
+import json
 import logging
 import multiprocessing
-import struct
 import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Question
-from raypref.oracles.support.cache import RECORD_BYTES, VerdictCache
-from raypref.preferences import unknown
+from raypref.oracles.support.cache import VerdictCache
+from raypref.preferences import Matrix, unknown
 from tests.test_preferences import ORDERED
 
 QUESTION = Question("p0", "Why?", ("b", "c", "a"), ((0, 1), (0, 2), (1, 2)))
@@ -29,7 +33,7 @@ def opened(directory: Path, identity: str = "mine") -> VerdictCache:
     return VerdictCache(directory, identity, refresh_s=0.0)
 
 
-def finds_in_time(cache: VerdictCache, question: Question, expected: dict) -> bool:
+def finds_in_time(cache: VerdictCache, question: Question, expected: dict[tuple[int, int], float]) -> bool:
     """Whether it comes to find this, within ten seconds."""
     deadline = time.monotonic() + 10.0
     while cache.find(question) != expected:
@@ -40,23 +44,30 @@ def finds_in_time(cache: VerdictCache, question: Question, expected: dict) -> bo
 
 
 def segments(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*/*.verdicts"))
+    return sorted(directory.glob("*/*.jsonl"))
 
 
-def pair(prompt: str, a: str, b: str, **also) -> Question:
+def pair(prompt: str, a: str, b: str, **also: Any) -> Question:
     return Question("p", prompt, (a, b), ((0, 1),), **also)
 
 
-def verdict(chance: float) -> np.ndarray:
+def verdict(chance: float) -> Matrix:
     return np.array([[0.5, chance], [1.0 - chance, 0.5]])
 
 
-def test_what_was_kept_is_found_by_the_next_run(tmp_path):
+def three_lines(directory: Path) -> tuple[Path, list[bytes]]:
+    """The segment with ``QUESTION``'s verdicts, and its lines."""
+    opened(directory).keep(QUESTION, ORDERED)
+    (segment,) = segments(directory)
+    return segment, segment.read_bytes().splitlines(keepends=True)
+
+
+def test_what_was_kept_is_found_by_the_next_run(tmp_path: Path) -> None:
     opened(tmp_path).keep(QUESTION, ORDERED)
     assert opened(tmp_path).find(QUESTION) == FOUND
 
 
-def test_what_another_replica_keeps_is_found_without_a_new_start(tmp_path):
+def test_what_another_replica_keeps_is_found_without_a_new_start(tmp_path: Path) -> None:
     """The second batch goes to the segment that the reader knows already."""
     reader, writer = opened(tmp_path), opened(tmp_path)
     for prompt in ("Why?", "How?"):
@@ -65,13 +76,13 @@ def test_what_another_replica_keeps_is_found_without_a_new_start(tmp_path):
     assert len(segments(tmp_path)) == 1
 
 
-def test_others_are_looked_at_no_more_often_than_allowed(tmp_path):
+def test_others_are_looked_at_no_more_often_than_allowed(tmp_path: Path) -> None:
     reader, writer = VerdictCache(tmp_path, "mine", refresh_s=3600.0), opened(tmp_path)
     writer.keep(QUESTION, ORDERED)
     assert reader.find(QUESTION) == {}
 
 
-def test_looking_at_others_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch):
+def test_looking_at_others_takes_at_most_a_tenth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look, from 0 to 2 s, took 2 s: the next one comes at 20 s."""
     writer = opened(tmp_path)
     clock = iter([0.0, 2.0, 19.9, 20.0, 20.0, 20.0])
@@ -85,7 +96,9 @@ def test_looking_at_others_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypat
 
 @given(order=st.permutations(range(3)), chances=st.lists(st.floats(0, 1), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=40)
-def test_a_verdict_does_not_depend_on_the_places_in_the_group(tmp_path_factory, order, chances):
+def test_a_verdict_does_not_depend_on_the_places_in_the_group(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], chances: list[float]
+) -> None:
     """The same three responses in another order: the matrix is permuted, bit for bit, whichever half of it was asked."""
     values = unknown(3)
     for (i, j), chance in zip(QUESTION.pairs, chances, strict=True):
@@ -96,7 +109,7 @@ def test_a_verdict_does_not_depend_on_the_places_in_the_group(tmp_path_factory, 
     assert opened(directory).find(moved) == {(i, j): values[order[i], order[j]] for i, j in QUESTION.pairs}
 
 
-def test_only_the_same_question_to_the_same_oracle_finds_it(tmp_path):
+def test_only_the_same_question_to_the_same_oracle_finds_it(tmp_path: Path) -> None:
     """The pieces of a key are told apart by their lengths: moving a letter from one to the next makes another key."""
     asked = pair("xy", "ab", "c")
     opened(tmp_path).keep(asked, verdict(0.9))
@@ -112,85 +125,122 @@ def test_only_the_same_question_to_the_same_oracle_finds_it(tmp_path):
         assert opened(tmp_path).find(other) == {}
 
 
-def test_abstentions_and_what_was_not_asked_are_not_kept(tmp_path):
+def test_abstentions_and_what_was_not_asked_are_not_kept(tmp_path: Path) -> None:
     values = ORDERED.copy()
     values[0, 1] = values[1, 0] = np.nan
     opened(tmp_path).keep(Question("p0", "Why?", QUESTION.responses, ((0, 1), (1, 2))), values)
     assert opened(tmp_path).find(QUESTION) == {(1, 2): ORDERED[1, 2]}
 
 
-def test_what_is_no_probability_is_refused(tmp_path):
+def test_what_is_no_probability_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"prompt 'p': P\[0, 1\] = -1\.0 is no probability"):
         opened(tmp_path).keep(pair("Why?", "a", "b"), verdict(-1.0))
     assert segments(tmp_path) == []
 
 
-def test_a_verdict_takes_one_record_and_is_written_once(tmp_path):
+def test_a_verdict_is_one_line_of_json_and_written_once(tmp_path: Path) -> None:
+    """Responses (b, c, a) in sorted order: (b, c) is, (b, a) and (c, a) are not. The checksum is of what follows it."""
     cache = opened(tmp_path)
     cache.keep(QUESTION, ORDERED)
     cache.keep(QUESTION, ORDERED)
     (segment,) = segments(tmp_path)
-    assert segment.stat().st_size == 3 * RECORD_BYTES == 3 * 28
+    lines = segment.read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(record["p"], record["in_order"]) for record in records] == [
+        (ORDERED[0, 1], True),
+        (ORDERED[0, 2], False),
+        (ORDERED[1, 2], False),
+    ]
+    assert [record["crc"] for record in records] == [f"{zlib.crc32(line[17:].encode()):08x}" for line in lines]
+    assert {len(bytes.fromhex(record["key"])) for record in records} == {16}
 
 
-def test_an_unpaired_surrogate_is_a_text_like_any_other(tmp_path):
+def test_verdicts_of_version_1_are_refused_and_named(tmp_path: Path) -> None:
+    """Their folder was named by the same hash over (version, identity), each with its length in 8 bytes in front."""
+    framed = b"".join(len(text).to_bytes(8, "little") + text for text in (b"1", b"mine"))
+    folder = tmp_path / hashlib.sha256(framed).hexdigest()[:16]
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=rf"judging\.cache: .*{folder.name} holds this oracle's verdicts in the binary format"):
+        opened(tmp_path)
+    assert len(opened(tmp_path, "other")) == 0, "another oracle's are nobody's loss"
+
+
+def test_an_unpaired_surrogate_is_a_text_like_any_other(tmp_path: Path) -> None:
     asked = pair("Why\ud800?", "a\udfff", "b")
     opened(tmp_path).keep(asked, verdict(0.75))
     assert opened(tmp_path).find(asked) == {(0, 1): 0.75}
 
 
-@pytest.mark.parametrize("cut", range(3 * 28 + 1))
-def test_a_half_written_record_waits_until_it_is_whole(tmp_path, cut):
-    """Of three records, cut // 28 are whole at first; all three once the rest has arrived."""
-    opened(tmp_path).keep(QUESTION, ORDERED)
-    (segment,) = segments(tmp_path)
-    data = segment.read_bytes()
-    segment.write_bytes(data[:cut])
-    reader = opened(tmp_path)
+@given(share=st.floats(0, 1))
+@settings(deadline=None, max_examples=60)
+@example(share=1.0)
+def test_a_half_written_line_waits_until_it_is_whole(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
+    """Cut anywhere, the lines whose end is there are read at first, and all three once the rest has arrived."""
+    segment, lines = three_lines(tmp_path_factory.mktemp("verdicts"))
+    data = b"".join(lines)
+    kept = data[: round(share * len(data))]
+    segment.write_bytes(kept)
+    reader = opened(segment.parent.parent)
     found = reader.find(QUESTION)
-    assert len(found) == cut // RECORD_BYTES
+    assert len(found) == kept.count(b"\n")
     assert found.items() <= FOUND.items()
     segment.write_bytes(data)
     assert finds_in_time(reader, QUESTION, FOUND)
 
 
-@pytest.mark.parametrize("place", range(28))
-def test_a_damaged_record_is_left_out_and_its_neighbours_are_read(tmp_path, place, caplog):
-    """Any byte of the second record may be the wrong one."""
-    opened(tmp_path).keep(QUESTION, ORDERED)
-    (segment,) = segments(tmp_path)
-    data = bytearray(segment.read_bytes())
-    data[RECORD_BYTES + place] ^= 0x40
-    segment.write_bytes(data)
+@pytest.mark.parametrize("place", range(92))
+def test_a_damaged_line_is_named_and_left_out_and_its_neighbours_are_read(
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any byte of the second line may be the wrong one, its end too: without that it joins the third, which is read all the same."""
+    segment, lines = three_lines(tmp_path)
+    assert len(lines[1]) == 92
+    lines[1] = lines[1][:place] + bytes([lines[1][place] ^ 0x40]) + lines[1][place + 1 :]
+    segment.write_bytes(b"".join(lines))
     with caplog.at_level(logging.WARNING):
         assert opened(tmp_path).find(QUESTION) == {(0, 1): FOUND[0, 1], (1, 2): FOUND[1, 2]}
-    assert f"{segment}: 1 of 3 records are damaged and left out" in caplog.text
+    count = 2 if place == 91 else 3
+    assert f"{segment}: 1 of {count} lines are damaged and left out: 2" in caplog.text
 
 
-def test_zeros_of_a_crashed_node_are_no_verdicts(tmp_path):
-    """A file may have its new length on disk and not yet its bytes; a checksum of zeros over zeros must not pass."""
-    opened(tmp_path).keep(QUESTION, ORDERED)
-    (segment,) = segments(tmp_path)
-    segment.write_bytes(bytes(3 * RECORD_BYTES))
-    assert len(opened(tmp_path)) == 0
+def test_lines_are_numbered_from_the_segments_beginning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three lines are read; of two that are appended later, the second is damaged: line 5."""
+    segment, lines = three_lines(tmp_path)
+    reader = opened(tmp_path)
+    assert reader.find(QUESTION) == FOUND
+    segment.write_bytes(b"".join([*lines, lines[0], b"{}\n"]))
+    with caplog.at_level(logging.WARNING):
+        reader.find(pair("How?", "a", "b"))
+    assert f"{segment}: 1 of 2 lines are damaged and left out: 5" in caplog.text
 
 
-def test_after_a_failed_write_a_new_segment_is_begun(tmp_path, monkeypatch):
-    """A full disk takes the first 40 bytes: the record behind them is whole in the next segment, and nothing is lost of what follows."""
+def test_zeros_of_a_crashed_node_are_no_verdicts(tmp_path: Path) -> None:
+    """A file may have its new length on disk and not yet its bytes. They are read when they have come and something follows them."""
+    segment, lines = three_lines(tmp_path)
+    data = b"".join(lines)
+    segment.write_bytes(bytes(len(data)))
+    reader = opened(tmp_path)
+    assert len(reader) == 0
+    segment.write_bytes(data + lines[0])
+    assert finds_in_time(reader, QUESTION, FOUND)
+
+
+def test_after_a_failed_write_a_new_segment_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes the first 40 bytes: the lines are whole in the next segment, and nothing is lost of what follows."""
     cache = opened(tmp_path)
     real = Path.open
 
     class Full:
-        def __init__(self, path):
+        def __init__(self, path: Path) -> None:
             self._file = real(path, "ab")
 
-        def __enter__(self):
+        def __enter__(self) -> Full:
             return self
 
-        def __exit__(self, *_):
+        def __exit__(self, *_: object) -> None:
             self._file.close()
 
-        def write(self, data):
+        def write(self, data: bytes) -> None:
             self._file.write(data[:40])
             raise OSError(28, "No space left on device")
 
@@ -200,26 +250,26 @@ def test_after_a_failed_write_a_new_segment_is_begun(tmp_path, monkeypatch):
             cache.keep(QUESTION, ORDERED)
     cache.keep(QUESTION, ORDERED)
     assert opened(tmp_path).find(QUESTION) == FOUND
-    assert sorted(path.stat().st_size for path in segments(tmp_path)) == [40, 3 * RECORD_BYTES]
+    assert sorted(path.read_bytes().count(b"\n") for path in segments(tmp_path)) == [0, 3]
+    assert min(path.stat().st_size for path in segments(tmp_path)) == 40
 
 
-def test_of_two_verdicts_on_a_pair_every_reader_takes_the_same(tmp_path):
+def test_of_two_verdicts_on_a_pair_every_reader_takes_the_same(tmp_path: Path) -> None:
     asked = pair("Why?", "a", "b")
     writers = [opened(tmp_path) for _ in range(4)]
     for number, writer in enumerate(writers):
         writer.keep(asked, verdict(number / 4))
     assert len(segments(tmp_path)) == 4
-    (key, first) = struct.unpack_from("<16sd", segments(tmp_path)[0].read_bytes())
+    first = json.loads(segments(tmp_path)[0].read_text())["p"]
     assert {opened(tmp_path).find(asked)[0, 1] for _ in range(3)} == {first}
-    assert len(key) == 16
 
 
-def test_the_folder_tells_whose_verdicts_it_holds(tmp_path):
+def test_the_folder_tells_whose_verdicts_it_holds(tmp_path: Path) -> None:
     opened(tmp_path, '{"type":"pairrm"}')
     assert [path.read_text() for path in tmp_path.glob("*/oracle.txt")] == ['{"type":"pairrm"}']
 
 
-def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"judging\.cache: .*file cannot be written"):
         opened(tmp_path / "file")
@@ -244,7 +294,7 @@ def write_all(directory: Path, start: int) -> None:
             cache.keep(asked, verdict(chance_of(number)))
 
 
-def test_processes_write_and_read_at_the_same_time(tmp_path):
+def test_processes_write_and_read_at_the_same_time(tmp_path: Path) -> None:
     """Three writers, each begins at another third: no record is torn, lost or mixed up, and a reader beside them sees only true ones."""
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=write_all, args=(tmp_path, number * PROMPTS // WRITERS)) for number in range(WRITERS)]
@@ -260,7 +310,6 @@ def test_processes_write_and_read_at_the_same_time(tmp_path):
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
     assert len(opened(tmp_path)) == PROMPTS
     for segment in segments(tmp_path):
-        data = segment.read_bytes()
-        assert len(data) % RECORD_BYTES == 0
-        for place in range(0, len(data), RECORD_BYTES):
-            assert struct.unpack_from("<I", data, place + 24)[0] == zlib.crc32(data[place : place + 24])
+        text = segment.read_text()
+        assert text.endswith("\n")
+        assert all(json.loads(line)["crc"] == f"{zlib.crc32(line[17:].encode()):08x}" for line in text.splitlines())
