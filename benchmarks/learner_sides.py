@@ -68,7 +68,7 @@ class Learner:
         self._batches = make_batches(steps, vocabulary, self._rank.probe)
 
     def first_gradient_norm(self) -> float:
-        return self._rank.step([(0, PAIRS)], self._batches[0])["loss/grad_norm"]
+        return self._rank.step([(0, PAIRS)], self._batches[0])["grad_norm"]
 
     def seconds(self) -> float:
         """Of a step on each batch."""

@@ -171,7 +171,7 @@ class SimulatedLearner:
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         await asyncio.sleep(self._speeds.step_s)
-        return {f"loss/{name}": 1.0 for name in ("value", "grad_norm", "lr", "tokens")}
+        return dict.fromkeys(("loss", "grad_norm", "learning_rate", "tokens"), 1.0)
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         pass

@@ -26,6 +26,7 @@ from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
 from raypref.output import report
 from raypref.output.checkpoint import Checkpoints
+from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
 from raypref.output.progress import Callback, ProgressLine
 from raypref.roles import OracleRole
@@ -114,7 +115,10 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     if resume_from is not None:
         after_step = Checkpoints.read(resume_from)[0].step
         learner_checkpoint.read(resume_from / "learner", Layout(config.placement.learner.ranks, config.learner.zero_stage))
-    with _assembled(config, need) as team, contextlib.closing(MetricsWriter(config.output_dir, after_step)) as metrics:
+    with (
+        _assembled(config, need) as team,
+        contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
+    ):
         driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
         return _complete(_with_team(team, _train(team, driver, resume_from, begun)))
 

@@ -16,6 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from raypref.errors import ConfigError
+from raypref.output.metric_info import MetricInfo
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -72,6 +73,13 @@ class TypedSection(Section):
 
     type: str = ""
     """The registered name, or ``module:Class``."""
+
+    def extra_metrics(self) -> tuple[MetricInfo, ...]:
+        """The metrics that this section reports and that ``docs/metrics.md`` does not list; override it to declare yours.
+
+        A run refuses a metric that is in neither place.
+        """
+        return ()
 
 
 T = TypeVar("T", bound=Section)

@@ -61,7 +61,7 @@ class FakeLearner:
         examples = [example for part in batch for example in part.ref[part.start : part.stop]]
         self.batches.append([example.prompt_index for example in examples])
         self.value += len(examples) + sum(float(example.targets.sum()) for example in examples)
-        return {"loss/value": 1.0 / len(self.batches)}
+        return {"loss": 1.0 / len(self.batches)}
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         self.begun.append((iteration, steps))
@@ -184,7 +184,7 @@ class FakeOracle:
     async def compare(self, challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
         mine, theirs = challenger.responses[0], defender.responses[0]
         win = 0.5 if mine.text == theirs.text else float(float(mine.text) > float(theirs.text))
-        metrics = {"oracle/asked_total": types.Total(1.0)}
+        metrics = {"oracle/requests_total": types.Total(1.0)}
         return types.Comparison(challenger.prompt.id, challenger.prompt.text, win, mine.text, theirs.text, 2.0, 2.0, metrics)
 
     async def matrix(self, rollout: types.Rollout) -> types.PreferenceMatrix:

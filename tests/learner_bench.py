@@ -46,7 +46,7 @@ class Square(Loss):
     def __call__(self, batch: LossBatch) -> LossValue:
         assert batch.previous_logps is not None
         error = batch.logps - batch.previous_logps - batch.targets
-        return LossValue((error.square() * batch.mask).sum(-1) / 100, {"error": error.detach().sum(-1)})
+        return LossValue((error.square() * batch.mask).sum(-1) / 100, {"loss/error": error.detach().sum(-1)})
 
 
 class TokenNegative(Loss):

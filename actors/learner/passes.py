@@ -24,7 +24,7 @@ from raypref.training.packing import packing_of
 if TYPE_CHECKING:
     import torch
 
-_REGULARISER = "regulariser"
+_REGULARISER = "regulariser/kl"
 """Name of its sum among the loss' metrics: nats of KL over the samples."""
 
 
@@ -33,7 +33,7 @@ class Found:
     """What a rank found in its part of a global batch."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Name -> () float64 sum over the rank's examples; ``value`` is the loss, ``regulariser`` the samples' KL."""
+    """Name -> () float64 sum over the rank's examples; ``loss``, ``regulariser/kl``, and the metrics of the loss."""
     scored: list[Scored] = field(default_factory=list)
     """What each micro-batch gave, still on the device; looked at when the step is refused."""
 
@@ -78,7 +78,7 @@ class Passes:
             denominator: what the sum of the losses is divided by.
 
         Returns:
-            name -> mean over the global batch (over the samples for ``regulariser``), the same on every rank; and this rank's findings.
+            name -> mean over the global batch (over the samples for ``regulariser/kl``), the same on every rank; and this rank's findings.
         """
         found = Found()
         own = self._share([batching.sequences([example]) for example in examples])
@@ -130,7 +130,7 @@ class Passes:
         chosen = [examples[k] for k in micro.examples]
         logps, value = self._evaluate(chosen, statistics)
         check_shape(f"loss {self._loss.type!r}", value.loss, len(chosen))
-        for name, values in {"value": value.loss, **value.metrics}.items():
+        for name, values in {"loss": value.loss, **value.metrics}.items():
             found.add(name, values, float(micro.counts))
         if micro.counts:
             found.scored.append(Scored(micro.examples, logps.detach().double().sum(-1), value.loss.detach()))

@@ -159,7 +159,7 @@ class LearnerRank:
         tokens = batching.response_tokens(examples)
         denominator = len(examples) if self._loss.reduction == "examples" else tokens
         means, found = self._passes.accumulate(examples, self._samples, denominator)
-        total = means["value"] + self._samples.coefficient * means.get("regulariser", 0.0)
+        total = means["loss"] + self._samples.coefficient * means.get("regulariser/kl", 0.0)
         norm = self._gradient_norm_stage_0()
         if not np.isfinite([total, norm]).all():
             self._refuse(examples, found, total)
@@ -170,7 +170,7 @@ class LearnerRank:
             norm = float(self._engine.get_global_grad_norm())
         self.progress.steps += 1
         self.progress.schedule_step += 1
-        return {f"loss/{k}": v for k, v in (means | {"grad_norm": norm, "lr": rate, "tokens": float(tokens)}).items()}
+        return means | {"grad_norm": norm, "learning_rate": rate, "tokens": float(tokens)}
 
     def _gradient_norm_stage_0(self) -> float:
         """Stage 0 checks no gradient and reports no norm; the gradients of all ranks are in place there. 0 for other stages."""

@@ -52,7 +52,7 @@ class LossValue:
     loss: Tensor
     """(B,)"""
     metrics: dict[str, Tensor]
-    """Name -> (B,), averaged like the loss and written under ``loss/``; without a gradient."""
+    """Name -> (B,), averaged like the loss, without a gradient. Full names, as in ``docs/metrics.md``; others in ``extra_metrics``."""
 
 
 class Loss(TypedSection):

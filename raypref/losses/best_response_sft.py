@@ -32,4 +32,4 @@ class BestResponseSFT(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         per_token = policy_logps(batch, average=True)[:, 0].detach()
-        return LossValue(-policy_logps(batch, average=self.average_logps)[:, 0], {"logp_mean": per_token})
+        return LossValue(-policy_logps(batch, average=self.average_logps)[:, 0], {"logps/chosen_per_token": per_token})

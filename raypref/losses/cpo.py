@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.losses.base import LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import policy_logps
 
@@ -33,4 +33,4 @@ class CPO(PairLoss):
         logps = policy_logps(batch)
         imitation = -policy_logps(batch, average=self.average_sft)[:, 0]
         loss = logistic(self.beta * margin(logps), batch.targets) + self.alpha * imitation
-        return LossValue(loss, margins(logps, batch.targets, batch.mask, of="logp") | {"nll_winner": imitation.detach()})
+        return LossValue(loss, preference_metrics(self.beta * logps, batch) | {"loss/nll_chosen": imitation.detach()})

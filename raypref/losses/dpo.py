@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
@@ -53,4 +53,4 @@ class DPO(PairLoss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, self.reference, average=self.average_logps)
-        return LossValue(logistic(self.beta * margin(r), batch.targets), margins(r, batch.targets, batch.mask))
+        return LossValue(logistic(self.beta * margin(r), batch.targets), preference_metrics(self.beta * r, batch))

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, check_count, margin, regression
 from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
@@ -89,4 +89,4 @@ class INPO(PairLoss):
             loss = (margin(r) - margin(batch.targets).to(r.dtype)).square()
         else:
             loss = regression(margin(r), 1.0 / (2.0 * self.eta), batch.targets)
-        return LossValue(loss, margins(r, batch.targets, batch.mask))
+        return LossValue(loss, preference_metrics(r, batch))

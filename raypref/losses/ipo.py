@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, margin, regression
 from raypref.losses.terms.ratios import log_ratios
 
@@ -43,4 +43,4 @@ class IPO(PairLoss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, self.reference, average=self.average_logps)
-        return LossValue(regression(margin(r), 1.0 / (2.0 * self.tau), batch.targets), margins(r, batch.targets, batch.mask))
+        return LossValue(regression(margin(r), 1.0 / (2.0 * self.tau), batch.targets), preference_metrics(self.tau * r, batch))

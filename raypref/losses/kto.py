@@ -13,7 +13,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.ratios import log_ratios
 from raypref.preferences import TIE
 from raypref.types import PreferenceMatrix
@@ -83,7 +83,7 @@ class KTO(Loss):
         gain = desirable * 2.0 - 1.0
         weight = desirable * self.lambda_desirable + (1.0 - desirable) * self.lambda_undesirable
         terms = (weight * torch.sigmoid(-self.beta * gain * (r - z0))).masked_fill(~matched, 0.0)
-        metrics = margins(r, batch.targets, matched) | {"kl": z0.expand(len(r))}
+        metrics = preference_metrics(self.beta * r, batch, matched) | {"loss/kl_baseline": z0.expand(len(r))}
         return LossValue(terms.sum(dim=1) / matched.sum(dim=1), metrics)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat
 
 from raypref.losses.base import LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import policy_logps
 
@@ -36,7 +36,7 @@ class ORPO(PairLoss):
     def __call__(self, batch: LossBatch) -> LossValue:
         logps = policy_logps(batch, average=True)
         loss = -logps[:, 0] + self.weight * logistic(margin(log_odds(logps)), batch.targets)
-        return LossValue(loss, margins(logps, batch.targets, batch.mask, of="logp_mean"))
+        return LossValue(loss, preference_metrics(logps, batch))
 
 
 def log_odds(logps: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import log_ratios
 
@@ -34,4 +34,4 @@ class RDPO(PairLoss):
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, "reference")
         h = self.beta * margin(r) + self.alpha * margin(batch.lengths).to(r.dtype)
-        return LossValue(logistic(h, batch.targets), margins(r, batch.targets, batch.mask))
+        return LossValue(logistic(h, batch.targets), preference_metrics(self.beta * r, batch))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, check_count, margin
 from raypref.losses.terms.ratios import log_ratios
 from raypref.preferences import mean_scores, win_rates
@@ -48,4 +48,4 @@ class REBEL(PairLoss):
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, "previous")
         loss = (margin(r) / self.eta - margin(batch.targets).to(r.dtype)).square()
-        return LossValue(loss, margins(r, batch.targets, batch.mask))
+        return LossValue(loss, preference_metrics(r, batch))

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import log_ratios, policy_logps
 
@@ -45,4 +45,4 @@ class RPO(PairLoss):
         r = log_ratios(batch, "reference", average=self.average_logps)
         imitation = -policy_logps(batch, average=self.average_logps)[:, 0]
         loss = logistic(self.beta * margin(r), batch.targets) + self.eta * self.beta * imitation
-        return LossValue(loss, margins(r, batch.targets, batch.mask) | {"nll_winner": imitation.detach()})
+        return LossValue(loss, preference_metrics(self.beta * r, batch) | {"loss/nll_chosen": imitation.detach()})

@@ -13,7 +13,7 @@ from pydantic import PositiveFloat
 
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.terms.choices import choice_terms
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import check_count
 from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
@@ -45,4 +45,4 @@ class SDPO(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = log_ratios(batch, "reference")
-        return LossValue(choice_terms(self.beta * r, batch.mask)[:, 0], margins(r, batch.targets, batch.mask))
+        return LossValue(choice_terms(self.beta * r, batch.mask)[:, 0], preference_metrics(self.beta * r, batch))

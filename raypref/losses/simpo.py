@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from raypref.losses.base import LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, logistic, margin
 from raypref.losses.terms.ratios import policy_logps
 
@@ -29,4 +29,4 @@ class SimPO(PairLoss):
     def __call__(self, batch: LossBatch) -> LossValue:
         logps = policy_logps(batch, average=True)
         h = self.beta * margin(logps) - self.gamma
-        return LossValue(logistic(h, batch.targets), margins(logps, batch.targets, batch.mask, of="logp_mean"))
+        return LossValue(logistic(h, batch.targets), preference_metrics(self.beta * logps, batch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import NonNegativeFloat
 
 from raypref.losses.base import LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss, margin
 from raypref.losses.terms.ratios import policy_logps
 
@@ -31,4 +31,4 @@ class SLiCHF(PairLoss):
     def __call__(self, batch: LossBatch) -> LossValue:
         logps = policy_logps(batch, average=self.average_logps)
         loss = (self.delta - margin(logps)).clamp(min=0.0) - self.weight * logps[:, 0]
-        return LossValue(loss, margins(logps, batch.targets, batch.mask, of="logp_mean" if self.average_logps else "logp"))
+        return LossValue(loss, preference_metrics(logps, batch))

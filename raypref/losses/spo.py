@@ -19,7 +19,7 @@ from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
 from raypref.losses.terms.choices import choice_terms, log_mass, mean_choice_terms
 from raypref.losses.terms.in_dataset import importance_kl, negative_log_prob, tokenwise_kl
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import check_count, logistic, margin, pair_label
 from raypref.losses.terms.ratios import policy_logps
 from raypref.types import PreferenceMatrix
@@ -106,11 +106,11 @@ class SPO(Loss):
             loss = weights[:, 0] * pair_loss(margin(logps), batch.targets, self.alpha)
         else:
             loss = (weights * choice_losses(logps, batch.mask, self.alpha)).sum(dim=1)
-        metrics = margins(logps, batch.targets, batch.mask, of="logp") | {"weight": weights[:, 0]}
+        metrics = preference_metrics(logps, batch) | {"loss/weight": weights[:, 0]}
         if self.regulariser != "none":
             penalty = self._penalty(batch)
             loss = loss + self.coefficient * penalty
-            metrics["regulariser"] = penalty.detach()
+            metrics["loss/regulariser"] = penalty.detach()
         return LossValue(loss, metrics)
 
     def _places(self, mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, model_validator
 
 from raypref.errors import ConfigError
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import answered
 from raypref.losses.terms.ratios import log_ratios
 from raypref.types import PreferenceMatrix
@@ -94,7 +94,7 @@ class SPPO(Loss):
         loss = residuals.square().sum(dim=1)
         if self.average_terms:
             loss = loss / batch.mask.sum(dim=1)
-        return LossValue(loss, margins(r, batch.targets, batch.mask))
+        return LossValue(loss, preference_metrics(r, batch))
 
 
 def ordered_baseline(eta: float) -> float:

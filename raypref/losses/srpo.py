@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat
 
 from raypref.losses.base import Frozen, LossBatch, LossValue, losses
-from raypref.losses.terms.margins import margins
+from raypref.losses.terms.margins import preference_metrics
 from raypref.losses.terms.pairs import PairLoss
 from raypref.losses.terms.ratios import log_ratios
 
@@ -56,9 +56,12 @@ class SRPO(PairLoss):
         else:
             p = batch.targets[:, 0].to(r.dtype)
             joint, improve = population_joint(r, p, self.beta), population_improve(r, p, self.beta)
-        answers = margins(r[:, :2], batch.targets[:, :2], batch.mask[:, :2])
-        parts = {"joint": joint.detach(), "improve": improve.detach(), "revision_margin": (r[:, 4] - r[:, 5]).detach()}
-        return LossValue((1.0 - self.alpha) * joint + self.alpha * improve, answers | parts)
+        first_answers = batch.mask.clone()
+        first_answers[:, 2:] = False
+        metrics = preference_metrics(self.beta * r, batch, first_answers)
+        metrics |= {"loss/joint": joint.detach(), "loss/improve": improve.detach()}
+        metrics["rewards/revision_margins"] = self.beta * improvement_margins(r.detach())[0]
+        return LossValue((1.0 - self.alpha) * joint + self.alpha * improve, metrics)
 
 
 def improvement_margins(r: Tensor) -> tuple[Tensor, Tensor]:

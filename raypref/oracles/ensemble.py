@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, m
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.checked import Checked, ask
+from raypref.output.metric_info import MetricInfo
 from raypref.registry import Section
 
 
@@ -96,6 +97,10 @@ class Ensemble(Oracle):
         for number, member in enumerate(self.members):
             with _naming(number):
                 member.oracle.load(services)
+
+    def extra_metrics(self) -> tuple[MetricInfo, ...]:
+        """Those of the members."""
+        return tuple(entry for member in self.members for entry in member.oracle.extra_metrics())
 
     def identity(self) -> str | None:
         """Of all members; None if one of them must not be cached."""

@@ -1,6 +1,6 @@
-"""Metrics: one writer (JSON lines and TensorBoard), running averages, and a clock of what the stages do.
+"""Metrics: one writer (JSON lines and TensorBoard), running averages, and a clock of the stages.
 
-Names start with ``loss/ rollout/ oracle/ eval/ time/ sync/``.
+``raypref.output.metric_table`` defines the names.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from raypref.output.metric_table import MetricTable
 from raypref.types import Total
-
-PREFIXES = ("loss/", "rollout/", "oracle/", "eval/", "time/", "sync/")
 
 
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and to TensorBoard's event files under ``tensorboard/``."""
 
-    def __init__(self, directory: Path, after_step: int | None = None) -> None:
+    def __init__(self, directory: Path, after_step: int | None = None, table: MetricTable | None = None) -> None:
         """
         Args:
-            directory: of the run.
-            after_step: of a run that goes on: what TensorBoard has of later steps is taken back, since they come again.
+            directory: the run's output directory.
+            after_step: when resuming: TensorBoard events after this step are purged, since those steps are repeated.
+            table: the metrics that may be written; default: raypref's own.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -32,18 +32,17 @@ class MetricsWriter:
         self._file = (directory / "metrics.jsonl").open("a", buffering=1)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=None if after_step is None else after_step + 1)
         self._start = time.monotonic()
+        self._table = MetricTable() if table is None else table
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record ``values`` at an optimiser step.
 
         Raises:
-            ValueError: a name without one of the known prefixes.
+            ValueError: a name is not in the table.
         """
         if not values:
             return
-        for name in values:
-            if not name.startswith(PREFIXES):
-                raise ValueError(f"metric {name!r}: names start with one of {' '.join(PREFIXES)}")
+        self._table.check(values)
         line = {"step": step, "time/run_s": round(time.monotonic() - self._start, 3)} | {name: float(v) for name, v in values.items()}
         self._file.write(json.dumps({k: (None if isinstance(v, float) and math.isnan(v) else v) for k, v in line.items()}) + "\n")
         for name, value in values.items():

@@ -61,7 +61,7 @@ class ProgressLine(Callback):
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         self._step = step
-        self._loss = metrics.get("loss/value", float("nan"))
+        self._loss = metrics.get("loss", float("nan"))
         self._show()
 
     def on_evaluation(self, result: Mapping[str, Any]) -> None:

@@ -65,7 +65,7 @@ class Lift(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         gap = batch.logps[:, 0] - batch.logps[:, 1]
-        return LossValue((self.scale * gap - 2.0).square(), {"gap": gap.detach()})
+        return LossValue((self.scale * gap - 2.0).square(), {"rewards/margins": gap.detach()})
 """
 
 

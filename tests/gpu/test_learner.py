@@ -64,7 +64,7 @@ def test_bfloat16_with_an_adapter_trains_and_continues_to_the_bit(host: Any, pol
     ray.get(host.become.remote(own), timeout=120)
     ray.get(host.begin_iteration.remote(0, 9))
     batch = make_examples(8)
-    losses = [ray.get(host.step.remote([(0, 8)], batch), timeout=60)["loss/value"] for _ in range(4)]
+    losses = [ray.get(host.step.remote([(0, 8)], batch), timeout=60)["loss"] for _ in range(4)]
     assert losses[-1] < losses[0]
     ray.get(host.save.remote(tmp_path / "checkpoint"), timeout=60)
     sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in batch]

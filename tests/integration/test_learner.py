@@ -115,7 +115,7 @@ def test_steps_equal_plain_adamw(benches: dict[int, Bench], policy: PolicyConfig
     metrics += [bench.step(*batch) for batch in batches[2:]]
     expected, norms = plain_torch(policy, learner, Square(), batches, [LR] * 4)
     assert movement(bench.parameters(), expected, start) < 1e-4
-    assert [m["loss/grad_norm"] for m in metrics] == pytest.approx(norms, rel=1e-4)
+    assert [m["grad_norm"] for m in metrics] == pytest.approx(norms, rel=1e-4)
     assert max(norms) > 0.5, "clipping was not put to the test"
 
 
@@ -131,7 +131,7 @@ def test_shards_average_to_the_whole(benches: dict[int, Bench], policy: PolicyCo
     for parameters, metrics in results:
         assert movement(parameters, expected, start) < 1e-4
         assert metrics == pytest.approx(results[0][1], rel=1e-5)
-        assert metrics["loss/tokens"] == sum(len(r) for example in make_examples(7, seed=3) for r in example.response_ids)
+        assert metrics["tokens"] == sum(len(r) for example in make_examples(7, seed=3) for r in example.response_ids)
 
 
 def test_rmsprop(benches: dict[int, Bench], policy: PolicyConfig) -> None:
@@ -150,10 +150,10 @@ def test_schedule_and_optimizer_start_anew(benches: dict[int, Bench], policy: Po
     bench = benches[1]
     learner = bench.become(policy, {"schedule": {"type": "linear", "warmup_ratio": 0.0}})
     batch = make_examples(4)
-    rates = [bench.step(*batch)["loss/lr"] for _ in range(2)]
+    rates = [bench.step(*batch)["learning_rate"] for _ in range(2)]
     bench.call("begin_iteration", 1, 4)
     middle = bench.parameters()
-    rates.append(bench.step(*batch)["loss/lr"])
+    rates.append(bench.step(*batch)["learning_rate"])
     assert rates == pytest.approx([LR, LR * 4 / 5, LR])
     fresh_policy = _saved(middle, policy, bench.output_dir / "middle")
     expected, _ = plain_torch(fresh_policy, learner, Square(), [batch], [LR])
@@ -251,7 +251,7 @@ def test_lora_trains_probes_and_exports_merged(benches: dict[int, Bench], policy
     adapted = policy.model_copy(update={"lora": LoraConfig(rank=4), "gradient_checkpointing": True})
     bench.become(adapted, {"zero_stage": stage, "optimizer": {"lr": 1e-2}})
     start = bench.parameters()
-    losses = [bench.step(*make_examples(6, seed=1))["loss/value"] for _ in range(4)]
+    losses = [bench.step(*make_examples(6, seed=1))["loss"] for _ in range(4)]
     assert losses[-1] < losses[0]
     end = bench.parameters()
     assert {name for name in end if not np.array_equal(end[name], start[name])} == {name for name in end if "lora" in name}

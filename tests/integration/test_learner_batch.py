@@ -35,7 +35,7 @@ class Centred(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         mean = batch.statistics["mean"] * batch.statistics["one"]
-        return LossValue((batch.logps.sum(-1) - mean).square() / 100, {"mean": mean.expand(len(batch.logps))})
+        return LossValue((batch.logps.sum(-1) - mean).square() / 100, {"loss/mean": mean.expand(len(batch.logps))})
 
 
 class Divergence(Loss):
@@ -141,8 +141,8 @@ def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: Pol
         start = bench.parameters()
         found = [bench.step(*batch) for _ in range(4)]
         assert movement(bench.parameters(), expected, start) < 1e-3
-        assert found[0]["loss/regulariser"] == pytest.approx(0.0, abs=1e-5)
-        assert found[3]["loss/regulariser"] > found[1]["loss/regulariser"] > 1e-4 * (not adapter)
+        assert found[0]["regulariser/kl"] == pytest.approx(0.0, abs=1e-5)
+        assert found[3]["regulariser/kl"] > found[1]["regulariser/kl"] > 1e-4 * (not adapter)
 
 
 def test_regulariser_pulls_back(benches: dict[int, Bench], policy: PolicyConfig) -> None:
@@ -151,7 +151,7 @@ def test_regulariser_pulls_back(benches: dict[int, Bench], policy: PolicyConfig)
     for coefficient in (1e-9, 20.0):
         benches[1].become(policy, {"optimizer": {"lr": 1e-2}}, loss=TokenNegative(), coefficient=coefficient)
         benches[1].call("regularise", [ray.put(rollout) for rollout in rollouts(5)])
-        distances.append([benches[1].step(*make_examples(6, seed=4)) for _ in range(8)][-1]["loss/regulariser"])
+        distances.append([benches[1].step(*make_examples(6, seed=4)) for _ in range(8)][-1]["regulariser/kl"])
     assert distances[1] < 0.5 * distances[0]
 
 
@@ -160,11 +160,11 @@ def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: dict[int, Bench]
     for own in (policy, policy.model_copy(update={"lora": LoraConfig(rank=4)})):
         bench.become(own, {"optimizer": {"lr": 1e-2}}, loss=TokenNegative(), coefficient=COEFFICIENT)
         bench.call("regularise", [ray.put(rollout) for rollout in rollouts(5)])
-        before = [bench.step(*make_examples(6, seed=4))["loss/regulariser"] for _ in range(3)][-1]
+        before = [bench.step(*make_examples(6, seed=4))["regulariser/kl"] for _ in range(3)][-1]
         directory = bench.output_dir / f"reference-{own.lora is None}"
         bench.call("export", directory)
         bench.call("refresh_reference", directory)
-        assert bench.step(*make_examples(6, seed=4))["loss/regulariser"] < 1e-3 * before
+        assert bench.step(*make_examples(6, seed=4))["regulariser/kl"] < 1e-3 * before
 
 
 def test_a_loss_that_reads_the_token_wise_kl(benches: dict[int, Bench], policy: PolicyConfig) -> None:

@@ -36,7 +36,7 @@ class Unit(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         r = batch.logps - batch.previous_logps
-        return LossValue((self.scale * (r[:, 0] - r[:, 1]) - 1.0).square(), {"gap": (r[:, 0] - r[:, 1]).detach()})
+        return LossValue((self.scale * (r[:, 0] - r[:, 1]) - 1.0).square(), {"rewards/margins": (r[:, 0] - r[:, 1]).detach()})
 '''
 
 
@@ -77,7 +77,7 @@ def test_given_pairs_regularised_and_evaluated(tied_model: Path, tmp_path: Path)
         placement={"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2}},
     )
     result = raypref.run(config, oracle=more_different_words, callbacks=[])
-    divergence, accuracy = lines_of(result, "loss/regulariser"), lines_of(result, "loss/accuracy")
+    divergence, accuracy = lines_of(result, "regulariser/kl"), lines_of(result, "rewards/accuracies")
     assert len(divergence) == result.summary["steps"] == 6
     assert divergence[0] == pytest.approx(0.0, abs=1e-4)
     assert divergence[-1] > 0.01
@@ -100,7 +100,7 @@ def test_two_references_semi_online_on_given_pairs(tied_model: Path, tmp_path: P
         evaluation={"every": 0},
     )
     result = raypref.run(config, callbacks=[])
-    values = lines_of(result, "loss/value")
+    values = lines_of(result, "loss")
     assert len(values) == 6
     assert values[0] == pytest.approx(1.0, rel=1e-3)
     assert values[4] == pytest.approx(1.0, rel=1e-3)
@@ -116,8 +116,8 @@ def test_a_loss_of_ones_own_in_one_file(tied_model: Path, tmp_path: Path, monkey
     config = config_for(tied_model, tmp_path / "run", loss={"type": "own_unit_loss:Unit"}, loop={"iterations": 1}, evaluation={"every": 0})
     assert type(config.loss).__module__ == "own_unit_loss"
     result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
-    assert lines_of(result, "loss/value")[0] == pytest.approx(1.0, rel=1e-3), "at the first step the policy is pi_t"
-    assert len(lines_of(result, "loss/gap")) == result.summary["steps"] > 1
+    assert lines_of(result, "loss")[0] == pytest.approx(1.0, rel=1e-3), "at the first step the policy is pi_t"
+    assert len(lines_of(result, "rewards/margins")) == result.summary["steps"] > 1
     del sys.modules["own_unit_loss"]
 
 
@@ -128,7 +128,7 @@ def test_every_kind_of_example_on_self_generated_data(tied_model: Path, tmp_path
     config = config_for(tied_model, tmp_path, data=data, loss={"type": loss}, loop={"iterations": 1}, evaluation={"every": 0})
     result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
     assert result.summary["steps"] == 4
-    assert np.isfinite(lines_of(result, "loss/value")).all()
+    assert np.isfinite(lines_of(result, "loss")).all()
     assert set(lines_of(result, "oracle/overlong")) == {0.0}
 
 

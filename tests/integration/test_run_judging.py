@@ -16,6 +16,7 @@ import raypref
 from raypref.cli.app import app
 from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Oracle, Question, Services
+from raypref.output.metric_info import MetricInfo
 from raypref.types import Total
 from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture
 from tests.oracles.pairrm_checkpoint import make_checkpoint
@@ -54,6 +55,9 @@ class AsksBack(Oracle):
     def identity(self) -> None:
         """It changes with the policy."""
 
+    def extra_metrics(self) -> tuple[MetricInfo, ...]:
+        return (MetricInfo("oracle/replies_total", "Replies of the policy.", "replies", "total since start"),)
+
 
 def longer(prompt: str, a: str, b: str) -> float:
     """P = sigmoid(difference in words / 4)."""
@@ -62,7 +66,7 @@ def longer(prompt: str, a: str, b: str) -> float:
 
 def metrics_of(result: raypref.RunResult) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss/value" in line]
+    return [line for line in lines if "loss" in line]
 
 
 def test_the_policy_is_asked_by_its_judge(cluster, untied_model, tmp_path) -> None:  # noqa: F811

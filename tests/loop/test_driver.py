@@ -204,7 +204,7 @@ def test_evaluation_against_base_and_previous(tmp_path: Path) -> None:
     outcome = finish(make(tmp_path))
     assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
     assert all(entry[opponent]["win_rate"] == 1.0 for entry in outcome.evaluations for opponent in ("base", "previous"))
-    asked = [entry["oracle"]["oracle/asked_total"] for entry in outcome.evaluations]
+    asked = [entry["oracle"]["oracle/requests_total"] for entry in outcome.evaluations]
     assert asked == [2.0 * 3] * 3, "against the base and against the iteration before"
     lines = (tmp_path / "evaluation" / "iteration_0003_against_base.jsonl").read_text().splitlines()
     assert len(lines) == 3
@@ -257,7 +257,7 @@ def test_given_examples_need_no_engine(tmp_path: Path) -> None:
 def test_metrics_are_written(tmp_path: Path) -> None:
     finish(make(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "loss/value" in line]
+    steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[0]["rollout/tokens"] == 6.0
     assert {line["sync/logprob_difference_max"] for line in lines if "sync/logprob_difference_max" in line} == {0.0}

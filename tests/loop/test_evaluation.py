@@ -33,7 +33,7 @@ def test_what_the_oracle_observes_of_revisions_is_counted(tmp_path):
     evaluator = Evaluator(sample, FakeOracle(), config, [prompt(k) for k in range(3)], revise)
     assert asyncio.run(evaluator.evaluate(0)) is None
     result = asyncio.run(evaluator.evaluate(1))
-    assert result["oracle"] == {"oracle/asked_total": 15.0}
+    assert result["oracle"] == {"oracle/requests_total": 15.0}
     assert [(point["revisions"], point["win_rate"], point["length"], point["unit"]) for point in result["revisions"]] == [
         (0, 0.5, 1.0, "tokens"),
         (1, 1.0, 1.0, "tokens"),

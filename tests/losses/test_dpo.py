@@ -20,11 +20,18 @@ def test_loss_of_one_pair():
     """Log-ratios 2 and -1, beta = 0.1: h = 0.3, loss = -log sigmoid(0.3) = log(1 + e^-0.3) = 0.5544."""
     value = DPO(beta=0.1)(loss_batch([[-10.0, -20.0]], [[-12.0, -19.0]], [[1.0, 0.0]]))
     assert value.loss.item() == pytest.approx(math.log(1 + math.exp(-0.3)))
-    assert {name: figure.tolist() for name, figure in value.metrics.items()} == {
-        "log_ratio_winner": [2.0],
-        "log_ratio_loser": [-1.0],
-        "accuracy": [1.0],
-    }
+    assert {name: figure.item() for name, figure in value.metrics.items()} == pytest.approx(
+        {
+            "rewards/chosen": 0.2,
+            "rewards/rejected": -0.1,
+            "rewards/margins": 0.3,
+            "rewards/accuracies": 1.0,
+            "logps/chosen": -10.0,
+            "logps/rejected": -20.0,
+            "logps/chosen_per_token": -1.0,
+            "logps/rejected_per_token": -2.0,
+        }
+    ), "rewards: beta times the log-ratio; responses of 10 tokens"
 
 
 def test_loss_of_an_uncertain_label():

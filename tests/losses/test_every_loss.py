@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raypref.losses.base import Loss, losses
+from raypref.output.metric_table import MetricTable
 from tests.losses.bed import bed, columns, gradient, in_float32, numeric_gradient, padded, rows, with_statistics
 
 FORMS = [
@@ -65,6 +66,7 @@ def test_one_finite_value_and_gradient_for_each_example(loss, regime):
     for name, metric in value.metrics.items():
         assert metric.shape == (6,), name
         assert metric.isfinite().all(), name
+    MetricTable(loss.extra_metrics()).check(value.metrics)
 
 
 @every_loss

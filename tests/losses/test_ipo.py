@@ -19,7 +19,9 @@ def test_loss_of_one_pair():
     """h = 3, tau = 0.1: (3 - 5)^2 = 4; averaged, h = 0.5: (0.5 - 5)^2 = 20.25; q = 0.8: 0.8 * 4 + 0.2 * 64 = 16."""
     value = IPO(tau=0.1)(pair())
     assert value.loss.item() == pytest.approx(4.0)
-    assert metrics_of(value) == {"log_ratio_winner": [2.0], "log_ratio_loser": [-1.0], "accuracy": [1.0]}
+    metrics = metrics_of(value)
+    assert metrics["rewards/chosen"] + metrics["rewards/rejected"] == pytest.approx([0.2, -0.1]), "tau times the log-ratio"
+    assert metrics["rewards/accuracies"] == [1.0]
     assert IPO(tau=0.1, average_logps=True)(pair()).loss.item() == pytest.approx(20.25)
     assert IPO(tau=0.1, labels="soft")(pair((0.8, 0.2))).loss.item() == pytest.approx(16.0)
 

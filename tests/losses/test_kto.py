@@ -30,9 +30,9 @@ def test_loss_of_one_pair():
     """z0 = (1 + 3)/2 = 2. Good: 1 - sigmoid(0.5 (2 - 2)) = 1/2; bad: 1 - sigmoid(0.5 (2 + 1)) = 0.18243. Their mean."""
     value = LOSS(with_statistics(LOSS, pair()))
     assert value.loss.item() == pytest.approx((0.5 + 1 - sigmoid(1.5)) / 2)
-    assert value.metrics["kl"].item() == pytest.approx(2.0)
-    assert value.metrics["log_ratio_winner"].item() == pytest.approx(2.0)
-    assert value.metrics["log_ratio_loser"].item() == pytest.approx(-1.0)
+    assert value.metrics["loss/kl_baseline"].item() == pytest.approx(2.0)
+    assert value.metrics["rewards/chosen"].item() == pytest.approx(LOSS.beta * 2.0)
+    assert value.metrics["rewards/rejected"].item() == pytest.approx(LOSS.beta * -1.0)
 
 
 def test_a_divergence_is_not_negative():
@@ -46,10 +46,13 @@ def test_the_drift_is_clamped_after_the_mean_over_the_batch():
     first, second = pair((5.0, 5.0)), pair((-1.0, -1.0))
     both = replace(
         first,
-        **{name: torch.cat([getattr(first, name), getattr(second, name)]) for name in ("logps", "reference_logps", "targets", "mask")},
+        **{
+            name: torch.cat([getattr(first, name), getattr(second, name)])
+            for name in ("logps", "reference_logps", "targets", "lengths", "mask")
+        },
     )
     assert LOSS.statistics(both)["drift"].tolist() == [5.0, -1.0]
-    assert LOSS(with_statistics(LOSS, both)).metrics["kl"].tolist() == [2.0, 2.0]
+    assert LOSS(with_statistics(LOSS, both)).metrics["loss/kl_baseline"].tolist() == [2.0, 2.0]
 
 
 def test_weights():

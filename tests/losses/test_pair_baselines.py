@@ -36,7 +36,10 @@ def test_cpo():
     """beta = 0.1: -log sigmoid(0.1 * 10) = log(1 + e^-1); alpha = 0.5: + 0.5 * 10, or a token + 0.5 * 10/5."""
     value = CPO(beta=0.1, alpha=0.5)(pair())
     assert value.loss.item() == pytest.approx(softplus(-1.0) + 5.0)
-    assert metrics_of(value) == {"logp_winner": [-10.0], "logp_loser": [-20.0], "accuracy": [1.0], "nll_winner": [10.0]}
+    metrics = metrics_of(value)
+    assert (metrics["rewards/chosen"], metrics["rewards/rejected"], metrics["rewards/margins"]) == ([-1.0], [-2.0], [1.0]), "beta log pi"
+    assert (metrics["rewards/accuracies"], metrics["logps/chosen"], metrics["logps/rejected"]) == ([1.0], [-10.0], [-20.0])
+    assert metrics["loss/nll_chosen"] == [10.0]
     assert CPO(beta=0.1, alpha=0.5, average_sft=True)(pair()).loss.item() == pytest.approx(softplus(-1.0) + 1.0)
 
 
@@ -54,7 +57,11 @@ def test_simpo():
     assert SimPO(beta=2, gamma=0.5)(pair(lengths=(10, 10))).loss.item() == pytest.approx(softplus(-1.5))
     value = SimPO(beta=2, gamma=0.5)(pair())
     assert value.loss.item() == pytest.approx(softplus(0.5))
-    assert metrics_of(value) == {"logp_mean_winner": [-2.0], "logp_mean_loser": [-2.0], "accuracy": [0.5]}
+    metrics = metrics_of(value)
+    assert (metrics["rewards/chosen"], metrics["rewards/rejected"], metrics["rewards/accuracies"]) == ([-4.0], [-4.0], [0.5]), (
+        "beta log pi/|y|"
+    )
+    assert (metrics["logps/chosen_per_token"], metrics["logps/rejected_per_token"]) == ([-2.0], [-2.0])
 
 
 def test_rpo():

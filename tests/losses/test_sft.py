@@ -42,7 +42,7 @@ def test_best_response():
     batch = loss_batch([[-3.0, -9.0], [-5.0, -1.0]], [[0.0] * 2] * 2, [[1.0, 0.0]] * 2)
     value = BestResponseSFT()(batch)
     assert value.loss.tolist() == [3.0, 5.0]
-    assert value.metrics["logp_mean"].tolist() == [-0.3, -0.5]
+    assert value.metrics["logps/chosen_per_token"].tolist() == [-0.3, -0.5]
     assert BestResponseSFT(average_logps=True)(batch).loss.tolist() == [0.3, 0.5]
     value.loss.sum().backward()
     assert batch.logps.grad.tolist() == [[-1.0, 0.0], [-1.0, 0.0]]

@@ -31,7 +31,9 @@ def test_loss_of_one_pair():
     """(9), alpha = 0.1: -10 log sigmoid(0.1 * 10) = 10 log(1 + e^-1); (10): -(-10 + 20)/2 = -5."""
     value = SPO(alpha=0.1, gamma=0)(pair())
     assert value.loss.item() == pytest.approx(10 * math.log(1 + math.exp(-1)))
-    assert metrics_of(value) == {"logp_winner": [-10.0], "logp_loser": [-20.0], "accuracy": [1.0], "weight": [1.0]}
+    metrics = metrics_of(value)
+    assert (metrics["rewards/chosen"], metrics["rewards/rejected"]) == ([-10.0], [-20.0]), "the log-probs: there is no frozen policy"
+    assert (metrics["rewards/margins"], metrics["rewards/accuracies"], metrics["loss/weight"]) == ([10.0], [1.0], [1.0])
     assert SPO(alpha=0, gamma=0)(pair()).loss.item() == -5.0
 
 
@@ -79,7 +81,7 @@ def test_weight():
     assert loss.statistics(batch)["mass"].tolist() == pytest.approx([0.5, 0.25])
     value = loss(with_statistics(loss, batch))
     expected = [2 / (1 + math.exp(-1 / 8)), 2 / (1 + math.exp(1 / 8))]
-    assert value.metrics["weight"].tolist() == pytest.approx(expected)
+    assert value.metrics["loss/weight"].tolist() == pytest.approx(expected)
     assert value.loss.tolist() == pytest.approx([math.log(2) * mu for mu in expected])
 
 
@@ -97,7 +99,7 @@ def test_the_weight_passes_no_gradient_and_does_not_underflow():
     loss, plain = SPO(alpha=0.1), SPO(alpha=0.1, gamma=0)
     assert loss.statistics(batch)["mass"][0].item() == pytest.approx(math.exp(-50), rel=1e-4)
     weighted = with_statistics(loss, batch)
-    weight = loss(weighted).metrics["weight"]
+    weight = loss(weighted).metrics["loss/weight"]
     torch.testing.assert_close(gradient(loss, weighted), weight[:, None] * gradient(plain, batch))
 
 
@@ -111,7 +113,7 @@ def test_in_dataset_regularisers():
     assert SPO(regulariser="tokenwise", **base)(with_kl).loss.item() == pytest.approx(-5 + 0.4)
     value = SPO(regulariser="importance", **base)(pair())
     assert value.loss.item() == pytest.approx(-5 + 0.72051, abs=1e-5)
-    assert value.metrics["regulariser"].item() == pytest.approx(7.2051, abs=1e-4)
+    assert value.metrics["loss/regulariser"].item() == pytest.approx(7.2051, abs=1e-4)
 
 
 def test_importance_sampling_goes_on_as_a_tangent():

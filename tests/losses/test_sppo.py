@@ -45,11 +45,13 @@ def test_metrics_of_winner_and_loser():
     """Of three sequences the first is the winner (target 7), the last the loser (-6): log-ratios 1 and 4, in the wrong order."""
     batch = loss_batch([[-4.0, -6.0, -6.0]], [[-5.0, -8.0, -10.0]], [[7.0, -1.0, -6.0]])
     metrics = SPPO()(batch).metrics
-    assert {name: value.tolist() for name, value in metrics.items()} == {
-        "log_ratio_winner": [1.0],
-        "log_ratio_loser": [4.0],
-        "accuracy": [0.0],
+    assert {name: value.item() for name, value in metrics.items() if name.startswith("rewards/")} == {
+        "rewards/chosen": 1.0,
+        "rewards/rejected": 4.0,
+        "rewards/margins": -3.0,
+        "rewards/accuracies": 0.0,
     }
+    assert (metrics["logps/chosen"].item(), metrics["logps/rejected"].item()) == (-4.0, -6.0)
     assert not any(value.requires_grad for value in metrics.values())
 
 

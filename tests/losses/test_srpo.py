@@ -25,11 +25,11 @@ def test_sample_losses():
     """
     value = SRPO(beta=0.25, alpha=0.2)(six())
     assert value.loss.item() == pytest.approx(0.3)
-    assert value.metrics["improve"].item() == pytest.approx(0.5)
-    assert value.metrics["joint"].item() == pytest.approx(0.25)
-    assert value.metrics["log_ratio_winner"].item() == pytest.approx(2.0)
-    assert value.metrics["log_ratio_loser"].item() == pytest.approx(1.0)
-    assert value.metrics["revision_margin"].item() == pytest.approx(4.0)
+    assert value.metrics["loss/improve"].item() == pytest.approx(0.5)
+    assert value.metrics["loss/joint"].item() == pytest.approx(0.25)
+    assert value.metrics["rewards/chosen"].item() == pytest.approx(0.25 * 2.0)
+    assert value.metrics["rewards/rejected"].item() == pytest.approx(0.25 * 1.0)
+    assert value.metrics["rewards/revision_margins"].item() == pytest.approx(0.25 * 4.0)
     assert SRPO(beta=0.25, alpha=1)(six()).loss.item() == pytest.approx(0.5)
     assert SRPO(beta=0.25, alpha=0)(six()).loss.item() == pytest.approx(0.25)
 

@@ -22,7 +22,7 @@ def config_for(directory: Path, **sections: Any) -> RunConfig:
 def stopped(tmp_path: Path) -> Path:
     """A run of 2 steps an iteration that was stopped in its third, after step 5."""
     output.begin(config_for(tmp_path))
-    lines = [json.dumps({"step": step, "loss/value": 1.0}) + "\n" for step in range(1, 6)]
+    lines = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 6, "cut o')
     rollouts = tmp_path / "rollouts"
     (rollouts / ".open").mkdir(parents=True)

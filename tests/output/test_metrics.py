@@ -51,10 +51,10 @@ def test_what_came_after_the_checkpoint_leaves_tensorboard_too(tmp_path: Path) -
     for after, steps in ((None, (1, 2, 3, 4)), (2, (3,))):
         writer = MetricsWriter(tmp_path, after)
         for step in steps:
-            writer.write(step, {"loss/value": 1.0 if after is None else 2.0})
+            writer.write(step, {"loss": 1.0 if after is None else 2.0})
         writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss/value")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
 def test_averages_leave_out_what_does_not_apply() -> None:

@@ -1,0 +1,36 @@
+"""The description of one metric. A third party's loss, oracle or selection describes its own metrics with it (``extra_metrics``)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["last value", "mean over groups", "total since start"]
+"""How the value written at a step follows from what was observed.
+
+``last value``: computed for this step or iteration. ``mean over groups``: the mean over the groups judged since the last step.
+``total since start``: the sum since the run was started or resumed; the code gives it as ``raypref.types.Total``.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """What a metric means, and what to do if it leaves its healthy range."""
+
+    name: str
+    """As written. ``<text>`` stands for any text without a slash: ``time/<stage>_s``."""
+    definition: str
+    unit: str
+    kind: Kind = "last value"
+    healthy: tuple[float | None, float | None] | None = None
+    """(lowest, highest); None: no limit on that side, or no range that holds for every run."""
+    remedy: str = ""
+    """What to do outside the healthy range, or what to compare the metric with."""
+
+    def matches(self, name: str) -> bool:
+        """Whether ``name`` is this metric's name, or fits its pattern."""
+        if "<" not in self.name:
+            return name == self.name
+        parts = re.split(r"<\w+>", self.name)
+        return re.fullmatch("[^/]+".join(map(re.escape, parts)), name) is not None

@@ -1,0 +1,62 @@
+"""The table of all metrics: what the writer accepts, and what the documentation is generated from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Self
+
+from raypref.output.group_metrics import GROUP_METRICS
+from raypref.output.metric_info import MetricInfo
+from raypref.output.run_metrics import RUN_METRICS
+from raypref.output.training_metrics import TRAINING_METRICS
+
+if TYPE_CHECKING:
+    from raypref.config import RunConfig
+
+METRICS: tuple[MetricInfo, ...] = (*TRAINING_METRICS, *GROUP_METRICS, *RUN_METRICS)
+"""The metrics of raypref itself."""
+
+
+class MetricTable:
+    """Finds the description of a metric by its name."""
+
+    def __init__(self, extra: Iterable[MetricInfo] = ()) -> None:
+        """
+        Args:
+            extra: metrics of third parties, beside raypref's own.
+        """
+        self._entries = (*METRICS, *extra)
+        self._exact = {entry.name: entry for entry in self._entries}
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The table of a run: with what its loss, oracle and selection declare (``extra_metrics``)."""
+        sections = (config.loss, config.oracle, config.selection)
+        return cls(entry for section in sections if section is not None for entry in section.extra_metrics())
+
+    def find(self, name: str) -> MetricInfo | None:
+        """The metric's description; None for a name that is not in the table.
+
+        A metric of an ensemble's member (``oracle/judge_1/unparsed``) or of an evaluation (``eval/oracle/unparsed``) has the description
+        of the metric that its name ends in (``oracle/unparsed``).
+        """
+        if name in self._exact:
+            return self._exact[name]
+        if name.startswith("eval/oracle/"):
+            return self.find(name.removeprefix("eval/"))
+        if name.startswith("oracle/") and name.count("/") > 1:
+            return self.find("oracle/" + name.split("/", 2)[2])
+        return next((entry for entry in self._entries if entry.matches(name)), None)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse names that are not in the table.
+
+        Raises:
+            ValueError: naming the first one.
+        """
+        for name in names:
+            if self.find(name) is None:
+                raise ValueError(
+                    f"metric {name!r} is not in the table of metrics (docs/metrics.md); a loss, oracle or selection declares its own in "
+                    f"extra_metrics()"
+                )

@@ -1,0 +1,56 @@
+"""Metrics of the run itself: evaluation, weight sync, time, throughput."""
+
+from __future__ import annotations
+
+from raypref.output.metric_info import MetricInfo
+
+RUN_METRICS = (
+    MetricInfo(
+        "eval/win_rate_against_<opponent>",
+        "Win rate of the newest policy on the held-out prompts under the run's own oracle, against 'base' (the run's first policy) or "
+        "'previous' (the policy evaluated before). Its interval is in the evaluations of summary.json.",
+        "probability",
+        healthy=(0.5, 1.0),
+        remedy="Below 0.5 against base with an interval that excludes it: training made the policy worse. Falling against previous: stop "
+        "at the best iteration (raypref evaluate best).",
+    ),
+    MetricInfo("eval/response_tokens", "Mean length of the newest policy's held-out responses.", "tokens"),
+    MetricInfo(
+        "eval/oracle/<metric>",
+        "What the oracle observed during the evaluation, with the meaning of oracle/<metric>. Totals are those of this evaluation.",
+        "as oracle/<metric>",
+    ),
+    MetricInfo(
+        "sync/logprob_difference_max",
+        "Largest absolute difference between an engine's and the learner's log-prob of one token, on the same tokens after a weight sync.",
+        "nats",
+        remedy="In float32, above 1e-4 the run stops (sync.tolerance). In bfloat16 single tokens differ by up to 0.7.",
+    ),
+    MetricInfo(
+        "sync/logprob_difference_mean",
+        "Mean absolute difference between an engine's and the learner's log-prob of one token, after a weight sync.",
+        "nats",
+        healthy=(0.0, 0.05),
+        remedy="Above: the engine does not compute what the learner computes; in bfloat16 the run stops there (sync.tolerance).",
+    ),
+    MetricInfo("time/run_s", "Wall time since the driver started; in each line of metrics.jsonl.", "s"),
+    MetricInfo("time/iteration_s", "Wall time of the iteration, its weight sync included.", "s"),
+    MetricInfo(
+        "time/<stage>_s",
+        "Wall time of the iteration in which at least one call of the stage was under way: rollout, judge, reference, train, sync, "
+        "evaluate, checkpoint, regulariser, load. Stages overlap, so that they may add up to more than the iteration.",
+        "s",
+        remedy="The stage whose time is nearest to time/iteration_s is the bottleneck: give its role more GPUs.",
+    ),
+    MetricInfo(
+        "tokens_per_second_per_gpu/sampled",
+        "Response tokens of the iteration's training groups, divided by time/rollout_s and by the engines' GPUs. The time runs from the "
+        "first request sent to the last group finished, without the pauses in which no request is under way.",
+        "tokens/s per GPU",
+    ),
+    MetricInfo(
+        "tokens_per_second_per_gpu/trained",
+        "Response tokens in the iteration's batches, divided by time/train_s and by the learner's ranks. Every epoch counts.",
+        "tokens/s per GPU",
+    ),
+)
