@@ -16,11 +16,10 @@ from raypref.data.prompts import name_record
 from raypref.data.records import read_records, wrap_objects
 from raypref.data.text import bare_text, chat_of, policy_text, tokenize_answers
 from raypref.errors import ConfigError, DataError
-from raypref.judging.judge import valid_pairs, valid_picks
 from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
 from raypref.seeds import seed_for
-from raypref.selection.base import Picks, Selection
+from raypref.selection.base import Picks, Selection, play_known
 from raypref.types import Example, PreferenceMatrix, Prompt, Response, Rollout
 
 logger = logging.getLogger(__name__)
@@ -159,11 +158,4 @@ def _picks(group: _Group, matrix: PreferenceMatrix, selection: Selection | None)
     if selection is None:
         return [tuple(range(matrix.size))]
     rule = selection.seeded(seed_for(0, "group", None, group.rollout.prompt.id))
-    choosing = rule.choose(matrix.size)
-    try:
-        wanted = next(choosing)
-        while True:
-            valid_pairs(wanted, matrix.size, rule)
-            wanted = choosing.send(PreferenceMatrix(matrix.values.copy(), matrix.oracle))
-    except StopIteration as stop:
-        return valid_picks(stop.value, matrix.size, rule)
+    return play_known(rule, matrix)

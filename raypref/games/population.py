@@ -9,10 +9,9 @@ Every text is a single token: a response its arm's number, the prompt 0, and a p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,12 @@ from raypref.data.examples import ExampleBuilder
 from raypref.data.revision import Reviser
 from raypref.games.known import plackett_luce
 from raypref.games.policies import Policy
-from raypref.judging.judge import Judge, Judged
+from raypref.judging.judge import Judge
 from raypref.losses.base import Loss
 from raypref.oracles.base import Question
 from raypref.oracles.support.checked import Checked, check
 from raypref.preferences import Matrix
-from raypref.selection.base import Selection, all_pairs
+from raypref.selection.base import Selection, all_pairs, run_now
 from raypref.types import Prompt, Response, Rollout
 
 Group = tuple[int, ...]
@@ -148,7 +147,7 @@ def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) ->
     replies = tuple(Response(np.array([arm], dtype=np.int32), np.zeros(1, dtype=np.float32), str(arm), "stop") for arm in group)
     rollout = Rollout(Prompt(0, "game", "game", np.zeros(1, dtype=np.int32)), replies, policy_version=0)
     judge = Judge(GivenVerdicts(values), selection, loss, ExampleBuilder(loss, ArmReviser()))
-    for example in _at_once(judge.judge(rollout)).examples:
+    for example in run_now(judge.judge(rollout)).examples:
         contexts, arms = (tuple(int(tokens[0]) for tokens in part) for part in (example.prompt_ids, example.response_ids))
         yield contexts, arms, tuple(float(target) for target in example.targets)
 
@@ -177,13 +176,3 @@ class GivenVerdicts:
 
     async def ask(self, question: Question) -> Checked:
         return Checked(check(self._values, question, self.name))
-
-
-def _at_once(judgement: Coroutine[Any, Any, Judged]) -> Judged:
-    """The result of a coroutine that waits for nothing."""
-    try:
-        judgement.send(None)
-    except StopIteration as stop:
-        found: Judged = stop.value
-        return found
-    raise AssertionError("the verdicts are given: nothing is waited for")

@@ -22,7 +22,7 @@ from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
 from raypref.seeds import seed_for
-from raypref.selection.base import Pairs, Picks, Selection
+from raypref.selection.base import Pairs, Picks, Selection, play
 from raypref.types import Comparison, Example, PreferenceMatrix, Response, Rollout, Verdict
 
 
@@ -174,41 +174,9 @@ class Judge:
 
 async def _select(selection: Selection, size: int, comparisons: Comparisons) -> Picks:
     """Run the selection to its end and ask the oracle for what it wants. A group that must be dropped has no picks."""
-    choosing = selection.choose(size)
-    try:
-        wanted = next(choosing)
-        while True:
-            await comparisons.ask(valid_pairs(wanted, size, selection))
-            if comparisons.refused:
-                return []
-            wanted = choosing.send(comparisons.matrix)
-    except StopIteration as stop:
-        return valid_picks(stop.value, size, selection)
 
+    async def answers(wanted: Pairs) -> PreferenceMatrix | None:
+        await comparisons.ask(wanted)
+        return None if comparisons.refused else comparisons.matrix
 
-def valid_pairs(pairs: Pairs, size: int, selection: Selection) -> Pairs:
-    """The comparisons that a selection asks for, checked.
-
-    Raises:
-        ConfigError: one is not (i, j) with i < j.
-    """
-    for i, j in pairs:
-        if not 0 <= i < j < size:
-            raise ConfigError(
-                f"selection.type: {selection.type!r} asks for ({i}, {j}) of {size} responses; pairs are (i, j) with i < j < {size}"
-            )
-    return pairs
-
-
-def valid_picks(picks: Picks, size: int, selection: Selection) -> Picks:
-    """What a selection picked, checked.
-
-    Raises:
-        ConfigError: a pick is empty, or names a response twice, or one that is not there.
-    """
-    for pick in picks:
-        if not pick or len(set(pick)) < len(pick) or not all(0 <= k < size for k in pick):
-            raise ConfigError(
-                f"selection.type: {selection.type!r} picked {pick} of {size} responses; pick different ones, from 0 to {size - 1}"
-            )
-    return picks
+    return await play(selection, size, answers)

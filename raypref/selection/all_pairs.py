@@ -1,4 +1,4 @@
-"""Every pair of a group: the data set of INPO and SRPO as their theory has it, K (K - 1) / 2 pairs a prompt."""
+"""Every pair of a group, K (K - 1) / 2 per prompt: the data set that the theory of INPO and SRPO assumes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ from collections.abc import Generator
 
 import numpy as np
 
-from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
-from raypref.selection.rules.labels import Ties, Winner, ordered
+from raypref.selection.base import Pairs, Picks, RandomSelection, all_pairs, selections
+from raypref.selection.rules.labels import Chosen, Ties, ordered
 from raypref.types import PreferenceMatrix
 
 
 @selections.register("all_pairs")
-class AllPairs(Selection):
-    """One example for each comparison with an answer, (winner, loser), in the order (0, 1), (0, 2), ..., (K - 2, K - 1).
+class AllPairs(RandomSelection):
+    """One example (chosen, rejected) per comparison with an answer, in the order (0, 1), (0, 2), ..., (K - 2, K - 1).
 
-    Pairs of a cycle are kept: each is judged by its own comparison. With a loss of soft labels take ``ties: first``, so that a tie is an
-    example too, with the label 1/2.
+    Pairs of a cycle are kept, since each is decided by its own comparison. With soft labels use ``ties: first``, so that a tie becomes an
+    example with the label 1/2.
     """
 
     type: str = "all_pairs"
-    winner: Winner = "likelier"
-    """likelier: the response with P above 1/2; drawn: y wins with probability P(y > y'), as in INPO (1)."""
+    chosen: Chosen = "likelier"
+    """The chosen response. likelier: the one with P above 1/2; drawn: y with probability P(y > y'), as in INPO (1)."""
     ties: Ties = "drop"
-    """A pair whose P is 1/2, with ``winner: likelier``: no example, or the first response counts as the winner."""
-    seed: int = 0
-    """Of the draws, mixed with the prompt's own; only with ``winner: drawn``."""
+    """A pair with P = 1/2, with ``chosen: likelier``: no example, or the first response is chosen."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         pairs = all_pairs(size)
         matrix = yield pairs
         draw = np.random.default_rng(self.seed)
-        labelled = (ordered(matrix.values, pair, self.winner, self.ties, draw) for pair in pairs)
+        labelled = (ordered(matrix.values, pair, self.chosen, self.ties, draw) for pair in pairs)
         return [pair for pair in labelled if pair is not None]
 
     def examples_at_most(self, size: int) -> int:

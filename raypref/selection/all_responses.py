@@ -10,9 +10,9 @@ from raypref.types import PreferenceMatrix
 
 @selections.register("all_responses")
 class AllResponses(Selection):
-    """One example a group, with all of its responses in their order.
+    """One example per group, with all its responses in order.
 
-    A response with a comparison that the oracle left open is left out; a group with fewer than two others is dropped.
+    A response with an unanswered comparison is left out; the group is dropped if fewer than two remain.
     """
 
     type: str = "all_responses"

@@ -16,19 +16,19 @@ from raypref.types import PreferenceMatrix
 
 @selections.register("best_of_n")
 class BestOfN(Selection):
-    """One example a group: the best response first, the others behind it in their order.
+    """One example per group: the best response first, then the others in their order.
 
-    Source: SPO (16), whose data name i* and say nothing about the others. Of several best ones the first is taken, and such groups are
-    counted. A response with a comparison that the oracle left open is left out; a group with fewer than two others is dropped.
+    Source: SPO (16), whose data name the best response i* and do not order the others. If several are best, the first is taken, and
+    ``metrics`` counts the group. A response with an unanswered comparison is left out; the group is dropped if fewer than two remain.
     """
 
     type: str = "best_of_n"
     by: By = "win_rate"
-    """What makes the best: win_rate (mean of P[i, j]), score (mean log-odds), copeland (how many are beaten)."""
+    """The figure that decides: win_rate (mean of P[i, j]), score (mean log-odds), copeland (number of responses beaten)."""
     all_equal: Literal["drop", "keep"] = "drop"
-    """A group in which nothing is better than anything else: drop it, or keep it with its first response as the best."""
+    """A group whose responses are all equal: drop it, or keep it with its first response as the best."""
     others: Literal["keep", "drop"] = "keep"
-    """drop: the best alone is the example, which is all that best-response SFT trains on."""
+    """drop: the example is the best response alone, which suffices for best-response SFT."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
@@ -49,6 +49,6 @@ class BestOfN(Selection):
 
 
 def _highest(matrix: PreferenceMatrix, rows: NDArray[np.intp], by: By) -> NDArray[np.intp]:
-    """Those of ``rows`` whose figure is the highest, ascending."""
+    """The members of ``rows`` with the highest figure, ascending."""
     figures = standing(matrix, rows, by)
     return rows[figures >= figures.max() - TIE]

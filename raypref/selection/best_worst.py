@@ -1,4 +1,4 @@
-"""The best and the worst response of a group, as the SPPO paper and iterative DPO train on them."""
+"""The best and the worst response of a group, the pair of the SPPO paper and of iterative DPO."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from raypref.types import PreferenceMatrix
 
 @selections.register("best_worst")
 class BestWorst(Selection):
-    """One pair a group: (argmax_i, argmin_i) of the win rate, of the mean score, or of Copeland's count.
+    """One pair per group: (argmax_i, argmin_i) of the win rate, of the mean score, or of Copeland's count.
 
-    Source: SPPO section 5.1 and Appendix F (``by: score``). Of equals the first is taken. A response with a comparison that the oracle
-    left open is not considered; a group with fewer than two others is dropped.
+    Source: SPPO section 5.1 and Appendix F (``by: score``). Of equal responses the first is taken. A response with an unanswered comparison
+    is left out; the group is dropped if fewer than two remain.
     """
 
     type: str = "best_worst"
     by: By = "win_rate"
     """win_rate: mean of P[i, j]; score: mean of log(P[i, j] / P[j, i]), the paper's mean PairRM score; copeland: responses beaten."""
     all_equal: Literal["drop", "keep"] = "drop"
-    """A group in which nothing is better than anything else: drop it, or keep its first two responses as the pair."""
+    """A group whose responses are all equal: drop it, or keep its first two responses as the pair."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)

@@ -1,4 +1,4 @@
-"""One pair of a group, drawn at random: one comparison a prompt."""
+"""One pair of a group, drawn at random: one comparison per prompt."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ from collections.abc import Generator
 
 import numpy as np
 
-from raypref.selection.base import Pairs, Picks, Selection, all_pairs, selections
-from raypref.selection.rules.labels import Ties, Winner, ordered
+from raypref.selection.base import Pairs, Picks, RandomSelection, all_pairs, selections
+from raypref.selection.rules.labels import Chosen, Ties, ordered
 from raypref.types import PreferenceMatrix
 
 
 @selections.register("random_pair")
-class RandomPair(Selection):
-    """One example a group: two responses, each pair equally likely, as (winner, loser). Only their comparison is asked for.
+class RandomPair(RandomSelection):
+    """One example (chosen, rejected) per group, each pair equally likely. Only its comparison is asked for.
 
-    Source: the pairs of INPO's Algorithm 1 and of SRPO's data set, two independent responses a prompt; with ``winner: drawn`` their
-    labels too. The draw depends on ``seed`` and on the prompt alone. A pair without an answer drops the group.
+    Source: the pairs of INPO's Algorithm 1 and of SRPO's data set, two independent responses per prompt; with ``chosen: drawn`` their
+    labels too. The draw depends on ``seed`` and the prompt alone. A pair without an answer drops the group.
     """
 
     type: str = "random_pair"
-    winner: Winner = "likelier"
-    """likelier: the response with P above 1/2; drawn: y wins with probability P(y > y'), as in INPO (1)."""
+    chosen: Chosen = "likelier"
+    """The chosen response. likelier: the one with P above 1/2; drawn: y with probability P(y > y'), as in INPO (1)."""
     ties: Ties = "drop"
-    """A pair whose P is 1/2, with ``winner: likelier``: drops the group, or the first response counts as the winner."""
-    seed: int = 0
-    """Of the draws, mixed with the prompt's own."""
+    """A pair with P = 1/2, with ``chosen: likelier``: the group is dropped, or the first response is chosen."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         draw = np.random.default_rng(self.seed)
         pairs = all_pairs(size)
         pair = pairs[int(draw.integers(len(pairs)))]
         matrix = yield [pair]
-        labelled = ordered(matrix.values, pair, self.winner, self.ties, draw)
+        labelled = ordered(matrix.values, pair, self.chosen, self.ties, draw)
         return [] if labelled is None else [labelled]

@@ -15,21 +15,21 @@ from raypref.types import PreferenceMatrix
 
 @selections.register("ranking")
 class Ranking(Selection):
-    """One example a group, (y_tau(1), ..., y_tau(K)) with the best first; or one for each response but the last, with those below it.
+    """One example per group, (y_tau(1), ..., y_tau(K)) with the best first; or one per response but the last, with those below it.
 
-    Source: SPO (17); ``examples: tails`` is how SPO Appendix D.2 trains S-DPO on rankings. The paper's rankings are given by its
-    annotator; here they are made of comparisons, which may hold ties and cycles: of equals the first comes first, and ``by`` says what
-    a cycle becomes. Both are counted. A response with a comparison that the oracle left open is left out; a group with fewer than two
-    others is dropped.
+    Source: SPO (17); ``examples: tails`` is how SPO Appendix D.2 trains S-DPO on rankings. In the paper an annotator gives the
+    rankings; here they are derived from comparisons, which may contain ties and cycles. Of equal responses the first comes first; ``by``
+    decides how a cycle is ranked; ``metrics`` counts both. A response with an unanswered comparison is left out; the group is dropped if
+    fewer than two remain.
     """
 
     type: str = "ranking"
     by: By = "win_rate"
-    """What the responses are ranked by: win_rate (mean of P[i, j]), score (mean log-odds), copeland (how many are beaten)."""
+    """The figure that ranks: win_rate (mean of P[i, j]), score (mean log-odds), copeland (number of responses beaten)."""
     examples: Literal["whole", "tails"] = "whole"
-    """whole: one example with the whole ranking; tails: (1..K), (2..K), ..., (K-1, K), each with its positive response first."""
+    """whole: one example with the whole ranking; tails: (1..K), (2..K), ..., (K-1, K), each with its chosen response first."""
     all_equal: Literal["drop", "keep"] = "drop"
-    """A group in which nothing is better than anything else: drop it, or keep it in the order of the responses."""
+    """A group whose responses are all equal: drop it, or keep it in the order of the responses."""
 
     def choose(self, size: int) -> Generator[Pairs, PreferenceMatrix, Picks]:
         matrix = yield all_pairs(size)
@@ -46,8 +46,8 @@ class Ranking(Selection):
         return size - 1 if self.examples == "tails" else 1
 
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
-        """``rank_ties``: the share of neighbours in the ranking that are equal; ``rank_upsets``: the share of comparisons that the one
-        ranked lower wins, as some do in a cycle.
+        """``rank_ties``: the share of neighbours in the ranking that are equal; ``rank_upsets``: the share of comparisons that the
+        response with the lower rank wins, as happens in a cycle.
         """
         rows = matrix.complete_rows()
         counts = {"oracle/rank_ties": float("nan"), "oracle/rank_upsets": float("nan")}

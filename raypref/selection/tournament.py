@@ -1,4 +1,4 @@
-"""The best and the worst of a group by a knock-out tournament, with 11 comparisons for 8 responses: INPO's selection."""
+"""INPO's selection: the best and the worst of a group by a knock-out tournament, with 11 comparisons for 8 responses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from raypref.types import PreferenceMatrix
 
 @selections.register("tournament")
 class Tournament(Selection):
-    """One pair a group: the winner of the winners' bracket and the loser of the losers' bracket.
+    """One pair per group: the winner of the winners' bracket and the loser of the losers' bracket.
 
     Source: INPO section 4.1, K = 8. The responses meet in pairs, (0, 1), (2, 3), ...; then winners meet winners and losers meet losers
-    until one is left of each, y_w and y_l; last, y_w meets y_l, and the pair is kept only if y_w wins. A tie goes to the first, except
-    in that last comparison, which a tie does not win. A Condorcet winner always wins.
+    until one is left of each, y_w and y_l; last, y_w meets y_l, and the pair is kept only if y_w wins. In a tie the first wins, except in
+    the last comparison, which y_w must win. A Condorcet winner always wins.
 
-    Comparisons: 3 K / 2 - 1 for even K, so 11 for 8; one less when the last two met before, whose answer then stands. The paper has
-    powers of two only: here the last response of a bracket of odd length goes on without a comparison, from the first round into both
-    brackets, which makes (3 K - 1) / 2 comparisons at most for odd K. Should it come out as both y_w and y_l, there is no pair. Where the
-    oracle abstains on a comparison that the tournament comes to, the group is dropped.
+    Comparisons: 3 K / 2 - 1 for even K, so 11 for 8; one less if the last two met before, since that answer is used again. The paper has
+    powers of two only. Here the last response of a bracket of odd length advances without a comparison, from the first round into both
+    brackets, which makes at most (3 K - 1) / 2 comparisons for odd K. If it ends as both y_w and y_l, there is no pair. The group is
+    dropped if the oracle abstains on a comparison that the tournament needs.
     """
 
     type: str = "tournament"
@@ -42,7 +42,7 @@ class Tournament(Selection):
         return [(best, worst)] if values[best, worst] > 0.5 + TIE else []
 
     def metrics(self, matrix: PreferenceMatrix) -> dict[str, float]:
-        """``cycle``: whether the comparisons asked hold one, as they do whenever y_l beats y_w and nothing was tied."""
+        """``cycle``: whether the answers contain a cycle, as they do whenever y_l beats y_w and there was no tie."""
         return {"oracle/cycle": float(has_cycle(matrix.values))}
 
 
@@ -52,6 +52,6 @@ def _meetings(bracket: Sequence[int]) -> Pairs:
 
 
 def _survivors(bracket: Sequence[int], values: Matrix, *, winners: bool) -> list[int]:
-    """Who of each meeting goes on, and the last of an odd bracket; the first wins a tie."""
-    stays = [i if (values[i, j] >= 0.5 - TIE) == winners else j for i, j in _meetings(bracket)]
-    return stays + list(bracket[2 * len(stays) :])
+    """The responses that advance: one per meeting, and the last of an odd bracket; the first wins a tie."""
+    advancing = [i if (values[i, j] >= 0.5 - TIE) == winners else j for i, j in _meetings(bracket)]
+    return advancing + list(bracket[2 * len(advancing) :])
