@@ -31,8 +31,8 @@ from actors.rollout.group import RolloutGroup
 from actors.weights.publisher import Receiver
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
-from raypref.loop.driver import Roles
 from raypref.loop.loading import example_builder
+from raypref.roles import Roles
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raypref import types
-from raypref.roles import Audience, Ref
+from raypref.roles import Audience
+from raypref.types import ExamplesRef, RolloutRef
 
 T = TypeVar("T")
 
-REF = bytes(28)
+REF: Any = bytes(28)
 """In place of an ``ObjectRef``, whose id has as many bytes."""
 
 
@@ -105,7 +106,7 @@ class SimulatedEngines:
         self._speeds = speeds
         self._engines = Station(speeds.engines * speeds.groups_at_once)
 
-    async def sample(self, request: types.SampleRequest) -> Ref:
+    async def sample(self, request: types.SampleRequest) -> RolloutRef:
         await self._engines.work(self._speeds.draw(request.prompt.index))
         return REF
 
@@ -132,14 +133,14 @@ class SimulatedOracle:
         self._seconds = speeds.judge_s
         self._oracle = Station(1)
 
-    async def judge(self, rollout: Ref, partner: Ref | None = None) -> tuple[types.Verdict, Ref]:
+    async def judge(self, rollout: RolloutRef, partner: RolloutRef | None = None) -> tuple[types.Verdict, ExamplesRef]:
         await self._oracle.work(self._seconds)
         return types.Verdict(0, 1, dict(self.METRICS)), REF
 
-    async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
+    async def compare(self, challenger: RolloutRef, defender: RolloutRef) -> types.Comparison:
         raise NotImplementedError("simulated runs are not evaluated")
 
-    async def matrix(self, rollout: Ref) -> types.PreferenceMatrix:
+    async def matrix(self, rollout: RolloutRef) -> types.PreferenceMatrix:
         raise NotImplementedError("simulated runs are not evaluated")
 
     async def seal(self, iteration: int) -> None:
@@ -151,7 +152,7 @@ class SimulatedReference:
         self._seconds = speeds.score_s
         self._reference = Station(1)
 
-    async def score(self, examples: Ref) -> Ref:
+    async def score(self, examples: ExamplesRef) -> ExamplesRef:
         await self._reference.work(self._seconds)
         return REF
 
@@ -176,7 +177,7 @@ class SimulatedLearner:
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         pass
 
-    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+    async def regularise(self, rollouts: Sequence[RolloutRef]) -> None:
         pass
 
     async def refresh_reference(self, directory: Path) -> None:

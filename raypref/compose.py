@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from raypref.checks import check_learner
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError
-from raypref.loop.driver import Driver, Outcome, RunData
+from raypref.loop.driver import Driver
 from raypref.loop.generation import Chain
+from raypref.loop.outcome import Outcome
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
@@ -31,6 +32,7 @@ from raypref.output.metrics import MetricsWriter
 from raypref.output.progress import Callback, ProgressLine
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
+from raypref.types import RunData
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

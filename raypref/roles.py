@@ -1,10 +1,10 @@
 """The contracts between the driver and the four roles.
 
-The driver is written against these Protocols alone. ``actors`` implements them on Ray; the driver's tests implement them in a few
-lines of plain Python. A ``Ref`` stands for a value that lives elsewhere: Ray's ``ObjectRef`` in a run, the value itself in a test. The
-driver passes references on and never resolves them.
+The driver is written against these Protocols alone. ``actors`` implements them on Ray; the driver's tests implement them in a few lines
+of plain Python. Rollouts and examples travel as references (``RolloutRef``, ``ExamplesRef``), which the driver passes on and never
+resolves.
 
-Every method is a coroutine that ends in a result, or in the first cause of a failure, within the role's own time-out.
+Every method is a coroutine. It returns a result, or raises the first cause of a failure, within the time-out of its role.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref import types
-
-Ref = Any
+from raypref.types import ExamplesRef, RolloutRef
 
 Checksums = Mapping[str, int]
-"""Parameter name -> checksum of the tensor's bytes as it was sent or received."""
+"""Parameter name -> checksum of the tensor's bytes, as they were sent or received."""
 
 Audience = Literal["all", "engines"]
 """Which copies of the policy a weight sync changes: all of them, or the engines alone, while the references keep pi_t."""
@@ -39,24 +38,24 @@ class WeightReceiver(Protocol):
 class RolloutRole(WeightReceiver, Protocol):
     """Engines that sample from the policy of the last weight sync."""
 
-    async def sample(self, request: types.SampleRequest) -> Ref:
-        """Reference to the ``Rollout`` that answers ``request``, from whichever engine is least busy."""
+    async def sample(self, request: types.SampleRequest) -> RolloutRef:
+        """The rollout that answers ``request``, from the least busy engine."""
         ...
 
     async def probe(self, requests: Sequence[types.SampleRequest]) -> Mapping[str, Sequence[types.Rollout]]:
-        """Every engine's own answer to the same requests, by engine name (the sync check)."""
+        """Engine name -> that engine's answers to the same requests (for the check of a weight sync)."""
         ...
 
 
 class ReferenceRole(WeightReceiver, Protocol):
-    """Frozen log-probs: pi_ref and pi_t, two slots of which a loss may need none, one or both."""
+    """Computes log-probs under pi_ref and pi_t, two slots of which a loss may need none, one or both."""
 
-    async def score(self, examples: Ref) -> Ref:
-        """Reference to the same tuple of ``Example`` with the log-probs that the loss needs filled in."""
+    async def score(self, examples: ExamplesRef) -> ExamplesRef:
+        """The same examples, with the log-probs that the loss needs filled in."""
         ...
 
     async def refresh(self, directory: Path) -> None:
-        """The policy that the learner exported to ``directory`` is pi_ref from now on."""
+        """Load the policy that the learner exported to ``directory`` as the new pi_ref."""
         ...
 
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
@@ -65,27 +64,27 @@ class ReferenceRole(WeightReceiver, Protocol):
 
 
 class OracleRole(Protocol):
-    """Judges that turn a rollout into training examples: preferences, selection, targets."""
+    """Turns a rollout into training examples: preferences, selection, targets."""
 
-    async def judge(self, rollout: Ref, partner: Ref | None = None) -> tuple[types.Verdict, Ref]:
-        """Verdict on the group, and a reference to its tuple of ``Example``.
+    async def judge(self, rollout: RolloutRef, partner: RolloutRef | None = None) -> tuple[types.Verdict, ExamplesRef]:
+        """Judge one group; its verdict and its examples.
 
         Args:
-            rollout: reference to the ``Rollout`` that is judged.
-            partner: another prompt's, where the loss wants mismatched sequences (``Loss.mismatched``).
+            rollout: what is judged.
+            partner: another prompt's rollout, where the loss wants mismatched responses (``Loss.mismatched``).
         """
         ...
 
-    async def compare(self, challenger: Ref, defender: Ref) -> types.Comparison:
-        """Two policies' rollouts on the same held-out prompt, against each other (evaluation)."""
+    async def compare(self, challenger: RolloutRef, defender: RolloutRef) -> types.Comparison:
+        """Compare two policies' rollouts on the same held-out prompt (evaluation)."""
         ...
 
-    async def matrix(self, rollout: Ref) -> types.PreferenceMatrix:
-        """Every response of a rollout against every other (evaluation)."""
+    async def matrix(self, rollout: RolloutRef) -> types.PreferenceMatrix:
+        """Compare every response of a rollout with every other (evaluation)."""
         ...
 
     async def seal(self, iteration: int) -> None:
-        """Close the iteration's journal: what was judged so far is readable on disk."""
+        """Close the iteration's journal files, so that all that was judged so far can be read from disk."""
         ...
 
 
@@ -93,22 +92,28 @@ class LearnerRole(Protocol):
     """The group of ranks that trains the policy."""
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
-        """One optimiser step on the exact mean over the batch; its metrics.
+        """Take one optimiser step on the exact mean of the loss over the batch; the step's metrics.
 
-        Raises ``raypref.errors.LossNotFinite`` before the parameters are touched when the loss or its gradient is not finite.
+        Raises:
+            LossNotFinite: the loss or its gradient is not finite; the parameters are as before.
         """
         ...
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
-        """Tell the learner that pi_t is now the current policy, and how many steps the iteration will have at most."""
+        """Make the current policy pi_t.
+
+        Args:
+            iteration: t.
+            steps: optimiser steps of the iteration if no group is dropped: the horizon of the learning rate's schedule.
+        """
         ...
 
-    async def regularise(self, rollouts: Sequence[Ref]) -> None:
-        """Evaluate the regulariser on these responses, references to ``Rollout``, from the next step on (``regulariser`` section)."""
+    async def regularise(self, rollouts: Sequence[RolloutRef]) -> None:
+        """Evaluate the regulariser on these responses from the next step on (``regulariser`` section)."""
         ...
 
     async def refresh_reference(self, directory: Path) -> None:
-        """The policy that ``export`` wrote to ``directory`` is pi_ref from now on."""
+        """Load the policy that ``export`` wrote to ``directory`` as the new pi_ref."""
         ...
 
     async def sync(self, version: int, audience: Audience = "all") -> Checksums:
@@ -139,7 +144,7 @@ class LearnerRole(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who does the work. A role that the run does not need is None."""
+    """The roles of one run; None for a role that the run does not need."""
 
     learner: LearnerRole
     rollout: RolloutRole | None = None

@@ -12,9 +12,9 @@ the targets (10 * (0.8 - 0.5), 10 * (0.3 - 0.5)) = (3, -2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,10 @@ class Rollout:
     responses: tuple[Response, ...]
     policy_version: int | None
     """Which policy of the run sampled the responses; None: none did, they were given."""
+
+
+RolloutRef: TypeAlias = Rollout | Awaitable[Rollout]
+"""A rollout, or a reference to one that lives elsewhere (Ray's ``ObjectRef``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,10 @@ class Example:
     sequence that pi_t did not sample after this prompt (a revision, a mismatched response); None for given data. Only metrics read it."""
 
 
+ExamplesRef: TypeAlias = tuple[Example, ...] | Awaitable[tuple[Example, ...]]
+"""Examples, or a reference to them, likewise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the driver learns of a judged group; the examples themselves stay where they are."""
@@ -184,9 +192,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a group's examples: ``ref`` resolves to a tuple of examples, of which ``start`` to ``stop`` are meant."""
+    """A part of a group's examples: ``ref`` stands for a tuple of examples, of which ``start`` to ``stop`` (excluded) are meant."""
 
-    ref: Any
+    ref: ExamplesRef
     start: int
     stop: int
 

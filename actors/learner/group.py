@@ -11,7 +11,7 @@ import numpy as np
 from actors.cluster.calls import first_cause
 from actors.learner.phases import Phases
 from raypref import types
-from raypref.roles import Audience, Checksums, Ref
+from raypref.roles import Audience, Checksums
 
 if TYPE_CHECKING:
     from actors.weights.publisher import Receiver
@@ -57,7 +57,7 @@ class LearnerGroup:
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         await self._all("begin_iteration", iteration, steps)
 
-    async def regularise(self, rollouts: Sequence[Ref]) -> None:
+    async def regularise(self, rollouts: Sequence[types.RolloutRef]) -> None:
         await self._all("regularise", *rollouts)
 
     async def refresh_reference(self, directory: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.cluster.calls import IN_FLIGHT, first_cause
-from raypref.roles import Checksums, Ref
-from raypref.types import TokenSequence
+from raypref.roles import Checksums
+from raypref.types import ExamplesRef, TokenSequence
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class ReferenceGroup:
         self._replicas = [_Replica(name, handle) for name, handle in replicas]
         self._timeout_s = timeout_s
 
-    async def score(self, examples: Ref) -> Ref:
+    async def score(self, examples: ExamplesRef) -> ExamplesRef:
         replica = min(self._replicas, key=lambda replica: replica.load)
         replica.load += 1
         try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.cluster.calls import first_cause
-from raypref.roles import Checksums, Ref
-from raypref.types import Rollout, SampleRequest
+from raypref.roles import Checksums
+from raypref.types import Rollout, RolloutRef, SampleRequest
 
 _BACKPRESSURE_ITEMS = 64
 """Stream items that an engine may be ahead of the driver before it pauses."""
@@ -30,7 +30,7 @@ class _Lane:
     index: int
     outbox: list[tuple[str, SampleRequest]] = field(default_factory=list)
     """Requests that go to the engine with its next call."""
-    pending: dict[str, asyncio.Future[Ref]] = field(default_factory=dict)
+    pending: dict[str, asyncio.Future[Awaitable[Rollout]]] = field(default_factory=dict)
     finished: int = 0
     """Groups so far: how a wait sees that the engine lives."""
     reader: asyncio.Task[None] | None = None
@@ -61,7 +61,7 @@ class RolloutGroup:
         self.sampled_tokens = 0
         """Response tokens of all groups so far."""
 
-    async def sample(self, request: SampleRequest) -> Ref:
+    async def sample(self, request: SampleRequest) -> RolloutRef:
         return await self._request(self._lanes[self._loads.index(min(self._loads))], request)
 
     async def probe(self, requests: Sequence[SampleRequest]) -> Mapping[str, Sequence[Rollout]]:
@@ -88,7 +88,7 @@ class RolloutGroup:
         references = await asyncio.gather(*(self._request(lane, request) for request in requests))
         return await first_cause(references, [f"{lane.name}: probe"] * len(requests), self._timeout_s)
 
-    async def _request(self, lane: _Lane, request: SampleRequest) -> Ref:
+    async def _request(self, lane: _Lane, request: SampleRequest) -> Awaitable[Rollout]:
         if self._failure is not None:
             raise self._failure
         if lane.reader is None:
@@ -118,7 +118,7 @@ class RolloutGroup:
                 refused = {key: error for key, _ in requests}
             lane.fail(refused)
 
-    async def _answer(self, lane: _Lane, answer: asyncio.Future[Ref]) -> Ref:
+    async def _answer(self, lane: _Lane, answer: asyncio.Future[Awaitable[Rollout]]) -> Awaitable[Rollout]:
         while not answer.done():
             before = lane.finished
             await asyncio.wait([answer], timeout=self._timeout_s)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
 from raypref.output.metrics import Averages
-from raypref.roles import Ref
-from raypref.types import Comparison, Rollout, Total
+from raypref.types import Comparison, Rollout, RolloutRef, Total
 
-Compare = Callable[[Ref, Ref], Awaitable[Comparison]]
+Compare = Callable[[RolloutRef, RolloutRef], Awaitable[Comparison]]
 """Challenger, defender -> an oracle's verdict (``OracleRole.compare``)."""
 
 
@@ -82,7 +81,9 @@ def counting(compare: Compare) -> Compare:
     """The same, with how many comparisons of one response with one were asked for and left open among the metrics:
     ``oracle/comparisons_total`` and ``oracle/abstained_total``, of which ``oracle/abstained`` is the share."""
 
-    async def counted(challenger: Rollout, defender: Rollout) -> Comparison:
+    async def counted(challenger: RolloutRef, defender: RolloutRef) -> Comparison:
+        assert isinstance(challenger, Rollout)
+        assert isinstance(defender, Rollout)
         verdict = await compare(challenger, defender)
         asked = len(challenger.responses) * len(defender.responses)
         open_ones = float(round(verdict.metrics["oracle/abstained"] * asked))
@@ -100,7 +101,7 @@ def summary(observed: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return dict(averages.take())
 
 
-async def compare_all(pairs: Iterable[tuple[Ref, Ref]], compare: Compare, in_flight: int) -> list[Comparison]:
+async def compare_all(pairs: Iterable[tuple[RolloutRef, RolloutRef]], compare: Compare, in_flight: int) -> list[Comparison]:
     """The verdicts in the pairs' order, at most ``in_flight`` asked for at a time; the first failure ends the others."""
     assert in_flight >= 1, in_flight
     waiting = enumerate(pairs)

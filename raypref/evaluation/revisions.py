@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from raypref.evaluation.matching import Unit
 from raypref.evaluation.outcomes import Compare, compare_all, summary
 from raypref.evaluation.win_rate import WinRate, summarise
-from raypref.roles import Ref
-from raypref.types import Comparison
+from raypref.types import Comparison, RolloutRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Revision(WinRate):
 
 
 async def compare_rounds(
-    rounds: Sequence[Sequence[Ref]], defenders: Sequence[Ref], compare: Compare, *, in_flight: int
+    rounds: Sequence[Sequence[RolloutRef]], defenders: Sequence[RolloutRef], compare: Compare, *, in_flight: int
 ) -> list[list[Comparison]]:
     """Compare every revision with the same answers.
 

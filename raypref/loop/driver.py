@@ -1,58 +1,54 @@
-"""The loop: sample, judge, train, sync; the whole of it, top to bottom.
+"""The loop, top to bottom: sample, judge, score, train, sync; evaluate and save between iterations.
 
-    pi_0 -> engines
+                 sample             judge              score                 train
+      prompts ----------> rollouts -------> examples ---------> examples ------------> pi_{t+1}
+                 engines            oracle             references   in    learner         |
+                    ^                                      ^     batches                  |
+                    |                                      |                              |
+                    +--------------------------------------+------------------------------+
+                                    sync: the weights, under version t + 1
+
+    sync: pi_0 -> engines and references
     for each iteration t:
-        the engines sample K responses a prompt from pi_t            } overlapped: the learner starts on the first
-        the oracle compares them, the selection keeps some           } full batch while the engines still sample
-        the reference actors add log-probs under pi_ref and pi_t     }
-        the learner takes its steps                                  }
-        pi_{t+1} -> engines and references, checked
-        it is evaluated on held-out prompts, and saved                 overlapped with the first sampling of iteration t + 1
+        save and evaluate pi_t                         } all of this overlaps (``loop.overlap``): engines sample while pi_t is saved and
+        each prompt: sample, judge, score              } evaluated, and the learner starts on the first full batch while they still sample
+        each full batch: train                         }
+        sync: pi_{t+1} -> engines and references, checked
+    save and evaluate the last policy, export it
 
-Every algorithm is this loop. What differs is data: which responses are kept, which frozen log-probs are asked for, which loss.
+Every algorithm is this loop. What differs is data: which responses are kept, which frozen log-probs are asked for, which loss. Given
+preferences enter as examples and are only scored.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
 from raypref.errors import DataError, LossNotFinite
-from raypref.loop.batches import Batch, BatchStream, rebatch
-from raypref.loop.evaluation import Evaluator
+from raypref.loop.batch_stream import Batch, BatchStream, rebatch
+from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
-from raypref.loop.groups import Groups
 from raypref.loop.iterations import Iterations
-from raypref.loop.partners import Partners
+from raypref.loop.mismatched_partners import MismatchedPartners
+from raypref.loop.outcome import Outcome
 from raypref.loop.reference_refresh import ReferenceRefresh
-from raypref.loop.regulariser import FreshSamples
+from raypref.loop.regulariser_samples import RegulariserSamples
+from raypref.loop.requests import RequestBuilder
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import Averages, MetricsWriter, StageClock
 from raypref.output.progress import Callback
 from raypref.roles import Audience, Roles
 from raypref.seeds import seed_for
-from raypref.types import Prompt, RunData, SampleRequest, Slice
+from raypref.types import Example, ExamplesRef, Prompt, RolloutRef, RunData, Slice, Verdict
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Outcome:
-    """What a finished run has to tell."""
-
-    steps: int = 0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    sync: dict[str, float] = field(default_factory=dict)
-    """The largest of each figure over all syncs."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Stage -> wall seconds in which it was at work; stages overlap."""
 
 
 class Driver:
@@ -64,80 +60,64 @@ class Driver:
         self.config = config
         self.roles = roles
         self.data = data
-        self.iterations = Iterations(config, data)
         self.metrics = metrics
         self.callbacks = callbacks
         self.clock = StageClock()
         self.averages = Averages()
-        self.checkpoints = Checkpoints.of(config)
         self.state = RunState()
         self.outcome = Outcome()
-        self.evaluator: Evaluator | None = None
-        if config.evaluation.wanted(data.held_out):
-            self.evaluator = Evaluator(self._sample, roles.oracle, config, data.held_out, data.revise)
-        self.weight_sync = WeightSync(config, roles, data, self._request)
-        self.refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
-        self.fresh: FreshSamples | None = None
-        if config.regulariser.on:
-            assert roles.rollout is not None
-            self.fresh = FreshSamples(config, roles.learner, roles.rollout, data.prompts, self._sync_weights)
-        self._synced_step = -1
-        """The step at which the engines were last given pi_t."""
-        self.groups = Groups(config, roles, self.clock, self.averages, callbacks)
+        self.requests = RequestBuilder(config.seed, config.rollout)
+        self.iterations = Iterations(config, data)
+        self.checkpoints = Checkpoints.of(config)
+        self.weight_sync = WeightSync(config, roles, data, self.requests)
+        self.reference_refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
+        self.evaluator = Evaluator(config, roles, data, self.requests) if config.evaluation.wanted(data.held_out) else None
+        self.regulariser = (
+            RegulariserSamples(config, roles, data, requests=self.requests, sync=self._sync_weights) if config.regulariser.on else None
+        )
+        self._partners: MismatchedPartners | None = None
+        """For a loss that wants mismatched responses: the rollouts of the current iteration, in pairs."""
+        self._synced_step: int | None = None
+        """The step after which the engines were last given pi_t."""
+        self._concluded: int | None = None
+        """The last iteration whose policy was saved and evaluated."""
 
     async def run(self, resume_from: Path | None = None) -> Outcome:
-        """Run to the end, or from a checkpoint to the end.
+        """Run to the end, from the start or from a checkpoint.
 
         Args:
-            resume_from: a directory that ``Checkpoints`` wrote; the result is that of the run that was never stopped.
+            resume_from: a directory that ``Checkpoints`` wrote; the result is the same as that of a run that was never stopped.
         """
-        self.clock.take()  # the time until now went into the start
+        self.clock.take()  # the time until now was spent on the start
         with frozen_heap():
-            await self._run(resume_from)
-        self.outcome.steps = self.state.step
-        self.outcome.seconds = self.clock.seconds()
+            await self._sync()
+            if resume_from is not None:
+                await self._resume(resume_from)
+            while self.state.iteration < self.config.loop.iterations:
+                await self._iterate()
+                await self._sync()
+                self.metrics.write(self.state.step, self.clock.take())
+            await self._save_and_evaluate()
+            with self.clock.stage("export"):
+                await self.roles.learner.export(self.config.output_dir / "policy")
+        self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.clock.seconds()
         return self.outcome
 
-    async def _run(self, resume_from: Path | None) -> None:
-        await self._sync()
-        settled = resume_from is not None
-        if resume_from is not None:
-            await self._evaluate()
-            await self._resume(resume_from)
-        while self.state.iteration < self.config.loop.iterations:
-            await self._iterate(settled)
-            await self._sync()
-            self.metrics.write(self.state.step, self.clock.take())
-            settled = False
-        if not settled:
-            await self._settle()
-        with self.clock.stage("export"):
-            await self.roles.learner.export(self.policy_dir)
+    # --- one iteration ----------------------------------------------------------------------------------------------------------------
 
-    @property
-    def policy_dir(self) -> Path:
-        """Where the final policy goes, as a Hugging Face model directory."""
-        return self.config.output_dir / "policy"
-
-    # ---------------------------------------------------------------------------------------------------- one iteration
-
-    async def _iterate(self, settled: bool) -> None:
-        """Train pi_{t+1} on the responses that pi_t samples.
-
-        Args:
-            settled: whether pi_t has been evaluated and saved; otherwise that comes before the first step.
-        """
+    async def _iterate(self) -> None:
+        """Train pi_{t+1} on the responses of pi_t. pi_t is saved and evaluated before the first step."""
         state = self.state
-        beside = self.config.loop.overlap and not self.refresh.due(state.iteration)  # a new pi_ref is pi_t, which is saved first
-        if not (settled or beside):
-            await self._settle()
+        overlap = self.config.loop.overlap and not self.reference_refresh.due(state.iteration)  # a new pi_ref is pi_t, which is saved first
+        if not overlap:
+            await self._save_and_evaluate()
         for callback in self.callbacks:
             callback.on_iteration(state.iteration)
-        await self.refresh.before(state.iteration)
+        await self.reference_refresh.before(state.iteration)
         stream = self._stream()
         try:
-            if beside and not settled:
-                await self._settle(stream)
+            if overlap:
+                await self._save_and_evaluate(meanwhile=stream)
             taken = await self._train(stream)
         finally:
             await stream.close()
@@ -148,86 +128,90 @@ class Driver:
             )
         if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(state.iteration)
-        self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.used(taken))
-
-    async def _train(self, stream: BatchStream[Any]) -> int:
-        """The iteration's steps; how many of its groups were used up."""
-        config, iteration = self.config, self.state.iteration
-        await self.roles.learner.begin_iteration(iteration, self.iterations.steps())
-        again: list[Batch] = []
-        taken = 0
-        async with contextlib.aclosing(self._batches(stream)) as batches:
-            async for batch in batches:
-                await self._step(batch)
-                taken = batch.groups_taken
-                if config.learner.epochs > 1:
-                    again.append(batch)
-        for epoch in range(1, config.learner.epochs):
-            seed = seed_for(config.seed, "epoch", iteration, str(epoch))
-            for batch in rebatch(again, config.learner.global_batch, seed):
-                await self._step(batch)
-        return taken
+        self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
 
     def _stream(self) -> BatchStream[Any]:
-        """The iteration's batches, none of them begun."""
-        loop = self.config.loop
+        """The batches of this iteration; nothing is started yet."""
+        if self.data.sampled and self.config.loss.mismatched:
+            self._partners = MismatchedPartners(self._sample, self.data.prompts, self.state.cursor)
         return BatchStream(
-            self._processing(),
+            self._group if self.data.sampled else self._given,
             self.iterations.items(self.state.cursor),
             batch_size=self.config.learner.global_batch,
             window=self.config.groups_in_flight(),
-            max_batches=loop.sync_interval,
-            most=self.iterations.examples_at_most(),
+            max_batches=self.config.loop.sync_interval,
+            max_examples=self.iterations.max_examples(),
         )
 
-    async def _batches(self, stream: BatchStream[Any]) -> AsyncGenerator[Batch]:
-        """Batches as they fill; without overlap, all of them at once when the last has filled.
+    # --- one group: sample, judge, score ------------------------------------------------------------------------------------------------
 
-        A regulariser needs the engines between the steps, so what they sample for training is finished first.
-        """
-        batches = stream.batches()
-        if not self.config.loop.overlap or (self.fresh is not None and self.data.sampled):
-            everything = [batch async for batch in batches]
-            for batch in everything:
-                yield batch
-            return
-        async with contextlib.aclosing(batches):
-            async for batch in batches:
-                yield batch
+    async def _group(self, prompt: Prompt) -> Slice:
+        """One prompt: sample, judge, score."""
+        rollout, partner = await self._rollouts(prompt)
+        verdict, examples = await self._judge(rollout, partner)
+        if verdict.examples:
+            examples = await self._score(examples)
+        return Slice(examples, 0, verdict.examples)
 
-    def _processing(self) -> Callable[[Any], Awaitable[Slice]]:
-        """What is done with each item: a prompt is answered and judged, a given example is as it is."""
-        if not self.data.sampled:
-            return self.groups.given
-        partners = Partners(self._answer, self.data.prompts, self.state.cursor) if self.config.loss.mismatched else None
-        return partial(self.groups.sampled, self._answer if partners is None else partners.of)
+    async def _given(self, example: Example) -> Slice:
+        """One given example: score."""
+        return Slice(await self._score((example,)), 0, 1)
 
-    # ------------------------------------------------------------------------------------------------- one answer, one step
+    async def _rollouts(self, prompt: Prompt) -> tuple[RolloutRef, RolloutRef | None]:
+        """The prompt's rollout, and another prompt's if the loss wants mismatched responses."""
+        if self._partners is None:
+            return await self._sample(prompt), None
+        return await self._partners.rollout_and_partner(prompt)
 
-    def _answer(self, prompt: Prompt) -> Coroutine[Any, Any, Any]:
-        return self._sample(prompt, self.config.rollout.responses, "train", self.state.iteration)
-
-    async def _sample(self, prompt: Prompt, count: int, purpose: str, iteration: int) -> Any:
+    async def _sample(self, prompt: Prompt) -> RolloutRef:
         assert self.roles.rollout is not None
-        with self.clock.stage("rollout" if purpose == "train" else "evaluate"):
-            return await self.roles.rollout.sample(self._request(prompt, count, purpose, iteration))
+        t = self.state.iteration
+        request = self.requests.build(prompt, self.config.rollout.responses, purpose="train", iteration=t, policy_version=t)
+        with self.clock.stage("rollout"):
+            return await self.roles.rollout.sample(request)
 
-    def _request(self, prompt: Prompt, count: int, purpose: str, iteration: int) -> SampleRequest:
-        rollout = self.config.rollout
-        return SampleRequest(
-            prompt=prompt,
-            count=count,
-            seed=seed_for(self.config.seed, purpose, iteration, prompt.id),
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_tokens=rollout.max_tokens,
-            policy_version=self.state.iteration,
-        )
+    async def _judge(self, rollout: RolloutRef, partner: RolloutRef | None) -> tuple[Verdict, ExamplesRef]:
+        assert self.roles.oracle is not None
+        with self.clock.stage("judge"):
+            verdict, examples = await self.roles.oracle.judge(rollout, partner)
+        self.averages.add(verdict.metrics)
+        for callback in self.callbacks:
+            callback.on_group(verdict)
+        return verdict, examples
+
+    async def _score(self, examples: ExamplesRef) -> ExamplesRef:
+        if self.roles.reference is None:
+            return examples
+        with self.clock.stage("reference"):
+            return await self.roles.reference.score(examples)
+
+    # --- train ----------------------------------------------------------------------------------------------------------------------------
+
+    async def _train(self, stream: BatchStream[Any]) -> int:
+        """Take the iteration's steps; how many of its groups they used up."""
+        iteration, epochs = self.state.iteration, self.config.learner.epochs
+        await self.roles.learner.begin_iteration(iteration, self.iterations.steps())
+        # Without overlap, and where a regulariser needs the engines between the steps, all of the iteration's responses are sampled first.
+        sample_first = not self.config.loop.overlap or (self.regulariser is not None and self.data.sampled)
+        seen: list[Batch] = []
+        taken = 0
+        async with contextlib.aclosing(stream.batches(complete_first=sample_first)) as batches:
+            async for batch in batches:
+                await self._step(batch)
+                taken = batch.groups_taken
+                if epochs > 1:
+                    seen.append(batch)
+        for epoch in range(1, epochs):
+            seed = seed_for(self.config.seed, "epoch", iteration, str(epoch))
+            for batch in rebatch(seen, self.config.learner.global_batch, seed):
+                await self._step(batch)
+        return taken
 
     async def _step(self, batch: Batch) -> None:
-        if self.fresh is not None:
+        if self.regulariser is not None:
+            held_version = self.state.iteration if self._synced_step == self.state.step else None
             with self.clock.stage("regulariser"):
-                await self.fresh.before_step(self.state.step, self.state.iteration if self._synced_step == self.state.step else None)
+                await self.regulariser.before_step(self.state.step, held_version)
         with self.clock.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
@@ -239,71 +223,73 @@ class Driver:
         for callback in self.callbacks:
             callback.on_step(self.state.step, values)
 
-    # ----------------------------------------------------------------------------------- between two iterations
+    # --- sync -----------------------------------------------------------------------------------------------------------------------------
 
     async def _sync(self) -> None:
-        """pi_t to every engine and reference, then proof that it arrived."""
+        """Give pi_t to every engine and reference, and check that it arrived."""
         if self.weight_sync.needed:
-            await self._sync_weights(self.state.iteration)
+            await self._sync_weights(self.state.iteration, "all")
             self._synced_step = self.state.step
 
-    async def _sync_weights(self, version: int, audience: Audience = "all") -> None:
+    async def _sync_weights(self, version: int, audience: Audience) -> None:
         with self.clock.stage("sync"):
-            found = await self.weight_sync.sync(version, audience)
-        self.metrics.write(self.state.step, found)
-        self.outcome.sync = self.weight_sync.largest
+            metrics = await self.weight_sync.sync(version, audience)
+        self.metrics.write(self.state.step, metrics)
 
-    async def _evaluate(self) -> None:
-        """Win rates of pi_t on the held-out prompts, against pi_0 and against the policy evaluated before."""
-        iteration = self.state.iteration
-        if self.evaluator is None or (iteration % self.config.evaluation.every and iteration != self.config.loop.iterations):
-            return
-        with self.clock.stage("evaluate"):
-            result = await self.evaluator.evaluate(iteration)
-        if result is None:
-            return
-        self.outcome.evaluations.append(result)
-        values = {
-            f"eval/win_rate_against_{opponent}": result[opponent]["win_rate"] for opponent in ("base", "previous") if opponent in result
-        }
-        observed = {name.replace("oracle/", "eval/oracle/", 1): value for name, value in result["oracle"].items()}
-        self.metrics.write(self.state.step, values | observed | {"eval/response_tokens": result["response_tokens"]})
-        for callback in self.callbacks:
-            callback.on_evaluation(result)
+    # --- evaluate and save ----------------------------------------------------------------------------------------------------------------
 
-    async def _settle(self, beside: BatchStream[Any] | None = None) -> None:
-        """Save pi_t and evaluate it. Once saved it is not lost, whatever becomes of its evaluation.
+    async def _save_and_evaluate(self, meanwhile: BatchStream[Any] | None = None) -> None:
+        """Save pi_t and evaluate it, once. Once saved it is not lost if the evaluation fails.
 
         Args:
-            beside: the next iteration's batches. The engines begin on them while the learner saves; the held-out prompts go first.
+            meanwhile: the next iteration's batches. The engines answer the held-out prompts first, then these prompts.
 
         Raises:
             Exception: the first failure of the three.
         """
-        if beside is None:
+        if self._concluded == self.state.iteration:
+            return
+        if meanwhile is None:
             await self._save()
             await self._evaluate()
         else:
-            await beside.start_beside(self._evaluate(), self._save())
+            await meanwhile.fill_during(self._evaluate(), self._save())
         self._commit()
+        self._concluded = self.state.iteration
 
     async def _save(self) -> None:
-        if not self.state.iteration:
+        if self.state.iteration == 0:
             return
         with self.clock.stage("checkpoint"):
             await self.roles.learner.save(self.checkpoints.begin(self.state) / "learner")
         self._commit()
 
     def _commit(self) -> None:
-        if self.state.iteration:
+        """Mark the checkpoint as complete, with the evaluations so far."""
+        if self.state.iteration > 0:
             self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
 
+    async def _evaluate(self) -> None:
+        if self.evaluator is None or not self.evaluator.due(self.state.iteration):
+            return
+        with self.clock.stage("evaluate"):
+            result = await self.evaluator.evaluate(self.state.iteration)
+        if result is None:
+            return
+        self.outcome.evaluations.append(result)
+        self.metrics.write(self.state.step, evaluation_metrics(result))
+        for callback in self.callbacks:
+            callback.on_evaluation(result)
+
     async def _resume(self, directory: Path) -> None:
-        """Continue from a checkpoint. The base policy's answers were sampled again before; pi_t's are sampled again here."""
+        """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""
+        await self._evaluate()
         self.state, self.outcome.evaluations = self.checkpoints.read(directory)
+        self._concluded = self.state.iteration
         with self.clock.stage("load"):
             await self.roles.learner.load(directory / "learner")
         await self._sync()
         if self.evaluator is not None:
-            await self.evaluator.resume()
+            with self.clock.stage("evaluate"):
+                await self.evaluator.resume(self.state.iteration)
         logger.info("resumed from %s: iteration %d, step %d", directory, self.state.iteration, self.state.step)

@@ -1,10 +1,10 @@
-"""Win rates of the policy, as it is trained, against its base and against itself an iteration ago."""
+"""Win rates of the policy during training: against the base policy, and against the policy that was evaluated before."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,56 +12,58 @@ from raypref.config import RunConfig
 from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.evaluation.win_rate import summarise
 from raypref.judging.diagnostics import mean_tokens
-from raypref.loop.generation import Revise, chain, chains
+from raypref.loop.generation import chain, chains
+from raypref.loop.requests import RequestBuilder
 from raypref.output.metrics import Averages
-from raypref.roles import OracleRole, Ref
-from raypref.types import Comparison, Prompt
-
-Sample = Callable[[Prompt, int, str, int], Awaitable[Ref]]
+from raypref.roles import Roles
+from raypref.types import Comparison, Prompt, RolloutRef, RunData
 
 
 class Evaluator:
-    """Keeps the answers of the base policy and of the last evaluated one, and has the oracle compare new answers with them.
+    """Keeps the rollouts of the base policy and of the policy evaluated last, and has the oracle compare new rollouts with them.
 
-    The answers' seeds depend on the prompt alone, so a policy that did not change gives the same answers and a win rate of one half.
+    The seeds depend on the prompt alone, so a policy that did not change gives the same responses and a win rate of one half.
     """
 
-    def __init__(
-        self, sample: Sample, oracle: OracleRole | None, config: RunConfig, prompts: Sequence[Prompt], revise: Revise | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, roles: Roles, data: RunData, requests: RequestBuilder) -> None:
         """
         Args:
-            sample: (prompt, count, purpose, iteration) -> reference to a rollout of the current policy.
-            oracle: the judge.
-            config: the run's.
-            prompts: held-out ones.
-            revise: makes prompts for revisions; needed for ``evaluation.revisions``.
+            config: of the run.
+            roles: engines and oracle.
+            data: its held-out prompts, and ``revise``, which ``evaluation.revisions`` needs.
+            requests: builds what the engines are asked.
         """
-        self._revise = revise
-        assert oracle is not None
-        self._sample = sample
-        self._oracle = oracle
         self._config = config
-        self._prompts = prompts
-        self._answers: dict[str, list[Ref]] = {}
+        assert roles.rollout is not None
+        assert roles.oracle is not None
+        self._rollout, self._oracle = roles.rollout, roles.oracle
+        self._prompts = data.held_out
+        self._revise = data.revise
+        self._requests = requests
+        self._kept: dict[str, list[RolloutRef]] = {}
+        """Opponent (``base``, ``previous``) -> its rollouts."""
+
+    def due(self, iteration: int) -> bool:
+        """Whether pi_t is evaluated: every ``evaluation.every`` iterations, and the final policy."""
+        return not iteration % self._config.evaluation.every or iteration == self._config.loop.iterations
 
     async def evaluate(self, iteration: int) -> dict[str, Any] | None:
-        """Sample the current policy's answers and compare them. The base policy has nobody to be compared with: None.
+        """Sample from pi_t and compare its rollouts with the opponents'. None for the base policy, which has no opponent.
 
         Returns:
             ``iteration``, ``response_tokens``, for each opponent (``base``, ``previous``) the win rate with its interval, and under
             ``oracle`` what the oracle observed: means, and sums over this evaluation of each ``Total``.
         """
-        answers = await self._ask()
-        opponents = dict(self._answers)
-        self._answers = {"base": opponents.get("base", answers), "previous": answers}
+        rollouts = await self._sample_all(iteration)
+        opponents = dict(self._kept)
+        self._kept = {"base": opponents.get("base", rollouts), "previous": rollouts}
         if not opponents:
             return None
         result: dict[str, Any] = {"iteration": iteration}
         observed = Averages()
         evaluation = self._config.evaluation
         for name, defenders in opponents.items():
-            matches = await asyncio.gather(*(self._oracle.compare(a, b) for a, b in zip(answers, defenders, strict=True)))
+            matches = await asyncio.gather(*(self._oracle.compare(a, b) for a, b in zip(rollouts, defenders, strict=True)))
             summary = summarise(
                 [match.win_rate for match in matches],
                 resamples=evaluation.bootstrap_resamples,
@@ -75,34 +77,37 @@ class Evaluator:
                 observed.add(match.metrics)
             self._write(iteration, name, matches)
         if evaluation.revisions:
-            result["revisions"] = await self._revisions(opponents["base"], iteration, observed)
+            result["revisions"] = await self._revision_curve(opponents["base"], iteration, observed)
         result["oracle"] = observed.take()
         return result
 
-    async def resume(self) -> None:
-        """Sample the current policy's answers again: it is the opponent of the next evaluation in a run that was resumed."""
-        self._answers["previous"] = await self._ask()
+    async def resume(self, iteration: int) -> None:
+        """In a resumed run: sample from pi_t again, since the next evaluation compares with it."""
+        self._kept["previous"] = await self._sample_all(iteration)
 
-    async def _revisions(self, defenders: Sequence[Ref], policy_version: int, observed: Averages) -> list[dict[str, Any]]:
-        """Win rates of the current policy's answers after 0, 1, ... revisions of its own, against the base policy's first answers.
+    async def _revision_curve(self, defenders: Sequence[RolloutRef], iteration: int, observed: Averages) -> list[dict[str, Any]]:
+        """Win rates against the base policy's first responses, after pi_t revised its own responses 0, 1, ... times.
 
-        What the oracle observes is added to ``observed``.
+        Args:
+            defenders: the base policy's rollouts.
+            iteration: t.
+            observed: gets what the oracle observes.
         """
         evaluation = self._config.evaluation
 
-        async def sample(prompt: Prompt, count: int, purpose: str) -> Ref:
-            return await self._sample(prompt, count, "evaluation" if purpose == "generate" else purpose, 0)
+        async def sample(prompt: Prompt, count: int, purpose: str) -> RolloutRef:
+            return await self._sample(prompt, count, "evaluation" if purpose == "generate" else purpose, iteration)
 
         settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
         in_flight = self._config.groups_in_flight(evaluation.responses)
-        made = await chains(self._prompts, in_flight, lambda prompt: chain(prompt, sample, **settings))
-        rounds = [[item.rollout(number, policy_version) for item in made] for number in range(evaluation.revisions + 1)]
+        revised = await chains(self._prompts, in_flight, lambda prompt: chain(prompt, sample, **settings))
+        rounds = [[item.rollout(number, iteration) for item in revised] for number in range(evaluation.revisions + 1)]
         matches = await compare_rounds(rounds, defenders, self._oracle.compare, in_flight=in_flight)
-        for match in (match for own in matches for match in own):
+        for match in (match for round_matches in matches for match in round_matches):
             observed.add(match.metrics)
         curve = revision_curve(
             matches,
-            [sum(mean_tokens(answers.responses) for answers in own) / len(own) for own in rounds],
+            [sum(mean_tokens(rollout.responses) for rollout in answers) / len(answers) for answers in rounds],
             "tokens",
             resamples=evaluation.bootstrap_resamples,
             confidence=evaluation.confidence,
@@ -110,12 +115,23 @@ class Evaluator:
         )
         return [asdict(point) for point in curve]
 
-    async def _ask(self) -> list[Ref]:
+    async def _sample_all(self, iteration: int) -> list[RolloutRef]:
         count = self._config.evaluation.responses
-        return list(await asyncio.gather(*(self._sample(prompt, count, "evaluation", 0) for prompt in self._prompts)))
+        return list(await asyncio.gather(*(self._sample(prompt, count, "evaluation", iteration) for prompt in self._prompts)))
+
+    async def _sample(self, prompt: Prompt, count: int, purpose: str, policy_version: int) -> RolloutRef:
+        request = self._requests.build(prompt, count, purpose=purpose, iteration=0, policy_version=policy_version)
+        return await self._rollout.sample(request)
 
     def _write(self, iteration: int, opponent: str, matches: Sequence[Comparison]) -> None:
         directory = self._config.output_dir / "evaluation"
         directory.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(asdict(match), ensure_ascii=False) for match in matches]
         (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def evaluation_metrics(result: dict[str, Any]) -> dict[str, float]:
+    """The metrics of what ``Evaluator.evaluate`` returns; names under ``eval/``."""
+    rates = {f"eval/win_rate_against_{opponent}": result[opponent]["win_rate"] for opponent in ("base", "previous") if opponent in result}
+    observed = {name.replace("oracle/", "eval/oracle/", 1): value for name, value in result["oracle"].items()}
+    return rates | observed | {"eval/response_tokens": result["response_tokens"]}

@@ -13,9 +13,12 @@ import pytest
 
 from raypref.config import RunConfig
 from raypref.errors import LossNotFinite, SyncError
-from raypref.loop.driver import Driver, Outcome, Roles, RunData
+from raypref.loop.driver import Driver
+from raypref.loop.outcome import Outcome
 from raypref.output import metrics
 from raypref.output.metrics import MetricsWriter
+from raypref.roles import Roles
+from raypref.types import RunData
 from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeReference, FakeRollout, prompt
 
 
@@ -245,7 +248,9 @@ def test_engine_with_other_weights_stops_the_run(tmp_path: Path) -> None:
 
 def test_given_examples_need_no_engine(tmp_path: Path) -> None:
     driver = make(tmp_path)
-    rollouts = [driver.roles.rollout._answer(driver._request(prompt(k), 2, "train", 0)) for k in range(6)]
+    rollouts = [
+        driver.roles.rollout._answer(driver.requests.build(prompt(k), 2, purpose="train", iteration=0, policy_version=0)) for k in range(6)
+    ]
     examples = [asyncio.run(driver.roles.oracle.judge(rollout))[1][0] for rollout in rollouts]
     driver.metrics.close()
     config = driver.config.model_copy(update={"selection": None, "loop": driver.config.loop.model_copy(update={"iterations": 1})})

@@ -11,10 +11,12 @@ import pytest
 
 from raypref import types
 from raypref.errors import ConfigError, DataError
-from raypref.loop.driver import Driver, Roles, RunData
+from raypref.loop.driver import Driver
 from raypref.losses.base import Frozen
 from raypref.losses.dpo import DPO
 from raypref.output.metrics import MetricsWriter
+from raypref.roles import Roles
+from raypref.types import RunData
 from tests.fakes import FakeLearner, prompt
 from tests.loop.test_driver import finish, make
 

@@ -1,15 +1,28 @@
 """Win rates of the policy as it is trained."""
 
-import asyncio
+from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+from raypref import types
 from raypref.config import RunConfig
 from raypref.loop.evaluation import Evaluator
-from raypref.types import Prompt
-from tests.fakes import FakeOracle, prompt
+from raypref.loop.requests import RequestBuilder
+from raypref.roles import Roles
+from tests.fakes import FakeLearner, FakeOracle, FakeRollout, prompt
 from tests.groups import rollout
 
 
-def test_what_the_oracle_observes_of_revisions_is_counted(tmp_path):
+class Engines(FakeRollout):
+    """Says 1, and to the prompt of a revision the number in it."""
+
+    async def sample(self, request: types.SampleRequest) -> types.Rollout:
+        text = request.prompt.text
+        return rollout(text if text.isdigit() else "1", prompt_id=request.prompt.id)
+
+
+def test_what_the_oracle_observes_of_revisions_is_counted(tmp_path: Path) -> None:
     """Three prompts against the base and the last evaluated policy, and 0, 1, 2 revisions against the base: 3 (2 + 3) comparisons.
 
     The policy says 1, its revisions 2 and 3: even with the base, then better. A token is a character.
@@ -24,13 +37,12 @@ def test_what_the_oracle_observes_of_revisions_is_counted(tmp_path):
         }
     )
 
-    async def sample(own, count, purpose, iteration):
-        return rollout(own.text if purpose.startswith("revision") else "1", prompt_id=own.id)
+    def revise(item: types.Prompt, answer: str) -> types.Prompt:
+        return types.Prompt(item.index, item.id, f"{int(answer) + 1}", item.token_ids)
 
-    def revise(own, answer):
-        return Prompt(own.index, own.id, f"{int(answer) + 1}", own.token_ids)
-
-    evaluator = Evaluator(sample, FakeOracle(), config, [prompt(k) for k in range(3)], revise)
+    data = types.RunData(held_out=[prompt(k) for k in range(3)], revise=revise)
+    roles = Roles(learner=FakeLearner(), rollout=Engines(), oracle=FakeOracle())
+    evaluator = Evaluator(config, roles, data, RequestBuilder(0, config.rollout))
     assert asyncio.run(evaluator.evaluate(0)) is None
     result = asyncio.run(evaluator.evaluate(1))
     assert result["oracle"] == {"oracle/requests_total": 15.0}

@@ -8,12 +8,12 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypref.loop.batches import Batch, BatchStream, rebatch
+from raypref.loop.batch_stream import Batch, BatchStream, rebatch
 from raypref.types import Slice
 
 
 def drain(
-    sizes: list[int], *, batch_size: int, window: int, max_batches: int | None = None, most: int = 1, seed: int = 0
+    sizes: list[int], *, batch_size: int, window: int, max_batches: int | None = None, max_examples: int = 1, seed: int = 0
 ) -> tuple[list[Batch], int]:
     """Batches made of groups with ``sizes`` examples each, and how many groups were started."""
     delays = random.Random(seed)
@@ -26,7 +26,9 @@ def drain(
         return Slice(index, 0, sizes[index])
 
     async def collect() -> list[Batch]:
-        stream = BatchStream(process, iter(range(len(sizes))), batch_size=batch_size, window=window, max_batches=max_batches, most=most)
+        stream = BatchStream(
+            process, iter(range(len(sizes))), batch_size=batch_size, window=window, max_batches=max_batches, max_examples=max_examples
+        )
         return [batch async for batch in stream.batches()]
 
     return asyncio.run(collect()), started
@@ -120,5 +122,5 @@ def test_rebatch_is_a_permutation_that_its_seed_fixes() -> None:
 
 def test_no_more_groups_are_started_than_their_examples_call_for() -> None:
     """Groups of 28 examples, two batches of 64: 128 / 28 is 4.6, so 5 groups; with 28 wanted of each, 36 would be started."""
-    batches, started = drain([28] * 40, batch_size=64, window=36, max_batches=2, most=28)
+    batches, started = drain([28] * 40, batch_size=64, window=36, max_batches=2, max_examples=28)
     assert ([batch.examples for batch in batches], started) == ([64, 64], 5)

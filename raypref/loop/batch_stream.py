@@ -1,7 +1,8 @@
-"""Prompts to full batches, in prompt order, at most a window ahead.
+"""From prompts to full batches: many groups in flight, batches in the order of the prompts.
 
-Groups are worked on concurrently and finish in any order; batches fill in the order of the prompts, from the groups that are kept. The
-window is bounded by prompt index: the prompt that is due is always among those in flight, so a full window cannot block it.
+Groups are processed concurrently and finish in any order; batches fill in the order of the prompts, from the groups that are kept. At most
+``window`` groups are in flight. They are consecutive prompts, so the prompt whose turn it is is always one of them and a full window
+cannot block it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One optimiser step's examples."""
+    """The examples of one optimiser step."""
 
     slices: tuple[Slice, ...]
     groups_taken: int
-    """How many of the iteration's groups, dropped ones included, lie before the end of this batch."""
+    """How many of the iteration's groups, dropped ones included, come before the end of this batch."""
 
     @property
     def examples(self) -> int:
@@ -33,14 +34,14 @@ class Batch:
 
 
 class BatchStream(Generic[T]):
-    """Turns items (prompts) into batches by way of ``process``, which gives an item's examples.
+    """Turns items (prompts) into batches; ``process`` turns one item into its examples.
 
         stream = BatchStream(process, items, batch_size=64, window=256)
-        stream.start()                        # work begins; without this, when the first batch is asked for
+        stream.start()                        # optional: otherwise work starts when the first batch is asked for
         async for batch in stream.batches(): ...
-        await stream.close()                  # nothing of it is at work after this, whatever happened
+        await stream.close()                  # cancels what is still in flight, also after an error
 
-    What a group costs does not grow with the window.
+    The time that a group costs here does not grow with the window.
     """
 
     def __init__(
@@ -51,30 +52,32 @@ class BatchStream(Generic[T]):
         batch_size: int,
         window: int,
         max_batches: int | None = None,
-        most: int = 1,
+        max_examples: int = 1,
     ) -> None:
         """
         Args:
-            process: works on one item; an empty slice means that the group was dropped.
+            process: turns one item into its examples; an empty slice means that the group was dropped.
             items: in the order in which batches fill.
-            batch_size: examples of one batch.
-            window: items in flight at most.
-            max_batches: stop after so many; no more items are started than they need if each gives as many examples as it may.
-            most: examples of one item at most.
+            batch_size: examples per batch.
+            window: largest number of items in flight.
+            max_batches: end after this many. No more items are started than these batches need if every item gives ``max_examples``.
+            max_examples: largest number of examples per item.
         """
         self._process = process
         self._items = items
         self._batch_size = batch_size
         self._window = window
         self._max_batches = max_batches
-        self._most = most
+        self._max_examples = max_examples
         self._pending: deque[asyncio.Future[Slice]] = deque()
         self._partial: deque[Slice] = deque()
+        """Examples that are in no batch yet."""
         self._examples = 0
-        """Of ``_partial``."""
-        self._made = 0
-        self._failed: asyncio.Future[None] | None = None
-        """An item's failure, for whoever works beside the stream."""
+        """The number of examples in ``_partial``."""
+        self._batches = 0
+        """Full batches so far."""
+        self._failure: asyncio.Future[None] | None = None
+        """Set while ``fill_during`` runs; the first failure of an item is put here."""
 
     def start(self) -> None:
         """Start as many items as the window has room for."""
@@ -84,33 +87,41 @@ class BatchStream(Generic[T]):
             except StopIteration:
                 return
             task = asyncio.ensure_future(self._process(item))
-            task.add_done_callback(self._note)
+            task.add_done_callback(self._note_failure)
             self._pending.append(task)
 
-    async def start_beside(self, *work: Coroutine[Any, Any, None]) -> None:
-        """Start, and run other work to its end meanwhile; the work goes first. A failure of either ends both.
+    async def fill_during(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Run other work to its end and let the stream process its first items meanwhile; the work starts first.
 
         Raises:
-            Exception: the first failure.
+            Exception: the first failure, of the work or of an item; the work is cancelled.
         """
-        self._failed = asyncio.get_running_loop().create_future()
+        self._failure = asyncio.get_running_loop().create_future()
         tasks = [asyncio.ensure_future(part) for part in work]
-        ends: list[asyncio.Future[Any]] = [self._failed, asyncio.gather(*tasks)]
+        ends: list[asyncio.Future[Any]] = [self._failure, asyncio.gather(*tasks)]
         try:
             await asyncio.sleep(0)
             self.start()
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             await next(end for end in ends if end.done())
         finally:
-            for task in (*tasks, self._failed):
+            for task in (*tasks, self._failure):
                 task.cancel()
             await asyncio.gather(*tasks, *ends, return_exceptions=True)
-            self._failed = None
+            self._failure = None
 
-    async def batches(self) -> AsyncGenerator[Batch]:
-        """Batches in the items' order. The last one may be short, unless ``max_batches`` ended the stream."""
+    async def batches(self, *, complete_first: bool = False) -> AsyncGenerator[Batch]:
+        """Batches in the order of the items. The last one may be short, unless ``max_batches`` ended the stream.
+
+        Args:
+            complete_first: process all items before the first batch is given.
+        """
+        if complete_first:
+            for batch in [batch async for batch in self.batches()]:
+                yield batch
+            return
         taken = 0
-        while self._made != self._max_batches:
+        while self._batches != self._max_batches:
             self.start()
             if not self._pending:
                 if self._examples:
@@ -119,29 +130,29 @@ class BatchStream(Generic[T]):
             self._add(await self._pending[0])
             self._pending.popleft()
             taken += 1
-            while self._examples >= self._batch_size and self._made != self._max_batches:
+            while self._examples >= self._batch_size and self._batches != self._max_batches:
                 batch = Batch(self._cut(self._batch_size), taken)
-                self._made += 1
+                self._batches += 1
                 self.start()
                 yield batch
-        await asyncio.gather(*self._pending)  # groups that turned out not to be needed: no engine is left with work that nobody wants
+        await asyncio.gather(*self._pending)  # groups that were not needed after all: engines must be idle at the weight sync
 
     async def close(self) -> None:
-        """Abandon what is in flight."""
+        """Cancel what is in flight."""
         for task in self._pending:
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
 
-    def _note(self, task: asyncio.Future[Slice]) -> None:
-        failed = None if task.cancelled() else task.exception()
-        if failed is not None and self._failed is not None and not self._failed.done():
-            self._failed.set_exception(failed)
+    def _note_failure(self, task: asyncio.Future[Slice]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
 
     def _room(self) -> int:
         if self._max_batches is None:
             return self._window
-        missing = (self._max_batches - self._made) * self._batch_size - self._examples
-        return min(self._window, -(-missing // self._most))
+        missing = (self._max_batches - self._batches) * self._batch_size - self._examples
+        return min(self._window, -(-missing // self._max_examples))
 
     def _add(self, group: Slice) -> None:
         if group.stop > group.start:
@@ -149,7 +160,7 @@ class BatchStream(Generic[T]):
             self._examples += group.stop - group.start
 
     def _cut(self, size: int) -> tuple[Slice, ...]:
-        """Take the first ``size`` examples off."""
+        """Remove the first ``size`` examples from ``_partial`` and return them."""
         self._examples -= size
         first: list[Slice] = []
         while size:
@@ -163,7 +174,7 @@ class BatchStream(Generic[T]):
 
 
 def rebatch(batches: Sequence[Batch], batch_size: int, seed: int) -> list[Batch]:
-    """The same examples in a new order, for another pass over them; the short batch, if there is one, stays last."""
+    """The same examples in a new order, for another epoch; the short batch, if there is one, stays last."""
     singles = [replace(part, start=k, stop=k + 1) for batch in batches for part in batch.slices for k in range(part.start, part.stop)]
     taken = batches[-1].groups_taken if batches else 0
     order = np.random.default_rng(seed).permutation(len(singles))

@@ -1,0 +1,20 @@
+"""The results of a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Outcome:
+    """What the driver reports at the end; ``summary.json`` is made of it."""
+
+    steps: int = 0
+    """Optimiser steps."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """What ``Evaluator.evaluate`` returned, in order."""
+    sync: dict[str, float] = field(default_factory=dict)
+    """The largest value of each metric of the check, over all weight syncs."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> wall seconds in which it was at work; stages overlap."""
