@@ -16,7 +16,6 @@ from actors.cluster.connection import Device
 from actors.cluster.placement import Plan, Seat
 from actors.learner.deepspeed_setup import learner_env
 from actors.learner.group import LearnerGroup
-from actors.learner.offload import check_offload
 from actors.learner.phases import FORGET, KEEP, Phases
 from actors.learner.rank import LearnerRank
 from actors.oracle.actor import SPARE_CALLS, OracleActor
@@ -236,18 +235,5 @@ def transport_of(config: RunConfig, device: Device) -> str:
 
 
 def takes_turns(config: RunConfig, plan: Plan) -> bool:
-    """Whether the learner and the engines of these seats take turns on their GPUs (``placement.sleep``).
-
-    Raises:
-        ConfigError: they have none in common, or would be needed at once, or the optimiser's state cannot leave.
-    """
-    if not config.placement.sleep or not (plan.of("learner") and plan.of("rollout")):
-        return False
-    if config.placement.layout != "colocated":
-        raise ConfigError("placement.sleep: the engines have GPUs of their own; set placement.layout=colocated, or placement.sleep=false")
-    if config.loop.overlap:
-        raise ConfigError(
-            "placement.sleep: the engines sleep while the learner trains, loop.overlap has both at work; set loop.overlap=false"
-        )
-    check_offload(config.policy, config.learner)
-    return True
+    """Whether the learner and the engines of this plan take turns on their GPUs (``placement.sleep``)."""
+    return config.placement.sleep and bool(plan.of("learner") and plan.of("rollout"))

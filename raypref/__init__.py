@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raypref import losses, oracles, selection
+    from raypref.checks import check
     from raypref.compose import RunResult, generate, run
     from raypref.config import RunConfig, load_config
-    from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, RayprefError, SyncError
+    from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
     from raypref.losses.base import Loss, LossBatch, LossValue
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
     from raypref.output.progress import Callback, ProgressLine
@@ -36,6 +37,7 @@ __all__ = [
     "Oracle",
     "OracleError",
     "PlacementError",
+    "Problem",
     "ProgressLine",
     "Question",
     "RayprefError",
@@ -43,6 +45,7 @@ __all__ = [
     "RunResult",
     "Selection",
     "SyncError",
+    "check",
     "generate",
     "load_config",
     "losses",
@@ -52,9 +55,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "checks": ("check",),
     "compose": ("RunResult", "generate", "run"),
     "config": ("RunConfig", "load_config"),
-    "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "RayprefError", "SyncError"),
+    "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "Problem", "RayprefError", "SyncError"),
     "losses.base": ("Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
     "output.progress": ("Callback", "ProgressLine"),

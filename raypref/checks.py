@@ -1,23 +1,198 @@
-"""What the parts that are not ours get wrong, refused before anything starts."""
+"""The rules that tie sections of the config together. ``check`` runs all of them on a config and starts nothing.
+
+A rule is a function of the config and of the task, and yields a ``Problem`` for each thing that is wrong; to add one, write it and put it
+into ``RULES``. What concerns one section alone is validated in that section. What needs the policy's files, the data or the cluster is
+checked where these are read, by ``raypref.compose``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from raypref.errors import ConfigError
+from raypref.errors import Problem, refuse
+from raypref.judging.trial import misfit
 
 if TYPE_CHECKING:
+    from raypref.config import RunConfig
     from raypref.sections import LearnerConfig, PolicyConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a config is about to be used for."""
+
+    kind: Literal["run", "generate", "compare"] = "run"
+    """run: the whole loop; generate: the policy answers prompts; compare: the oracle compares given responses."""
+    held_out: bool | None = None
+    """run: whether the caller passes held-out prompts as objects; None: the ``data`` section decides."""
+    revises: bool = False
+    """generate: whether answers are revised."""
+    chooses: bool = False
+    """generate: whether the oracle chooses the best answer."""
+
+
+def check(config: RunConfig, task: Task | None = None) -> list[Problem]:
+    """Every problem that the config alone shows.
+
+    Args:
+        config: with the caller's objects in place of its sections.
+        task: default: a run with the data that the config names.
+    """
+    task = task or Task()
+    return [problem for rule in RULES for problem in rule(config, task)]
+
+
 def check_learner(policy: PolicyConfig, learner: LearnerConfig) -> None:
-    """Refuse what DeepSpeed trains wrongly, in silence.
+    """Refuse what DeepSpeed trains wrongly without an error, also where a rank is started by itself.
 
     Raises:
-        ConfigError: bfloat16 at ZeRO stage 0: DeepSpeed 0.19.8 steps the optimiser once on zero gradients when it starts, and the
-            parameters end up 14% from plain AdamW's after five steps.
+        ConfigError: see ``_zero_stage_problems``.
     """
+    refuse(_zero_stage_problems(policy, learner))
+
+
+def check_supply(config: RunConfig, available: int) -> list[Problem]:
+    """Whether there is enough data for the run.
+
+    Args:
+        available: prompts that can be sampled from, or given examples.
+    """
+    loop = config.loop
+    if loop.sync_interval is not None:
+        needed = loop.iterations * loop.sync_interval * config.learner.global_batch
+        terms = f"{loop.iterations} iterations x {loop.sync_interval} steps x {config.learner.global_batch} examples"
+    else:
+        each = loop.prompts_per_iteration or 1
+        needed, terms = loop.iterations * each, f"{loop.iterations} iterations x {each} prompts"
+    if available >= needed:
+        return []
+    reason = f"{available} usable prompts, but the run needs at least {needed} ({terms})"
+    return [Problem("data", None, reason, "give more data or lower loop.*")]
+
+
+def evaluates(config: RunConfig, task: Task) -> bool:
+    """Whether a run has held-out prompts and evaluates on them."""
+    data = config.data
+    named = data.held_out is not None or (data.held_out_prompts > 0 and data.type != "demonstrations")
+    return bool(config.evaluation.every and (named if task.held_out is None else task.held_out))
+
+
+def samples(config: RunConfig, task: Task) -> bool:
+    """Whether the run's engines answer anything: training prompts, held-out prompts, or the regulariser's."""
+    return config.data.type == "prompts" or evaluates(config, task) or config.regulariser.on
+
+
+# ------------------------------------------------------------------------------------------------- the rules
+
+
+def _responses_to_compare(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run" and config.data.type == "prompts" and config.rollout.responses < 2:
+        yield Problem("rollout.responses", config.rollout.responses, "which leaves the oracle nothing to compare", "set at least 2")
+
+
+def _oracle(config: RunConfig, task: Task) -> Iterator[Problem]:
+    purpose = None
+    if task.kind == "compare":
+        purpose = "to compare responses"
+    elif task.kind == "generate":
+        purpose = "to choose the best answer" if task.chooses else None
+    elif config.data.type == "prompts":
+        purpose = "to train on sampled responses (data.type: prompts)"
+    elif evaluates(config, task):
+        purpose = "to evaluate on held-out prompts (evaluation.every: 0 switches that off)"
+    if purpose and config.oracle is None:
+        yield Problem("oracle", None, f"required {purpose}", "give an oracle section")
+
+
+def _oracle_without_policy(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "compare" and config.oracle is not None and config.oracle.asks_policy:
+        yield Problem("oracle.type", config.oracle.type, "which asks the policy, and no policy runs here", "give another oracle")
+
+
+def _selection(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run" and config.data.type == "prompts" and config.selection is None:
+        reason = "required to train on sampled responses (data.type: prompts)"
+        yield Problem("selection", None, reason, "give a selection section, such as {type: best_worst}")
+
+
+def _template(config: RunConfig, task: Task) -> Iterator[Problem]:
+    users = {
+        f"loss {config.loss.type!r}, which trains on them": task.kind == "run" and config.loss.revisions,
+        "evaluation.revisions": task.kind == "run" and config.evaluation.revisions > 0 and evaluates(config, task),
+        "--revisions": task.revises,
+    }
+    wanted = " and ".join(user for user, is_on in users.items() if is_on)
+    template = config.data.template
+    if wanted and template is None:
+        remedy = "set tldr, xsum, chat, or a text with {prompt} and {answer}"
+        yield Problem("data.template", None, f"required for revisions ({wanted})", remedy)
+    if wanted and template == "chat" and not config.data.chat_template:
+        reason = "but data.chat_template is false"
+        yield Problem("data.template", template, reason, "set data.chat_template=true; for a model that continues text, give your own text")
+
+
+def _one_kind_of_sequences(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run" and config.loss.revisions and config.loss.mismatched:
+        reason = "which asks for revisions and for mismatched sequences; there is no such example"
+        yield Problem("loss.type", config.loss.type, reason, "declare one of the two")
+
+
+def _zero_stage(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run":
+        yield from _zero_stage_problems(config.policy, config.learner)
+
+
+def _zero_stage_problems(policy: PolicyConfig, learner: LearnerConfig) -> Iterator[Problem]:
+    """bfloat16 at ZeRO stage 0: DeepSpeed 0.19.8 steps the optimiser once on zero gradients when it starts, and the parameters end up 14%
+    from plain AdamW's after five steps."""
     if policy.dtype == "bfloat16" and learner.zero_stage == 0:
-        raise ConfigError(
-            "learner.zero_stage: 0 trains wrongly in DeepSpeed with policy.dtype=bfloat16; use 1, which costs no more, or float32"
-        )
+        reason = "which trains wrongly in DeepSpeed with policy.dtype=bfloat16"
+        yield Problem("learner.zero_stage", learner.zero_stage, reason, "use 1, which costs no more, or float32")
+
+
+def _sleep(config: RunConfig, task: Task) -> Iterator[Problem]:
+    """``placement.sleep``: the learner and the engines take turns on the GPUs that they share."""
+    if task.kind != "run" or not config.placement.sleep or not samples(config, task):
+        return
+    if config.placement.layout != "colocated":
+        remedy = "set placement.layout=colocated, or placement.sleep=false"
+        yield Problem("placement.sleep", True, "but the engines have GPUs of their own", remedy)
+    if config.loop.overlap:
+        reason = "but with loop.overlap the engines sample while the learner trains"
+        yield Problem("placement.sleep", True, reason, "set loop.overlap=false")
+    stage, dtype = config.learner.zero_stage, config.policy.dtype
+    if stage == 0 or (stage == 1 and dtype == "bfloat16"):  # DeepSpeed's bfloat16 optimiser of stage 1 cannot move its state
+        reason = f"whose optimiser state in {dtype} cannot leave the GPU, as placement.sleep needs"
+        yield Problem("learner.zero_stage", stage, reason, "use 2 or 3")
+
+
+def _loss_against_demonstrations(config: RunConfig, task: Task) -> Iterator[Problem]:
+    fewest = config.loss.responses[0]
+    if task.kind == "run" and config.data.type == "demonstrations" and fewest > 1:
+        reason = f"which needs at least {fewest} responses per example, but data.type=demonstrations gives one"
+        yield Problem("loss.type", config.loss.type, reason, "set loss.type=sft, or data.type=preferences")
+
+
+def _loss_against_selection(config: RunConfig, task: Task) -> Iterator[Problem]:
+    """Of given preferences the data decides, which is read in full before anything starts."""
+    if task.kind != "run" or config.data.type != "prompts" or config.selection is None or config.rollout.responses < 2:
+        return
+    problem = misfit(config.selection, config.loss, config.judging, config.rollout.responses)
+    if problem is not None:
+        yield problem
+
+
+RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
+    _responses_to_compare,
+    _oracle,
+    _oracle_without_policy,
+    _selection,
+    _loss_against_selection,
+    _loss_against_demonstrations,
+    _template,
+    _one_kind_of_sequences,
+    _zero_stage,
+    _sleep,
+)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raypref.checks import check_learner
+from raypref.checks import Task, check, check_supply, evaluates, samples
 from raypref.config import RunConfig
-from raypref.errors import ConfigError, DataError
+from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
 from raypref.loop.generation import Chain
 from raypref.loop.outcome import Outcome
@@ -80,10 +80,13 @@ def run(
         PlacementError: the cluster cannot hold the run.
         SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
     """
+    from raypref.loop.loading import load_run_data
+
     config = _with_objects(config, oracle, selection, loss)
-    check_learner(config.policy, config.learner)
-    data = _load_data(config, prompts, held_out)
-    _check_supply(config, data)
+    problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
+    refuse(problems)
+    data = load_run_data(config, facts, records=prompts, held_out=held_out)
+    refuse(check_supply(config, len(data.items)), DataError)
     resume_from = None
     if resume:
         resume_from = output.resume(config)
@@ -102,17 +105,11 @@ def run(
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
-    from actors.cluster.placement import Need
     from actors.learner import checkpoint as learner_checkpoint
     from actors.learner.checkpoint import Layout
 
     begun = time.monotonic()
-    evaluates = config.evaluation.wanted(data.held_out)
-    need = Need(
-        rollout=data.sampled or evaluates or config.regulariser.on,
-        reference=bool(config.loss.needs),
-        oracle=data.sampled or evaluates,
-    )
+    need = _need(config, Task(held_out=bool(data.held_out)))
     after_step = None
     if resume_from is not None:
         after_step = Checkpoints.read(resume_from)[0].step
@@ -143,19 +140,17 @@ def generate(
         ConfigError, DataError: before anything starts.
         PlacementError: the cluster cannot hold the engines.
     """
-    from actors.cluster.placement import Need
-    from actors.policy_model import facts_of
     from raypref.data.prompts import load_held_out
     from raypref.data.revision import Reviser
     from raypref.evaluation.reranking import best_of
     from raypref.loop.generation import generate_chains, write_chains
 
     config = _with_objects(config, None, None, None)
-    if best and config.oracle is None:
-        raise ConfigError("oracle: required to choose the best answer")
+    task = Task("generate", revises=revisions > 0, chooses=best)
+    problems, facts = inspect(config, task)
     if best and responses < 2:
-        raise ConfigError("responses: 1 leaves the oracle nothing to choose from; at least 2")
-    facts = facts_of(config.policy)
+        problems.append(Problem("responses", responses, "which leaves the oracle nothing to choose from", "set at least 2"))
+    refuse(problems)
     room = facts.context_tokens - config.rollout.max_tokens
     given = {"held_out": prompts} if isinstance(prompts, str) else {}
     section = config.data.model_copy(update=given | {"held_out_prompts": 0})
@@ -171,7 +166,7 @@ def generate(
         write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
         return await best_of(chains, team.roles.oracle)
 
-    with _assembled(config, Need(rollout=True, reference=False, oracle=best, learner=False)) as team:
+    with _assembled(config, _need(config, task)) as team:
         write_chains(output, _complete(_with_team(team, made())))
 
 
@@ -186,13 +181,46 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
         PlacementError: the cluster cannot hold the actors.
     """
-    from actors.cluster.placement import Need
-    from raypref.cli.given import check_oracle
-
-    check_oracle(config)
     config = _with_objects(config, None, None, None)
-    with _assembled(config, Need(rollout=False, reference=False, oracle=True, learner=False)) as team:
+    task = Task("compare")
+    refuse([*check(config, task), *_placement_problems(config, task)])
+    with _assembled(config, _need(config, task)) as team:
         return _complete(_with_team(team, work(team.roles.oracle)))
+
+
+def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
+    """Everything that is wrong with a config, its placement and its policy's files; nothing is started.
+
+    Returns:
+        The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
+    """
+    from actors.policy_model import facts_of
+
+    problems = [*check(config, task), *_placement_problems(config, task)]
+    try:
+        return problems, facts_of(config.policy)
+    except ConfigError as error:
+        return [*problems, Problem.of(error)], None
+
+
+def _placement_problems(config: RunConfig, task: Task) -> list[Problem]:
+    from actors.cluster.placement import plan_placement
+
+    try:
+        plan_placement(config.placement, _need(config, task))
+    except ConfigError as error:
+        return [Problem.of(error)]
+    return []
+
+
+def _need(config: RunConfig, task: Task) -> Any:
+    """The roles of a task (``actors.cluster.placement.Need``)."""
+    from actors.cluster.placement import Need
+
+    if task.kind != "run":
+        return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses, learner=False)
+    asked = config.data.type == "prompts" or evaluates(config, task)
+    return Need(rollout=samples(config, task), reference=bool(config.loss.needs), oracle=asked)
 
 
 @contextlib.contextmanager
@@ -200,10 +228,9 @@ def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
     """The ``Team`` of the actors that are needed, on the cluster that is there or a local one; the caller's modules reach every node."""
     from actors.cluster.connection import connected, ship_own_modules
     from actors.cluster.placement import plan_placement
-    from actors.team import Team, takes_turns
+    from actors.team import Team
 
     plan = plan_placement(config.placement, need)
-    takes_turns(config, plan)  # what it refuses is refused before a cluster is started
     logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
@@ -258,26 +285,6 @@ def _with_objects(
 def _absolute(path: str | None) -> str | None:
     """A directory's absolute path; a hub name, or nothing, as it is."""
     return str(Path(path).absolute()) if path is not None and Path(path).is_dir() else path
-
-
-def _load_data(config: RunConfig, prompts: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
-    from actors.policy_model import facts_of
-    from raypref.loop.loading import load_run_data
-
-    return load_run_data(config, facts_of(config.policy), records=prompts, held_out=held_out)
-
-
-def _check_supply(config: RunConfig, data: RunData) -> None:
-    """There are enough prompts for the run, before anything starts."""
-    loop, available = config.loop, len(data.items)
-    if loop.sync_interval is not None:
-        needed = loop.iterations * loop.sync_interval * config.learner.global_batch
-        why = f"{loop.iterations} iterations x {loop.sync_interval} steps x {config.learner.global_batch} examples"
-    else:
-        each = loop.prompts_per_iteration or 1
-        needed, why = loop.iterations * each, f"{loop.iterations} iterations x {each} prompts"
-    if available < needed:
-        raise DataError(f"data: {available} usable prompts, but the run needs at least {needed} ({why}); give more data or lower loop.*")
 
 
 def _summary(config: RunConfig, outcome: Outcome, run_s: float) -> dict[str, Any]:

@@ -6,9 +6,9 @@ A YAML file holds the sections; dotted overrides (``loss.eta=500``) change singl
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, SerializeAsAny
 
 from raypref.data.config import DataConfig
 from raypref.errors import ConfigError
@@ -56,12 +56,6 @@ class RunConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-    @model_validator(mode="after")
-    def _something_to_compare(self) -> Self:
-        if self.data.type == "prompts" and self.rollout.responses < 2:
-            raise ConfigError("rollout.responses: 1 leaves the oracle nothing to compare; at least 2")
-        return self
 
     def groups_in_flight(self, responses: int | None = None) -> int:
         """``loop.window_groups``; by default the engines are full while as many groups again are judged or wait for those before them.

@@ -26,6 +26,7 @@ else:
 RENAMED: dict[str, str] = {
     "rollout.truncated": "judging.truncated",
     "rollout.truncation_penalty": "judging.truncation_penalty",
+    "selection.winner": "selection.chosen",
 }
 """Old key -> new key, both as dotted paths. An old key is refused, and the new one named."""
 

@@ -13,24 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from raypref.errors import ConfigError
-
 if TYPE_CHECKING:
     import torch
-
-    from raypref.sections import LearnerConfig, PolicyConfig
-
-
-def check_offload(policy: PolicyConfig, learner: LearnerConfig) -> None:
-    """Refuse the optimisers that DeepSpeed cannot move.
-
-    Raises:
-        ConfigError: ZeRO stage 0; stage 1 in bfloat16, which is an optimiser class of its own.
-    """
-    if learner.zero_stage == 0 or (learner.zero_stage == 1 and policy.dtype == "bfloat16"):
-        raise ConfigError(
-            f"learner.zero_stage: {learner.zero_stage} in {policy.dtype} cannot leave the GPU, which placement.sleep asks for; use 2 or 3"
-        )
 
 
 def offload(engine: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
 
@@ -100,18 +99,6 @@ def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[
     for path in results:
         if path.exists() and any(path.samefile(own) for own in inputs if own.exists()):
             raise ConfigError(f"{path}: is read, and would be replaced by a result; give another --output")
-
-
-def check_oracle(config: RunConfig) -> None:
-    """That the config has an oracle which can work without the run's engines.
-
-    Raises:
-        ConfigError: it has none, or one that asks the policy.
-    """
-    if config.oracle is None:
-        raise ConfigError("oracle: required to compare responses; give an oracle section")
-    if config.oracle.asks_policy:
-        raise ConfigError(f"oracle.type: {config.oracle.type!r} asks the policy, and no policy runs here; give another oracle")
 
 
 def check_counts(answered: ResponseSet) -> None:

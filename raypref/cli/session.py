@@ -37,13 +37,14 @@ class Session:
             results: names of the files that the command writes there.
             questions: of response files without prompts.
         """
-        from raypref.cli.given import check_oracle
+        from raypref.checks import Task, check
         from raypref.config import load_config
+        from raypref.errors import refuse
         from raypref.evaluation.response_files import read_questions
 
         self.output = output
         self.config: RunConfig = load_config(config, overrides or []).model_copy(update={"output_dir": output})
-        check_oracle(self.config)
+        refuse(check(self.config, Task("compare")))
         self.in_flight = self.config.groups_in_flight()
         evaluation = self.config.evaluation
         self.bootstrap: dict[str, Any] = {

@@ -51,14 +51,10 @@ def _load(
     config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
 ) -> RunData:
     if config.data.type == "prompts":
-        _require(config, ("oracle", "selection"), "to train on sampled responses (data.type: prompts)")
         limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
         loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
         return RunData(prompts=loaded.train, held_out=loaded.held_out)
-    data = _given(config, facts, builder, records, held_out)
-    if config.evaluation.wanted(data.held_out):
-        _require(config, ("oracle",), "to evaluate on held-out prompts (evaluation.every: 0 switches that off)")
-    return data
+    return _given(config, facts, builder, records, held_out)
 
 
 def _given(
@@ -88,9 +84,3 @@ def example_builder(config: RunConfig, facts: PolicyFacts) -> ExampleBuilder:
     wanted = config.loss.revisions and config.data.template is not None
     reviser = Reviser(config.data, facts.tokenizer) if wanted else None
     return ExampleBuilder(config.loss, reviser, facts.context_tokens)
-
-
-def _require(config: RunConfig, sections: Sequence[str], purpose: str) -> None:
-    for section in sections:
-        if getattr(config, section) is None:
-            raise ConfigError(f"{section}: required {purpose}")

@@ -13,7 +13,7 @@ from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Level, Phases
 from actors.team import takes_turns
 from raypref.config import RunConfig
-from raypref.errors import ConfigError, SyncError
+from raypref.errors import SyncError
 
 MEMORY = {"sleep", "wake_up", "offload", "reload"}
 
@@ -115,28 +115,18 @@ def test_an_engine_that_cannot_sleep_keeps_its_memory_and_the_learner_waits() ->
     assert log == ["engine.sleep(2)"]
 
 
-def config_with(**sections: Any) -> RunConfig:
-    turns = {"placement": {"layout": "colocated", "sleep": True}, "loop": {"overlap": False}}
-    return RunConfig.parse({"policy": {"path": "m"}, "loss": {"type": "sppo"}} | turns | sections)
-
-
-def turns(config: RunConfig) -> bool:
-    return takes_turns(config, plan_placement(config.placement, Need(rollout=True, reference=False, oracle=False)))
-
-
-def test_what_must_hold_for_turns() -> None:
-    assert turns(config_with())
-    assert turns(config_with(policy={"path": "m", "dtype": "float32"}, learner={"zero_stage": 1}))
-    assert not turns(config_with(placement={"layout": "colocated"}, loop={}))
-    with pytest.raises(ConfigError, match=r"placement\.sleep: the engines have GPUs of their own"):
-        turns(config_with(placement={"sleep": True}))
-    with pytest.raises(ConfigError, match=r"set loop\.overlap=false"):
-        turns(config_with(loop={}))
-    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 1 in bfloat16 cannot leave the GPU"):
-        turns(config_with(learner={"zero_stage": 1}))
-
-
-def test_runs_without_a_learner_or_without_engines_have_no_turns() -> None:
-    config = config_with()
+def test_turns_are_taken_where_asked_for_and_never_without_a_learner_or_without_engines() -> None:
+    config = RunConfig.parse(
+        {
+            "policy": {"path": "m"},
+            "loss": {"type": "sppo"},
+            "placement": {"layout": "colocated", "sleep": True},
+            "loop": {"overlap": False},
+        }
+    )
+    both = Need(rollout=True, reference=False, oracle=False)
+    awake = config.model_copy(update={"placement": config.placement.model_copy(update={"sleep": False})})
+    assert takes_turns(config, plan_placement(config.placement, both))
+    assert not takes_turns(awake, plan_placement(awake.placement, both))
     for need in (Need(rollout=True, reference=False, oracle=False, learner=False), Need(rollout=False, reference=False, oracle=False)):
         assert not takes_turns(config, plan_placement(config.placement, need))

@@ -78,5 +78,5 @@ def test_a_missing_tokenizer_is_named_by_its_own_key(policy: PolicyConfig) -> No
 def test_what_deepspeed_trains_wrongly_is_refused() -> None:
     check_learner(PolicyConfig(path="m", dtype="bfloat16"), LearnerConfig(zero_stage=1))
     check_learner(PolicyConfig(path="m", dtype="float32"), LearnerConfig(zero_stage=0))
-    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0 trains wrongly"):
+    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0, which trains wrongly"):
         check_learner(PolicyConfig(path="m", dtype="bfloat16"), LearnerConfig(zero_stage=0))

@@ -44,7 +44,7 @@ def test_a_wrong_config_is_one_message_and_exit_2(tmp_path: Path) -> None:
 
 
 def test_a_model_directory_that_does_not_exist(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("policy: {path: ./nowhere}\nloss: {type: sppo}\n")
+    (tmp_path / "run.yaml").write_text("policy: {path: ./nowhere}\nloss: {type: sft}\ndata: {type: demonstrations}\n")
     done = shell("train", "run.yaml", f"output_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: policy.path: no model directory at './nowhere'")

@@ -178,7 +178,7 @@ def test_bfloat16(benches: dict[int, Bench], policy: PolicyConfig) -> None:
         bench.step(*batch)
     expected, _ = plain_torch(policy, learner, Square(), batches, [LR] * 4)
     assert movement(bench.parameters(), expected, start) < 0.25
-    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0 trains wrongly"):
+    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0, which trains wrongly"):
         LearnerRank(**bench._settings(half, 0, 1, {"zero_stage": 0}))
 
 
