@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from raypref.loop.loading import PolicyFacts
+    from raypref.data.policy_facts import PolicyFacts
 
 
 def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = False) -> PreTrainedModel:
@@ -107,7 +107,7 @@ def facts_of(policy: PolicyConfig) -> PolicyFacts:
     Raises:
         ConfigError: the policy cannot be read, or states no limit.
     """
-    from raypref.loop.loading import PolicyFacts
+    from raypref.data.policy_facts import PolicyFacts
 
     return PolicyFacts(load_tokenizer(policy), context_limit(policy), end_token_ids(policy))
 

@@ -29,8 +29,8 @@ from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
 from actors.weights.publisher import Receiver
 from raypref.config import RunConfig
+from raypref.data.examples import ExampleBuilder
 from raypref.errors import ConfigError
-from raypref.loop.loading import example_builder
 from raypref.roles import Roles
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Team:
                 "oracle": config.oracle,
                 "selection": config.selection,
                 "loss": config.loss,
-                "examples": example_builder(config, facts_of(config.policy)) if self.plan.of("learner") else None,
+                "examples": ExampleBuilder.of_run(config.loss, config.data, facts_of(config.policy)) if self.plan.of("learner") else None,
                 "journal_dir": config.output_dir / "rollouts",
                 "name": seat.name,
                 "judging": config.judging,

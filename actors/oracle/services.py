@@ -20,9 +20,9 @@ import numpy as np
 from raypref.data.config import DataConfig
 from raypref.data.text import policy_text, tokenize
 from raypref.errors import ConfigError, OracleError
+from raypref.loop.requests import RequestBuilder
 from raypref.oracles.base import Chat, NextToken
 from raypref.sections import PolicyConfig, RolloutConfig
-from raypref.seeds import seed_for
 from raypref.types import Prompt, Rollout, SampleRequest
 
 
@@ -101,14 +101,15 @@ class ActorServices:
 
     def _request(self, prompt: Prompt, policy_version: int, temperature: float, max_tokens: int) -> SampleRequest:
         assert self._policy is not None
-        return SampleRequest(
-            prompt=prompt,
-            count=1,
-            seed=seed_for(self._policy.seed, "oracle", policy_version, prompt.id),
+        return RequestBuilder(self._policy.seed, self._policy.rollout).build(
+            prompt,
+            1,
+            purpose="oracle",
+            iteration=policy_version,
+            policy_version=policy_version,
             temperature=temperature,
             top_p=1.0,
             max_tokens=max_tokens,
-            policy_version=policy_version,
         )
 
     def _sampled(self, requests: Sequence[SampleRequest]) -> list[str]:

@@ -8,10 +8,13 @@ mismatched (KTO)               x w, x l, x w', x l'                   w', l': re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.data.config import DataConfig
+from raypref.data.policy_facts import PolicyFacts
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
@@ -40,6 +43,16 @@ class ExampleBuilder:
         self._loss = loss
         self._reviser = reviser
         self._context_tokens = context_tokens
+
+    @classmethod
+    def of_run(cls, loss: Loss, data: DataConfig, facts: PolicyFacts) -> Self:
+        """The builder for a run's sections.
+
+        Raises:
+            ConfigError: the loss wants revisions and there is no template for them.
+        """
+        reviser = Reviser(data, facts.tokenizer) if loss.revisions and data.template is not None else None
+        return cls(loss, reviser, facts.context_tokens)
 
     def build(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:
         """The example of some of a group's responses.

@@ -1,14 +1,15 @@
-"""A run's data, whatever its kind: prompts to sample from, given preferences, given answers; and which roles that calls for."""
+"""Loads what a run trains and evaluates on, whatever its kind: prompts to sample from, given preferences, or given answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from raypref.config import RunConfig
 from raypref.data.demonstrations import load_demonstrations
 from raypref.data.examples import ExampleBuilder
+from raypref.data.policy_facts import PolicyFacts
 from raypref.data.preferences import load_preferences
 from raypref.data.prompts import load_held_out, load_prompts
 from raypref.data.revision import Reviser
@@ -16,71 +17,51 @@ from raypref.errors import ConfigError
 from raypref.types import Prompt, RunData
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyFacts:
-    """What data must know of the policy."""
-
-    tokenizer: Any
-    context_tokens: int
-    end_token_ids: tuple[int, ...]
-
-
 def load_run_data(
     config: RunConfig, facts: PolicyFacts, *, records: Sequence[Any] | None = None, held_out: Sequence[Any] | None = None
 ) -> RunData:
-    """What the run trains and evaluates on.
+    """Load the training data and the held-out prompts of a run.
 
     Args:
-        config: the run's.
-        facts: of the policy.
-        records: in place of ``data.path``.
-        held_out: in place of ``data.held_out``.
+        config: of the run.
+        facts: about its policy.
+        records: used instead of ``data.path``.
+        held_out: used instead of ``data.held_out``.
 
     Raises:
-        ConfigError: sections that this kind of data needs are missing.
+        ConfigError: the policy has no end token, or a template is missing.
         DataError: the data is wrong, or nothing is left of it.
     """
-    builder = example_builder(config, facts)
-    data = _load(config, facts, builder, records, held_out)
+    builder = ExampleBuilder.of_run(config.loss, config.data, facts)  # refuses a loss that this data cannot serve, whatever its kind
+    if config.data.type == "prompts":
+        data = _prompts(config, facts, records, held_out)
+    else:
+        data = _given_examples(config, facts, builder, records, held_out)
     if not config.evaluation.revisions:
         return data
     return replace(data, revise=Reviser(config.data, facts.tokenizer).within(facts.context_tokens - config.rollout.max_tokens))
 
 
-def _load(
-    config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
-) -> RunData:
-    if config.data.type == "prompts":
-        limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
-        loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
-        return RunData(prompts=loaded.train, held_out=loaded.held_out)
-    return _given(config, facts, builder, records, held_out)
+def _prompts(config: RunConfig, facts: PolicyFacts, records: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
+    limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
+    loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
+    return RunData(prompts=loaded.train, held_out=loaded.held_out)
 
 
-def _given(
+def _given_examples(
     config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
 ) -> RunData:
+    """Given preferences or answers. Held-out prompts come from a file of their own or from the preferences."""
     if not facts.end_token_ids:
         raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
     section, tokenizer, limit, end = config.data, facts.tokenizer, facts.context_tokens, facts.end_token_ids[0]
-    room = facts.context_tokens - config.rollout.max_tokens
-    apart: list[Prompt] = []
+    longest_prompt = facts.context_tokens - config.rollout.max_tokens
+    separate: list[Prompt] = []
     if held_out is not None or section.held_out is not None:
-        apart = load_held_out(section, tokenizer, room, held_out)[0]
+        separate = load_held_out(section, tokenizer, longest_prompt, held_out)[0]
     if section.type == "demonstrations":
-        return RunData(examples=load_demonstrations(section, tokenizer, limit, config.seed, end, records=records), held_out=apart)
+        return RunData(examples=load_demonstrations(section, tokenizer, limit, config.seed, end, records=records), held_out=separate)
     makers: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
-    found = load_preferences(section, tokenizer, limit, config.seed, end, **makers, records=records)
-    short = [prompt for prompt in found.held_out if len(prompt.token_ids) <= room]
-    return RunData(examples=found.examples, prompts=found.prompts, held_out=apart or short)
-
-
-def example_builder(config: RunConfig, facts: PolicyFacts) -> ExampleBuilder:
-    """The builder of the run's examples, here and in the oracle's actors.
-
-    Raises:
-        ConfigError: the loss wants revisions and there is no template for them.
-    """
-    wanted = config.loss.revisions and config.data.template is not None
-    reviser = Reviser(config.data, facts.tokenizer) if wanted else None
-    return ExampleBuilder(config.loss, reviser, facts.context_tokens)
+    loaded = load_preferences(section, tokenizer, limit, config.seed, end, **makers, records=records)
+    short = [prompt for prompt in loaded.held_out if len(prompt.token_ids) <= longest_prompt]
+    return RunData(examples=loaded.examples, prompts=loaded.prompts, held_out=separate or short)
