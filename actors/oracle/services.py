@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from raypref.data.config import DataConfig
-from raypref.data.text import policy_text, tokenize
+from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError, OracleError
 from raypref.loop.requests import RequestBuilder
 from raypref.oracles.base import Chat, NextToken

@@ -1,4 +1,4 @@
-"""Given answers, for supervised fine-tuning."""
+"""Given answers as training examples, for supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,39 +10,37 @@ from typing import Any
 import numpy as np
 
 from raypref.data.config import DataConfig
-from raypref.data.prompts import name_record
-from raypref.data.records import Record, read_records, wrap_objects
-from raypref.data.text import field_of, policy_text, prompt_of, tokenize_answers
+from raypref.data.policy_facts import PolicyFacts
+from raypref.data.record_prompts import prompt_of
+from raypref.data.records import Record, field_of, name_record, read_records, wrap_objects
+from raypref.data.tokenization import policy_text, tokenize_answers
 from raypref.errors import ConfigError, DataError
 from raypref.types import Example
 
 logger = logging.getLogger(__name__)
 
 
-def load_demonstrations(
-    config: DataConfig, tokenizer: Any, context_tokens: int, seed: int, end_token_id: int, *, records: Iterable[Any] | None = None
-) -> list[Example]:
-    """Prompts with their answers as examples of one sequence each.
+def load_demonstrations(config: DataConfig, facts: PolicyFacts, seed: int, *, records: Iterable[Any] | None = None) -> list[Example]:
+    """Prompts with their answers, as examples of one sequence each.
 
-    The answer ends with the end token, so that the policy learns to stop. Those that are too long together are dropped (their number is
-    logged) or refused, as ``config.overlong`` says.
+    An answer ends with the end token, so that the policy learns to stop. A prompt and answer that exceed the context together are dropped
+    (the number is logged) or refused, as ``config.overlong`` says.
 
     Args:
         config: the data section.
-        tokenizer: the policy's.
-        context_tokens: what the model can read, prompt and answer together.
-        seed: of the shuffle.
-        end_token_id: the token that ends an answer (the engines stop at it; a tokenizer's own ``eos_token`` may be another).
+        facts: the policy's tokenizer, context and end tokens.
+        seed: the seed of the shuffle.
         records: instead of ``config.path``: mappings with the fields that ``config`` names.
 
     Raises:
-        DataError: naming the file and line of a broken line, a missing or empty field, an id that is there twice, a demonstration that
-            is too long; or nothing is left.
-        ConfigError: there is no source, or the tokenizer has no chat template.
+        DataError: a line is broken, a field is missing or empty, an id occurs twice, or a demonstration is too long; the message names
+            file and line. Or no demonstration is left.
+        ConfigError: no data is given, or the tokenizer has no chat template.
     """
     if records is None and config.path is None:
         raise ConfigError("data.path: required, unless demonstrations are passed to run()")
     source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
+    tokenizer, context_tokens = facts.tokenizer, facts.context_tokens
     names: dict[str, str] = {}
     prompts: list[str] = []
     answers: list[str] = []
@@ -50,7 +48,7 @@ def load_demonstrations(
         prompts.append(policy_text(prompt_of(record, config), config, tokenizer, record.place))
         answers.append(_answer(record, config))
         name_record(record, number, config, names)
-    pairs = tokenize_answers(prompts, answers, config, tokenizer, end_token_id)
+    pairs = tokenize_answers(prompts, answers, config, tokenizer, facts.end_token_ids[0])
     examples: list[Example] = []
     for (name, place), (prompt, answer) in zip(names.items(), pairs, strict=True):
         if len(prompt) + len(answer) <= context_tokens:

@@ -1,8 +1,8 @@
-"""From a group's picked responses to the sequences of an example: the picked ones, their revisions, or mismatched ones behind them.
+"""From the picked responses of a group to an example: each response after its prompt, then revisions or mismatched responses.
 
-pair (w, l) of prompt x        x w, x l
-revisions (SRPO)               x w, x l, xw w, xw l, xl w, xl l       xw: x with w put in as an earlier answer
-mismatched (KTO)               x w, x l, x w', x l'                   w', l': responses to another prompt
+pair (w, l) of prompt x     x w, x l                              w: chosen, l: rejected
+revisions (SRPO)            x w, x l, xw w, xw l, xl w, xl l      xw: x with w as an earlier answer
+mismatched (KTO)            x w, x l, x w', x l'                  w', l': responses to another prompt
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ Tokens = NDArray[np.int32]
 
 
 class ExampleBuilder:
-    """Makes examples for one loss."""
+    """Builds the examples of one loss."""
 
     def __init__(self, loss: Loss, reviser: Reviser | None = None, context_tokens: int | None = None) -> None:
         """
         Args:
-            loss: says which sequences it wants.
-            reviser: needed where the loss wants revisions.
-            context_tokens: the longest sequence that the policy can read; None: no limit.
+            loss: declares which sequences it wants.
+            reviser: required by a loss that wants revisions.
+            context_tokens: the longest sequence that the policy can read, in tokens; None: no limit.
 
         Raises:
-            ConfigError: the loss wants revisions and there is no reviser, or it wants both kinds of sequences.
+            ConfigError: the loss wants revisions and there is no reviser, or it wants revisions and mismatched responses.
         """
         if loss.revisions and reviser is None:
-            raise ConfigError(f"data.template: loss {loss.type!r} trains on revisions; set tldr, xsum, chat, or a text of your own")
+            raise ConfigError(
+                f"data.template: loss {loss.type!r} trains on revisions; set tldr, xsum, chat, or a text with {{prompt}} and {{answer}}"
+            )
         if loss.revisions and loss.mismatched:
             raise ConfigError(f"loss.type: {loss.type!r} asks for revisions and for mismatched sequences; there is no such example")
         self._loss = loss
@@ -55,20 +57,20 @@ class ExampleBuilder:
         return cls(loss, reviser, facts.context_tokens)
 
     def build(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:
-        """The example of some of a group's responses.
+        """The example that some of a group's responses give.
 
         Args:
             rollout: the group; its policy version becomes the example's.
             pick: indices of the responses, best first.
-            targets: (len(pick),) what the loss makes of the group's verdicts; repeated for the sequences that come behind.
+            targets: (len(pick),) the loss's targets of the picked responses; repeated for the sequences that follow them.
             partner: another prompt's group, from which mismatched responses are taken in order.
 
         Returns:
             None where a sequence is longer than the context.
 
         Raises:
-            ConfigError: the loss wants revisions of other than two responses.
-            DataError: the loss wants mismatched sequences and there is no partner.
+            ConfigError: the loss wants revisions, and the pick has not two responses.
+            DataError: the loss wants mismatched responses, and there is no partner.
         """
         prompts, responses = self._sequences(rollout, pick, partner)
         longest = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
@@ -85,17 +87,17 @@ class ExampleBuilder:
         )
 
     def _sequences(self, rollout: Rollout, pick: tuple[int, ...], partner: Rollout | None) -> tuple[tuple[Tokens, ...], tuple[Tokens, ...]]:
-        own = tuple(rollout.responses[k].token_ids for k in pick)
-        prompts = (rollout.prompt.token_ids,) * len(own)
+        responses = tuple(rollout.responses[k].token_ids for k in pick)
+        prompts = (rollout.prompt.token_ids,) * len(responses)
         if self._loss.revisions:
             revised = self._revised(rollout, pick)
-            return prompts + tuple(prompt for prompt in revised for _ in own), own * 3
+            return prompts + tuple(prompt for prompt in revised for _ in responses), responses * 3
         if self._loss.mismatched:
-            return prompts * 2, own + _others(rollout, partner, len(own))
-        return prompts, own
+            return prompts * 2, responses + _mismatched(rollout, partner, len(responses))
+        return prompts, responses
 
     def _revised(self, rollout: Rollout, pick: tuple[int, ...]) -> Sequence[Tokens]:
-        """The prompts with the winner and with the loser as an earlier answer."""
+        """The prompts with the chosen and with the rejected response as an earlier answer."""
         assert self._reviser is not None
         if len(pick) != 2:
             raise ConfigError(
@@ -116,8 +118,8 @@ def _sampled_logps(rollout: Rollout, pick: tuple[int, ...], sequences: int) -> N
     return np.array(summed + [np.nan] * (sequences - len(pick)))
 
 
-def _others(rollout: Rollout, partner: Rollout | None, count: int) -> tuple[Tokens, ...]:
-    """The partner's first ``count`` responses, from the first again when there are fewer."""
+def _mismatched(rollout: Rollout, partner: Rollout | None, count: int) -> tuple[Tokens, ...]:
+    """The partner's first ``count`` responses; it starts again at the first one where there are fewer."""
     if partner is None:
         raise DataError(f"prompt {rollout.prompt.id!r}: mismatched sequences need the responses of another prompt, and there is none")
     return tuple(partner.responses[k % len(partner.responses)].token_ids for k in range(count))

@@ -1,15 +1,15 @@
-"""Given preferences as the data lays them out, and as one record: a prompt, K answers, and who beat whom.
+"""Where the layouts of preference data are recognised. Each becomes a ``GivenPreferences``: a prompt, K answers, and which beat which.
 
 | layout | fields | like |
 | --- | --- | --- |
-| pair | prompt, chosen, rejected; answers as texts or as chat messages, the prompt's turns repeated or not | UltraFeedback-binarized |
-| conversations | chosen, rejected as chats with a common beginning, no prompt | many TRL data sets |
+| pair | prompt, chosen, rejected; answers are texts or chats, with or without the prompt's turns | UltraFeedback-binarized |
+| conversations | chosen, rejected as chats with common first turns, no prompt | many TRL data sets |
 | transcripts | chosen, rejected as texts of ``\\n\\nHuman:`` and ``\\n\\nAssistant:`` turns, no prompt | HH-RLHF |
 | numbered pair | instruction, input, output_1, output_2, preference (1 or 2) | AlpacaFarm |
 | choice | summaries (each a text, or a mapping with ``text``), choice | summarize_from_feedback |
 | best of n, ranking, scores | prompt, responses, and one of best, ranking, scores | SPO's TinyStories |
 
-A pair may come with scores (``score_chosen`` and ``score_rejected``), which ``data.verdicts: soft`` makes use of.
+A pair may have scores (``score_chosen`` and ``score_rejected``), which ``data.verdicts: soft`` uses.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref.data.config import DataConfig
-from raypref.data.records import Record
+from raypref.data.record_prompts import has_prompt, prompt_chat, prompt_of, turns_of
+from raypref.data.records import Record, field_of
 from raypref.data.templates import Messages
-from raypref.data.text import field_of, has_prompt, prompt_chat, prompt_of, turns_of
 from raypref.errors import DataError
 from raypref.preferences import unknown
 
@@ -34,7 +34,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class GivenPreferences:
     """One record: K answers to a prompt, the best first as far as the data says."""
 
     prompt: str | Messages
@@ -43,11 +43,11 @@ class Opinion:
     """(K, K) P[i, j] in the order of ``responses``; NaN where the data does not compare."""
 
 
-def opinion_of(record: Record, config: DataConfig) -> Opinion:
-    """The record in whichever layout it has.
+def read_preferences(record: Record, config: DataConfig) -> GivenPreferences:
+    """The preferences of one record, whichever layout it has.
 
     Raises:
-        DataError: no layout fits, an answer is empty, or a verdict is none; the place and the fields are named.
+        DataError: no layout fits, an answer is empty, or a verdict is not valid; the message names the place and the fields.
     """
     values = record.values
     if config.chosen_field in values and config.rejected_field in values:
@@ -60,13 +60,13 @@ def opinion_of(record: Record, config: DataConfig) -> Opinion:
     if config.responses_field in values:
         return _group(record, config)
     raise DataError(
-        f"{record.place}: no layout of preferences fits; fields here: {', '.join(map(str, values))}. Expected {config.chosen_field!r} and "
-        f"{config.rejected_field!r}, or {config.responses_field!r} with {config.ranking_field!r}, {config.scores_field!r} or "
-        f"{config.best_field!r}; see data.*_field"
+        f"{record.place}: no layout of preference data fits; fields here: {', '.join(map(str, values))}. Expected "
+        f"{config.chosen_field!r} and {config.rejected_field!r}, or {config.responses_field!r} with "
+        f"{config.ranking_field!r}, {config.scores_field!r} or {config.best_field!r}; see data.*_field"
     )
 
 
-def _pair(record: Record, config: DataConfig) -> Opinion:
+def _pair(record: Record, config: DataConfig) -> GivenPreferences:
     chosen = field_of(record, config.chosen_field, "data.chosen_field")
     rejected = field_of(record, config.rejected_field, "data.rejected_field")
     given = has_prompt(record, config)
@@ -80,7 +80,7 @@ def _pair(record: Record, config: DataConfig) -> Opinion:
     else:
         raise DataError(f"{record.place}: {config.chosen_field!r} and {config.rejected_field!r} must both be texts, or both be chats")
     scores = [record.values.get(f"score_{side}") for side in ("chosen", "rejected")]
-    return Opinion(prompt, _texts(answers, record, config.chosen_field), _pair_verdict(scores, record, config))
+    return GivenPreferences(prompt, _texts(answers, record, config.chosen_field), _pair_verdict(scores, record, config))
 
 
 def _pair_verdict(scores: Sequence[Any], record: Record, config: DataConfig) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ def _pair_verdict(scores: Sequence[Any], record: Record, config: DataConfig) -> 
     return _soft(_numbers(scores, record, "score_chosen"), config.score_scale)
 
 
-def _numbered_pair(record: Record, config: DataConfig) -> Opinion:
+def _numbered_pair(record: Record, config: DataConfig) -> GivenPreferences:
     values = record.values
     if values["preference"] not in (1, 2):
         raise DataError(f"{record.place}: 'preference' must be 1 (output_1 is better) or 2, got {values['preference']!r}")
@@ -101,10 +101,10 @@ def _numbered_pair(record: Record, config: DataConfig) -> Opinion:
         raise DataError(f"{record.place}: the prompt (instruction and input) is empty")
     texts = _texts([values["output_1"], values["output_2"]], record, "output_1")
     ordered = texts if values["preference"] == 1 else texts[::-1]
-    return Opinion(prompt, ordered, np.array([[0.5, 1.0], [0.0, 0.5]]))
+    return GivenPreferences(prompt, ordered, np.array([[0.5, 1.0], [0.0, 0.5]]))
 
 
-def _group(record: Record, config: DataConfig) -> Opinion:
+def _group(record: Record, config: DataConfig) -> GivenPreferences:
     prompt = prompt_of(record, config)
     responses = _texts(_answers(record, config), record, config.responses_field)
     if record.values.get(config.scores_field) is not None:
@@ -117,28 +117,28 @@ def _group(record: Record, config: DataConfig) -> Opinion:
                 f"got {ranking!r}; see data.ranking_field"
             )
         ahead = np.triu(np.ones((len(responses),) * 2), 1)
-        return Opinion(prompt, tuple(responses[k] for k in ranking), ahead + np.eye(len(responses)) / 2)
+        return GivenPreferences(prompt, tuple(responses[k] for k in ranking), ahead + np.eye(len(responses)) / 2)
     best = field_of(record, config.best_field, "data.ranking_field, data.scores_field, data.best_field")
     return _best_of(prompt, responses, best, record, config.best_field)
 
 
-def _scored(prompt: str | Messages, responses: tuple[str, ...], record: Record, config: DataConfig) -> Opinion:
+def _scored(prompt: str | Messages, responses: tuple[str, ...], record: Record, config: DataConfig) -> GivenPreferences:
     scores = _numbers(record.values[config.scores_field], record, config.scores_field)
     if len(scores) != len(responses):
         raise DataError(f"{record.place}: {len(scores)} numbers in {config.scores_field!r} for {len(responses)} answers; one each")
     order = np.argsort(-scores, kind="stable")
     difference = scores[order, None] - scores[None, order]
     values = _soft(scores[order], config.score_scale) if config.verdicts == "soft" else (np.sign(difference) + 1) / 2
-    return Opinion(prompt, tuple(responses[k] for k in order), values)
+    return GivenPreferences(prompt, tuple(responses[k] for k in order), values)
 
 
-def _best_of(prompt: str | Messages, responses: tuple[str, ...], best: Any, record: Record, name: str) -> Opinion:
-    """The best one first, the others as they come."""
+def _best_of(prompt: str | Messages, responses: tuple[str, ...], best: Any, record: Record, name: str) -> GivenPreferences:
+    """The best answer first, the others in their order."""
     if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best < len(responses):
         raise DataError(f"{record.place}: {name!r} must be the number of an answer, 0 to {len(responses) - 1}, got {best!r}")
     values = unknown(len(responses))
     values[0, 1:], values[1:, 0] = 1.0, 0.0
-    return Opinion(prompt, (responses[best], *responses[:best], *responses[best + 1 :]), values)
+    return GivenPreferences(prompt, (responses[best], *responses[:best], *responses[best + 1 :]), values)
 
 
 def _soft(scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
@@ -147,13 +147,13 @@ def _soft(scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
 
 
 def _transcripts(chosen: str, rejected: str, record: Record, config: DataConfig) -> tuple[str | Messages, list[str]]:
-    """HH-RLHF: everything up to the last ``Assistant:`` is the prompt. Without a chat template it stays a text."""
+    """HH-RLHF: everything up to the last ``Assistant:`` is the prompt. Without a chat template it remains a text."""
     marker = "\n\nAssistant:"
     sides = [text.rpartition(marker) for text in (chosen, rejected)]
     if any(not found for _, found, _ in sides) or sides[0][0] != sides[1][0]:
         raise DataError(
-            f"{record.place}: without {config.prompt_field!r}, both texts must be transcripts of Human: and Assistant: turns that part "
-            f"in the last answer; see data.prompt_field"
+            f"{record.place}: without {config.prompt_field!r}, both texts must be transcripts of Human: and Assistant: turns that differ "
+            f"in the last answer alone; see data.prompt_field"
         )
     answers = [answer.strip() for _, _, answer in sides]
     dialogue = sides[0][0]
@@ -167,19 +167,21 @@ def _transcripts(chosen: str, rejected: str, record: Record, config: DataConfig)
 
 
 def _common_turns(first: Messages, second: Messages) -> int:
-    """How many turns the two chats share at their beginning; the last one of either is never among them."""
+    """Number of first turns that the two chats share; the last turn of either chat never counts."""
     most = min(len(first), len(second)) - 1
     return next((k for k in range(most) if first[k] != second[k]), most)
 
 
 def _last_answer(turns: Messages, place: str) -> str:
     if len(turns) != 1 or turns[0]["role"] != "assistant":
-        raise DataError(f"{place}: behind what both chats share there must be one assistant's turn, got {[turn['role'] for turn in turns]}")
+        raise DataError(
+            f"{place}: after the turns that both chats share there must be one assistant's turn, got {[turn['role'] for turn in turns]}"
+        )
     return turns[0]["content"]
 
 
 def _answers(record: Record, config: DataConfig) -> list[Any]:
-    """Texts, or of a chat its last turn."""
+    """The answers: texts, or the last turn of a chat."""
     given = field_of(record, config.responses_field, "data.responses_field")
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
         raise DataError(f"{record.place}: {config.responses_field!r} must be a list of at least two answers, got {given!r}")

@@ -1,4 +1,4 @@
-"""Prompts to sample from: read, checked, tokenised, shuffled once, and some set apart for evaluation."""
+"""Prompts to sample from: read, checked, tokenised and shuffled once; some are set apart for evaluation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from raypref.data.config import DataConfig
-from raypref.data.records import Record, read_records, wrap_objects
-from raypref.data.text import Messages, bare_text, chat_of, policy_text, prompt_of, tokenize
+from raypref.data.policy_facts import PolicyFacts
+from raypref.data.record_prompts import bare_text, chat_of, prompt_of
+from raypref.data.records import Record, name_record, read_records, wrap_objects
+from raypref.data.templates import Messages
+from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt
 
@@ -32,39 +35,37 @@ class PromptData:
 
 def load_prompts(
     config: DataConfig,
-    tokenizer: Any,
-    context_tokens: int,
+    facts: PolicyFacts,
     max_response_tokens: int,
     seed: int,
     *,
     prompts: Iterable[Any] | None = None,
     held_out: Iterable[Any] | None = None,
 ) -> PromptData:
-    """Load what ``config`` names, or the given objects.
+    """Load the prompts that ``config`` names, or the given objects.
 
     Args:
         config: the data section.
-        tokenizer: the policy's.
-        context_tokens: what the model can read, prompt and response together.
+        facts: the policy's tokenizer and context.
         max_response_tokens: ``rollout.max_tokens``.
-        seed: of the shuffle.
+        seed: the seed of the shuffle.
         prompts: instead of ``config.path``: texts, lists of chat messages, or mappings with the fields that ``config`` names.
-        held_out: instead of ``config.held_out``: the same.
+        held_out: instead of ``config.held_out``, likewise.
 
     Raises:
-        DataError: naming the file and line of a broken line, a missing or empty prompt, an id that is there twice, a prompt that is too
-            long (with ``overlong: refuse``); or nothing is left.
-        ConfigError: there is no source of prompts, or the tokenizer has no chat template.
+        DataError: a line is broken, a prompt is missing, empty or too long (with ``overlong: refuse``), or an id occurs twice; the message
+            names file and line. Or no prompt is left.
+        ConfigError: no prompts are given, or the tokenizer has no chat template.
     """
-    limit = context_tokens - max_response_tokens
-    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, tokenizer, limit)
+    limit = facts.context_tokens - max_response_tokens
+    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, facts.tokenizer, limit)
     if not train:
         raise DataError(
             f"data.path: no prompt left to train on; {dropped} were dropped, since rollout.max_tokens = {max_response_tokens} leaves "
-            f"{max(limit, 0)} of the context's {context_tokens} tokens; lower it, or raise policy.max_context_tokens"
+            f"{max(limit, 0)} of the context's {facts.context_tokens} tokens; lower it, or raise policy.max_context_tokens"
         )
     if held_out is not None or config.held_out is not None:
-        apart, dropped_apart = load_held_out(config, tokenizer, limit, held_out)
+        apart, dropped_apart = load_held_out(config, facts.tokenizer, limit, held_out)
         dropped += dropped_apart
     else:
         train, apart = _set_apart(train, config.held_out_prompts)
@@ -74,12 +75,12 @@ def load_prompts(
 
 
 def load_held_out(config: DataConfig, tokenizer: Any, limit: int, objects: Iterable[Any] | None = None) -> tuple[list[Prompt], int]:
-    """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, and how many were too long.
+    """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, and the number that was too long.
 
     Args:
         config: the data section.
         tokenizer: the policy's.
-        limit: tokens that a prompt may have.
+        limit: largest number of tokens of a prompt.
         objects: instead of ``config.held_out``.
 
     Raises:
@@ -98,18 +99,18 @@ def _source(path: str | None, config: DataConfig, objects: Iterable[Any] | None,
 
 
 def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: int) -> tuple[list[Prompt], int]:
-    """Checked and tokenised prompts in the data's order, and how many were dropped."""
+    """Checked and tokenised prompts in the data's order, and the number that was dropped."""
     names: dict[str, str] = {}
     places: list[str] = []
     prompts: list[str | Messages] = []
-    given: list[str] = []
+    rendered: list[str] = []
     for number, record in enumerate(records):
         prompt = prompt_of(record, config)
         name_record(record, number, config, names)
         places.append(record.place)
         prompts.append(prompt)
-        given.append(policy_text(prompt, config, tokenizer, record.place))
-    tokens = tokenize(given, config, tokenizer)
+        rendered.append(policy_text(prompt, config, tokenizer, record.place))
+    tokens = tokenize(rendered, config, tokenizer)
     kept: list[Prompt] = []
     for name, place, prompt, ids in zip(names, places, prompts, tokens, strict=True):
         if len(ids) <= limit:
@@ -122,22 +123,8 @@ def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: 
     return kept, len(tokens) - len(kept)
 
 
-def name_record(record: Record, number: int, config: DataConfig, names: dict[str, str]) -> str:
-    """The record's id, or its number from 0, entered in ``names`` (id -> place).
-
-    Raises:
-        DataError: the id was there before.
-    """
-    given = record.values.get(config.id_field)
-    name = str(number if given is None else given)
-    if name in names:
-        raise DataError(f"{record.place}: id {name!r} is also that of {names[name]}; ids must differ (field: data.id_field)")
-    names[name] = record.place
-    return name
-
-
 def _set_apart(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The first ones to train on, the last ``count`` for evaluation."""
+    """The prompts to train on, and the last ``count`` for evaluation."""
     if count >= len(prompts) and count:
         raise DataError(f"data.held_out_prompts: {count} are to be set apart of {len(prompts)} prompts, which leaves none to train on")
     return prompts[: len(prompts) - count], prompts[len(prompts) - count :]

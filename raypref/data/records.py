@@ -1,4 +1,4 @@
-"""Records from files, hub data sets and Python objects, each with the place it came from."""
+"""Where files, hub data sets and Python objects become records, each with the place that it came from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raypref.data.config import DataConfig
 from raypref.errors import DataError
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -19,18 +20,18 @@ class Record:
 
     values: Mapping[str, Any]
     place: str
-    """``file:line``, or what stands for it; begins every message about the record."""
+    """``file:line``, or its equivalent; every message about the record begins with it."""
 
 
 def read_records(path: str, split: str) -> Iterator[Record]:
     """Records of a JSONL or Parquet file, of a directory of them (in the order of their names), or of a ``datasets`` data set.
 
     Args:
-        path: what ``data.path`` says.
-        split: of a hub data set.
+        path: as in ``data.path``.
+        split: the split of a hub data set.
 
     Raises:
-        DataError: nothing is there, or a line is broken; file and line are named.
+        DataError: the path does not exist, or a line is broken; the message names file and line.
     """
     location = Path(path)
     if location.is_dir():
@@ -51,6 +52,31 @@ def wrap_objects(items: Iterable[Any], field: str) -> Iterator[Record]:
     """Records from Python objects: mappings as they are, anything else (a text, a list of messages) as the value of ``field``."""
     for number, item in enumerate(items):
         yield Record(item if isinstance(item, Mapping) else {field: item}, f"record {number} of those passed to run()")
+
+
+def field_of(record: Record, name: str, key: str) -> Any:
+    """A field's value.
+
+    Raises:
+        DataError: the record has no such field; the message names its fields, and the config key that chooses another field.
+    """
+    if record.values.get(name) is None:
+        raise DataError(f"{record.place}: no field {name!r}; fields here: {', '.join(map(str, record.values))}; see {key}")
+    return record.values[name]
+
+
+def name_record(record: Record, number: int, config: DataConfig, names: dict[str, str]) -> str:
+    """The record's id, or its number from 0 where it has none; also entered in ``names`` (id -> place).
+
+    Raises:
+        DataError: another record has the same id.
+    """
+    given = record.values.get(config.id_field)
+    name = str(number if given is None else given)
+    if name in names:
+        raise DataError(f"{record.place}: id {name!r} is also that of {names[name]}; ids must differ (field: data.id_field)")
+    names[name] = record.place
+    return name
 
 
 def _read_file(file: Path) -> Iterator[Record]:
@@ -75,7 +101,7 @@ def _parse(line: str, place: str) -> Mapping[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: broken JSON: {error.msg} at column {error.colno}; one object a line is expected") from error
+        raise DataError(f"{place}: broken JSON: {error.msg} at column {error.colno}; expected one object per line") from error
     if not isinstance(values, dict):
         raise DataError(f"{place}: expected an object such as {{'prompt': ...}}, got {type(values).__name__}")
     return values
@@ -104,7 +130,7 @@ def _read_hub(name: str, split: str) -> Iterator[Record]:
         rows = datasets.load_dataset(name, split=split)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise DataError(
-            f"data.path: {name!r} is no file or directory here (looked in {Path.cwd()}), and as a data set with split {split!r} "
+            f"data.path: {name!r} is not a file or directory here (looked in {Path.cwd()}), and as a data set with split {split!r} "
             f"it cannot be loaded: {error}"
         ) from error
     for number, values in enumerate(rows):

@@ -1,8 +1,8 @@
-"""Prompts that ask for a better answer than the one they hold: what turns a policy into its own improver.
+"""Prompts that hold an answer and ask for a better one, so that the policy improves its own answers.
 
-    x -> prompt(x),        (x, y) -> prompt(x) with the earlier answer y put in by ``data.template``
+    prompt x, answer y -> ``data.template`` -> prompt x_y, rendered and tokenised like x
 
-Training (``Loss.revisions``), ``raypref generate`` and evaluation all take these prompts from here.
+Used by training (``Loss.revisions``), ``raypref generate`` and evaluation.
 """
 
 from __future__ import annotations
@@ -14,33 +14,36 @@ import numpy as np
 
 from raypref.data.config import DataConfig
 from raypref.data.templates import template_of
-from raypref.data.text import policy_text, tokenize
+from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError
 from raypref.types import Prompt
 
 
 class Reviser:
-    """Makes prompts for revisions, rendered and tokenised like the first ones."""
+    """Makes prompts for revisions, rendered and tokenised like first prompts."""
 
     def __init__(self, config: DataConfig, tokenizer: Any) -> None:
         """
         Args:
-            config: the data section; its ``template`` is needed.
+            config: the data section; it must have a ``template``.
             tokenizer: the policy's.
 
         Raises:
-            ConfigError: there is no template, or a chat's in a run without a chat template.
+            ConfigError: there is no template, or the template is ``chat`` and ``data.chat_template`` is off.
         """
         if config.template is None:
             raise ConfigError("data.template: required for revisions: tldr, xsum, chat, or a text with {prompt} and {answer}")
         if config.template == "chat" and not config.chat_template:
-            raise ConfigError("data.template: 'chat' needs data.chat_template=true; for a model that continues text give one of your own")
+            raise ConfigError(
+                "data.template: 'chat' needs data.chat_template=true; for a model that continues plain text, give a text with {prompt} "
+                "and {answer}"
+            )
         self._config = config
         self._template = template_of(config.template)
         self._tokenizer = tokenizer
 
     def within(self, tokens: int) -> Callable[[Prompt, str], Prompt | None]:
-        """``revise`` where the new prompt has at most ``tokens``, else None."""
+        """``revise`` as a function that returns None where the new prompt has more than ``tokens`` tokens."""
 
         def revise(prompt: Prompt, answer: str) -> Prompt | None:
             revised = self.revise(prompt, answer)
@@ -51,7 +54,7 @@ class Reviser:
     def revise(self, prompt: Prompt, answer: str) -> Prompt:
         """The prompt that asks for a revision of ``answer``.
 
-        The id and the index stay those of the first prompt; ``text`` too, which is the question that an oracle is shown.
+        It keeps the first prompt's id and index, and its ``text``, which is the question that an oracle is shown.
         """
         chat = [{"role": role, "content": content} for role, content in prompt.chat]
         revised = self._template.revise(chat or prompt.text, answer)

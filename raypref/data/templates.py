@@ -1,4 +1,4 @@
-"""Texts that put an earlier answer in a prompt (``data.template``), and that make the first prompt of a record's fields."""
+"""Templates (``data.template``): prompts that hold an earlier answer, and first prompts that are composed from a record's fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Messages = list[dict[str, str]]
 
 
 class Template(Protocol):
-    """How an earlier answer is put in a prompt."""
+    """How a prompt asks for a revision of an earlier answer."""
 
     def compose(self, values: Mapping[str, Any]) -> str | None:
         """The first prompt of a record that has none, or None where the record lacks the template's fields."""
@@ -44,7 +44,11 @@ class Summary:
         return "\n".join([self._opening(f"{self._given()} and TITLE"), *lines, "TL;DR:"])
 
     def revise(self, prompt: str | Messages, answer: str) -> str:
-        """A prompt without the opening sentence gets it too; a chat is not what this template is for."""
+        """The prompt for a revision, with the opening sentence also where the first prompt lacks it.
+
+        Raises:
+            ConfigError: the prompt is a chat.
+        """
         if not isinstance(prompt, str):
             raise ConfigError("data.template: 'tldr' and 'xsum' are for plain prompts, the data holds chats; set data.template=chat")
         body = prompt.removeprefix(self._opening(f"{self._given()} and TITLE")).strip().removesuffix("TL;DR:").rstrip()
@@ -61,12 +65,12 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """The conversation goes on: the earlier answer is the assistant's turn, and the user asks for a better one. Not from a paper."""
+    """Continues the conversation: the earlier answer is the assistant's turn, and the user asks for a better one. Not from a paper."""
 
     request: str = "Please improve your answer. Reply with the improved answer alone."
 
     def compose(self, values: Mapping[str, Any]) -> None:
-        """A chat's prompt is in the data."""
+        """None: the prompt is in the data."""
         return None
 
     def revise(self, prompt: str | Messages, answer: str) -> Messages:
@@ -76,17 +80,19 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A text of one's own with {prompt} and {answer}."""
+    """A user's text with {prompt} and {answer}."""
 
     text: str
 
     def compose(self, values: Mapping[str, Any]) -> None:
-        """The prompt is in the data."""
+        """None: the prompt is in the data."""
         return None
 
     def revise(self, prompt: str | Messages, answer: str) -> str:
         if not isinstance(prompt, str):
-            raise ConfigError("data.template: a text of your own is for plain prompts, the data holds chats; set data.template=chat")
+            raise ConfigError(
+                "data.template: a text with {prompt} and {answer} is for plain prompts, the data holds chats; set data.template=chat"
+            )
         before, _, after = self.text.partition("{answer}")
         return before.replace("{prompt}", prompt) + answer + after.replace("{prompt}", prompt)
 
@@ -102,10 +108,10 @@ def template_of(name: str) -> Template:
     """The template of ``data.template``.
 
     Raises:
-        ConfigError: it is no known name, and no text with {prompt} and one {answer}.
+        ConfigError: it is neither a known name nor a text with {prompt} and one {answer}.
     """
     if name in _NAMED:
         return _NAMED[name]
     if "{prompt}" not in name or name.count("{answer}") != 1:
-        raise ConfigError(f"data.template: {name!r} is none of {', '.join(_NAMED)}, and no text with {{prompt}} and one {{answer}}")
+        raise ConfigError(f"data.template: {name!r} is neither one of {', '.join(_NAMED)} nor a text with {{prompt}} and one {{answer}}")
     return Plain(name)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from raypref.data.records import Record
-from raypref.data.text import bare_text, field_of, prompt_chat
+from raypref.data.record_prompts import bare_text, prompt_chat
+from raypref.data.records import Record, field_of
 from raypref.errors import DataError
 from raypref.evaluation.agreement import LABELS, Agreement, Label, agreement, cohens_kappa, majority
 from raypref.evaluation.matching import text_prompt, text_rollout

@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raypref.data.records import Record, read_records
-from raypref.data.text import field_of
+from raypref.data.records import Record, field_of, read_records
 from raypref.errors import DataError
 from raypref.evaluation.response_formats import FORMATS, Answers, question_of
 

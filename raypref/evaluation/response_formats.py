@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raypref.data.record_prompts import bare_text, chat_of, prompt_chat
 from raypref.data.records import Record
-from raypref.data.text import bare_text, chat_of, prompt_chat
 from raypref.errors import DataError
 from raypref.types import FinishReason
 

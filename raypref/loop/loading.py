@@ -9,8 +9,8 @@ from typing import Any
 from raypref.config import RunConfig
 from raypref.data.demonstrations import load_demonstrations
 from raypref.data.examples import ExampleBuilder
+from raypref.data.given_preferences import load_preferences
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.preferences import load_preferences
 from raypref.data.prompts import load_held_out, load_prompts
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError
@@ -43,8 +43,7 @@ def load_run_data(
 
 
 def _prompts(config: RunConfig, facts: PolicyFacts, records: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
-    limits = (facts.context_tokens, config.rollout.max_tokens, config.seed)
-    loaded = load_prompts(config.data, facts.tokenizer, *limits, prompts=records, held_out=held_out)
+    loaded = load_prompts(config.data, facts, config.rollout.max_tokens, config.seed, prompts=records, held_out=held_out)
     return RunData(prompts=loaded.train, held_out=loaded.held_out)
 
 
@@ -54,14 +53,13 @@ def _given_examples(
     """Given preferences or answers. Held-out prompts come from a file of their own or from the preferences."""
     if not facts.end_token_ids:
         raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
-    section, tokenizer, limit, end = config.data, facts.tokenizer, facts.context_tokens, facts.end_token_ids[0]
+    section = config.data
     longest_prompt = facts.context_tokens - config.rollout.max_tokens
     separate: list[Prompt] = []
     if held_out is not None or section.held_out is not None:
-        separate = load_held_out(section, tokenizer, longest_prompt, held_out)[0]
+        separate = load_held_out(section, facts.tokenizer, longest_prompt, held_out)[0]
     if section.type == "demonstrations":
-        return RunData(examples=load_demonstrations(section, tokenizer, limit, config.seed, end, records=records), held_out=separate)
-    makers: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
-    loaded = load_preferences(section, tokenizer, limit, config.seed, end, **makers, records=records)
+        return RunData(examples=load_demonstrations(section, facts, config.seed, records=records), held_out=separate)
+    loaded = load_preferences(section, facts, config.seed, loss=config.loss, selection=config.selection, builder=builder, records=records)
     short = [prompt for prompt in loaded.held_out if len(prompt.token_ids) <= longest_prompt]
     return RunData(examples=loaded.examples, prompts=loaded.prompts, held_out=separate or short)

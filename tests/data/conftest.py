@@ -1,5 +1,7 @@
 """A word tokenizer: [UNK] 0, <bos> 1, <eos> 2, [USER] 3, [ANSWER] 4, then words; plain text gets <bos> in front."""
 
+from __future__ import annotations
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast

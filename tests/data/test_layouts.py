@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from raypref.data.config import DataConfig
-from raypref.data.layouts import Opinion, opinion_of
+from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.records import Record
 from raypref.errors import DataError
 
 PAIR = [[0.5, 1.0], [0.0, 0.5]]
 
 
-def read(values: dict[str, Any], **config: Any) -> Opinion:
-    return opinion_of(Record(values, "data.jsonl:7"), DataConfig(**config))
+def read(values: dict[str, Any], **config: Any) -> GivenPreferences:
+    return read_preferences(Record(values, "data.jsonl:7"), DataConfig(**config))
 
 
 def user(text: str) -> dict[str, str]:
@@ -116,7 +116,7 @@ def test_best_of_n_leaves_the_others_open() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prompt": "x", "answer": "y"}, r"no layout of preferences fits; fields here: prompt, answer"),
+        ({"prompt": "x", "answer": "y"}, r"no layout of preference data fits; fields here: prompt, answer"),
         ({"prompt": "x", "chosen": "y", "rejected": " "}, "must be a text that is not empty, got ' '"),
         ({"prompt": "x", "chosen": "y", "rejected": [assistant("n")]}, "must both be texts, or both be chats"),
         ({"chosen": "y", "rejected": "n"}, "transcripts of Human: and Assistant: turns"),

@@ -1,26 +1,33 @@
 """Reading prompts: every source, every mistake with its place."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raypref.config import DataConfig
-from raypref.data.prompts import load_prompts
+from raypref.data.policy_facts import PolicyFacts
+from raypref.data.prompts import PromptData, load_prompts
 from raypref.errors import ConfigError, DataError
 
 PLAIN = {"chat_template": False, "shuffle": False}
 
 
-def load(tokenizer, *, context=20, response=4, seed=0, prompts=None, held_out=None, **config):
-    return load_prompts(DataConfig(**config), tokenizer, context, response, seed, prompts=prompts, held_out=held_out)
+def load(
+    tokenizer: Any, *, context: int = 20, response: int = 4, seed: int = 0, prompts: Any = None, held_out: Any = None, **config: Any
+) -> PromptData:
+    return load_prompts(DataConfig(**config), PolicyFacts(tokenizer, context, ()), response, seed, prompts=prompts, held_out=held_out)
 
 
-def write_jsonl(path, records):
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 
-def test_plain_text_from_jsonl(tokenizer, tmp_path):
+def test_plain_text_from_jsonl(tokenizer: Any, tmp_path: Path) -> None:
     """``<bos> why not`` is 1 5 9; records without an id are numbered."""
     path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "why not"}, {"prompt": "how", "id": "second"}])
     data = load(tokenizer, path=path, **PLAIN)
@@ -31,20 +38,20 @@ def test_plain_text_from_jsonl(tokenizer, tmp_path):
     assert (data.held_out, data.dropped) == ([], 0)
 
 
-def test_the_chat_template_is_applied_and_the_oracle_sees_the_bare_question(tokenizer):
+def test_the_chat_template_is_applied_and_the_oracle_sees_the_bare_question(tokenizer: Any) -> None:
     """``<bos> [USER] why [ANSWER]`` is 1 3 5 4, with one <bos>: the template's own."""
     data = load(tokenizer, prompts=["why", [{"role": "user", "content": "why"}]], shuffle=False)
     assert [(p.text, p.token_ids.tolist()) for p in data.train] == [("why", [1, 3, 5, 4])] * 2
 
 
-def test_a_longer_chat_keeps_its_turns(tokenizer):
+def test_a_longer_chat_keeps_its_turns(tokenizer: Any) -> None:
     chat = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}, {"role": "user", "content": "how"}]
     (prompt,) = load(tokenizer, prompts=[chat], shuffle=False).train
     assert prompt.text == "user: why\n\nassistant: so\n\nuser: how"
     assert prompt.token_ids.tolist() == [1, 3, 5, 4, 7, 3, 6, 4]
 
 
-def test_parquet_directories_and_field_names(tokenizer, tmp_path):
+def test_parquet_directories_and_field_names(tokenizer: Any, tmp_path: Path) -> None:
     """Files in the order of their names; other files are not read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -56,7 +63,7 @@ def test_parquet_directories_and_field_names(tokenizer, tmp_path):
     assert [(p.id, p.text) for p in data.train] == [("x", "why"), ("7", "how")]
 
 
-def test_objects_of_every_kind(tokenizer):
+def test_objects_of_every_kind(tokenizer: Any) -> None:
     import datasets
 
     rows = [{"prompt": "why", "id": "a"}, {"prompt": "how", "id": "b"}]
@@ -64,7 +71,7 @@ def test_objects_of_every_kind(tokenizer):
         assert [(p.id, p.text) for p in load(tokenizer, prompts=prompts, **PLAIN).train] == [("a", "why"), ("b", "how")]
 
 
-def test_shuffled_once_by_the_seed(tokenizer):
+def test_shuffled_once_by_the_seed(tokenizer: Any) -> None:
     words = [f"why {k}" for k in range(20)]
     first, again, other = (load(tokenizer, prompts=words, chat_template=False, seed=seed).train for seed in (1, 1, 2))
     assert [p.text for p in first] == [p.text for p in again]
@@ -73,7 +80,7 @@ def test_shuffled_once_by_the_seed(tokenizer):
     assert [p.index for p in first] == list(range(20))
 
 
-def test_held_out_prompts_are_the_last_of_the_data(tokenizer):
+def test_held_out_prompts_are_the_last_of_the_data(tokenizer: Any) -> None:
     """Set apart before the shuffle, so that the seed does not move them."""
     data = load(tokenizer, prompts=["why", "how", "so", "not"], held_out_prompts=2, chat_template=False)
     assert sorted(p.text for p in data.train) == ["how", "why"]
@@ -81,16 +88,17 @@ def test_held_out_prompts_are_the_last_of_the_data(tokenizer):
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0, ["so", "not"]), (1, ["so"])])
-def test_held_out_prompts_of_their_own(tokenizer, tmp_path, most, expected):
+def test_held_out_prompts_of_their_own(tokenizer: Any, tmp_path: Path, most: int, expected: list[str]) -> None:
     path = write_jsonl(tmp_path / "h.jsonl", [{"prompt": "so"}, {"prompt": "not"}])
     for source in ({"held_out": path}, {}):
         objects = None if source else ["so", "not"]
-        data = load_prompts(DataConfig(**PLAIN, **source, held_out_prompts=most), tokenizer, 20, 4, 0, prompts=["why"], held_out=objects)
+        section = DataConfig(**PLAIN, **source, held_out_prompts=most)
+        data = load_prompts(section, PolicyFacts(tokenizer, 20, ()), 4, 0, prompts=["why"], held_out=objects)
         assert [p.text for p in data.held_out] == expected
         assert [p.text for p in data.train] == ["why"]
 
 
-def test_prompts_that_leave_no_room_are_dropped_and_counted(tokenizer):
+def test_prompts_that_leave_no_room_are_dropped_and_counted(tokenizer: Any) -> None:
     """Context 6, response 4: at most 2 tokens with <bos>. ``why not`` has 3."""
     data = load(tokenizer, context=6, prompts=["why not", "how"], held_out=["so", "so not"], **PLAIN)
     assert [(p.index, p.id, p.text) for p in data.train] == [(0, "1", "how")]
@@ -98,14 +106,14 @@ def test_prompts_that_leave_no_room_are_dropped_and_counted(tokenizer):
     assert data.dropped == 2
 
 
-def test_prompts_that_leave_no_room_are_refused_by_config(tokenizer, tmp_path):
+def test_prompts_that_leave_no_room_are_refused_by_config(tokenizer: Any, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "how"}, {"prompt": "why not", "id": "long"}])
     message = r"p\.jsonl:2: prompt 'long' has 3 tokens; the context leaves 2 beside rollout\.max_tokens; .*data\.overlong=drop"
     with pytest.raises(DataError, match=message):
         load(tokenizer, context=6, path=path, overlong="refuse", **PLAIN)
 
 
-def test_nothing_left_is_an_error(tokenizer):
+def test_nothing_left_is_an_error(tokenizer: Any) -> None:
     """Context 4, response 4: no room for any; the held-out prompt is not counted among those of data.path."""
     message = r"no prompt left to train on; 2 were dropped, since rollout\.max_tokens = 4 leaves 0 of the context's 4 tokens; lower it"
     with pytest.raises(DataError, match=message):
@@ -117,7 +125,7 @@ def test_nothing_left_is_an_error(tokenizer):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "why"', r"p\.jsonl:3: broken JSON: .* one object a line"),
+        ('{"prompt": "why"', r"p\.jsonl:3: broken JSON: .* one object per line"),
         ('["why"]', r"p\.jsonl:3: expected an object such as .*, got list"),
         ('{"text": "why"}', r"p\.jsonl:3: no field 'prompt'; fields here: text; see data\.prompt_field"),
         ('{"prompt": null}', r"p\.jsonl:3: no field 'prompt'"),
@@ -130,25 +138,25 @@ def test_nothing_left_is_an_error(tokenizer):
         ('{"prompt": "how", "id": "first"}', r"p\.jsonl:3: id 'first' is also that of .*p\.jsonl:1; ids must differ"),
     ],
 )
-def test_a_bad_record_is_named_with_its_file_and_line(tokenizer, tmp_path, line, message):
+def test_a_bad_record_is_named_with_its_file_and_line(tokenizer: Any, tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "why", "id": "first"}\n\n' + line + "\n")
     with pytest.raises(DataError, match=message):
         load(tokenizer, path=str(path))
 
 
-def test_chat_messages_need_the_template(tokenizer):
+def test_chat_messages_need_the_template(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"record 0 .*: chat messages need a chat template; set data\.chat_template=true"):
         load(tokenizer, prompts=[[{"role": "user", "content": "why"}]], **PLAIN)
 
 
-def test_a_tokenizer_without_template_is_refused(tokenizer, monkeypatch):
+def test_a_tokenizer_without_template_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ConfigError, match=r"data\.chat_template: the tokenizer has none; set data\.chat_template=false"):
         load(tokenizer, prompts=["why"])
 
 
-def test_sources_that_are_not_there(tokenizer, tmp_path, monkeypatch):
+def test_sources_that_are_not_there(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"data\.path: required, unless prompts are passed to run\(\)"):
         load(tokenizer)
@@ -169,7 +177,7 @@ def test_sources_that_are_not_there(tokenizer, tmp_path, monkeypatch):
         load(tokenizer, path="no-owner/no-data")
 
 
-def test_reading_needs_no_torch():
+def test_reading_needs_no_torch() -> None:
     import subprocess
     import sys
 

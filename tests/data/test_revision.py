@@ -15,9 +15,6 @@ from raypref.data.config import DataConfig
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError
 from raypref.training.micro_batches import collate
-from tests.data.conftest import tokenizer
-
-__all__ = ["tokenizer"]
 
 
 def prompt(ids: list[int], chat: tuple[tuple[str, str], ...] = ()) -> types.Prompt:

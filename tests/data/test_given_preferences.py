@@ -9,7 +9,8 @@ import pytest
 
 from raypref.data.config import DataConfig
 from raypref.data.examples import ExampleBuilder
-from raypref.data.preferences import PreferenceData, load_preferences
+from raypref.data.given_preferences import PreferenceData, load_preferences
+from raypref.data.policy_facts import PolicyFacts
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
@@ -32,7 +33,7 @@ def load(
     section = DataConfig(type="preferences", **{"chat_template": False, "shuffle": False} | config)
     loss = loss or DPO()
     makers: dict[str, Any] = {"loss": loss, "selection": selection, "builder": ExampleBuilder(loss, None, context)}
-    return load_preferences(section, tokenizer, context, 0, EOS, **makers, records=records)
+    return load_preferences(section, PolicyFacts(tokenizer, context, (EOS,)), 0, **makers, records=records)
 
 
 def test_pairs(tokenizer: Any) -> None:
@@ -74,7 +75,7 @@ def test_soft_scores_become_soft_targets(tokenizer: Any) -> None:
 def test_a_comparison_that_the_data_does_not_have(tokenizer: Any) -> None:
     """Win rates over a best-of-n set: two answers were never compared."""
     records = [{"prompt": "why", "responses": [" so", " not", " because"], "best": 0}]
-    with pytest.raises(ConfigError, match=r"record number 0|record 0 of those passed to run\(\): loss 'sppo' wants a comparison"):
+    with pytest.raises(ConfigError, match=r"record number 0|record 0 of those passed to run\(\): loss 'sppo' needs a comparison"):
         load(tokenizer, records, SPPO())
 
 
