@@ -173,7 +173,7 @@ def test_sources_that_are_not_there(tokenizer: Any, tmp_path: Path, monkeypatch:
     (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(DataError, match=r"p\.jsonl: not UTF-8 text"):
         load(tokenizer, path=str(tmp_path / "p.jsonl"))
-    with pytest.raises(DataError, match=r"data\.path: 'no-owner/no-data' is no file or directory here .* split 'train'"):
+    with pytest.raises(DataError, match=r"data\.path: 'no-owner/no-data' is not a file or directory here .* split 'train'"):
         load(tokenizer, path="no-owner/no-data")
 
 
