@@ -60,7 +60,7 @@ def test_a_text_of_ones_own() -> None:
 
 @pytest.mark.parametrize("name", ["tdlr", "{prompt} only", "{answer} only", "{prompt} {answer} {answer}"])
 def test_unknown_templates_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\.template: .* is neither one of tldr, xsum, chat, and no text with"):
+    with pytest.raises(ConfigError, match=r"data\.template: .* is neither one of tldr, xsum, chat nor a text with"):
         DataConfig.parse({"template": name})
 
 
