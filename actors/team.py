@@ -126,7 +126,7 @@ class Team:
                     "device": device,
                     "transport": self.transport,
                     "seed": config.seed,
-                    "own_weights": not self.plan.of("learner"),
+                    "load_weights": not self.plan.of("learner"),
                     "sleeps": self.takes_turns,
                 },
             )

@@ -1,0 +1,6 @@
+"""Rollout: vLLM engines that sample responses from the policy of the last weight sync.
+
+``group`` is the driver's side (``raypref.roles.RolloutRole``): it routes requests to engines. ``actor`` runs in the engine's process: it
+accepts or refuses requests and streams finished rollouts. ``engine`` is the only module that calls vLLM. Start with ``group``.
+``actors.team`` starts the actors; nothing else imports this room.
+"""

@@ -1,13 +1,13 @@
-"""One vLLM engine in the calling process: requests in, finished groups out, weights replaced between requests.
+"""One vLLM engine in the calling process: takes requests, gives finished groups, and takes new weights between requests.
 
     engine = Engine(policy, rollout, tensor_parallel=1, device="cpu", transport="shm", seed=0)     # dummy weights
-    (a publisher sends the policy: start_weight_update ... finish_weight_update)
+    (a weight sync brings the policy: start_weight_update ... finish_weight_update)
     engine.add("a", request)
     while engine.unfinished:
         for key, rollout in engine.step(): ...
 
-Not thread-safe; ``actors.rollout.actor`` adds the lock and the request stream. vLLM is imported by the constructor, in an
-environment that has ``engine_env``.
+Not thread-safe; ``actors.rollout.actor`` adds the lock, the check of requests and the stream. The constructor imports vLLM; the process
+must have the environment of ``engine_env``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from actors.policy_model import context_limit, end_token_ids, load_tokenizer
-from raypref.errors import ConfigError, DataError
+from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Response, Rollout, SampleRequest
 
 CPU_KV_CACHE_GIB = 0.25
-"""Size of a CPU engine's key-value cache unless ``rollout.kv_cache_gib`` says otherwise."""
+"""Size of a CPU engine's key-value cache, in GiB, unless ``rollout.kv_cache_gib`` says otherwise."""
 
 
 def engine_env(device: str, threads: int) -> dict[str, str]:
@@ -32,12 +32,12 @@ def engine_env(device: str, threads: int) -> dict[str, str]:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads of each of the engine's workers: the cores of its bundle. Two engines that both take all cores stop
-            each other almost completely.
+        threads: CPU threads of each of the engine's workers: as many as its bundle has cores. Two engines that both use all cores
+            slow each other down almost to a halt.
     """
     common = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process: actor death is engine death
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the actor's process and ends with it
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # forking a process that has threads may hang
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -47,9 +47,9 @@ def engine_env(device: str, threads: int) -> dict[str, str]:
     if device != "cpu":
         return common
     return common | {
-        "TORCH_COMPILE_DISABLE": "1",  # a helper of the sampler would compile for 10 s at the first request
+        "TORCH_COMPILE_DISABLE": "1",  # the first request would wait 10 s for a compiled helper of the sampler
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",  # GPUs are only counted
+        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",  # Ray counts GPUs, but there are none
     }
 
 
@@ -65,53 +65,40 @@ class Engine:
         device: str = "cpu",
         transport: str = "shm",
         seed: int = 0,
-        own_weights: bool = False,
+        load_weights: bool = False,
         sleeps: bool = False,
     ) -> None:
         """
         Args:
             policy: model directory; only its config.json is read here, the weights come by the first sync.
-            rollout: limits of the engine. How to sample comes with each request.
+            rollout: limits of the engine. Each request says how to sample.
             tensor_parallel: worker processes that share the model; 1: this process.
             device: ``cpu`` or ``cuda``; vLLM must be built for it.
             transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
-            seed: of the engine; requests carry their own.
-            own_weights: load the directory's weights: an engine of a run without a learner.
-            sleeps: whether ``sleep`` will be called. On a CPU the calls are taken, and no memory moves.
+            seed: of the engine; each request has its own seed as well.
+            load_weights: load the weights in the directory; for a run without a learner.
+            sleeps: whether ``sleep`` will be called. On a CPU the calls succeed, and no memory is freed.
 
         Raises:
             ConfigError: vLLM is built for another device, or cannot run this model.
         """
         self._tokenizer = load_tokenizer(policy)
         self._end_tokens = list(end_token_ids(policy))
-        self._context_tokens = context_limit(policy)
+        self.context_tokens = context_limit(policy)
+        """Longest sequence, prompt and response together."""
         self._open: dict[str, SampleRequest] = {}
-        self._llm = _start(policy, rollout, self._context_tokens, tensor_parallel, device, transport, seed, own_weights, sleeps)
+        self._llm = _start(policy, rollout, self.context_tokens, tensor_parallel, device, transport, seed, load_weights, sleeps)
 
     @property
     def unfinished(self) -> int:
-        """Requests that have been added and are not answered yet."""
+        """Number of requests that were added and are not answered yet."""
         return len(self._open)
 
-    def check(self, request: SampleRequest) -> None:
-        """Refuse a request that this engine cannot serve.
-
-        Raises:
-            DataError: the prompt leaves no room for a token.
-        """
-        tokens = len(request.prompt.token_ids)
-        if not 0 < tokens < self._context_tokens:
-            raise DataError(
-                f"prompt {request.prompt.id!r}: {tokens} tokens; the policy takes 1 to {self._context_tokens - 1} "
-                f"(policy.max_context_tokens, less one to answer with)"
-            )
-
     def add(self, key: str, request: SampleRequest) -> None:
-        """Queue a request; ``step`` gives its rollout under ``key``."""
+        """Add a request, which the caller has checked; ``step`` gives its rollout under ``key``."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self.check(request)
         sampling = SamplingParams(
             n=request.count,
             seed=request.seed,
@@ -119,7 +106,7 @@ class Engine:
             top_p=request.top_p,
             max_tokens=request.max_tokens,
             stop_token_ids=self._end_tokens,
-            logprobs=0,  # the sampled token's alone
+            logprobs=0,  # of the sampled token only
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -129,7 +116,7 @@ class Engine:
         self._open[key] = request
 
     def step(self) -> list[tuple[str, Rollout]]:
-        """Decode one token of every running sequence; the groups that this finished."""
+        """Decode one token of every running sequence; the keys and rollouts of the groups that this finished."""
         finished = [output for output in self._llm.llm_engine.step() if output.finished]
         return [(output.request_id, self._rollout(output)) for output in finished]
 
@@ -137,7 +124,7 @@ class Engine:
         self._llm.init_weight_transfer_engine(request)
 
     def start_weight_update(self, complete: bool = True) -> None:
-        """Begin an update of every weight, or of some."""
+        """Begin an update of all weights, or of some."""
         assert not self._open, "weights may change only between requests"
         self._llm.collective_rpc("raypref_begin_sync", args=(complete,))
         self._llm.start_weight_update()
@@ -146,31 +133,31 @@ class Engine:
         self._llm.update_weights(request)
 
     def finish_weight_update(self) -> None:
-        """Put the weights into service, and forget the keys and values that the old ones computed.
+        """Start to use the new weights, and drop the keys and values that the old ones computed.
 
         Raises:
-            RuntimeError: vLLM kept its prefix cache: the engine would answer with a mixture of policies.
+            RuntimeError: vLLM kept its prefix cache; the engine would sample from a mixture of policies.
         """
         self._llm.finish_weight_update()
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
     def weight_checksums(self) -> dict[str, Mapping[str, int]]:
-        """Worker -> parameter name -> checksum of each tensor as last received: one entry a tensor-parallel rank, ``""`` for one."""
+        """Worker -> parameter name -> checksum as last received; the workers are ``tp0``, ``tp1`` ..., or ``""`` if there is one."""
         workers = self._llm.collective_rpc("raypref_received")
-        return {"" if len(workers) == 1 else f"tp{rank}": sums for rank, sums in enumerate(workers)}
+        return {"" if len(workers) == 1 else f"tp{rank}": checksums for rank, checksums in enumerate(workers)}
 
     def sleep(self, level: int) -> None:
-        """Give back the memory of the key-value cache and of the weights, which level 1 keeps in host memory and level 2 forgets."""
+        """Free the memory of the key-value cache and of the weights; level 1 keeps the weights in host memory, level 2 drops them."""
         assert not self._open, "an engine may sleep only between requests"
         self._llm.sleep(level=level)
 
     def wake_up(self, tags: list[str]) -> bool:
-        """Take memory again: for ``weights``, then for ``kv_cache``; whether that was the last of it."""
+        """Allocate memory again, for ``weights`` first and ``kv_cache`` last; whether all of it is allocated now."""
         return bool(self._llm.wake_up(tags=tags))
 
     def shutdown(self) -> None:
-        """End the worker processes and free their shared memory (killed ones leave it behind)."""
+        """End the worker processes and free their shared memory, which they would leave behind if they were killed."""
         self._llm.llm_engine.engine_core.shutdown()
 
     def _rollout(self, output: Any) -> Rollout:
@@ -195,7 +182,7 @@ def _start(
     device: str,
     transport: str,
     seed: int,
-    own_weights: bool,
+    load_weights: bool,
     sleeps: bool,
 ) -> Any:
     from vllm import LLM
@@ -216,8 +203,8 @@ def _start(
             dtype=policy.dtype,
             trust_remote_code=policy.trust_remote_code,
             skip_tokenizer_init=True,
-            generation_config="vllm",  # sampling settings come with the requests alone
-            load_format="safetensors" if own_weights else "dummy",
+            generation_config="vllm",  # each request says how to sample
+            load_format="safetensors" if load_weights else "dummy",
             max_model_len=context_tokens,
             max_num_seqs=rollout.max_num_seqs,
             kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
@@ -239,17 +226,21 @@ def _start(
 
 
 def _check_head_width(width: int) -> None:
-    """vLLM itself notices at the first request only."""
+    """vLLM would fail only at the first request.
+
+    Raises:
+        ConfigError: vLLM's CPU kernel does not support the width.
+    """
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     known = CPUAttentionBackend.get_supported_head_sizes()
     if width not in known:
-        raise ConfigError(f"policy.path: attention heads of width {width}; on a CPU vLLM takes {', '.join(map(str, known))}")
+        raise ConfigError(f"policy.path: attention heads of width {width}; on a CPU vLLM supports {', '.join(map(str, known))}")
 
 
 @contextlib.contextmanager
 def _reported(policy: PolicyConfig) -> Any:
-    """What vLLM refuses (head widths, a cache too small for one sequence) is an error of the config."""
+    """Turn what vLLM refuses (head widths, a cache too small for one sequence) into an error of the config."""
     try:
         yield
     except (ValueError, NotImplementedError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ class FakeEngine:
     """Finishes one request a step, the last one first, with the token 5 ``count`` times."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
+        self.context_tokens = 8
         self.open: dict[str, SampleRequest] = {}
         self.breaks = False
         self.ended = False
@@ -27,9 +29,6 @@ class FakeEngine:
     @property
     def unfinished(self) -> int:
         return len(self.open)
-
-    def check(self, request: SampleRequest) -> None:
-        pass
 
     def add(self, key: str, request: SampleRequest) -> None:
         self.open[key] = request
@@ -102,7 +101,7 @@ def test_an_idle_stream_waits_for_the_next_request(actor: RolloutActor) -> None:
     reader.start()
     for key in ("a", "b"):
         submit(actor, key)
-    actor._inbox.put(())
+    actor._queue.put(())
     while len(headers) < 2:
         reader.join(0.01)
     actor.shutdown()
@@ -144,7 +143,7 @@ def test_no_request_between_the_start_of_an_update_and_its_version(actor: Rollou
 def test_no_sleep_while_requests_are_unanswered(actor: RolloutActor) -> None:
     stream = actor.stream()
     submit(actor, "a")
-    with pytest.raises(SyncError, match="1 requests are unanswered; an engine may sleep only between iterations"):
+    with pytest.raises(SyncError, match="1 requests are unanswered; an engine may sleep only when there are none"):
         actor.sleep(1)
     assert next(stream) == Finished(("a",), tokens=2)
     actor.sleep(1)
@@ -156,13 +155,13 @@ def test_an_engine_that_sleeps_answers_nothing_until_its_last_part_is_awake(acto
         actor.sleep(level)
         for tags in ([], ["weights"]):
             actor.wake_up(tags)
-            with pytest.raises(SyncError, match="'p0' for an engine that sleeps"):
+            with pytest.raises(SyncError, match="'p0' is for an engine that sleeps"):
                 submit(actor, "a")
         actor.wake_up(["kv_cache"])
         if level == 1:
             submit(actor, "a")
             next(actor.stream())
-    with pytest.raises(SyncError, match="none yet, or one that is being replaced"):
+    with pytest.raises(SyncError, match="no version yet, or one that is being replaced"):
         submit(actor, "b")
     update(actor, 3)
     submit(actor, "b")
@@ -173,8 +172,18 @@ def test_after_a_failed_update_nothing_is_answered_any_more(actor: RolloutActor)
     with pytest.raises(ValueError, match="half of it"):
         update(actor, 4)
     for call in (lambda: submit(actor, "a"), actor.start_weight_update):
-        with pytest.raises(SyncError, match="unusable since a weight update or a sleep failed: half of it"):
+        with pytest.raises(SyncError, match="cannot be used: a weight update or a sleep failed: half of it"):
             call()
+
+
+@pytest.mark.parametrize("tokens", [0, 8])
+def test_a_prompt_without_room_for_a_response_is_refused(actor: RolloutActor, tokens: int) -> None:
+    """The engine's context is 8 tokens: prompts of 1 to 7 leave room."""
+    prompt = Prompt(0, "p0", "a prompt", np.zeros(tokens, dtype=np.int32))
+    refused = actor.submit([("a", replace(request(), prompt=prompt))])
+    assert (
+        str(refused["a"]) == f"prompt 'p0': {tokens} tokens; the policy takes 1 to 7 (policy.max_context_tokens, less one for the response)"
+    )
 
 
 def test_there_is_one_stream(actor: RolloutActor) -> None:

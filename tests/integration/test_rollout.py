@@ -241,7 +241,7 @@ def test_an_engine_that_finishes_nothing_is_reported() -> None:
         await group.sample(ONE)
         await group.sample(ONE)
 
-    with pytest.raises(TimeoutError, match="engine: no group finished within 5 s, 1 are waited for"):
+    with pytest.raises(TimeoutError, match="engine: no group finished within 5 s; 1 requests are unanswered"):
         asyncio.run(run())
 
 
