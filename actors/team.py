@@ -27,10 +27,10 @@ from actors.reference.group import ReferenceGroup
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
-from actors.weights.publisher import Receiver
+from actors.weights import transport
+from actors.weights.sender import Destination
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
-from raypref.errors import ConfigError
 from raypref.roles import Roles
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Team:
         self.config = config
         self.plan = plan
         self.device = device
-        self.transport = transport_of(config, device)
+        self.transport = transport.choose(config.sync.transport, device, config.placement.layout)
         self.takes_turns = takes_turns(config, plan)
         self._handles: dict[str, Any] = {}
         """Seat name -> actor handle."""
@@ -69,7 +69,7 @@ class Team:
             ConfigError: an actor refuses its settings, or a node does not see ``output_dir``.
         """
         team = cls(config, plan, device)
-        strategy = "STRICT_PACK" if team.transport == "shm" else "PACK"  # shared memory is one node's
+        strategy = "STRICT_PACK" if team.transport.one_node else "PACK"
         group = launch.reserve(plan, config.placement.timeout_s, may_grow, strategy)
         try:
             launch.check_nodes(group, config.output_dir, raypref.__version__)
@@ -124,7 +124,7 @@ class Team:
                     "rollout": config.rollout,
                     "tensor_parallel": config.placement.rollout.tensor_parallel,
                     "device": device,
-                    "transport": self.transport,
+                    "transport": self.transport.name,
                     "seed": config.seed,
                     "load_weights": not self.plan.of("learner"),
                     "sleeps": self.takes_turns,
@@ -140,7 +140,7 @@ class Team:
                     "needs": config.loss.needs,
                     "micro_batch_tokens": tokens,
                     "device": device,
-                    "transport": self.transport,
+                    "transport": self.transport.name,
                 },
             )
         asked = PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None
@@ -205,11 +205,11 @@ class Team:
             return
         learner = self.roles.learner
         await learner.start()
-        receivers = [Receiver(name, handle, self.config.placement.rollout.tensor_parallel) for name, handle in self._of("rollout")]
+        destinations = [Destination(name, handle, self.config.placement.rollout.tensor_parallel) for name, handle in self._of("rollout")]
         if "previous" in self.config.loss.needs:
-            receivers += [Receiver(name, handle) for name, handle in self._of("reference")]
-        if receivers:
-            await learner.connect(receivers, self.transport, self.config.sync.timeout_s)
+            destinations += [Destination(name, handle) for name, handle in self._of("reference")]
+        if destinations:
+            await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self.transport.name}))
 
     async def close(self) -> None:
         """Let the engines and references end by themselves: killed ones leave shared memory behind."""
@@ -218,20 +218,6 @@ class Team:
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 logger.warning("an actor did not end by itself: %s", outcome)
-
-
-def transport_of(config: RunConfig, device: Device) -> str:
-    """``sync.transport``, or what the device and the layout call for.
-
-    Raises:
-        ConfigError: the transport cannot connect such places.
-    """
-    fitting = "shm" if device == "cpu" else ("ipc" if config.placement.layout == "colocated" else "nccl")
-    asked = config.sync.transport
-    if asked not in ("auto", fitting):
-        where = "on a CPU" if device == "cpu" else f"between {config.placement.layout} GPUs"
-        raise ConfigError(f"sync.transport: {asked} does not work {where}; use auto, which takes {fitting} there")
-    return fitting
 
 
 def takes_turns(config: RunConfig, plan: Plan) -> bool:

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 from actors.rollout.actor import RolloutActor
-from actors.weights.publisher import Publisher, Receiver
+from actors.weights.sender import Destination, WeightSender
 from benchmarks.figure import Figure
 from raypref.roles import Audience
-from raypref.sections import PolicyConfig, RolloutConfig
+from raypref.sections import PolicyConfig, RolloutConfig, SyncConfig
 
 SHAPES: dict[str, dict[str, int]] = {
     "15m": {"vocab_size": 32_000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "num_attention_heads": 4},
@@ -94,18 +93,19 @@ class Learner:
         self._model = LlamaForCausalLM(config)
         size = sum(parameter.nbytes for parameter in self._model.parameters())
         self._bytes, self._copy = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
-        self._publishers: dict[str, Publisher] = {}
+        self._senders: dict[str, WeightSender] = {}
 
     def connect(self, name: str, handle: Any, check: bool) -> None:
         from actors.weights.source import DeepSpeedSource
 
-        publisher = Publisher("shm", 0, 1, DeepSpeedSource(self._model), [Receiver(name, handle)], 60.0)
-        publisher._source._active = check
-        self._publishers[name] = publisher
+        sync = SyncConfig(transport="shm", timeout_s=60)
+        sender = WeightSender(sync, 0, 1, DeepSpeedSource(self._model), [Destination(name, handle)])
+        sender._source._active = check
+        self._senders[name] = sender
 
     def sync(self, name: str, version: int) -> float:
         start = time.perf_counter()
-        self._publishers[name].sync(version)
+        self._senders[name].sync(version)
         return time.perf_counter() - start
 
     def memcpy(self) -> float:
@@ -128,26 +128,25 @@ class Sink:
     def __init__(self) -> None:
         import torch
 
-        from actors.weights.shm import ShmWeightTransferEngine
+        from actors.weights.shm import ShmReceiver
 
-        class Nothing(torch.nn.Module):
-            def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        class Nothing:
+            def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
                 assert weights
 
-        alone: Any = SimpleNamespace(parallel_config=None, model_config=None)
-        self._engine = ShmWeightTransferEngine(alone, alone, torch.device("cpu"), Nothing())
+        self._receiver = ShmReceiver(Nothing())
 
     def init_weight_transfer_engine(self, request: Any) -> None:
-        self._engine.init_transfer_engine(self._engine.parse_init_info(request.init_info))
+        self._receiver.connect(request["init_info"])
 
     def start_weight_update(self, complete: bool, audience: Audience) -> None:
-        self._engine.start_weight_update()
+        self._receiver.begin()
 
     def update_weights(self, request: Any) -> None:
-        self._engine.update_weights(request.update_info)
+        self._receiver.update(request["update_info"])
 
     def finish_weight_update(self) -> None:
-        self._engine.finish_weight_update()
+        self._receiver.finish()
 
     def update_weight_version(self, new_version: str) -> None:
         pass

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from actors.policy_model import load_model
 from actors.rollout.actor import Finished
-from actors.weights.publisher import Publisher, Receiver
+from actors.weights.sender import Destination, WeightSender
 from raypref import types
 from raypref.roles import Audience
-from raypref.sections import PolicyConfig
+from raypref.sections import PolicyConfig, SyncConfig
 from raypref.training.logprobs import response_logps
 
 
@@ -23,7 +23,12 @@ class Sender:
     """In the learner's place: a plain transformers model that is synced and asked for log-probs."""
 
     def __init__(
-        self, path: Path, transport: str = "shm", device: str = "cpu", dtype: Any = "float32", trained: Collection[str] | None = None
+        self,
+        path: Path,
+        transport: Literal["nccl", "ipc", "shm"] = "shm",
+        device: str = "cpu",
+        dtype: Any = "float32",
+        trained: Collection[str] | None = None,
     ) -> None:
         """Trains the parameters that are named, or all."""
         self._transport = transport
@@ -31,43 +36,44 @@ class Sender:
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(trained is None or name in trained)
 
-    def connect(self, receivers: Sequence[Receiver], timeout_s: float = 60.0) -> None:
+    def connect(self, destinations: Sequence[Destination], timeout_s: float = 60.0) -> None:
         from actors.weights.source import DeepSpeedSource
 
-        self._publisher = Publisher(self._transport, 0, 1, DeepSpeedSource(self._model), receivers, timeout_s)
+        sync = SyncConfig(transport=self._transport, timeout_s=timeout_s)
+        self._sender = WeightSender(sync, 0, 1, DeepSpeedSource(self._model), destinations)
 
     def sync(self, version: int, audience: Audience = "all") -> dict[str, int]:
-        return self._publisher.sync(version, audience)
+        return self._sender.sync(version, audience)
 
     def sync_listing(self, version: int) -> tuple[dict[str, int], set[str]]:
         """Sync; what the receivers hold, and the names of what was sent this time."""
-        client: Any = self._publisher._client
-        send, sent = client.update_weights, set[str]()
+        control: Any = self._sender._control
+        send, sent = control.update_weights, set[str]()
 
         def listing(info: dict[str, Any]) -> None:
             sent.update(info["names"])
             send(info)
 
-        client.update_weights = listing
+        control.update_weights = listing
         try:
-            return self._publisher.sync(version), sent
+            return self._sender.sync(version), sent
         finally:
-            client.update_weights = send
+            control.update_weights = send
 
     def sync_corrupted(self, version: int, name: str) -> dict[str, int]:
         """Sync, but one bit of a tensor changes on the way."""
-        client: Any = self._publisher._client
-        send = client.update_weights
+        control: Any = self._sender._control
+        send = control.update_weights
 
         def corrupt(info: dict[str, Any]) -> None:
-            self._publisher._engine._buffer[info["offsets"][info["names"].index(name)]] ^= 1
+            self._sender._sender._buffer[info["offsets"][info["names"].index(name)]] ^= 1
             send(info)
 
-        client.update_weights = corrupt
+        control.update_weights = corrupt
         try:
-            return self._publisher.sync(version)
+            return self._sender.sync(version)
         finally:
-            client.update_weights = send
+            control.update_weights = send
 
     def move(self, seed: int) -> None:
         """Change every trained weight, a little but visibly: another policy."""

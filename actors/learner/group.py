@@ -12,9 +12,10 @@ from actors.cluster.calls import first_cause
 from actors.learner.phases import Phases
 from raypref import types
 from raypref.roles import Audience, Checksums
+from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
-    from actors.weights.publisher import Receiver
+    from actors.weights.sender import Destination
 
 
 class LearnerGroup:
@@ -45,9 +46,9 @@ class LearnerGroup:
         address = await first_cause([self._ranks[0].listen.remote()], ["learner rank 0"], self._timeout_s)
         await self._all("start", address[0])
 
-    async def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
-        """Build the sending half of the weight transport on every rank (see ``actors.weights.publisher.Publisher``)."""
-        await self._all("connect", list(receivers), backend, timeout_s)
+    async def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
+        """Build the sending half of the weight transport on every rank (see ``actors.weights.sender.WeightSender``)."""
+        await self._all("connect", list(destinations), sync)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         await self._phases.training()

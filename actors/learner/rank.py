@@ -5,7 +5,7 @@ calling order, on every rank alike:
 
     address = rank_0.listen()
     rank.start(address)
-    rank.connect(receivers, backend, timeout_s)        # where weights are synced
+    rank.connect(destinations, sync)                   # where weights are sent
     rank.begin_iteration(0, steps)
     rank.step(bounds, *groups) ... rank.sync(1)
 
@@ -33,13 +33,13 @@ from raypref.checks import check_learner
 from raypref.errors import LossNotFinite
 from raypref.losses.base import Loss
 from raypref.roles import Audience
-from raypref.sections import LearnerConfig, PolicyConfig
+from raypref.sections import LearnerConfig, PolicyConfig, SyncConfig
 from raypref.training import micro_batches as batching
 from raypref.training.logprobs import per_token_logps
 from raypref.training.schedule import horizon_steps, learning_rate
 
 if TYPE_CHECKING:
-    from actors.weights.publisher import Receiver
+    from actors.weights.sender import Destination
 
 
 class LearnerRank:
@@ -81,7 +81,7 @@ class LearnerRank:
         self._coefficient = coefficient
         self._samples = Samples()
         self._store: Any = None
-        self._publisher: Any = None
+        self._sender: Any = None
         self._layout = Layout(world_size, learner.zero_stage)
         self.progress = Progress()
 
@@ -221,19 +221,18 @@ class LearnerRank:
         with evaluating(self._engine):
             return per_token_logps(self._engine, sequences, self._config.micro_batch_tokens)
 
-    def connect(self, receivers: Sequence[Receiver], backend: str, timeout_s: float) -> None:
+    def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
         """Build the sending half of the weight transport.
 
         Args:
-            receivers: who gets the weights at every ``sync``.
-            backend: ``nccl``, ``ipc`` or ``shm``.
-            timeout_s: of each transfer.
+            destinations: who gets the weights at every ``sync``.
+            sync: its ``transport`` (not ``auto``) and ``timeout_s``.
         """
-        from actors.weights.publisher import Publisher
+        from actors.weights.sender import WeightSender
         from actors.weights.source import DeepSpeedSource
 
         source = DeepSpeedSource(self._engine.module)
-        self._publisher = Publisher(backend, self._rank, self._world_size, source, list(receivers), timeout_s)
+        self._sender = WeightSender(sync, self._rank, self._world_size, source, list(destinations))
 
     def sync(self, version: int, audience: Audience = "all", complete: bool = False) -> dict[str, int]:
         """Copy the weights to every receiver, if there is any, under the name ``version``.
@@ -245,11 +244,11 @@ class LearnerRank:
         Returns:
             on the rank that sends, checksums of what the receivers hold now.
         """
-        if self._publisher is None:
+        if self._sender is None:
             return {}
         if complete:
-            self._publisher.send_all()
-        return self._publisher.sync(version, audience)
+            self._sender.send_all()
+        return self._sender.sync(version, audience)
 
     # --- memory ---------------------------------------------------------------------------------------------------------------------
 
@@ -278,8 +277,8 @@ class LearnerRank:
         self.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
         self._samples = Samples(sequences, self._coefficient if sequences else 0.0)
         self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
-        if self._publisher is not None:
-            self._publisher.send_all()
+        if self._sender is not None:
+            self._sender.send_all()
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""
@@ -289,7 +288,7 @@ class LearnerRank:
 
     def close(self) -> None:
         """Let go of the engine; the process may build another."""
-        if self._publisher is not None:
-            self._publisher.close()
+        if self._sender is not None:
+            self._sender.close()
         self._engine.destroy()
         del self._engine, self._optimizer, self._passes, self._frozen

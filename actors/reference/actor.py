@@ -6,7 +6,7 @@ not need it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,16 @@ class ReferenceModel:
 
     def weight_checksums(self) -> dict[str, int] | None:
         """Parameter name -> checksum of each tensor as it was last received; None without a slot for pi_t."""
-        return None if self._previous is None else self._previous.weights.checksums()
+        return None if self._previous is None else self._previous.checksums.values()
 
-    def init_weight_transfer_engine(self, request: Any) -> None:
-        engine = self._slot().engine
-        engine.init_transfer_engine(engine.parse_init_info(request.init_info))
+    def init_weight_transfer_engine(self, request: Mapping[str, Any]) -> None:
+        self._slot().receiver.connect(request["init_info"])
 
     def start_weight_update(self, complete: bool = True, audience: Audience = "all") -> None:
-        self._slot().begin(keep=audience == "all", complete=complete)
+        self._slot().begin(audience, complete)
 
-    def update_weights(self, request: Any) -> None:
-        self._slot().engine.update_weights(request.update_info)
+    def update_weights(self, request: Mapping[str, Any]) -> None:
+        self._slot().receiver.update(request["update_info"])
 
     def finish_weight_update(self) -> None:
         """Raises ``SyncError`` when a parameter did not arrive."""
@@ -105,7 +104,7 @@ class ReferenceModel:
     def shutdown(self) -> None:
         """Leave the transport."""
         if self._previous is not None:
-            self._previous.engine.shutdown()
+            self._previous.receiver.close()
 
     def _slot(self) -> ReceivedPolicy:
         if self._previous is None:

@@ -189,13 +189,14 @@ def _start(
     from vllm.config import WeightTransferConfig
     from vllm.platforms import current_platform
 
-    import actors.weights.shm  # noqa: F401  registers the transport
+    from actors.weights import transport as weight_transport
 
     if current_platform.device_type != device:
         raise ConfigError(
             f"placement.device: {device}, but the installed vLLM runs on {current_platform.device_type!r}; "
             f"install raypref[{'cpu' if device == 'cpu' else 'gpu'}]"
         )
+    weight_transport.load(transport).register()
     cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
     with _reported(policy):
         llm = LLM(
@@ -213,7 +214,7 @@ def _start(
             enable_chunked_prefill=device != "cpu",  # vLLM 0.32 rewinds a seeded generator after a partial prompt; a CPU one cannot
             tensor_parallel_size=tensor_parallel,
             distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
-            worker_extension_cls="actors.weights.receiving.WorkerExtension",
+            worker_extension_cls="actors.weights.worker_extension.WorkerExtension",
             weight_transfer_config=WeightTransferConfig(backend=transport),
             enable_sleep_mode=sleeps and device != "cpu",
             seed=seed,

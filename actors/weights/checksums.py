@@ -1,4 +1,4 @@
-"""Checksums of tensors, the same on CPU and GPU.
+"""Checksums of tensors, the same on CPU and GPU, and a record of those that a copy of the policy received.
 
 The bytes of a tensor are read as signed words of 32 bits, a_0 ... a_{n-1} (little-endian, zeros behind the last), and hashed by Horner's
 rule modulo 2^64:
@@ -14,7 +14,9 @@ is no protection against an adversary.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,3 +68,37 @@ def _powers(device: torch.device) -> Tensor:
 def _signed(value: int) -> int:
     """The int64 with the same bits as an unsigned 64-bit number."""
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+class ReceivedChecksums:
+    """The checksum of each tensor as a model last loaded it.
+
+    Every transport ends in the model's ``load_weights``; engines fuse and repack the tensors only behind it. So they are hashed there.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """
+        Args:
+            model: its ``load_weights(weights)`` is replaced by one that records and then calls it.
+        """
+        self._sums: dict[str, Tensor] = {}
+        load = model.load_weights
+
+        def recorded(weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
+            return load(self._record(weights), *args, **kwargs)
+
+        model.load_weights = recorded
+
+    def begin(self, *, complete: bool) -> None:
+        """A sync starts: of every tensor, so that what came before is forgotten, or of some, so that the others stay as they are."""
+        if complete:
+            self._sums.clear()
+
+    def values(self) -> dict[str, int]:
+        """Parameter name -> checksum, of all that was loaded since the last complete sync began."""
+        return {name: int(value) for name, value in self._sums.items()}
+
+    def _record(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights:
+            self._sums[name] = checksum(tensor)
+            yield name, tensor

@@ -1,26 +1,44 @@
-"""CUDA IPC with one staging buffer for the publisher's life.
+"""CUDA IPC: for receivers on GPUs that learner ranks use, too. The sending half is ours, with one staging buffer for its whole life.
 
 vLLM's own sender allocates and exports a buffer for every transfer, and counts on one importer for each export. In a colocated layout an
 engine and a reference on one GPU both import it (or nobody does, on a GPU without either), torch's count of the export is then wrong, and
 the buffer, a gigabyte, is never freed. A buffer that is exported once and kept needs no such count.
 
-Importing this module imports vLLM and registers the sender; receivers use vLLM's own ``ipc``.
+The receiving half is vLLM's ``ipc``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.multiprocessing.reductions import reduce_tensor
-from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.base import WeightSource
-from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
+from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport, buffer_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+class IpcTransport(Transport):
+    name = "ipc"
+
+    def fits(self, device: str, layout: str) -> bool:
+        return device == "cuda" and layout == "colocated"
+
+    def sender(self, link: Link) -> Sender:
+        return StagedIpcSender(link)
+
+    def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:
+        from actors.weights.vllm_adapters import VllmReceiver
+
+        return VllmReceiver(self.name, model, device)
+
+    def register(self) -> None:
+        """vLLM has it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedTensor:
     """One tensor in the staging buffer."""
 
     name: str
@@ -29,49 +47,98 @@ class Packed:
     size_bytes: int
 
 
-@dataclass
-class StagedIPCInitInfo(IPCTrainerInitInfo):
-    """Chooses ``StagedIPCTrainer``."""
+class StagedIpcSender(Sender):
+    """Fills the buffer and has the receivers read it, again and again. Every learner rank fills one, for the receivers on its GPU."""
 
-    backend: ClassVar[str] = "ipc_staged"
+    def __init__(self, link: Link) -> None:
+        import torch
 
+        self._link = link
+        self._buffer_bytes = buffer_bytes(link.source)
+        self._gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        self._staging: torch.Tensor | None = None
+        self._export: tuple[Any, ...] = ()
+        """What another process needs to open the buffer."""
+        if link.rank == 0:
+            link.control.init_weight_transfer_engine({"packed": True})
 
-class StagedIPCTrainer(IPCTrainerWeightTransferEngine):
-    """vLLM's packed IPC sender over a buffer that it keeps; runs on every learner rank."""
+    def send(self) -> None:
+        if self._link.rank == 0:
+            self._link.control.start_weight_update()
+        self._send_packed(self._link.source)
+        if self._link.rank == 0:
+            self._link.control.finish_weight_update()
+        _wait_for_all_ranks()
 
-    _staging: torch.Tensor | None = None
-    _export: tuple[Any, ...] = ()
+    def close(self) -> None:
+        self._staging, self._export = None, ()
 
-    def _send_packed(self, source: WeightSource) -> None:
+    def _send_packed(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Fill the buffer, ship it, fill it again; a tensor is never split, so the buffer holds the largest."""
+        import torch
+        from torch.multiprocessing.reductions import reduce_tensor
+
         if self._staging is None:
-            self._staging = torch.empty(self.packed_buffer_size_bytes, dtype=torch.uint8, device="cuda")
+            self._staging = torch.empty(self._buffer_bytes, dtype=torch.uint8, device="cuda")
             _, self._export = reduce_tensor(self._staging)
-        chunk: list[Packed] = []
+        chunk: list[PackedTensor] = []
         filled = 0
-        for name, tensor in source:
+        for name, tensor in weights:
             raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            if filled + raw.numel() > self.packed_buffer_size_bytes:
+            if filled + raw.numel() > self._buffer_bytes:
                 self._ship(chunk)
                 chunk, filled = [], 0
             self._staging[filled : filled + raw.numel()].copy_(raw)
-            chunk.append(Packed(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), raw.numel()))
+            chunk.append(PackedTensor(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), raw.numel()))
             filled += raw.numel()
         if chunk:
             self._ship(chunk)
 
-    def _ship(self, chunk: list[Packed]) -> None:
-        """Have every receiver read the buffer; returns on all ranks when all have, and the buffer may be overwritten."""
+    def _ship(self, chunk: list[PackedTensor]) -> None:
+        """Have every receiver read the buffer of its GPU; returns on all ranks when all have, and the buffers may be overwritten."""
+        import torch
+
         torch.cuda.current_stream().synchronize()
-        handles = self._all_gather_and_merge_handles([{self.gpu_uuid: self._export}])[0]
-        self._do_send(
-            names=[packed.name for packed in chunk],
-            dtype_names=[packed.dtype_name for packed in chunk],
-            shapes=[packed.shape for packed in chunk],
-            ipc_handles=handles,
-            tensor_sizes=[packed.size_bytes for packed in chunk],
-        )
-        self._post_send_sync()
+        exports = self._exports()
+        if self._link.rank == 0:
+            self._link.control.update_weights(
+                {
+                    "names": [packed.name for packed in chunk],
+                    "dtype_names": [packed.dtype_name for packed in chunk],
+                    "shapes": [packed.shape for packed in chunk],
+                    "ipc_handles": exports,
+                    "tensor_sizes": [packed.size_bytes for packed in chunk],
+                }
+            )
+        _wait_for_all_ranks()
+
+    def _exports(self) -> dict[str, tuple[Any, ...]]:
+        """GPU -> how to open the buffer there, of all ranks."""
+        import torch
+
+        mine = {self._gpu: self._export}
+        if not _several_ranks():
+            return mine
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, mine)
+        torch.distributed.barrier()
+        torch.cuda.synchronize()
+        return {gpu: export for exports in gathered for gpu, export in exports.items()}
 
 
-WeightTransferTrainerFactory.register_engine(StagedIPCInitInfo.backend, StagedIPCTrainer)
+def _several_ranks() -> bool:
+    import torch
+
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def _wait_for_all_ranks() -> None:
+    """Returns when every rank is here: until then receivers may still read another rank's buffer."""
+    import torch
+
+    if _several_ranks():
+        torch.distributed.barrier()
+    torch.cuda.ipc_collect()
+
+
+TRANSPORT = IpcTransport()

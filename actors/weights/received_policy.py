@@ -1,58 +1,65 @@
-"""pi_t in a reference replica: a transformers model that weight sync loads into.
-
-Weights for the regulariser alone pass by: they are received, for a transfer may need every receiver, and discarded.
-"""
+"""pi_t in a reference replica: a transformers model that weight sync loads into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
 from actors.policy_model import stored_buffers
+from actors.weights import transport
+from actors.weights.checksums import ReceivedChecksums
 from raypref.errors import SyncError
+from raypref.roles import Audience
 from raypref.types import Example
 
 
 class ReceivedPolicy:
-    """pi_t: a transformers model that a transport loads into."""
+    """pi_t, its version, and the way its weights come.
 
-    def __init__(self, model: nn.Module, device: torch.device, transport: str) -> None:
-        from vllm.config import WeightTransferConfig
-        from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+    Weights for the engines alone pass by: they are received, since a transfer may need every receiver, and discarded.
+    """
 
-        from actors.weights.receiving import ReceivedWeights
-
+    def __init__(self, model: nn.Module, device: torch.device, transport_name: str) -> None:
         self.model = model
         self.version: int | None = None
         """Which policy is held; None before the first sync and during one."""
-        self._target = _Target(model)
-        self.weights = ReceivedWeights(self._target)
-        alone = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_index=0, world_size=1, rank=0), model_config=None)
-        self.engine = WeightTransferEngineFactory.create_engine(WeightTransferConfig(backend=transport), alone, device, self._target)
+        self._tensors = ModelTensors(model)
+        self.checksums = ReceivedChecksums(self._tensors)
+        self.receiver = transport.load(transport_name).receiver(self._tensors, device)
 
-    def begin(self, *, keep: bool, complete: bool) -> None:
+    def begin(self, audience: Audience, complete: bool) -> None:
+        """A sync starts; see ``Engine.start_weight_update`` for the arguments."""
+        keep = audience == "all"
         if keep:
             self.version = None
-        self._target.keeps = keep
+        self._tensors.keep = keep
         if complete:
-            self._target.arrived.clear()
-        self.weights.begin(complete=complete)
-        self.engine.start_weight_update()
+            self._tensors.arrived.clear()
+        self.checksums.begin(complete=complete)
+        self.receiver.begin()
 
     def finish(self) -> None:
-        self.engine.finish_weight_update()
-        self._target.check_complete()
+        """The sync has ended.
+
+        Raises:
+            SyncError: a tensor did not arrive, in this sync or in one before.
+        """
+        self.receiver.finish()
+        self._tensors.check_complete()
 
     def take_version(self, version: int) -> None:
         """Name the weights that have arrived, unless they were discarded."""
-        if self._target.keeps:
+        if self._tensors.keep:
             self.version = version
 
     def check(self, example: Example) -> None:
-        """Refuse an example that another policy sampled; given data belongs to whatever pi_t is."""
+        """Refuse an example that another policy sampled; given data belongs to whatever pi_t is.
+
+        Raises:
+            SyncError: the example's policy is not the one held here.
+        """
         if self.version is None or example.policy_version not in (None, self.version):
             raise SyncError(
                 f"prompt {example.prompt_id!r} was sampled by policy version {example.policy_version}; the reference holds "
@@ -60,25 +67,31 @@ class ReceivedPolicy:
             )
 
 
-class _Target(nn.Module):
-    """Stands where vLLM expects an engine's model; has no parameters of its own, so that the layerwise reload finds nothing to do."""
+class ModelTensors:
+    """The parameters and stored buffers of a transformers model, by name, as the place that weights are loaded into."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._own: dict[str, Tensor] = dict(model.named_parameters()) | stored_buffers(model)  # no submodule: vLLM must not see them
+        self.tensors: dict[str, Tensor] = dict(model.named_parameters()) | stored_buffers(model)
         self.arrived: set[str] = set()
-        self.keeps = True
-        """Whether what arrives replaces the model's own weights, or is discarded."""
+        """Names received since the last complete sync began."""
+        self.keep = True
+        """Whether what arrives replaces the model's tensors, or is discarded."""
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy each tensor to its place.
+
+        Raises:
+            SyncError: the model has no such tensor, or one of another shape.
+        """
         for name, tensor in weights:
-            if name not in self._own or self._own[name].shape != tensor.shape:
+            if name not in self.tensors or self.tensors[name].shape != tensor.shape:
                 raise SyncError(f"sync: {name} {tuple(tensor.shape)} is no parameter of the reference model")
-            if self.keeps:
-                self._own[name].copy_(tensor)
+            if self.keep:
+                self.tensors[name].copy_(tensor)
             self.arrived.add(name)
 
     def check_complete(self) -> None:
-        if missing := sorted(self._own.keys() - self.arrived):
-            raise SyncError(f"sync: {len(missing)} of {len(self._own)} parameters did not arrive, {missing[0]} the first")
+        """Raises ``SyncError`` when a tensor has never arrived."""
+        if missing := sorted(self.tensors.keys() - self.arrived):
+            raise SyncError(f"sync: {len(missing)} of {len(self.tensors)} parameters did not arrive, {missing[0]} the first")

@@ -1,10 +1,7 @@
-"""The CPU transport: one more engine in vLLM's weight-transfer registries, ``shm``.
+"""Shared memory: for a learner and receivers on the CPUs of one node.
 
 The learner's first rank copies its weights into a shared-memory file that the receivers have mapped, then tells them where each tensor
-lies. Learner and receivers are on one node. The file has no name any more once every receiver has mapped it, so that nothing stays in
-/dev/shm however the run ends.
-
-Importing this module registers both halves. An engine's spawned tensor-parallel workers import it by way of ``WorkerExtension``.
+lies. The file has no name any more once every receiver has mapped it, so nothing stays in /dev/shm however the run ends.
 """
 
 from __future__ import annotations
@@ -15,151 +12,66 @@ import os
 import shutil
 import tempfile
 import weakref
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    VLLMWeightSyncClient,
-    WeightSource,
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
 
+from actors.weights.source import TensorInfo
+from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport
 from raypref.errors import SyncError
 
 logger = logging.getLogger(__name__)
 
-BACKEND = "shm"
 _ALIGNMENT = 64
-"""Every tensor starts at a multiple of so many bytes."""
+"""Every tensor starts at a multiple of this many bytes."""
 _MEMORY_DIR = Path("/dev/shm")
 
 
-@dataclass
-class ShmInitInfo(WeightTransferInitInfo):
-    """Where the file is that every receiver maps."""
+class ShmTransport(Transport):
+    name = "shm"
+    one_node = True
 
-    path: str
-    size_bytes: int
+    def fits(self, device: str, layout: str) -> bool:
+        return device == "cpu"
 
+    def sender(self, link: Link) -> Sender:
+        return ShmSender(link)
 
-@dataclass
-class ShmUpdateInfo(WeightTransferUpdateInfo):
-    """Where in the file each tensor of this update lies; parallel lists."""
-
-    names: list[str]
-    dtype_names: list[str]
-    shapes: list[list[int]]
-    offsets: list[int]
-    """In bytes."""
+    def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:
+        return ShmReceiver(model)
 
 
-@dataclass
-class ShmTrainerInitInfo(TrainerInitInfo):
-    """The sending side needs its rank alone."""
+class ShmSender(Sender):
+    """Writes into the file, on the first rank; the other ranks only take part in the source's gathers."""
 
-    backend: ClassVar[str] = BACKEND
-
-
-class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
-    """The receiving half: loads views of the mapped file into the model, layer by layer."""
-
-    init_info_cls = ShmInitInfo
-    update_info_cls = ShmUpdateInfo
-    _buffer: Tensor | None = None
-
-    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
-        """Map the file and touch its pages, so that the first sync does not pay for the page faults.
-
-        Raises:
-            SyncError: the file is not on this node.
-        """
-        if not Path(init_info.path).exists():
-            raise SyncError(
-                f"sync.transport: {init_info.path} is not on this node; shm needs the learner and its receivers on one node, nccl does not"
-            )
-        self._buffer = _map(Path(init_info.path), init_info.size_bytes)
-        self._buffer[:: os.sysconf("SC_PAGE_SIZE")].sum()
-
-    def start_weight_update(self) -> None:
-        if not self._is_vllm_model():
-            return
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As the base class does it, but without waiting for an accelerator, which there may not be."""
-        self.receive_weights(self.parse_update_info(update_info))
-
-    def receive_weights(self, update_info: ShmUpdateInfo) -> None:
-        if self._buffer is None:
-            raise SyncError("sync: weights arrived before init_weight_transfer_engine")
-        fields = zip(update_info.names, update_info.dtype_names, update_info.shapes, update_info.offsets, strict=True)
-        views = [(name, _view(self._buffer, getattr(torch, dtype), shape, offset)) for name, dtype, shape, offset in fields]
-        self.model.load_weights(views)
-
-    def finish_weight_update(self) -> None:
-        if not self._is_vllm_model():
-            return
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        finalize_layerwise_reload(self.model, self.model_config)
-        _repack_tied_heads(self.model)
-
-    def shutdown(self) -> None:
-        self._buffer = None
-
-    def _is_vllm_model(self) -> bool:
-        """False for a target without parameters of its own, which needs no reload (``actors.reference.actor``)."""
-        return next(self.model.parameters(), None) is not None
-
-
-class ShmTrainerWeightTransferEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
-    """The sending half; on other ranks than the first it only takes part in the source's gathers."""
-
-    init_info_cls = ShmTrainerInitInfo
-
-    def __init__(self, *, client: VLLMWeightSyncClient, source: WeightSource, is_sender: bool) -> None:
-        super().__init__(client=client, source=source, is_sender=is_sender)
-        self._layout, self._size_bytes = _layout(source.metadata())
-        self._buffer: Tensor | None = None
-
-    @classmethod
-    def trainer_init(cls, init_info: ShmTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None) -> Self:
+    def __init__(self, link: Link) -> None:
         """Create the file, have every receiver map it, and remove its name."""
-        if source is None:
-            raise ValueError("the shm transport sends a WeightSource; got none")
-        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
-        if engine.is_sender:
-            engine._open()
-        return engine
+        self._link = link
+        self._layout, self._size_bytes = _layout(link.source.metadata())
+        self._buffer: Tensor | None = None
+        if link.rank == 0:
+            self._open()
 
-    def send_weights(self) -> None:
+    def send(self) -> None:
         """Copy what the source gives into the file, each tensor to its place; then one update round trip."""
         names = []
-        for name, tensor in self.source:
+        for name, tensor in self._link.source:
             if self._buffer is None:
                 continue
             names.append(name)
-            meta, offset = self._layout[name]
-            if tensor.dtype != meta.dtype or tuple(tensor.shape) != meta.shape:
-                raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {meta.dtype} {meta.shape}")
-            _view(self._buffer, meta.dtype, meta.shape, offset).copy_(tensor)
-        if self.is_sender:
-            self.client.start_weight_update()
-            self.client.update_weights(asdict(self._update_info(names)))
-            self.client.finish_weight_update()
+            info, offset = self._layout[name]
+            if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+                raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {info.dtype} {info.shape}")
+            _view(self._buffer, info.dtype, info.shape, offset).copy_(tensor)
+        if self._link.rank == 0:
+            self._link.control.start_weight_update()
+            self._link.control.update_weights(self._places(names))
+            self._link.control.finish_weight_update()
 
-    def shutdown(self) -> None:
+    def close(self) -> None:
         self._buffer = None
 
     def _open(self) -> None:
@@ -168,36 +80,59 @@ class ShmTrainerWeightTransferEngine(TrainerWeightTransferEngine[ShmTrainerInitI
         try:
             self._buffer = _map(path, self._size_bytes)
             self._buffer.zero_()
-            self.client.init_weight_transfer_engine(asdict(ShmInitInfo(str(path), self._size_bytes)))
+            self._link.control.init_weight_transfer_engine({"path": str(path), "size_bytes": self._size_bytes})
         finally:
             remove()
 
-    def _update_info(self, names: list[str]) -> ShmUpdateInfo:
-        metas, offsets = zip(*(self._layout[name] for name in names), strict=True)
-        return ShmUpdateInfo(
-            names=names,
-            dtype_names=[str(meta.dtype).removeprefix("torch.") for meta in metas],
-            shapes=[list(meta.shape) for meta in metas],
-            offsets=list(offsets),
-        )
+    def _places(self, names: list[str]) -> dict[str, Any]:
+        """Where in the file each tensor of this sync lies: parallel lists, offsets in bytes."""
+        infos, offsets = zip(*(self._layout[name] for name in names), strict=True)
+        return {
+            "names": names,
+            "dtype_names": [str(info.dtype).removeprefix("torch.") for info in infos],
+            "shapes": [list(info.shape) for info in infos],
+            "offsets": list(offsets),
+        }
 
 
-def register() -> None:
-    """Make ``shm`` known to vLLM in this process; a second call changes nothing."""
-    for factory, engine in (
-        (WeightTransferEngineFactory, ShmWeightTransferEngine),
-        (WeightTransferTrainerFactory, ShmTrainerWeightTransferEngine),
-    ):
-        if BACKEND not in factory._registry:  # there is no public question
-            factory.register_engine(BACKEND, engine)
+class ShmReceiver(Receiver):
+    """Loads views of the mapped file into the model."""
+
+    def __init__(self, model: LoadsWeights) -> None:
+        self._model = model
+        self._buffer: Tensor | None = None
+
+    def connect(self, info: Mapping[str, Any]) -> None:
+        """Map the file and touch its pages, so that the first sync does not pay for the page faults.
+
+        Raises:
+            SyncError: the file is not on this node.
+        """
+        path = Path(info["path"])
+        if not path.exists():
+            raise SyncError(
+                f"sync.transport: {path} is not on this node; shm needs the learner and its receivers on one node, nccl does not"
+            )
+        self._buffer = _map(path, info["size_bytes"])
+        self._buffer[:: os.sysconf("SC_PAGE_SIZE")].sum()
+
+    def update(self, info: Mapping[str, Any]) -> None:
+        if self._buffer is None:
+            raise SyncError("sync: weights arrived before init_weight_transfer_engine")
+        fields = zip(info["names"], info["dtype_names"], info["shapes"], info["offsets"], strict=True)
+        views = [(name, _view(self._buffer, getattr(torch, dtype), shape, offset)) for name, dtype, shape, offset in fields]
+        self._model.load_weights(views)
+
+    def close(self) -> None:
+        self._buffer = None
 
 
-def _layout(metas: list[ParamMeta]) -> tuple[dict[str, tuple[ParamMeta, int]], int]:
-    """Name -> (its metadata, its offset in bytes), and the bytes of all."""
+def _layout(infos: Sequence[TensorInfo]) -> tuple[dict[str, tuple[TensorInfo, int]], int]:
+    """Name -> (the tensor's dtype and shape, its offset in bytes), and the bytes of all."""
     layout, end = {}, 0
-    for meta in metas:
-        layout[meta.name] = (meta, end)
-        size = math.prod(meta.shape) * meta.dtype.itemsize
+    for info in infos:
+        layout[info.name] = (info, end)
+        size = math.prod(info.shape) * info.dtype.itemsize
         end += -(-size // _ALIGNMENT) * _ALIGNMENT
     return layout, max(end, _ALIGNMENT)
 
@@ -230,18 +165,9 @@ def _map(path: Path, size_bytes: int) -> Tensor:
     return torch.from_file(str(path), shared=True, size=size_bytes, dtype=torch.uint8)
 
 
-def _view(buffer: Tensor, dtype: torch.dtype, shape: Any, offset: int) -> Tensor:
+def _view(buffer: Tensor, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     return buffer[offset : offset + size].view(dtype).view(tuple(shape))
 
 
-def _repack_tied_heads(model: torch.nn.Module) -> None:
-    """Pack a tied output head's weights again: it receives none of its own, so that the reload leaves its packed copy as it was."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-    for module in model.modules():
-        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
-            module.quant_method.process_weights_after_loading(module)
-
-
-register()
+TRANSPORT = ShmTransport()

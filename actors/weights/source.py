@@ -1,10 +1,8 @@
-"""The learner's weights as vLLM's transfer API reads them: gathered, merged, under the checkpoint's names.
-
-Importing this module imports vLLM (seconds); ``actors.weights.publisher`` does not.
-"""
+"""The learner's weights as senders read them: gathered, merged, under the checkpoint's names."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
 from actors.policy_model import stored_buffers
 from actors.weights.checksums import checksum
@@ -21,6 +18,29 @@ from raypref.training.packing import bare
 
 BUCKET_ELEMENTS = 2_000_000
 """Parameters gathered at once under ZeRO-3; five times faster than one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What is known of a tensor before it is there."""
+
+    name: str
+    """In the checkpoint."""
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    """Of the whole tensor, also where ZeRO-3 has partitioned it."""
+
+
+class WeightSource(ABC):
+    """Weights that can be read again and again; has what vLLM's senders ask of a source."""
+
+    @abstractmethod
+    def metadata(self) -> list[TensorInfo]:
+        """Every tensor of the next pass, in the order of iteration."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """One pass: (name, whole tensor)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,7 @@ class _Entry:
 
 
 class DeepSpeedSource(WeightSource):
-    """A (possibly ZeRO-partitioned, possibly peft-wrapped) model's weights, one pass an iteration.
+    """A (possibly ZeRO-partitioned, possibly peft-wrapped) model's weights; each iteration over it is one pass.
 
     - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once. The buffers that a
       checkpoint stores come, too: an engine starts from random ones.
@@ -71,9 +91,9 @@ class DeepSpeedSource(WeightSource):
         changing = {entry.unit for entry in self._entries if entry.trained}
         self._changing = [entry for entry in self._entries if entry.unit in changing]
 
-    def metadata(self) -> list[ParamMeta]:
+    def metadata(self) -> list[TensorInfo]:
         """Name, dtype and whole shape of every tensor, in the order of iteration; gathers nothing."""
-        return [ParamMeta(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
+        return [TensorInfo(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole tensor); a tensor may share memory with the parameter: read it before the next step."""
@@ -199,7 +219,7 @@ class RecordingSource(WeightSource):
         self._active = active
         self._sums: dict[str, Tensor] = {}
 
-    def metadata(self) -> list[ParamMeta]:
+    def metadata(self) -> list[TensorInfo]:
         return self._source.metadata()
 
     def choose(self, *, complete: bool) -> None:

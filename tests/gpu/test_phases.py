@@ -19,7 +19,7 @@ from actors.learner.phases import FORGET, KEEP, Level, Phases
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
-from actors.weights.publisher import Receiver
+from actors.weights.sender import Destination
 from raypref import types
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig
 from tests.learner_bench import Host, Square, make_examples
@@ -74,7 +74,7 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
 
     async def run() -> None:
         await group.start()
-        await group.connect([Receiver("engine", engine)], "ipc", 120.0)
+        await group.connect([Destination("engine", engine)], "ipc", 120.0)
         await group.begin_iteration(0, 2)
         await group.sync(0)
         await group.step([types.Slice(ray.put(examples), 0, len(examples))])

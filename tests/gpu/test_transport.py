@@ -14,7 +14,7 @@ import torch
 from actors.policy_model import load_model
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
-from actors.weights.publisher import Receiver
+from actors.weights.sender import Destination
 from raypref import types
 from raypref.sections import PolicyConfig, RolloutConfig
 from tests.stand_ins import Sender
@@ -46,7 +46,7 @@ def test_bfloat16_weights_arrive_and_are_used(transport: str, tied_model: Path) 
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": share, "runtime_env": {"env_vars": engine_env("cuda", 1)}}
     engine = ray.remote(RolloutActor).options(max_concurrency=4, **options).remote(policy, limits, 1, "cuda", transport)
     sender = ray.remote(Sender).options(num_cpus=1, num_gpus=share).remote(tied_model, transport, "cuda", "bfloat16")
-    ray.get(sender.connect.remote([Receiver("engine", engine)], 120.0), timeout=300)
+    ray.get(sender.connect.remote([Destination("engine", engine)], 120.0), timeout=300)
     for version in range(2):
         sent = ray.get(sender.sync.remote(version), timeout=300)
         assert ray.get(engine.weight_checksums.remote(), timeout=60) == {"": sent}

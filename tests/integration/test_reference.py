@@ -15,7 +15,7 @@ import ray
 
 from actors.reference.actor import ReferenceActor, ReferenceModel
 from actors.reference.group import ReferenceGroup
-from actors.weights.publisher import Receiver
+from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import SyncError
 from raypref.sections import PolicyConfig
@@ -38,7 +38,7 @@ class Bench:
         self.both = ray.remote(ReferenceActor).options(**options).remote(policy, {"reference", "previous"}, 64)
         self.fixed = ray.remote(ReferenceActor).options(**options).remote(policy, {"reference"}, 64)
         self.sender = ray.remote(Sender).options(**options).remote(path)
-        self.tell("connect", [Receiver("both", self.both)])
+        self.tell("connect", [Destination("both", self.both)])
 
     def tell(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self.sender, method).remote(*arguments), timeout=120)
@@ -148,11 +148,11 @@ def test_weights_of_another_model_are_refused(tied_model: Path) -> None:
     import torch
 
     model = ReferenceModel(PolicyConfig(path=str(tied_model), dtype="float32"), {"previous"}, 64)
-    target = model._slot()._target
+    tensors = model._slot()._tensors
     model.start_weight_update()
     with refused(r"lm_head.weight \(2,\) is no parameter"):
-        target.load_weights([("lm_head.weight", torch.zeros(2))])
-    target.load_weights([("model.norm.weight", torch.zeros(64))])
+        tensors.load_weights([("lm_head.weight", torch.zeros(2))])
+    tensors.load_weights([("model.norm.weight", torch.zeros(64))])
     with refused("19 of 20 parameters did not arrive, model.embed_tokens.weight the first"):
         model.finish_weight_update()
 

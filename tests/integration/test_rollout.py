@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
-from actors.weights.publisher import Receiver
+from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import DataError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig
@@ -51,7 +51,7 @@ class Bench:
         self.sender = sender.remote(path, trained=trained)
         self.group = RolloutGroup([("engine", self.engine)], timeout_s=120)
         self.runner = asyncio.Runner()
-        self.tell("connect", [Receiver("engine", self.engine, tensor_parallel)])
+        self.tell("connect", [Destination("engine", self.engine, tensor_parallel)])
         self.version = -1
         self.sent = self.sync()
 

@@ -21,11 +21,11 @@ from actors.learner.group import LearnerGroup
 from actors.policy_model import load_model, load_tokenizer
 from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
-from actors.weights.publisher import Receiver
-from actors.weights.received_policy import _Target
+from actors.weights.received_policy import ModelTensors
+from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import ConfigError
-from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, SyncConfig
 from tests.learner_bench import Host, Square, make_examples
 
 pytestmark = pytest.mark.integration
@@ -134,11 +134,11 @@ def test_buffers_that_a_checkpoint_stores_are_sent_and_exported(lora: LoraConfig
     sent = dict(source)
     assert sent.keys() == stored_names(tmp_path / "policy")
     assert float(sent["model.layers.1.mlp.act_fn.beta"]) == pytest.approx(0.7)
-    target = _Target(load_model(policy, torch.device("cpu")))
-    target._own["model.layers.1.mlp.act_fn.beta"].zero_()
-    target.load_weights(sent.items())
-    target.check_complete()
-    assert float(target._own["model.layers.1.mlp.act_fn.beta"]) == pytest.approx(0.7)
+    loaded = ModelTensors(load_model(policy, torch.device("cpu")))
+    loaded.tensors["model.layers.1.mlp.act_fn.beta"].zero_()
+    loaded.load_weights(sent.items())
+    loaded.check_complete()
+    assert float(loaded.tensors["model.layers.1.mlp.act_fn.beta"]) == pytest.approx(0.7)
     policy_export.export(source, policy, tmp_path / "exported", write=True)
     assert stored_names(tmp_path / "exported") == sent.keys()
     source.complete = False
@@ -194,7 +194,9 @@ def test_two_zero3_ranks_sync_to_two_replicas(bench: Bench, untied_model: Path, 
     sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in examples]
 
     async def run() -> None:
-        await bench.learner.connect([Receiver(name, handle) for name, handle in bench.replicas], "shm", 60)
+        await bench.learner.connect(
+            [Destination(name, handle) for name, handle in bench.replicas], SyncConfig(transport="shm", timeout_s=60)
+        )
         first = await bench.learner.sync(0)
         before = await bench.learner.probe(sequences)
         await bench.learner.begin_iteration(0, 1)
@@ -220,4 +222,4 @@ def test_two_zero3_ranks_sync_to_two_replicas(bench: Bench, untied_model: Path, 
 
 def last_was_complete(bench: Bench) -> bool:
     """Whether the sender announced every weight at its last transfer."""
-    return ray.get(bench.ranks[0].__ray_call__.remote(lambda rank: rank._publisher._client.complete), timeout=10)
+    return ray.get(bench.ranks[0].__ray_call__.remote(lambda rank: rank._sender._control.complete), timeout=10)

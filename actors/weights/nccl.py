@@ -1,0 +1,55 @@
+"""NCCL broadcast: for a learner and receivers on GPUs of their own, on any nodes. Both halves are vLLM's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport, buffer_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+class NcclTransport(Transport):
+    name = "nccl"
+
+    def fits(self, device: str, layout: str) -> bool:
+        return device == "cuda" and layout == "separate"
+
+    def sender(self, link: Link) -> Sender:
+        return _NcclSender(link)
+
+    def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:
+        from actors.weights.vllm_adapters import VllmReceiver
+
+        return VllmReceiver(self.name, model, device)
+
+    def register(self) -> None:
+        """vLLM has it."""
+
+
+class _NcclSender(Sender):
+    """vLLM's sender. The learner's first rank is rank 0 of the transfer group; its other ranks are not in the group."""
+
+    def __init__(self, link: Link) -> None:
+        import ray
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+        from vllm.utils.network_utils import get_open_port
+
+        info = NCCLTrainerInitInfo(
+            rank=link.rank,
+            master_address=ray.util.get_node_ip_address(),
+            master_port=get_open_port(),
+            world_size=1 + link.workers,
+            packed_buffer_size_bytes=buffer_bytes(link.source),
+        )
+        self._trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=link.control, source=link.source)
+
+    def send(self) -> None:
+        self._trainer.send_weights()
+
+    def close(self) -> None:
+        self._trainer.shutdown()
+
+
+TRANSPORT = NcclTransport()

@@ -1,0 +1,113 @@
+"""Between our receivers and vLLM's: ours in its engines, its own around models that are not vLLM's.
+
+Importing this module imports vLLM (7 s of CPU time): only engines do, and the references that receive by nccl or ipc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferEngine
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from actors.weights.transport import LoadsWeights, Receiver, Transport
+
+
+def register(transport: Transport) -> None:
+    """Make a transport known to vLLM in this process; a second call changes nothing."""
+    if transport.name not in WeightTransferEngineFactory._registry:  # there is no public way to ask
+        engine = type("TransportEngine", (_TransportEngine,), {"transport": transport})
+        WeightTransferEngineFactory.register_engine(transport.name, engine)
+
+
+class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
+    """Our receiver where vLLM expects one of its own: with vLLM's layer-by-layer reload around every sync."""
+
+    transport: ClassVar[Transport]
+
+    def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: Any) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self._receiver = self.transport.receiver(model, device)
+
+    def parse_init_info(self, init_dict: dict[str, Any]) -> dict[str, Any]:
+        return init_dict
+
+    def init_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._receiver.connect(init_info)
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+        self._receiver.begin()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class does it, but without waiting for an accelerator, which there may not be."""
+        self.receive_weights(update_info)
+
+    def receive_weights(self, update_info: dict[str, Any]) -> None:
+        self._receiver.update(update_info)
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        self._receiver.finish()
+        finalize_layerwise_reload(self.model, self.model_config)
+        _repack_tied_heads(self.model)
+
+    def shutdown(self) -> None:
+        self._receiver.close()
+
+
+def _repack_tied_heads(model: nn.Module) -> None:
+    """Pack a tied output head's weights again: it receives none itself, so the reload leaves its packed copy as it was."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+class VllmReceiver(Receiver):
+    """vLLM's receiving half of one of its transports, around a model that is not vLLM's."""
+
+    def __init__(self, backend: str, model: LoadsWeights, device: torch.device) -> None:
+        """
+        Args:
+            backend: vLLM's name of the transport.
+            model: gets the weights.
+            device: of the model.
+        """
+        alone = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_index=0, world_size=1, rank=0), model_config=None)
+        self._engine = WeightTransferEngineFactory.create_engine(WeightTransferConfig(backend=backend), alone, device, _Wrapper(model))
+
+    def connect(self, info: Mapping[str, Any]) -> None:
+        self._engine.init_transfer_engine(self._engine.parse_init_info(dict(info)))
+
+    def begin(self) -> None:
+        self._engine.start_weight_update()
+
+    def update(self, info: Mapping[str, Any]) -> None:
+        self._engine.update_weights(dict(info))
+
+    def finish(self) -> None:
+        self._engine.finish_weight_update()
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+class _Wrapper(nn.Module):
+    """Passes weights on. It has no parameters, so that vLLM's layer-by-layer reload finds nothing to do."""
+
+    def __init__(self, model: LoadsWeights) -> None:
+        super().__init__()
+        self._load = model.load_weights
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._load(weights)
