@@ -1,4 +1,4 @@
-"""Nash policies of a preference game, and how far a policy is from one.
+"""How far a policy is from a Nash policy of a preference game, and the Nash policy of the regularised game.
 
 n arms; P[i, j] = P(arm i > arm j). The game is symmetric and its value 1/2: both players have the same Nash policies.
 """
@@ -10,50 +10,6 @@ from numpy.typing import NDArray
 
 from raypref.games.policies import Policy, kl_divergence, log_mean_exp, softmax
 from raypref.preferences import Matrix
-
-ROUNDING = 1e-11
-"""Smaller figures of a simplex tableau are rounding errors of zero."""
-
-
-def nash_policy(preference: Matrix) -> Policy:
-    """A policy that no arm beats with more than 1/2: a von Neumann winner. Exact but for rounding.
-
-    x / sum(x) with x the maximiser of sum_i x_i subject to P x <= 1, x >= 0, whose maximum is 2, by the simplex method with Bland's
-    rule (which cannot cycle).
-
-    Source: SPPO (2.1). A few dozen arms at most: the tableau is dense.
-
-    Args:
-        preference: (n, n).
-
-    Returns:
-        (n,); where there are several, one with zeros.
-    """
-    n = len(preference)
-    tableau = np.zeros((n + 1, 2 * n + 1))
-    tableau[:n, :n], tableau[:n, n : 2 * n], tableau[:n, -1], tableau[n, :n] = preference, np.eye(n), 1.0, -1.0
-    basis = np.arange(n, 2 * n)
-    while (improving := np.flatnonzero(tableau[n, :-1] < -ROUNDING)).size:
-        column = improving[0]
-        row = _leaving_row(tableau, basis, column)
-        tableau[row] /= tableau[row, column]
-        others = np.arange(n + 1) != row
-        tableau[others] -= np.outer(tableau[others, column], tableau[row])
-        basis[row] = column
-    x = np.zeros(2 * n)
-    x[basis] = tableau[:n, -1]
-    x = np.clip(x[:n], 0.0, None)
-    policy: Policy = x / x.sum()
-    return policy
-
-
-def _leaving_row(tableau: NDArray[np.float64], basis: NDArray[np.intp], column: int) -> int:
-    """Bland's rule: of the rows with the smallest ratio the one whose variable has the lowest number."""
-    figures, limits = tableau[:-1, column], tableau[:-1, -1]
-    ratios = np.full(len(figures), np.inf)
-    np.divide(limits, figures, out=ratios, where=figures > ROUNDING)
-    rows = np.flatnonzero(ratios <= ratios.min() + ROUNDING)
-    return int(rows[np.argmin(basis[rows])])
 
 
 def is_unique(preference: Matrix, nash: Policy) -> bool:

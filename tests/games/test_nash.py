@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from raypref.games.known import Game, bradley_terry, random_cyclic, rock_paper_scissors, three_arms
-from raypref.games.nash import duality_gap, is_unique, nash_policy, regularised_duality_gap, regularised_nash_policy
+from raypref.games.nash import duality_gap, is_unique, regularised_duality_gap, regularised_nash_policy
 from raypref.games.policies import softmax, total_variation, uniform
+from tests.games.linear_program import nash_policy
 
 GAMES = [
     rock_paper_scissors(),
