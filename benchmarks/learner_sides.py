@@ -14,7 +14,7 @@ from benchmarks.models import END
 from benchmarks.preference_pairs import make_pairs
 from raypref.losses.sppo import SPPO
 from raypref.sections import LearnerConfig, PolicyConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation, micro_batches
 from raypref.types import Example, TokenSequence
 
 PAIRS = 16
@@ -41,7 +41,7 @@ Batches = list[tuple[Example, ...]]
 def make_batches(steps: int, vocabulary: int, probe: Callable[[list[TokenSequence]], list[np.ndarray]]) -> Batches:
     """The pairs of so many steps; ``probe`` gives the per-token log-probs under pi_t, the model as it is at the start."""
     pairs = make_pairs(PAIRS * steps, vocabulary, END, ETA)
-    logps = iter(probe(batching.sequences(pairs)))
+    logps = iter(probe(collation.sequences(pairs)))
     scored = [replace(pair, previous_logps=np.array([next(logps).sum() for _ in pair.response_ids])) for pair in pairs]
     return [tuple(scored[start : start + PAIRS]) for start in range(0, len(scored), PAIRS)]
 
@@ -110,11 +110,11 @@ class Bare:
         from raypref.training.logprobs import response_logps
 
         self._optimizer.zero_grad()
-        items = [batching.sequences([example]) for example in batch]
-        for micro in batching.share(items, 1, MICRO_BATCH_TOKENS, self._packing)[0]:
+        items = [collation.sequences([example]) for example in batch]
+        for micro in micro_batches.plan_micro_batches(items, 1, MICRO_BATCH_TOKENS, self._packing)[0]:
             chosen = [batch[k] for k in micro.examples]
-            logps, _ = response_logps(self._model, batching.sequences(chosen))
-            (LOSS(batching.collate(chosen, logps, LOSS.needs)).loss.sum() / len(batch)).backward()
+            logps, _ = response_logps(self._model, collation.sequences(chosen))
+            (LOSS(collation.collate(chosen, logps, LOSS.needs)).loss.sum() / len(batch)).backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM))
         self._optimizer.step()
         return norm

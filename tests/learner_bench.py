@@ -13,7 +13,7 @@ from actors.policy_model import load_model
 from raypref import types
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
 from raypref.sections import LearnerConfig, PolicyConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from raypref.training.logprobs import response_logps
 
 VOCABULARY = 64
@@ -140,7 +140,7 @@ def plain_torch(
 
 
 def _example_loss(model: Any, loss: Loss, example: types.Example) -> torch.Tensor:
-    logps = [response_logps(model, [sequence])[0].double().sum() for sequence in batching.sequences([example])]
+    logps = [response_logps(model, [sequence])[0].double().sum() for sequence in collation.sequences([example])]
 
     def row(values: Any) -> torch.Tensor:
         return torch.as_tensor(np.array(values, dtype=np.float64))[None]

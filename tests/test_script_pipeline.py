@@ -13,7 +13,7 @@ import torch
 from benchmarks.different_words import preferences, rewards
 from benchmarks.scripts import compute_prob, rank, train, work
 from raypref.losses.sppo import SPPO
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from raypref.training.logprobs import response_logps
 from raypref.types import Example
 from tests.tiny_models import make_model
@@ -70,10 +70,10 @@ def test_trainer_takes_the_step_of_our_loss(tmp_path: Path, monkeypatch: pytest.
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=work.LR, weight_decay=0.0, fused=True)
     loss = SPPO(eta=work.ETA)
-    logps, _ = response_logps(model, batching.sequences([example_of(pair) for pair in pairs]))
+    logps, _ = response_logps(model, collation.sequences([example_of(pair) for pair in pairs]))
     old = logps.detach().double().sum(-1).numpy().reshape(-1, 2)
     examples = [example_of(pair, previous) for pair, previous in zip(pairs, old, strict=True)]
-    (loss(batching.collate(examples, logps, loss.needs)).loss.sum() / len(pairs)).backward()
+    (loss(collation.collate(examples, logps, loss.needs)).loss.sum() / len(pairs)).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), work.MAX_GRAD_NORM)
     optimizer.step()
     for ours, theirs in zip(model.parameters(), trained.parameters(), strict=True):

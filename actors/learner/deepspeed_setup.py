@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from raypref.sections import LearnerConfig, OptimizerConfig, PolicyConfig
-from raypref.training.memory import REDUCE_BUCKET_ELEMENTS
+from raypref.training.learner_memory import REDUCE_BUCKET_ELEMENTS
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ from actors.learner.failures import Scored
 from actors.learner.frozen import FrozenPolicy, evaluating
 from raypref import types
 from raypref.losses.base import Loss, LossValue
-from raypref.training import micro_batches as batching
+from raypref.training import collation, micro_batches
 from raypref.training.logprobs import response_kl, response_logps
 from raypref.training.packing import packing_of
 
@@ -81,7 +81,7 @@ class Passes:
             name -> mean over the global batch (over the samples for ``regulariser/kl``), the same on every rank; and this rank's findings.
         """
         found = Found()
-        own = self._share([batching.sequences([example]) for example in examples])
+        own = self._share([collation.sequences([example]) for example in examples])
         statistics = self._statistics(examples, own)
         passes: list[Callable[[], torch.Tensor]] = [
             partial(self._loss_pass, examples, micro, statistics, denominator, found) for micro in own
@@ -96,10 +96,10 @@ class Passes:
         means = {name: total / (len(samples.sequences) if name == _REGULARISER else denominator) for name, total in totals.items()}
         return means, found
 
-    def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[batching.MicroBatch, ...]:
-        return batching.share(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
+    def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[micro_batches.MicroBatch, ...]:
+        return micro_batches.plan_micro_batches(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
 
-    def _statistics(self, examples: Sequence[types.Example], own: Sequence[batching.MicroBatch]) -> dict[str, torch.Tensor]:
+    def _statistics(self, examples: Sequence[types.Example], own: Sequence[micro_batches.MicroBatch]) -> dict[str, torch.Tensor]:
         """Name -> () mean over the B examples of what the loss wants to know of the batch; empty for a loss that wants nothing."""
         import torch
 
@@ -109,10 +109,10 @@ class Passes:
         with torch.no_grad(), evaluating(self._engine):
             for micro in own:
                 chosen = [examples[k] for k in micro.examples]
-                logps, _ = response_logps(self._engine, batching.sequences(chosen))
-                for name, values in self._loss.statistics(batching.collate(chosen, logps, self._loss.needs)).items():
+                logps, _ = response_logps(self._engine, collation.sequences(chosen))
+                for name, values in self._loss.statistics(collation.collate(chosen, logps, self._loss.needs)).items():
                     check_shape(f"statistic {name!r} of loss {self._loss.type!r}", values, len(chosen))
-                    found.add(name, values, float(micro.counts))
+                    found.add(name, values, float(micro.counted))
         totals = self._over_ranks(found.sums)
         return {
             name: torch.tensor(total / len(examples), dtype=torch.float64, device=self._engine.device) for name, total in totals.items()
@@ -121,7 +121,7 @@ class Passes:
     def _loss_pass(
         self,
         examples: Sequence[types.Example],
-        micro: batching.MicroBatch,
+        micro: micro_batches.MicroBatch,
         statistics: Mapping[str, torch.Tensor],
         denominator: int,
         found: Found,
@@ -131,28 +131,28 @@ class Passes:
         logps, value = self._evaluate(chosen, statistics)
         check_shape(f"loss {self._loss.type!r}", value.loss, len(chosen))
         for name, values in {"loss": value.loss, **value.metrics}.items():
-            found.add(name, values, float(micro.counts))
-        if micro.counts:
+            found.add(name, values, float(micro.counted))
+        if micro.counted:
             found.scored.append(Scored(micro.examples, logps.detach().double().sum(-1), value.loss.detach()))
-        return value.loss.sum() * (micro.counts * self._world_size / denominator)
+        return value.loss.sum() * (micro.counted * self._world_size / denominator)
 
     def _evaluate(self, chosen: Sequence[types.Example], statistics: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, LossValue]:
         """(N, R) log-probs, and the loss over them."""
-        sequences = batching.sequences(chosen)
+        sequences = collation.sequences(chosen)
         if not self._loss.token_kl:
             logps, _ = response_logps(self._engine, sequences)
-            return logps, self._loss(batching.collate(chosen, logps, self._loss.needs, statistics=statistics))
+            return logps, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics))
         divergence, logps = self._divergence(sequences)
-        return logps, self._loss(batching.collate(chosen, logps, self._loss.needs, statistics=statistics, token_kl=divergence))
+        return logps, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics, token_kl=divergence))
 
-    def _regulariser_pass(self, samples: Samples, micro: batching.MicroBatch, found: Found) -> torch.Tensor:
+    def _regulariser_pass(self, samples: Samples, micro: micro_batches.MicroBatch, found: Found) -> torch.Tensor:
         """() this micro-batch's part of coefficient * mean over the samples of the token-wise KL.
 
         Source: SPO (15) and Algorithm 1.
         """
         divergence = self._divergence([samples.sequences[k] for k in micro.examples])[0].double().sum()
-        found.add(_REGULARISER, divergence, float(micro.counts))
-        return divergence * (micro.counts * samples.coefficient * self._world_size / len(samples.sequences))
+        found.add(_REGULARISER, divergence, float(micro.counted))
+        return divergence * (micro.counted * samples.coefficient * self._world_size / len(samples.sequences))
 
     def _divergence(self, sequences: Sequence[types.TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, R) token-wise KL(pi_theta || pi_ref) and log-probs, both with their gradient, 0 where there is no token."""

@@ -34,7 +34,7 @@ from raypref.errors import LossNotFinite
 from raypref.losses.base import Loss
 from raypref.roles import Audience
 from raypref.sections import LearnerConfig, PolicyConfig, SyncConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from raypref.training.logprobs import per_token_logps
 from raypref.training.schedule import horizon_steps, learning_rate
 
@@ -156,7 +156,7 @@ class LearnerRank:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(int(np.random.SeedSequence([self._seed, self.progress.steps, self._rank]).generate_state(1, np.uint64)[0]))
-        tokens = batching.response_tokens(examples)
+        tokens = collation.response_tokens(examples)
         denominator = len(examples) if self._loss.reduction == "examples" else tokens
         means, found = self._passes.accumulate(examples, self._samples, denominator)
         total = means["loss"] + self._samples.coefficient * means.get("regulariser/kl", 0.0)

@@ -22,7 +22,7 @@ from raypref.errors import SyncError
 from raypref.losses.base import Frozen
 from raypref.roles import Audience
 from raypref.sections import PolicyConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from raypref.training.logprobs import per_token_logps
 from raypref.types import Example, TokenSequence
 
@@ -113,7 +113,7 @@ class ReferenceModel:
 
     def _sums(self, model: nn.Module, examples: Sequence[Example]) -> list[NDArray[np.float64]]:
         """For each example (S,) log-probs summed over response tokens."""
-        rows = per_token_logps(model, batching.sequences(examples), self._micro_batch_tokens)
+        rows = per_token_logps(model, collation.sequences(examples), self._micro_batch_tokens)
         sums = iter(row.sum() for row in rows)
         return [np.array([next(sums) for _ in example.response_ids]) for example in examples]
 

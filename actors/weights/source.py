@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from actors.policy_model import stored_buffers
 from actors.weights.checksums import checksum
 from raypref.errors import ConfigError
-from raypref.training.packing import bare
+from raypref.training.packing import unwrapped
 
 BUCKET_ELEMENTS = 2_000_000
 """Parameters gathered at once under ZeRO-3; five times faster than one by one."""
@@ -157,7 +157,7 @@ def _checkpoint_name(name: str) -> str:
 def _refuse_converted(module: Any) -> None:
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    base = bare(module)
+    base = unwrapped(module)
     if get_model_conversion_mapping(base, add_legacy=False):
         raise ConfigError(
             f"policy.path: {type(base).__name__} keeps its weights in another form than its checkpoint (mixture of experts); "

@@ -1,4 +1,4 @@
-"""Liger's fused kernels, used on a GPU where the extra ``liger`` is installed.
+"""Liger's fused kernels, used on a GPU if the extra ``liger`` is installed.
 
 Source: https://github.com/linkedin/Liger-Kernel, 0.8.5. Before 0.8.5 the head's kernel may give wrong gradients for ``reduction="none"``
 (its pull request 1298), hence the lower bound of the extra.
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels are there and can run."""
+    """Whether the kernels are installed and the device can run them."""
     return device.type == "cuda" and find_spec("liger_kernel") is not None
 
 
 def fuse_layers(model: Any) -> None:
-    """Norms, rotary positions and gated activations in one kernel each, for the models that Liger knows; the head stays as it is.
+    """Fuse norms, rotary positions and gated activations into one kernel each, for models that Liger supports; the head is not changed.
 
     Args:
-        model: of transformers, bare.
+        model: an unwrapped transformers model.
     """
     from transformers.integrations.liger import apply_liger_kernel
 
@@ -31,7 +31,7 @@ def fuse_layers(model: Any) -> None:
 
 
 def fused_head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
-    """``head_logps`` by Liger's fused linear cross-entropy, the weight's gradient summed in float32; at least one token."""
+    """``head_logps`` by Liger's fused linear cross-entropy, for at least one token; the weight's gradient is summed in float32."""
     import torch
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 

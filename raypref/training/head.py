@@ -1,4 +1,4 @@
-"""Log-probs of tokens from what enters a model's head, without the [tokens, vocabulary] matrix of logits.
+"""Log-probs of tokens from the input of a model's head, without the [tokens, vocabulary] matrix of logits.
 
 Shapes: M tokens, H hidden size, V vocabulary. Import it lazily where torch must not be loaded.
 """
@@ -16,15 +16,15 @@ from torch.nn.functional import linear
 from raypref.training import fused
 
 CHUNK_ELEMENTS = 1 << 25
-"""Logits that are held in float32 at once: 128 MiB."""
+"""Number of logits of a chunk: 128 MiB in float32."""
 
 
 def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
     """log softmax(hidden weight^T + bias)[token], in float32 from logits in the dtype of ``weight``.
 
-    Forward and backward pass go over chunks of tokens. The first chunk's probabilities are kept for the backward pass, those of the
-    others are computed again there: no more than two chunks exist at a time. The gradient of a weight in half precision is summed over
-    the chunks in float32. Where Liger's kernels are available, they do the work.
+    Forward and backward pass go over chunks of tokens. The probabilities of the first chunk are kept for the backward pass, which computes
+    those of the others again, so that no more than two chunks exist at a time. The gradient of a weight in half precision is summed over
+    the chunks in float32. If Liger's kernels are available, they are used instead.
 
     Args:
         hidden: (M, H).
@@ -40,8 +40,8 @@ def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tens
     return _HeadLogps.apply(hidden, weight, bias, tokens)
 
 
-def rows_at_once(vocabulary: int) -> int:
-    """How many rows of logits are held in float32 at a time."""
+def chunk_rows(vocabulary: int) -> int:
+    """Rows of logits in a chunk."""
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -50,8 +50,8 @@ class _HeadLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
-        rows = rows_at_once(len(weight))
-        wanted = any(ctx.needs_input_grad)
+        rows = chunk_rows(len(weight))
+        needs_gradient = any(ctx.needs_input_grad)
         normalisers = torch.empty(len(hidden), device=hidden.device)
         result = torch.empty(len(hidden), device=hidden.device)
         ctx.kept = None
@@ -65,7 +65,7 @@ class _HeadLogps(torch.autograd.Function):
             normaliser = highest + total.log()
             normalisers[part] = normaliser.squeeze(-1)
             result[part] = (picked - normaliser).squeeze(-1)
-            if wanted and start == 0:
+            if needs_gradient and start == 0:
                 ctx.kept = unnormalised.div_(total)
             del logits, unnormalised
         ctx.save_for_backward(hidden, weight, bias, tokens, normalisers)
@@ -75,39 +75,39 @@ class _HeadLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         hidden, weight, bias, tokens, normalisers = ctx.saved_tensors
-        found = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
-        rows = rows_at_once(len(weight))
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
+        rows = chunk_rows(len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            probabilities, ctx.kept = ctx.kept, None  # what is kept is the first chunk, and good for one pass
+            probabilities, ctx.kept = ctx.kept, None  # only the first chunk was kept
             if probabilities is None:
                 probabilities = linear(hidden[part], weight, bias).float().sub_(normalisers[part, None]).exp_()
             d_logits = probabilities.mul_(-gradient[part, None])
             d_logits.scatter_add_(-1, tokens[part, None], gradient[part, None])
-            found.add(part, d_logits)
+            gradients.add(part, d_logits)
             del probabilities, d_logits
-        return *found.result(), None
+        return *gradients.result(), None
 
 
 class HeadGradients:
-    """What the gradients of the logits, chunk by chunk, give to what enters the head, to its weight and to its bias."""
+    """Sums the gradients of the head's input, weight and bias over chunks of the gradient of the logits."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Sequence[bool]) -> None:
         """
         Args:
             hidden: (M, H).
             weight: (V, H).
             bias: (V,) or None.
-            wanted: which of the three have a gradient; more may follow.
+            needed: whether each of the three needs a gradient; further entries are ignored.
         """
         self._inputs = hidden, weight, bias
-        to_hidden, to_weight, to_bias, *_ = wanted
+        to_hidden, to_weight, to_bias, *_ = needed
         self._hidden = torch.empty_like(hidden) if to_hidden else None
         self._weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         self._bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and to_bias else None
 
     def add(self, part: slice, d_logits: Tensor) -> None:
-        """The rows ``part``; d_logits (m, V) float32."""
+        """Add the gradient of the logits of the rows ``part``, (m, V) float32."""
         hidden, weight, _ = self._inputs
         if self._bias is not None:
             self._bias += d_logits.sum(0)
@@ -118,9 +118,9 @@ class HeadGradients:
             _add_product(self._weight, d_logits, hidden[part])
 
     def result(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Of hidden, weight and bias, in their dtypes; None where none is wanted."""
+        """The gradients of hidden, weight and bias, in their dtypes; None where none is needed."""
         _, weight, bias = self._inputs
-        return self._hidden, _as(self._weight, weight), _as(self._bias, bias)
+        return self._hidden, _cast(self._weight, weight), _cast(self._bias, bias)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -131,5 +131,5 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left.T @ right
 
 
-def _as(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+def _cast(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
     return None if gradient is None or parameter is None else gradient.to(parameter.dtype)

@@ -1,28 +1,22 @@
-"""A global batch as micro-batches on ranks: planned by every rank from the whole batch, alike, without talking.
+"""How a global batch is divided into micro-batches on ranks. Every rank computes the same plan from the whole batch, without communication.
 
-Shapes: B examples of the global batch, S sequences of an example, M examples of a micro-batch, N their sequences, R tokens of the longest
-response.
+B examples of the global batch. A unit is a list of examples that go into the same micro-batch.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from raypref import types
-from raypref.losses.base import Frozen, LossBatch
 from raypref.training.packing import Packing, rows_of
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What must go into the same micro-batch costs: its rows are as long as the longest row there."""
+    """Cost of an indivisible unit: ``rows`` rows, each padded to ``longest``."""
 
     rows: int
     longest: int
@@ -30,9 +24,9 @@ class Size:
 
     @classmethod
     def of(cls, sequences: Sequence[types.TokenSequence], packing: Packing) -> Size:
-        """Without padding there is nothing to be as long as: as many rows of one position as there are positions."""
+        """With varlen packing there is no padding: each position counts as a row of length 1."""
         rows = rows_of(sequences, packing)
-        if packing.kind == "joined":
+        if packing.kind == "varlen":
             return cls(sum(row.tokens for row in rows), 1)
         return cls(len(rows), max(row.tokens for row in rows))
 
@@ -43,24 +37,28 @@ class MicroBatch:
 
     examples: tuple[int, ...]
     """Indices into the global batch."""
-    counts: bool
-    """False for a repeat that only keeps the rank in step with the others: its weight is 0."""
+    counted: bool
+    """False for a filler: a repeat with weight 0, so that all ranks make the same number of passes."""
     padded_tokens: int
+    """Tokens of the forward pass, padding included."""
 
 
 Plan = tuple[tuple[MicroBatch, ...], ...]
 """Rank -> its micro-batches; every rank has the same number of them."""
 
 
-def share(items: Sequence[Sequence[types.TokenSequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
-    """``plan`` for examples, given as their sequences: those with something in common go together, which computes it once.
+def plan_micro_batches(items: Sequence[Sequence[types.TokenSequence]], ranks: int, micro_batch_tokens: int, packing: Packing) -> Plan:
+    """Distribute examples, given as their sequences. Related examples form a unit, so that what they share is computed once.
 
-    Kept together as far as the budget allows they may be too few for the ranks to have like work, or any (a repeat of weight 0 costs a
-    rank as much as computing twice), so plans with smaller units compete: the one with the shortest critical path is taken.
+    If all related examples stay together, there may be too few units to give every rank the same work, or any work: a filler costs a rank
+    as much as computing something twice. Therefore plans with smaller units are made as well, and the one with the shortest critical path
+    is returned.
 
     Args:
-        items: (B,) at least one; each has at least one sequence.
-        packing: how the model is given them.
+        items: (B,) the sequences of each example; at least one example, each with at least one sequence.
+        ranks: number of learner ranks.
+        micro_batch_tokens: budget of one pass, padding included.
+        packing: how the model's inputs are laid out.
     """
 
     @functools.cache
@@ -76,36 +74,37 @@ def share(items: Sequence[Sequence[types.TokenSequence]], ranks: int, micro_batc
     def planned(units: Sequence[Sequence[int]]) -> Plan:
         def of_examples(micro: MicroBatch) -> MicroBatch:
             examples = tuple(k for unit in micro.examples for k in units[unit])
-            return MicroBatch(examples, micro.counts, cost(examples))
+            return MicroBatch(examples, micro.counted, cost(examples))
 
         budget = micro_batch_tokens
         while True:
-            found = tuple(tuple(map(of_examples, hand)) for hand in plan([size(*unit) for unit in units], ranks, budget))
-            if all(fits(micro.examples) for hand in found for micro in hand):
-                return found
-            budget = budget * 9 // 10  # units of one prompt that meet are laid out anew
+            by_unit = distribute([size(*unit) for unit in units], ranks, budget)
+            plan = tuple(tuple(map(of_examples, of_rank)) for of_rank in by_unit)
+            if all(fits(micro.examples) for of_rank in plan for micro in of_rank):
+                return plan
+            budget = budget * 9 // 10  # units with the same prompt share rows anew when they meet, which can cost more than their sum
 
     def at_least(count: int) -> list[list[int]]:
-        return _halved(together, cost, lambda units: len(units) >= count and all(map(fits, units)))
+        return _halve_until(related, cost, lambda units: len(units) >= count and all(map(fits, units)))
 
-    together = _united(items, packing, fits)
-    counts = sorted({max(len(together), min(count, len(items))) for count in (ranks, 2 * ranks, 4 * ranks, len(items))})
-    return min((planned(at_least(count)) for count in counts), key=path_tokens)
-
-
-def path_tokens(found: Plan) -> int:
-    """Padded tokens on the critical path: of each round of passes, which the ranks take together, the costliest."""
-    return sum(max(micro.padded_tokens for micro in turn) for turn in zip(*found, strict=True))
+    related = _related_units(items, packing, fits)
+    counts = sorted({max(len(related), min(count, len(items))) for count in (ranks, 2 * ranks, 4 * ranks, len(items))})
+    return min((planned(at_least(count)) for count in counts), key=critical_path_tokens)
 
 
-def _united(items: Sequence[Sequence[types.TokenSequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Each example with the first others that it fits with: of the same prompt in shared rows, else with a sequence in common."""
+def critical_path_tokens(plan: Plan) -> int:
+    """Padded tokens on the critical path: the sum over rounds of the costliest micro-batch, since ranks wait for each other in a round."""
+    return sum(max(micro.padded_tokens for micro in of_round) for of_round in zip(*plan, strict=True))
+
+
+def _related_units(items: Sequence[Sequence[types.TokenSequence]], packing: Packing, fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Each example joins the first unit that it fits into: of the same prompt under prefix sharing, else with a response in common."""
     responses = [{sequence.response_ids.tobytes() for sequence in item} for item in items]
     units: dict[bytes, list[list[int]]] = {}
     for k, item in enumerate(items):
         same_prompt = units.setdefault(item[0].prompt_ids.tobytes(), [])
         for unit in same_prompt:
-            related = packing.kind == "shared" or any(responses[k] & responses[other] for other in unit)
+            related = packing.kind == "prefix_sharing" or any(responses[k] & responses[other] for other in unit)
             if related and fits([*unit, k]):
                 unit.append(k)
                 break
@@ -114,25 +113,26 @@ def _united(items: Sequence[Sequence[types.TokenSequence]], packing: Packing, fi
     return [unit for same_prompt in units.values() for unit in same_prompt]
 
 
-def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
-    """Distribute a global batch.
+def distribute(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
+    """Distribute units by their sizes.
 
-    Examples are sorted by length and cut into micro-batches of at most ``micro_batch_tokens`` padded tokens (an example above that is
-    one by itself), which are then made as even as their number allows. There are as many on every rank, since under ZeRO-3 each layer
-    of each pass is a collective: costly ones are halved until the count is a multiple of the ranks, and where examples run out, repeats
-    of weight 0 fill up. Micro-batches of like cost run at the same time, the costlier of them on the rank that has had less so far.
+    Units are sorted by length and cut into micro-batches of at most ``micro_batch_tokens`` padded tokens (a larger unit is a micro-batch
+    by itself), whose costs are then made as even as their number allows. Every rank has the same number of micro-batches, since under
+    ZeRO-3 each layer of each pass is a collective: costly ones are halved until the count is a multiple of the ranks; if there are too few
+    units for that, fillers of weight 0 are added. Micro-batches of similar cost run in the same round, the costlier ones on the ranks with
+    less work so far.
 
     Args:
         sizes: (B,) at least one.
-        ranks: how many learner ranks there are.
+        ranks: number of learner ranks.
         micro_batch_tokens: budget of one pass, padding included.
 
     Returns:
-        The plan, a function of the arguments alone.
+        The plan, which depends on the arguments alone; ``examples`` are indices into ``sizes``.
     """
     order = sorted(range(len(sizes)), key=lambda k: (-sizes[k].longest, -sizes[k].rows, k))
     cut = _cut_evenly(order, sizes, ranks, micro_batch_tokens)
-    groups = _halved(cut, lambda group: _cost(group, sizes), lambda groups: len(groups) % ranks == 0)
+    groups = _halve_until(cut, lambda group: _cost(group, sizes), lambda groups: len(groups) % ranks == 0)
     groups.sort(key=lambda group: (-_cost(group, sizes), group))
     micro = [MicroBatch(tuple(group), True, _cost(group, sizes)) for group in groups]
     cheapest = min(range(len(sizes)), key=lambda k: (_cost([k], sizes), k))
@@ -142,7 +142,7 @@ def plan(sizes: Sequence[Size], ranks: int, micro_batch_tokens: int) -> Plan:
 
 
 def _cut_evenly(order: Sequence[int], sizes: Sequence[Size], ranks: int, budget: int) -> list[list[int]]:
-    """The cut whose costliest group is cheapest, among those of as many groups as the budget asks for, up to a multiple of the ranks."""
+    """The cut whose costliest group is cheapest, with as many groups as the budget needs, rounded up to a multiple of the ranks."""
     needed = len(_cut(order, sizes, budget))
     allowed = min(needed + -needed % ranks, len(sizes))
     least = bisect.bisect_left(range(budget), True, key=lambda tokens: len(_cut(order, sizes, tokens)) <= allowed)
@@ -150,7 +150,7 @@ def _cut_evenly(order: Sequence[int], sizes: Sequence[Size], ranks: int, budget:
 
 
 def _cut(order: Sequence[int], sizes: Sequence[Size], budget: int) -> list[list[int]]:
-    """Consecutive runs of ``order`` (longest first) that stay within the budget, or hold one example."""
+    """Consecutive runs of ``order`` (longest first) that stay within the budget or hold one example."""
     groups: list[list[int]] = []
     rows = longest = 0
     for k in order:
@@ -163,8 +163,8 @@ def _cut(order: Sequence[int], sizes: Sequence[Size], budget: int) -> list[list[
     return groups
 
 
-def _halved(groups: list[list[int]], cost: Callable[[list[int]], int], enough: Callable[[list[list[int]]], bool]) -> list[list[int]]:
-    """Halve the costliest groups until it is enough, or each holds one example."""
+def _halve_until(groups: list[list[int]], cost: Callable[[list[int]], int], enough: Callable[[list[list[int]]], bool]) -> list[list[int]]:
+    """Halve the costliest group until ``enough`` is true, or until each group holds one example."""
     groups = list(groups)
     while not enough(groups):
         divisible = [k for k, group in enumerate(groups) if len(group) > 1]
@@ -177,84 +177,18 @@ def _halved(groups: list[list[int]], cost: Callable[[list[int]], int], enough: C
 
 
 def _assign(micro: Sequence[MicroBatch], ranks: int) -> Plan:
-    """Deal rounds of ``ranks`` micro-batches: within a round, the costliest to the rank with the least so far."""
-    hands: list[list[MicroBatch]] = [[] for _ in range(ranks)]
+    """Assign rounds of ``ranks`` micro-batches: within a round, the costliest goes to the rank with the least work so far."""
+    plans: list[list[MicroBatch]] = [[] for _ in range(ranks)]
     load = [0] * ranks
     for start in range(0, len(micro), ranks):
         by_load = sorted(range(ranks), key=lambda rank: (load[rank], rank))
         for rank, item in zip(by_load, micro[start : start + ranks], strict=True):
-            hands[rank].append(item)
+            plans[rank].append(item)
             load[rank] += item.padded_tokens
-    return tuple(tuple(hand) for hand in hands)
+    return tuple(tuple(of_rank) for of_rank in plans)
 
 
 def _cost(group: Iterable[int], sizes: Sequence[Size]) -> int:
-    """Padded tokens: every row is as long as the longest."""
+    """Padded tokens: every row is padded to the longest."""
     group = list(group)
     return sum(sizes[k].rows for k in group) * max(sizes[k].longest for k in group)
-
-
-def sequences(examples: Iterable[types.Example]) -> list[types.TokenSequence]:
-    """(N,) the examples' sequences, one example's after the other's."""
-    pairs = [pair for example in examples for pair in zip(example.prompt_ids, example.response_ids, strict=True)]
-    return [types.TokenSequence(prompt, response) for prompt, response in pairs]
-
-
-def response_tokens(examples: Iterable[types.Example]) -> int:
-    """How many response tokens the examples have, over all their sequences."""
-    return sum(len(response) for example in examples for response in example.response_ids)
-
-
-def collate(
-    examples: Sequence[types.Example],
-    logps: Tensor,
-    needs: frozenset[Frozen],
-    *,
-    statistics: Mapping[str, Tensor] | None = None,
-    token_kl: Tensor | None = None,
-) -> LossBatch:
-    """What a loss is computed from, in float64: sums over hundreds of tokens are subtracted from each other.
-
-    Args:
-        examples: M examples.
-        logps: (N, R) float32 per-token log-probs of ``sequences(examples)``, 0 where there is no token.
-        needs: the frozen log-probs that the loss reads.
-        statistics: name -> () mean over the global batch.
-        token_kl: (N, R) float32 per-token KL(pi_theta || pi_ref), 0 where there is no token.
-
-    Raises:
-        ValueError: an example comes without log-probs that the loss needs.
-    """
-    widths = np.array([len(example.response_ids) for example in examples])
-    present = np.arange(widths.max()) < widths[:, None]
-    mask = torch.from_numpy(present).to(logps.device)
-
-    def spread(values: Sequence[np.ndarray]) -> Tensor:
-        table = np.zeros(present.shape)
-        table[present] = np.concatenate(values)
-        return torch.from_numpy(table).to(logps.device)
-
-    def frozen(slot: Frozen) -> Tensor | None:
-        return spread([_frozen_logps(example, slot) for example in examples]) if slot in needs else None
-
-    def summed(tokens: Tensor) -> Tensor:
-        rows = tokens.double().sum(-1)
-        return torch.zeros(mask.shape, dtype=rows.dtype, device=logps.device).masked_scatter(mask, rows)
-
-    return LossBatch(
-        logps=summed(logps),
-        reference_logps=frozen("reference"),
-        previous_logps=frozen("previous"),
-        targets=spread([example.targets for example in examples]),
-        lengths=spread([np.array([len(response) for response in example.response_ids]) for example in examples]),
-        mask=mask,
-        statistics=statistics or {},
-        token_kl=None if token_kl is None else summed(token_kl),
-    )
-
-
-def _frozen_logps(example: types.Example, slot: Frozen) -> np.ndarray:
-    logps = example.reference_logps if slot == "reference" else example.previous_logps
-    if logps is None:
-        raise ValueError(f"example of prompt {example.prompt_id!r}: the loss needs {slot}_logps, and the reference actors gave none")
-    return logps

@@ -1,4 +1,4 @@
-"""The sizes of a model, as far as memory and arithmetic go, from its config alone."""
+"""The sizes of a model that its memory and arithmetic depend on, from its config alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder of gated MLPs, as far as memory goes."""
+    """The sizes of a decoder with gated MLPs."""
 
     parameters: int
     layers: int
@@ -25,24 +25,24 @@ class ModelShape:
     head_width: int
     vocabulary: int
     adapter_parameters: int = 0
-    """Of a LoRA adapter; 0: all parameters are trained."""
+    """Parameters of a LoRA adapter; 0: all parameters are trained."""
 
     @classmethod
     def of(cls, config: PretrainedConfig, lora: LoraConfig | None = None) -> Self:
-        """The shape that a model's config describes; parameters are counted on a model without memory, so that any architecture counts.
+        """The shape of a model's config. Parameters are counted on the meta device, so that any architecture is supported.
 
         Args:
-            config: transformers'.
-            lora: the adapter that is trained.
+            config: the model's, of transformers.
+            lora: the adapter that is trained, if any.
 
         Raises:
-            ConfigError: the architecture states no size of its MLPs.
+            ConfigError: the architecture does not state the size of its MLPs.
         """
         import torch
         from transformers import AutoModelForCausalLM
 
         if getattr(config.get_text_config(), "intermediate_size", None) is None:
-            raise ConfigError(f"policy.path: {type(config).__name__} states no intermediate_size; the memory model knows gated MLPs alone")
+            raise ConfigError(f"policy.path: {type(config).__name__} has no intermediate_size; the memory model supports gated MLPs only")
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()

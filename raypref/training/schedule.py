@@ -10,13 +10,13 @@ from raypref.sections import ScheduleConfig
 def learning_rate(step: int, horizon_steps: float, peak: float, schedule: ScheduleConfig) -> float:
     """The rate of optimiser step ``step``.
 
-    With w = warmup_ratio * horizon: the rate rises as (step + 1) / (w + 1) until step w, and falls from there to 0 at the horizon, along
-    a line, along half a cosine, or not at all. Departs from transformers' schedules in the warm-up alone, which is step / w there: its
-    first step, the only one of an iteration of one step, would be spent on a rate of 0.
+    With w = warmup_ratio * horizon, the rate rises as (step + 1) / (w + 1) until step w. From there it falls to 0 at the horizon, along a
+    line or half a cosine, or stays constant. Departs from transformers' schedules in the warm-up alone, which is step / w there: the first
+    step, the only one of an iteration of one step, would have a rate of 0.
 
     Args:
         step: from 0.
-        horizon_steps: length of the schedule, above 0; steps at and beyond it have the rate that it ends with.
+        horizon_steps: length of the schedule, above 0; later steps keep its final rate.
         peak: the highest rate.
         schedule: kind and warm-up.
     """
@@ -33,11 +33,11 @@ def learning_rate(step: int, horizon_steps: float, peak: float, schedule: Schedu
 
 
 def horizon_steps(steps: int, iterations: int, schedule: ScheduleConfig) -> float:
-    """Length of the schedule in steps: ``horizon_iterations`` times what it spans.
+    """Length of the schedule in steps: ``horizon_iterations`` times the steps of its span.
 
     Args:
         steps: optimiser steps of one iteration.
         iterations: iterations of the run.
-        schedule: with ``span: iteration`` it starts anew with each iteration; with ``span: run`` it covers them all.
+        schedule: with ``span: iteration`` it restarts with each iteration; with ``span: run`` it covers the whole run.
     """
     return schedule.horizon_iterations * steps * (iterations if schedule.span == "run" else 1)

@@ -1,4 +1,4 @@
-"""The token-wise KL divergence over the whole vocabulary, without the [tokens, vocabulary] matrices that it is a sum over.
+"""The token-wise KL divergence over the whole vocabulary, without the [tokens, vocabulary] matrices that it sums over.
 
 Shapes: M response positions of all sequences, H hidden size, V vocabulary. Import it lazily where torch must not be loaded.
 """
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from raypref.training.head import HeadGradients, rows_at_once
+from raypref.training.head import HeadGradients, chunk_rows
 
 
 def head_kl(hidden: Tensor, head: nn.Linear, tokens: Tensor, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
-    """``token_kl`` and log softmax(logits)[token] from what enters the heads of both policies, and their heads.
+    """``token_kl`` and log softmax(logits)[token], from the inputs of both policies' heads.
 
-    Forward and backward pass go over chunks of tokens: no more than three chunks of logits exist at a time.
+    Forward and backward pass go over chunks of tokens, so that no more than three chunks of logits exist at a time.
 
     Args:
-        hidden: (M, H) of the policy.
-        head: of the policy.
+        hidden: (M, H) input of the policy's head.
+        head: the policy's.
         tokens: (M,) int64.
-        reference_hidden: (M, H) of the frozen policy, whose hidden size may be another one; no gradient reaches it, or its head.
-        reference_head: of the frozen policy; the same object where the two share it.
+        reference_hidden: (M, H) of the frozen policy, whose H may differ; neither it nor its head gets a gradient.
+        reference_head: the frozen policy's; the same object if both policies share it.
 
     Returns:
         (2, M) float32 in nats: the divergences, and the log-probs.
@@ -40,17 +40,17 @@ class _HeadKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, *frozen: Tensor) -> Tensor:
-        found = torch.empty(2, len(hidden), device=hidden.device)
-        rows = rows_at_once(len(weight))
+        result = torch.empty(2, len(hidden), device=hidden.device)
+        rows = chunk_rows(len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             log_p = linear(hidden[part], weight, bias).float().log_softmax(-1)
-            found[1, part] = log_p.gather(-1, tokens[part, None]).squeeze(-1)
-            p, excess = _against(log_p, _rows(frozen, part))
-            found[0, part] = p.mul_(excess).sum(-1)
+            result[1, part] = log_p.gather(-1, tokens[part, None]).squeeze(-1)
+            p, excess = _probabilities_and_log_ratios(log_p, _frozen_logits(frozen, part))
+            result[0, part] = p.mul_(excess).sum(-1)
             del log_p, p, excess
-        ctx.save_for_backward(hidden, weight, bias, tokens, found[0], *frozen)
-        return found
+        ctx.save_for_backward(hidden, weight, bias, tokens, result[0], *frozen)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -58,21 +58,21 @@ class _HeadKL(torch.autograd.Function):
         """gradient (2, M)."""
         hidden, weight, bias, tokens, divergence, *frozen = ctx.saved_tensors
         to_divergence, to_logps = gradient
-        found = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
-        rows = rows_at_once(len(weight))
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
+        rows = chunk_rows(len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             log_p = linear(hidden[part], weight, bias).float().log_softmax(-1)
-            p, excess = _against(log_p, _rows(frozen, part))
+            p, excess = _probabilities_and_log_ratios(log_p, _frozen_logits(frozen, part))
             d_logits = excess.sub_(divergence[part, None]).mul_(to_divergence[part, None]).sub_(to_logps[part, None]).mul_(p)
             d_logits.scatter_add_(-1, tokens[part, None], to_logps[part, None])
             del log_p, p
-            found.add(part, d_logits)
+            gradients.add(part, d_logits)
             del d_logits, excess
-        return *found.result(), *[None] * 4
+        return *gradients.result(), *[None] * 4
 
 
-def _rows(frozen: Sequence[Tensor | None], part: slice) -> Tensor:
+def _frozen_logits(frozen: Sequence[Tensor | None], part: slice) -> Tensor:
     """(m, V) logits of the frozen policy."""
     hidden, weight, bias = frozen
     assert hidden is not None
@@ -83,8 +83,8 @@ def _rows(frozen: Sequence[Tensor | None], part: slice) -> Tensor:
 def token_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(pi_theta || pi_ref) of the next token, at every position: sum_s pi_theta(s) log( pi_theta(s) / pi_ref(s) ).
 
-    Source: SPO (15), the inner sum over the vocabulary S. Both distributions are made of the logits in chunks of rows, in float32
-    whatever the logits' dtype, and again in the backward pass. For models whose head is not a plain one (see ``head_kl``).
+    Source: SPO (15), the inner sum over the vocabulary S. Both distributions are computed from the logits in chunks of rows, in
+    float32 whatever the logits' dtype, and again in the backward pass. For heads that are not a plain linear layer; see ``head_kl``.
 
     Args:
         logits: (M, V) of the policy.
@@ -102,9 +102,9 @@ class _TokenKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reference_logits: Tensor) -> Tensor:
         """Both (M, V) -> (M,) float32."""
-        rows = rows_at_once(logits.shape[-1])
+        rows = chunk_rows(logits.shape[-1])
         chunks = zip(logits.split(rows), reference_logits.split(rows), strict=True)
-        parts = (_against(own.float().log_softmax(-1), reference) for own, reference in chunks)
+        parts = (_probabilities_and_log_ratios(policy.float().log_softmax(-1), reference) for policy, reference in chunks)
         divergence = torch.cat([p.mul_(excess).sum(-1) for p, excess in parts])
         ctx.save_for_backward(logits, reference_logits, divergence)
         return divergence
@@ -115,15 +115,15 @@ class _TokenKL(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, reference_logits, divergence = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = rows_at_once(logits.shape[-1])
+        rows = chunk_rows(logits.shape[-1])
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
-            p, excess = _against(logits[part].float().log_softmax(-1), reference_logits[part])
+            p, excess = _probabilities_and_log_ratios(logits[part].float().log_softmax(-1), reference_logits[part])
             result[part] = p.mul_(excess.sub_(divergence[part, None])).mul_(gradient[part, None])
         return result, None
 
 
-def _against(log_p: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(m, V) float32 each: p, in the place of log p, and log p - log q."""
+def _probabilities_and_log_ratios(log_p: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(m, V) float32 each: p, which overwrites log p, and log p - log q."""
     excess = reference_logits.float().log_softmax(-1).neg_().add_(log_p)
     return log_p.exp_(), excess

@@ -14,7 +14,7 @@ from raypref.config import RunConfig
 from raypref.data.config import DataConfig
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError
-from raypref.training.micro_batches import collate
+from raypref.training.collation import collate
 
 
 def prompt(ids: list[int], chat: tuple[tuple[str, str], ...] = ()) -> types.Prompt:

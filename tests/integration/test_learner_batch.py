@@ -14,7 +14,7 @@ from actors.policy_model import load_model
 from raypref import types
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
 from raypref.sections import LoraConfig, PolicyConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from raypref.training.logprobs import response_logps
 from tests.integration.test_learner import LR, Bench
 from tests.learner_bench import TokenNegative, make_examples, make_policy, movement
@@ -95,7 +95,7 @@ def test_statistics_are_means_over_the_global_batch(benches: dict[int, Bench], p
     batch = make_examples(7, seed=3)
 
     def objective(model: Any) -> torch.Tensor:
-        values = torch.stack([summed(model, batching.sequences([example])) for example in batch])
+        values = torch.stack([summed(model, collation.sequences([example])) for example in batch])
         return ((values - values.mean().detach()).square() / 100).mean()
 
     expected = plain(policy, objective, 2)
@@ -106,7 +106,7 @@ def test_statistics_are_means_over_the_global_batch(benches: dict[int, Bench], p
         bench.step(*batch)
         assert movement(bench.parameters(), expected, start) < 1e-4
         model: Any = load_model(policy, torch.device("cpu"))
-        assert first["loss/mean"] == pytest.approx(np.mean([summed(model, batching.sequences([e])).item() for e in batch]), rel=1e-5)
+        assert first["loss/mean"] == pytest.approx(np.mean([summed(model, collation.sequences([e])).item() for e in batch]), rel=1e-5)
 
 
 def rollouts(seed: int) -> list[types.Rollout]:
@@ -130,7 +130,7 @@ def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: Pol
     tokens = sum(len(response) for example in batch for response in example.response_ids)
 
     def objective(model: Any) -> torch.Tensor:
-        loss = -summed(model, batching.sequences(batch)) / tokens
+        loss = -summed(model, collation.sequences(batch)) / tokens
         return loss + COEFFICIENT * divergence(model, reference, sequences) / len(samples)
 
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def test_a_loss_that_reads_the_token_wise_kl(benches: dict[int, Bench], policy: 
     reference: Any = load_model(policy, torch.device("cpu"))
 
     def objective(model: Any) -> torch.Tensor:
-        sequences = batching.sequences(batch)
+        sequences = collation.sequences(batch)
         return (divergence(model, reference, sequences) - 0.1 * summed(model, sequences)) / len(batch)
 
     expected = plain(policy, objective, 3)

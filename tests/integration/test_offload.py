@@ -14,7 +14,8 @@ from transformers import AutoConfig
 
 from raypref import types
 from raypref.sections import PolicyConfig
-from raypref.training.memory import Job, gradient_bytes, optimizer_bytes, parameter_bytes
+from raypref.training.learner_memory import gradient_bytes, optimizer_bytes, parameter_bytes
+from raypref.training.memory_job import Job
 from raypref.training.model_shape import ModelShape
 from tests.integration.test_learner import Bench
 from tests.learner_bench import make_examples, make_policy

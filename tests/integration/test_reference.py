@@ -19,7 +19,7 @@ from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import SyncError
 from raypref.sections import PolicyConfig
-from raypref.training import micro_batches as batching
+from raypref.training import collation
 from tests.learner_bench import make_examples
 from tests.stand_ins import Sender
 
@@ -45,7 +45,7 @@ class Bench:
 
     def expected(self, examples: tuple[types.Example, ...]) -> list[np.ndarray]:
         """For each example its sequences' log-probs under the sender's policy, summed, one sequence a pass."""
-        pairs = [batching.sequences([example]) for example in examples]
+        pairs = [collation.sequences([example]) for example in examples]
         return [np.array([row.sum() for row in self.tell("logps", sequences)]) for sequences in pairs]
 
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import raypref.training.head
 import raypref.training.logprobs
 from raypref.training.head import head_logps
-from raypref.training.logprobs import response_kl, response_logps, response_predictions, spread, token_logps
+from raypref.training.logprobs import pad_rows, response_kl, response_logps, response_predictions, token_logps
 from raypref.types import TokenSequence
 
 VOCABULARY = 32
@@ -103,13 +103,13 @@ def test_divergence_in_chunks_is_that_of_whole_distributions(model: LlamaForCaus
     reference = other_model()
     monkeypatch.setattr(raypref.training.head, "CHUNK_ELEMENTS", 3 * VOCABULARY)
     found = kl_and_gradients(model, reference, items)
-    monkeypatch.setattr(raypref.training.logprobs, "knows", lambda model: False)
+    monkeypatch.setattr(raypref.training.logprobs, "supports_packing", lambda model: False)
     whole = kl_and_gradients(model, reference, items)
     for a, b in zip(found, whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=0)
     with torch.no_grad():
         p, q = (response_predictions(one, items).logits.double().log_softmax(-1) for one in (model, reference))
-        expected = spread((p.exp() * (p - q)).sum(-1), [len(item.response_ids) for item in items])[0]
+        expected = pad_rows((p.exp() * (p - q)).sum(-1), [len(item.response_ids) for item in items])[0]
         torch.testing.assert_close(found[0].double(), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(found[1], response_logps(model, items)[0], atol=1e-5, rtol=0)
 

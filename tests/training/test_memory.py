@@ -12,21 +12,18 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.sections import LoraConfig
-from raypref.training.memory import (
-    Job,
-    Share,
+from raypref.training.learner_memory import (
     activation_bytes,
     block_bytes_per_token,
     bucket_bytes,
-    colocated_peak,
-    estimate,
     gradient_bytes,
     head_bytes,
-    kv_bytes_per_token,
     mask_bytes,
     optimizer_bytes,
     parameter_bytes,
 )
+from raypref.training.memory import colocated_peak, estimate, kv_bytes_per_token
+from raypref.training.memory_job import Job, ProcessMemory
 from raypref.training.model_shape import ModelShape
 
 LLAMA_8B = LlamaConfig(
@@ -42,7 +39,7 @@ SHAPE = ModelShape.of(LLAMA_8B)
 JOB = Job(SHAPE, dtype_bytes=2, zero_stage=2, ranks=8, micro_batch_tokens=8192, kv_cache_bytes=20 * 2**30, reference_slots=1)
 
 
-def share(job: Job, role: str, phase: str) -> Share:
+def process(job: Job, role: str, phase: str) -> ProcessMemory:
     (found,) = [share for share in estimate(job) if (share.role, share.phase) == (role, phase)]
     return found
 
@@ -61,7 +58,7 @@ def test_adapter_of_an_8b_model() -> None:
 
 
 def test_a_model_of_unknown_shape() -> None:
-    with pytest.raises(ConfigError, match=r"policy\.path: GPT2Config states no intermediate_size"):
+    with pytest.raises(ConfigError, match=r"policy\.path: GPT2Config has no intermediate_size"):
         ModelShape.of(GPT2Config(n_layer=1))
 
 
@@ -102,10 +99,10 @@ def test_activations_of_an_8b_model() -> None:
 def test_shared_rows_of_an_8b_model() -> None:
     """k and v of 32 heads instead of 8: 2 x 2 x 24 x 128 = 12,288 bytes more for each token of a block; a mask of 2 x 8192^2 bytes in
     either kind of pass."""
-    job = replace(JOB, shared_rows=True)
+    job = replace(JOB, prefix_sharing=True)
     assert activation_bytes(job) - activation_bytes(JOB) == 8192 * 32 * 12_288
-    assert share(job, "learner", "train").gpu["mask"] == mask_bytes(job) == 134_217_728
-    extra = share(job, "reference", "train").gpu["forward"] - share(JOB, "reference", "train").gpu["forward"]
+    assert process(job, "learner", "train").gpu["mask"] == mask_bytes(job) == 134_217_728
+    extra = process(job, "reference", "train").gpu["forward"] - process(JOB, "reference", "train").gpu["forward"]
     assert extra == 8192 * 12_288 + 134_217_728
 
 
@@ -126,24 +123,24 @@ def test_shares_of_a_separate_layout() -> None:
     tensor (1,050,673,152 bytes of embedding are less), on either side."""
     resting = {"parameters": 16_060_522_496, "optimizer": 12_045_391_872}
     forward = 8192 * 200_840 + 2**28
-    assert share(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
-    assert share(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
-    assert share(JOB, "learner", "train").gpu == resting | {
+    assert process(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
+    assert process(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
+    assert process(JOB, "learner", "train").gpu == resting | {
         "gradients": 4_015_130_624,
         "bucket": 1_000_000_000,
         "activations": activation_bytes(JOB),
         "head": head_bytes(JOB),
     }
-    assert share(JOB, "rollout", "rollout").gpu == {"weights": 16_060_522_496, "cache": 20 * 2**30}
-    assert share(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 2**31
-    assert share(JOB, "reference", "train").gpu == {"weights": 16_060_522_496, "forward": forward}
+    assert process(JOB, "rollout", "rollout").gpu == {"weights": 16_060_522_496, "cache": 20 * 2**30}
+    assert process(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 2**31
+    assert process(JOB, "reference", "train").gpu == {"weights": 16_060_522_496, "forward": forward}
     assert not [entry for entry in estimate(replace(JOB, reference_slots=0)) if entry.role in ("reference", "oracle")]
 
 
 def test_engines_of_several_gpus() -> None:
     job = replace(JOB, tensor_parallel=4, transport="shm")
-    assert share(job, "rollout", "rollout").gpu == {"weights": 4_015_130_624, "cache": 20 * 2**30}
-    assert share(job, "learner", "sync").host == {"transport": 16_060_522_496}
+    assert process(job, "rollout", "rollout").gpu == {"weights": 4_015_130_624, "cache": 20 * 2**30}
+    assert process(job, "learner", "sync").host == {"transport": 16_060_522_496}
 
 
 def test_turns_on_one_gpu() -> None:
@@ -151,40 +148,40 @@ def test_turns_on_one_gpu() -> None:
     the optimiser's state is the host's; at a sync the cache is still away. The worst phase of a rank, an engine and no reference is the
     one that samples; without sleep the one that trains."""
     job = replace(JOB, transport="ipc", sleep=True, reference_slots=0, gradient_checkpointing=True)
-    assert share(job, "rollout", "train").gpu == share(job, "rollout", "train").host == {}
-    sampling = share(job, "learner", "rollout")
+    assert process(job, "rollout", "train").gpu == process(job, "rollout", "train").host == {}
+    sampling = process(job, "learner", "rollout")
     assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 2**28, "transport": 2**30}
     assert sampling.host == {"optimizer": 12_045_391_872}
-    assert share(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
+    assert process(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
     phase, worst = colocated_peak(estimate(job))
     assert phase == "rollout"
     assert worst == sampling.gpu_bytes + 16_060_522_496 + 20 * 2**30
     awake_phase, awake = colocated_peak(estimate(replace(job, sleep=False)))
     assert awake_phase == "train"
-    assert awake - share(job, "learner", "train").gpu_bytes == 16_060_522_496 + 20 * 2**30
+    assert awake - process(job, "learner", "train").gpu_bytes == 16_060_522_496 + 20 * 2**30
 
 
 def test_a_replica_receives_pi_t_as_an_engine_does() -> None:
     """Two buffers of 1 GiB by nccl, a copy of one by ipc, none by shm; pi_ref alone receives nothing."""
     job = replace(JOB, reference_receives=True)
-    found = [share(replace(job, transport=transport), "reference", "sync").gpu for transport in ("nccl", "ipc", "shm")]  # type: ignore[arg-type]
+    found = [process(replace(job, transport=transport), "reference", "sync").gpu for transport in ("nccl", "ipc", "shm")]  # type: ignore[arg-type]
     assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {})]
-    assert "transport" not in share(job, "reference", "train").gpu
-    assert share(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
+    assert "transport" not in process(job, "reference", "train").gpu
+    assert process(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
 
 
 def test_an_adapters_engine_sleeps_in_host_memory() -> None:
     job = replace(JOB, model=ModelShape.of(LLAMA_8B, LoraConfig(rank=16)), transport="ipc", sleep=True)
-    asleep = share(job, "rollout", "train")
+    asleep = process(job, "rollout", "train")
     assert (asleep.gpu_bytes, asleep.host_bytes) == (0, 16_060_522_496)
 
 
 def test_zero_3_keeps_its_buffers_unless_they_go() -> None:
     """Its fp32 gradients of 4 P / 8 and its bucket are there between steps; gathered parameters are 1e9 of 2 bytes at most."""
     job = replace(JOB, zero_stage=3)
-    kept = share(job, "learner", "sync").gpu
+    kept = process(job, "learner", "sync").gpu
     assert (kept["gradients"], kept["bucket"], kept["gathered"]) == (4_015_130_624, 1_000_000_000, 2_000_000_000)
-    away = share(replace(job, sleep=True, transport="ipc"), "learner", "sync")
+    away = process(replace(job, sleep=True, transport="ipc"), "learner", "sync")
     assert away.gpu.keys() == {"parameters", "gathered", "transport"}
     assert away.host == {"optimizer": 12_045_391_872, "gradients": 4_015_130_624}
 
@@ -206,7 +203,7 @@ def test_job_of_a_config() -> None:
         ranks=4,
         micro_batch_tokens=4096,
         gradient_checkpointing=True,
-        shared_rows=True,
+        prefix_sharing=True,
         moments=1,
         tensor_parallel=2,
         kv_cache_bytes=2**31,
@@ -219,22 +216,22 @@ def test_job_of_a_config() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shared_rows", [False, True])
+@pytest.mark.parametrize("prefix_sharing", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_autograd_saves_in_a_block(dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> None:
+def test_what_autograd_saves_in_a_block(dtype: torch.dtype, prefix_sharing: bool, checkpointing: bool) -> None:
     """A Llama of three blocks against one of one, 128 tokens: the difference is two blocks', to the byte."""
-    saved = {layers: saved_bytes(grouped(layers), dtype, shared_rows, checkpointing) for layers in (1, 3)}
-    block = dtype.itemsize * 128 if checkpointing else block_bytes_per_token(ModelShape.of(grouped(1)), dtype.itemsize, shared_rows)
+    saved = {layers: saved_bytes(grouped(layers), dtype, prefix_sharing, checkpointing) for layers in (1, 3)}
+    block = dtype.itemsize * 128 if checkpointing else block_bytes_per_token(ModelShape.of(grouped(1)), dtype.itemsize, prefix_sharing)
     assert saved[3] - saved[1] == 2 * 128 * block
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_a_shared_row_adds(dtype: torch.dtype) -> None:
     """The heads' keys and values in the one block, and the mask."""
-    plain, shared = (saved_bytes(grouped(1), dtype, shared_rows, False) for shared_rows in (False, True))
+    plain, shared = (saved_bytes(grouped(1), dtype, prefix_sharing, False) for prefix_sharing in (False, True))
     shape = ModelShape.of(grouped(1))
     more = block_bytes_per_token(shape, dtype.itemsize, True) - block_bytes_per_token(shape, dtype.itemsize)
-    job = replace(JOB, dtype_bytes=dtype.itemsize, micro_batch_tokens=128, shared_rows=True)
+    job = replace(JOB, dtype_bytes=dtype.itemsize, micro_batch_tokens=128, prefix_sharing=True)
     assert more == dtype.itemsize * 2 * (4 - 2) * 32
     assert shared - plain == 128 * more + mask_bytes(job)
 
@@ -245,7 +242,7 @@ def grouped(layers: int) -> LlamaConfig:
     return LlamaConfig(**config, num_hidden_layers=layers)
 
 
-def saved_bytes(config: LlamaConfig, dtype: torch.dtype, shared_rows: bool, checkpointing: bool) -> int:
+def saved_bytes(config: LlamaConfig, dtype: torch.dtype, prefix_sharing: bool, checkpointing: bool) -> int:
     """Of the storages that a forward pass over a row of 128 tokens leaves for the backward pass, the model's own aside."""
     model: Any = LlamaForCausalLM(config).to(dtype).train()
     if checkpointing:
@@ -257,7 +254,7 @@ def saved_bytes(config: LlamaConfig, dtype: torch.dtype, shared_rows: bool, chec
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    mask = torch.zeros(1, 1, 128, 128, dtype=dtype) if shared_rows else None
+    mask = torch.zeros(1, 1, 128, 128, dtype=dtype) if prefix_sharing else None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.model(torch.zeros(1, 128, dtype=torch.long), attention_mask=mask, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref import types
-from raypref.training.micro_batches import MicroBatch, Size, collate, path_tokens, plan, response_tokens, sequences, share
-from raypref.training.packing import Packing, inputs_of
+from raypref.training.collation import collate, response_tokens, sequences
+from raypref.training.micro_batches import MicroBatch, Size, critical_path_tokens, distribute, plan_micro_batches
+from raypref.training.packing import Packing, model_inputs
 
 SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_size=1, max_size=40)
 
@@ -16,30 +17,30 @@ SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_siz
 @settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(1, 5), budget=st.integers(1, 400))
 def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size], ranks: int, budget: int) -> None:
-    found = plan(sizes, ranks, budget)
+    found = distribute(sizes, ranks, budget)
     assert len({len(hand) for hand in found}) == 1, "under ZeRO-3 a rank with fewer passes hangs the others"
     micro = [item for hand in found for item in hand]
-    counted = [k for item in micro if item.counts for k in item.examples]
+    counted = [k for item in micro if item.counted for k in item.examples]
     assert sorted(counted) == list(range(len(sizes)))
     for item in micro:
         cost = sum(sizes[k].rows for k in item.examples) * max(sizes[k].longest for k in item.examples)
         assert item.padded_tokens == cost
         assert cost <= budget or len(item.examples) == 1
-    assert len(micro) - sum(item.counts for item in micro) < ranks, "no more repeats than fill the last round"
-    assert found == plan(list(sizes), ranks, budget)
+    assert len(micro) - sum(item.counted for item in micro) < ranks, "no more repeats than fill the last round"
+    assert found == distribute(list(sizes), ranks, budget)
 
 
 @settings(deadline=None)
 @given(sizes=SIZES, ranks=st.integers(2, 4), budget=st.integers(1, 400))
 def test_ranks_are_balanced_to_one_micro_batch(sizes: list[Size], ranks: int, budget: int) -> None:
-    found = plan(sizes, ranks, budget)
+    found = distribute(sizes, ranks, budget)
     loads = [sum(item.padded_tokens for item in hand) for hand in found]
     assert max(loads) - min(loads) <= max(item.padded_tokens for hand in found for item in hand)
 
 
 def test_two_ranks_get_like_shares_of_what_one_pass_does_not_hold() -> None:
     """Ten rows of 10 tokens and a budget of 90: cut at the budget they would be 9 and 1; even, they are 5 and 5."""
-    found = plan([Size(1, 10)] * 10, 2, 90)
+    found = distribute([Size(1, 10)] * 10, 2, 90)
     assert [[item.padded_tokens for item in hand] for hand in found] == [[50], [50]]
 
 
@@ -48,20 +49,20 @@ def test_a_plan_by_hand() -> None:
     4 x 4 = 16, the 2 would make it 6 x 4. Four micro-batches of 20, 16, 16, 4: the first round gives 20 and 16 to ranks 0 and 1, the
     second the costlier one to rank 1."""
     sizes = [Size(2, longest) for longest in (4, 10, 2, 8, 4)]
-    assert plan(sizes, 2, 20) == (
+    assert distribute(sizes, 2, 20) == (
         (MicroBatch((1,), True, 20), MicroBatch((2,), True, 4)),
         (MicroBatch((0, 4), True, 16), MicroBatch((3,), True, 16)),
     )
 
 
 def test_one_example_on_three_ranks_is_repeated_without_weight() -> None:
-    assert plan([Size(2, 7)], 3, 100) == tuple((MicroBatch((0,), counts, 14),) for counts in (True, False, False))
+    assert distribute([Size(2, 7)], 3, 100) == tuple((MicroBatch((0,), counts, 14),) for counts in (True, False, False))
 
 
 def test_a_group_is_halved_rather_than_repeated() -> None:
     """Four examples fit into one pass, but there are two ranks: two each."""
-    found = plan([Size(1, 5)] * 4, 2, 1000)
-    assert [[(item.examples, item.counts) for item in hand] for hand in found] == [[((0, 1), True)], [((2, 3), True)]]
+    found = distribute([Size(1, 5)] * 4, 2, 1000)
+    assert [[(item.examples, item.counted) for item in hand] for hand in found] == [[((0, 1), True)], [((2, 3), True)]]
 
 
 def draw(prompt: int, prompt_tokens: int, *responses: int) -> list[types.TokenSequence]:
@@ -77,7 +78,7 @@ ITEMS = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["padded", "shared", "joined"])
+@pytest.mark.parametrize("kind", ["padded", "prefix_sharing", "varlen"])
 @settings(deadline=None)
 @given(items=ITEMS, ranks=st.integers(1, 3), budget=st.integers(1, 200))
 def test_a_share_holds_every_example_once_within_the_budget(
@@ -85,15 +86,15 @@ def test_a_share_holds_every_example_once_within_the_budget(
 ) -> None:
     """What is laid out for a micro-batch has as many positions as planned; above the budget is only an example by itself."""
     packing = Packing(kind, 8)  # type: ignore[arg-type]
-    found = share(items, ranks, budget, packing)
+    found = plan_micro_batches(items, ranks, budget, packing)
     assert len({len(hand) for hand in found}) == 1
     micro = [item for hand in found for item in hand]
-    assert sorted(k for item in micro if item.counts for k in item.examples) == list(range(len(items)))
+    assert sorted(k for item in micro if item.counted for k in item.examples) == list(range(len(items)))
     for item in micro:
-        inputs = inputs_of([sequence for k in item.examples for sequence in items[k]], packing)
+        inputs = model_inputs([sequence for k in item.examples for sequence in items[k]], packing)
         assert inputs.input_ids.numel() == item.padded_tokens
         assert item.padded_tokens <= budget or len(item.examples) == 1
-    assert sum(item.counts for item in micro) >= min(ranks, len(items)), "a rank repeats while others have several examples"
+    assert sum(item.counted for item in micro) >= min(ranks, len(items)), "a rank repeats while others have several examples"
 
 
 def test_examples_of_one_prompt_go_together() -> None:
@@ -101,7 +102,7 @@ def test_examples_of_one_prompt_go_together() -> None:
     row of 10 + 3 * 3 positions, the other a row of 10 + 2 * 3."""
     a, b, c = draw(1, 10, 4, 4, 4)
     items = [[a, b], draw(2, 10, 4, 4), [b, c], [a, c]]
-    (hand,) = share(items, 1, 20, Packing("shared", 1000))
+    (hand,) = plan_micro_batches(items, 1, 20, Packing("prefix_sharing", 1000))
     assert hand == (MicroBatch((0, 2, 3), True, 19), MicroBatch((1,), True, 16))
 
 
@@ -109,10 +110,10 @@ def test_no_rank_repeats_while_another_has_two() -> None:
     """Four prompts of 200 tokens, four pairs each, responses of 300 (299 positions), eight ranks: two pairs of one prompt each, in two
     shared rows of 200 + 2 * 299 = 798 positions."""
     items = [draw(prompt, 200, *(300,) * 8)[2 * k : 2 * k + 2] for prompt in range(4) for k in range(4)]
-    found = share(items, 8, 16_384, Packing("shared", 1000))
+    found = plan_micro_batches(items, 8, 16_384, Packing("prefix_sharing", 1000))
     assert [len(hand) for hand in found] == [1] * 8
     micro = [item for hand in found for item in hand]
-    assert [(item.counts, item.padded_tokens) for item in micro] == [(True, 2 * 798)] * 8
+    assert [(item.counted, item.padded_tokens) for item in micro] == [(True, 2 * 798)] * 8
     assert all(len({k // 4 for k in item.examples}) == 1 for item in micro), "a prompt's pairs, and no other's"
 
 
@@ -120,9 +121,9 @@ def test_a_prompt_is_computed_twice_where_that_is_over_sooner() -> None:
     """Prompts of 4 tokens, one with a response of 21 (20 positions) and one with three, two ranks. Kept together: rows of 24 and of 64,
     over after 64. With one of the three beside the other prompt: two rows of 24 there, and one of 44."""
     items = [[sequence] for sequence in (*draw(1, 4, 21), *draw(2, 4, 21, 21, 21))]
-    found = share(items, 2, 1000, Packing("shared", 1000))
+    found = plan_micro_batches(items, 2, 1000, Packing("prefix_sharing", 1000))
     assert found == ((MicroBatch((0, 1), True, 48),), (MicroBatch((2, 3), True, 44),))
-    assert path_tokens(found) == 48
+    assert critical_path_tokens(found) == 48
 
 
 def test_what_is_laid_out_stays_within_the_budget() -> None:
@@ -130,16 +131,16 @@ def test_what_is_laid_out_stays_within_the_budget() -> None:
     29^2 / 20) = 142. The three in one row of 57: 219.5, in two of 38: 220.4, apart 213.2, which are 3 x 29 = 87 positions. Two rows, of
     (a, b) and of c, would be 76, within 78; but together they are laid out as three."""
     items = [[sequence] for sequence in draw(1, 10, 10, 20, 20)]
-    (hand,) = share(items, 1, 78, Packing("shared", 20))
+    (hand,) = plan_micro_batches(items, 1, 78, Packing("prefix_sharing", 20))
     assert hand == (MicroBatch((0, 1), True, 38), MicroBatch((2,), True, 29))
 
 
-@pytest.mark.parametrize("kind", ["padded", "joined"])
+@pytest.mark.parametrize("kind", ["padded", "varlen"])
 def test_a_prompt_that_is_not_shared_keeps_nothing_together(kind: str) -> None:
     """Pairs (a, b), (c, d), (b, e) of a prompt of 10, responses of 4: b is computed once, so that the first and the last are 3 rows of
     13 positions and the other is 2, on a rank of its own."""
     a, b, c, d, e = draw(1, 10, 4, 4, 4, 4, 4)
-    found = share([[a, b], [c, d], [b, e]], 2, 1000, Packing(kind))  # type: ignore[arg-type]
+    found = plan_micro_batches([[a, b], [c, d], [b, e]], 2, 1000, Packing(kind))  # type: ignore[arg-type]
     assert found == ((MicroBatch((0, 2), True, 39),), (MicroBatch((1,), True, 26),))
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, mod
 
 import raypref.training.head
 from raypref.training.logprobs import response_logps
-from raypref.training.packing import _READ, Packing, Row, inputs_of, knows, packing_of, rows_of, sees
+from raypref.training.packing import _VERIFIED, Packing, Row, model_inputs, packing_of, prefix_sharing_mask, rows_of, supports_packing
 from raypref.types import TokenSequence
 
 VOCABULARY = 32
@@ -36,33 +36,33 @@ def test_shared_rows_by_hand() -> None:
     """P with B and A is 3 + 2 + 1 positions, as their last tokens predict nothing; A's token goes on from position 3, as B's first does.
     It sees P (0 to 2) and itself, not B. Q with C is the one position of Q. The places of A's tokens: the end of P, then A's own; the
     second A is the same."""
-    found = inputs_of(GROUP, Packing("shared", 1000))
+    found = model_inputs(GROUP, Packing("prefix_sharing", 1000))
     assert found.input_ids.tolist() == [[1, 2, 3, 7, 8, 5], [4, 0, 0, 0, 0, 0]]
     assert found.position_ids is not None
     assert found.position_ids.tolist() == [[0, 1, 2, 3, 4, 3], [0, 0, 0, 0, 0, 0]]
-    assert found.segments is not None
-    mask = sees(found.segments)
+    assert found.segment_ids is not None
+    mask = prefix_sharing_mask(found.segment_ids)
     assert mask[0, 0, 4].int().tolist() == [1, 1, 1, 1, 1, 0]
     assert mask[0, 0, 5].int().tolist() == [1, 1, 1, 0, 0, 1]
     assert mask.any(-1).all(), "a softmax over nothing would be NaN"
-    assert found.places.tolist() == [2, 5, 6, 2, 3, 4, 2, 5]
+    assert found.logit_indices.tolist() == [2, 5, 6, 2, 3, 4, 2, 5]
     assert found.tokens.tolist() == [5, 6, 10, 7, 8, 9, 5, 6]
     assert found.lengths == (2, 1, 3, 2)
 
 
 def test_padded_and_joined_rows_by_hand() -> None:
     """Longest response first: P B, P A, Q C."""
-    padded = inputs_of(GROUP, Packing("padded"))
+    padded = model_inputs(GROUP, Packing("padded"))
     assert padded.input_ids.tolist() == [[1, 2, 3, 7, 8], [1, 2, 3, 5, 0], [4, 0, 0, 0, 0]]
-    assert (padded.position_ids, padded.segments) == (None, None)
-    assert padded.places.tolist() == [7, 8, 10, 2, 3, 4, 7, 8]
-    joined = inputs_of(GROUP, Packing("joined"))
+    assert (padded.position_ids, padded.segment_ids) == (None, None)
+    assert padded.logit_indices.tolist() == [7, 8, 10, 2, 3, 4, 7, 8]
+    joined = model_inputs(GROUP, Packing("varlen"))
     assert joined.input_ids.tolist() == [[1, 2, 3, 7, 8, 1, 2, 3, 5, 4]]
     assert joined.position_ids is not None
     assert joined.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
-    assert joined.segments is None
-    assert joined.places.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
-    assert (padded.bounds, joined.bounds) == (None, (0, 5, 9, 10))
+    assert joined.segment_ids is None
+    assert joined.logit_indices.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
+    assert (padded.cu_seqlens, joined.cu_seqlens) == (None, (0, 5, 9, 10))
 
 
 def test_the_prompt_is_shared_where_that_costs_less() -> None:
@@ -72,7 +72,7 @@ def test_the_prompt_is_shared_where_that_costs_less() -> None:
 
     def found(prompt: int, reach: float) -> list[int]:
         group = [TokenSequence(np.zeros(prompt, dtype=np.int32), np.full(100, k, dtype=np.int32)) for k in range(4)]
-        return [len(row.response_ids) for row in rows_of(group, Packing("shared", reach))]
+        return [len(row.response_ids) for row in rows_of(group, Packing("prefix_sharing", reach))]
 
     assert found(10, 384) == [1, 1, 1, 1]
     assert found(100, 384) == [2, 2]
@@ -87,7 +87,7 @@ def test_rows_cost_what_the_longest_does() -> None:
 
     def found(*responses: int) -> list[list[int]]:
         group = [TokenSequence(np.zeros(100, dtype=np.int32), np.full(length, k, dtype=np.int32)) for k, length in enumerate(responses)]
-        return [[len(response) for response in row.response_ids] for row in rows_of(group, Packing("shared", 3351))]
+        return [[len(response) for response in row.response_ids] for row in rows_of(group, Packing("prefix_sharing", 3351))]
 
     assert found(150, 1000, 1200) == [[1200], [1000, 150]]
     assert found(800, 800, 800) == [[800], [800], [800]]
@@ -131,13 +131,13 @@ def agree(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", sorted(_READ))
+@pytest.mark.parametrize("kind", sorted(_VERIFIED))
 def test_shared_prompts_change_nothing_in_value_or_gradient(kind: str, attention: str) -> None:
     """For every model that is given shared rows: all together, against a pass for each sequence."""
     model = small(kind, sliding_window=None)
     model.set_attn_implementation(attention)
     packing = packing_of(model)
-    assert packing == Packing("shared", 24 * 32**2 / (4 * 32 + 96 * 2))
+    assert packing == Packing("prefix_sharing", 24 * 32**2 / (4 * 32 + 96 * 2))
     assert max(len(row.response_ids) for row in rows_of(random_group(), packing)) > 1, "nothing was shared"
     agree(passes(model, [random_group()]), passes(model, [[item] for item in random_group()]))
 
@@ -152,14 +152,14 @@ def varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seqlen_q:
     return torch.cat(found, dim=1).movedim(0, 1)
 
 
-@pytest.mark.parametrize("kind", sorted(_READ))
+@pytest.mark.parametrize("kind", sorted(_VERIFIED))
 def test_joined_rows_change_nothing_in_value_or_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through transformers' own flash attention, which is told where each sequence begins: to find out it would wait for the GPU in every
     layer."""
     expected = passes(small(kind, sliding_window=None), [[item] for item in random_group()])
     model = small(kind, sliding_window=None)
     model.config._attn_implementation = "flash_attention_2"
-    assert packing_of(model) == Packing("joined")
+    assert packing_of(model) == Packing("varlen")
 
     def settings(softmax_scale: float, **others: Any) -> dict[str, Any]:
         return {"softmax_scale": softmax_scale} | {name: others[name] for name in ("max_seqlen_q", "max_seqlen_k")}
@@ -189,11 +189,11 @@ def test_a_model_is_known_by_its_class_and_not_by_its_name() -> None:
         """As ``trust_remote_code`` makes one: a class of another module."""
 
     llama = small("llama")
-    assert knows(llama)
-    assert knows(peft.get_peft_model(llama, peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")))
+    assert supports_packing(llama)
+    assert supports_packing(peft.get_peft_model(llama, peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")))
     own = Own(llama.config)
     assert own.config.model_type == "llama"
-    assert not knows(own)
+    assert not supports_packing(own)
     assert packing_of(own) == Packing("padded")
 
 
@@ -204,7 +204,7 @@ def test_rotary_frequencies_that_depend_on_the_longest_row(kind: str) -> None:
     settings = {"rope_type": kind, "rope_theta": 10_000.0, "original_max_position_embeddings": 16} | factors
     assert packing_of(small("llama", rope_parameters=settings)) == Packing("padded")
     fixed = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
-    assert packing_of(small("llama", rope_parameters=fixed)).kind == "shared"
+    assert packing_of(small("llama", rope_parameters=fixed)).kind == "prefix_sharing"
 
 
 def test_the_head_is_itself_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,148 @@
+"""What a learner rank holds in memory, and the passes and buffers that other roles have in common with it. Bytes of one GPU or its host.
+
+Sources: DeepSpeed 0.19.8 (``stage_1_and_2.py``, ``stage3.py``, ``bf16_optimizer.py``) for what each ZeRO stage allocates, after Rajbhandari
+et al. 2020 (arXiv 1910.02054), section 3; the tensors that autograd saves for a Llama block of transformers 5.19; vLLM 0.32's packing
+buffers; ``raypref.training.head`` and ``actors.learner.phases``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from raypref.training.memory_job import Job, Phase, ProcessMemory
+from raypref.training.model_shape import ModelShape
+
+FP32 = 4
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's default ``reduce_bucket_size``. The bucket is allocated whole at the first backward pass, so the learner sets it to
+the number of trained parameters if that is smaller."""
+LIVE_ELEMENTS = 1_000_000_000
+"""ZeRO-3's ``stage3_max_live_parameters``: the most that are gathered at a time."""
+PACKING_BYTES = 2**30
+"""A buffer of vLLM's packed transfers: nccl has two on each side; ipc has one on the learner's, whose contents a receiver copies."""
+HEAD_CHUNK_BYTES = FP32 << 25
+"""A chunk of logits in fp32 (``raypref.training.head.CHUNK_ELEMENTS``)."""
+
+
+def parameter_bytes(job: Job) -> int:
+    """The parameters, the adapter included: whole on every rank, or a shard under ZeRO-3."""
+    whole = job.dtype_bytes * (job.model.parameters + job.model.adapter_parameters)
+    return shard(whole, job.ranks) if job.zero_stage == 3 else whole
+
+
+def optimizer_bytes(job: Job) -> int:
+    """fp32 master weights (DeepSpeed keeps them for float32 parameters, too) and moments of a rank's shard of the trained parameters.
+
+    AdamW: 4 + 8 = 12 bytes per parameter. Stage 0 does not shard and has no master weights.
+    """
+    if job.zero_stage == 0:
+        return FP32 * job.moments * job.model.trained
+    return shard(FP32 * (1 + job.moments) * job.model.trained, job.ranks)
+
+
+def gradient_bytes(job: Job) -> int:
+    """Accumulated gradients, without the bucket in which they are reduced.
+
+    Stage 0: one per parameter. Stage 1: all of them on every rank; with bfloat16, a second time in fp32. Stages 2 and 3: a shard, in fp32.
+    """
+    trained = job.model.trained
+    if job.zero_stage == 0:
+        return job.dtype_bytes * trained
+    if job.zero_stage == 1:
+        return (job.dtype_bytes + (FP32 if job.dtype_bytes == 2 else 0)) * trained
+    return shard(FP32 * trained, job.ranks)
+
+
+def bucket_bytes(job: Job) -> int:
+    """The buffer in which gradients are reduced; stage 0, and stage 1 with bfloat16, have none of that size."""
+    if job.zero_stage == 0 or (job.zero_stage == 1 and job.dtype_bytes == 2):
+        return 0
+    return min(REDUCE_BUCKET_ELEMENTS, job.model.trained) * job.dtype_bytes
+
+
+def block_bytes_per_token(model: ModelShape, dtype_bytes: int, prefix_sharing: bool = False) -> int:
+    """Bytes that autograd saves in one block per token of a micro-batch, with attention that keeps no score matrix (sdpa, flash).
+
+    In the parameters' dtype: the residual stream before and after the norms, and the inputs of the linear layers, 5 H; q, k and v (given
+    a mask, transformers repeats k and v for every query head); the MLP's gate, up, activation and product, 4 I. In fp32: two norms'
+    inputs, 2 H, their two scales, and attention's normaliser, one per head. Source: counted with
+    ``torch.autograd.graph.saved_tensors_hooks``, as the test does.
+    """
+    qkv = (model.heads + 2 * (model.heads if prefix_sharing else model.kv_heads)) * model.head_width
+    in_dtype = 5 * model.hidden + qkv + 4 * model.intermediate
+    return dtype_bytes * in_dtype + FP32 * (2 * model.hidden + 2 + model.heads)
+
+
+def mask_bytes(job: Job) -> int:
+    """The mask of prefix sharing, one for all blocks, at its largest: all tokens in one row."""
+    return job.dtype_bytes * job.micro_batch_tokens**2 if job.prefix_sharing else 0
+
+
+def activation_bytes(job: Job) -> int:
+    """Saved for the backward pass of one micro-batch. With gradient checkpointing: each block's input, and one whole block."""
+    block = block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing)
+    if not job.gradient_checkpointing:
+        return job.micro_batch_tokens * job.model.layers * block
+    return job.micro_batch_tokens * (job.model.layers * job.dtype_bytes * job.model.hidden + block)
+
+
+def chunk_bytes(job: Job) -> int:
+    """A chunk of logits in fp32."""
+    return min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
+
+
+def head_bytes(job: Job) -> int:
+    """Two chunks of logits in fp32, or three with a KL, and the head's gradient in fp32 if the head is trained."""
+    gradient = 0 if job.model.adapter_parameters else FP32 * job.model.vocabulary * job.model.hidden
+    return (3 if job.divergence else 2) * chunk_bytes(job) + gradient
+
+
+def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
+    """While the engines sample, a rank at most computes log-probs, for the check after a weight sync."""
+    training = phase == "train"
+    states = {"optimizer": optimizer_bytes(job), "gradients": gradient_bytes(job) if training else _kept_gradient_bytes(job)}
+    offloaded = job.sleep and not training
+    gpu = {
+        "parameters": parameter_bytes(job),
+        "frozen": job.dtype_bytes * job.model.parameters if job.divergence and not job.model.adapter_parameters else 0,
+        "gathered": job.dtype_bytes * min(LIVE_ELEMENTS, job.model.parameters) if job.zero_stage == 3 else 0,
+        "bucket": bucket_bytes(job) if training or (job.zero_stage == 3 and not offloaded) else 0,  # ZeRO-3 never frees it
+        "activations": activation_bytes(job) if training else 0,
+        "mask": mask_bytes(job) if training else 0,
+        "head": head_bytes(job) if training else 0,
+        "forward": forward_bytes(job) if phase == "rollout" else 0,
+        "transport": transport_bytes(job) if phase == "sync" or job.transport == "ipc" else 0,
+    }
+    shared = job.dtype_bytes * job.model.parameters if job.transport == "shm" else 0
+    return ProcessMemory(
+        "learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(transport=shared, **(states if offloaded else {}))
+    )
+
+
+def _kept_gradient_bytes(job: Job) -> int:
+    """Gradient buffers that remain between steps: the whole fp32 one of stage 1 with bfloat16, and the shard of ZeRO-3."""
+    if job.zero_stage == 1 and job.dtype_bytes == 2:
+        return FP32 * job.model.trained
+    return gradient_bytes(job) if job.zero_stage == 3 else 0
+
+
+def forward_bytes(job: Job) -> int:
+    """A pass without gradient: the tensors of one block, the mask, and two chunks of logits."""
+    block = job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing)
+    return block + mask_bytes(job) + 2 * chunk_bytes(job)
+
+
+def transport_bytes(job: Job) -> int:
+    """Packing buffers on the GPU of sender or receiver; a tensor is not split, so a buffer holds the largest."""
+    buffers = {"nccl": 2, "ipc": 1, "shm": 0}[job.transport]
+    return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
+
+
+def shard(size: int, parts: int) -> int:
+    """Bytes of the largest of ``parts`` shards."""
+    return math.ceil(size / parts)
+
+
+def nonzero(**items: int) -> dict[str, int]:
+    """The items that take memory."""
+    return {name: size for name, size in items.items() if size}
