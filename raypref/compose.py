@@ -205,12 +205,19 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
 
 def _placement_problems(config: RunConfig, task: Task) -> list[Problem]:
     from actors.cluster.placement import plan_placement
+    from actors.team import transport_of
 
+    problems = []
     try:
         plan_placement(config.placement, _need(config, task))
     except ConfigError as error:
-        return [Problem.of(error)]
-    return []
+        problems.append(Problem.of(error))
+    try:
+        if config.placement.device != "auto":  # otherwise the cluster decides
+            transport_of(config, config.placement.device)
+    except ConfigError as error:
+        problems.append(Problem.of(error))
+    return problems
 
 
 def _need(config: RunConfig, task: Task) -> Any:

@@ -5,6 +5,7 @@ A YAML file holds the sections; dotted overrides (``loss.eta=500``) change singl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,7 @@ class RunConfig(Section):
         return max(_LEAST_GROUPS_IN_FLIGHT, 2 * filling * self.placement.rollout.engines)
 
 
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply dotted overrides.
 
     Args:
@@ -77,7 +78,16 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         overrides: ``section.key=value``, values in YAML syntax.
 
     Raises:
-        ConfigError: the file is missing or malformed, a key is unknown, a value is out of range.
+        ConfigError: the file is missing or malformed; or, all of them listed: unknown keys, missing ones, values out of range.
+    """
+    return RunConfig.parse(read_values(path, overrides))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``load_config`` reads, before it is validated.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or an override is.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -99,4 +109,4 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
-    return RunConfig.parse(values)
+    return values

@@ -59,6 +59,24 @@ def train(
 
 
 @app.command()
+def check(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+) -> None:
+    """Print every problem of a config, of the first records of its data and of its model's files. Starts nothing."""
+    from raypref.cli.check import FIRST_RECORDS, problems_of
+
+    problems = problems_of(config, overrides or [])
+    if not problems:
+        typer.echo(f"{config}: no problems (the config, the first {FIRST_RECORDS} records of the data, the policy's config and tokenizer)")
+        return
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    typer.echo(f"{config}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command()
 def generate(
     config: Annotated[Path, typer.Argument(help="A run's YAML file: policy, data, rollout and placement are used.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,

@@ -49,9 +49,16 @@ def read_records(path: str, split: str) -> Iterator[Record]:
 
 
 def wrap_objects(items: Iterable[Any], field: str) -> Iterator[Record]:
-    """Records from Python objects: mappings as they are, anything else (a text, a list of messages) as the value of ``field``."""
+    """Records from Python objects: mappings as they are, anything else (a text, a list of messages) as the value of ``field``.
+
+    A ``Record`` stays what it is, and keeps its place.
+    """
     for number, item in enumerate(items):
-        yield Record(item if isinstance(item, Mapping) else {field: item}, f"record {number} of those passed to run()")
+        yield (
+            item
+            if isinstance(item, Record)
+            else Record(item if isinstance(item, Mapping) else {field: item}, f"record {number} of those passed to run()")
+        )
 
 
 def field_of(record: Record, name: str, key: str) -> Any:
