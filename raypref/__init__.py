@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raypref import losses, oracles, selection
     from raypref.checks import check
-    from raypref.compose import RunResult, generate, run
+    from raypref.compose import generate, run
     from raypref.config import RunConfig, load_config
     from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
     from raypref.losses.base import Loss, LossBatch, LossValue
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
     from raypref.output.progress import Callback, ProgressLine
+    from raypref.output.report import RunResult
     from raypref.selection.base import Selection
 
 __version__ = "0.1.0"
@@ -56,12 +57,13 @@ __all__ = [
 
 _MODULES = {
     "checks": ("check",),
-    "compose": ("RunResult", "generate", "run"),
+    "compose": ("generate", "run"),
     "config": ("RunConfig", "load_config"),
     "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "Problem", "RayprefError", "SyncError"),
     "losses.base": ("Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
     "output.progress": ("Callback", "ProgressLine"),
+    "output.report": ("RunResult",),
     "selection.base": ("Selection",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,29 +24,17 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
-from raypref.output import report
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
 from raypref.output.progress import Callback, ProgressLine
+from raypref.output.report import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 from raypref.types import RunData
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run leaves behind."""
-
-    output_dir: Path
-    """Resolved config, metrics, rollouts, checkpoints, evaluations, logs."""
-    policy_dir: Path
-    """The final policy as a Hugging Face model directory."""
-    summary: dict[str, Any]
-    """The content of ``summary.json``: versions, evaluations, sync check, seconds by stage."""
 
 
 def run(
@@ -87,10 +74,8 @@ def run(
     refuse(problems)
     data = load_run_data(config, facts, records=prompts, held_out=held_out)
     refuse(check_supply(config, len(data.items)), DataError)
-    resume_from = None
-    if resume:
-        resume_from = output.resume(config)
-    else:
+    resume_from = output.resume(config) if resume else None
+    if not resume:
         output.begin(config)
     start = time.monotonic()
     shown = callbacks if callbacks is not None else [ProgressLine(config.loop.iterations)]
@@ -99,9 +84,7 @@ def run(
     finally:
         for callback in shown:
             callback.on_end()
-    summary = _summary(config, outcome, run_s=time.monotonic() - start)
-    report.write_summary(config.output_dir / "summary.json", summary)
-    return RunResult(config.output_dir, Path(summary["policy_dir"]), summary)
+    return RunResult.written(config, outcome, run_s=time.monotonic() - start)
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
@@ -109,17 +92,17 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
     from actors.learner.checkpoint import Layout
 
     begun = time.monotonic()
-    need = _need(config, Task(held_out=bool(data.held_out)))
+    task = Task(held_out=bool(data.held_out))
     after_step = None
     if resume_from is not None:
         after_step = Checkpoints.read(resume_from)[0].step
         learner_checkpoint.read(resume_from / "learner", Layout(config.placement.learner.ranks, config.learner.zero_stage))
     with (
-        _assembled(config, need) as team,
+        _assembled(config, task) as team,
         contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
     ):
         driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
-        return _complete(_with_team(team, _train(team, driver, resume_from, begun)))
+        return _finish(team, _train(team, driver, resume_from, begun))
 
 
 def generate(
@@ -140,34 +123,26 @@ def generate(
         ConfigError, DataError: before anything starts.
         PlacementError: the cluster cannot hold the engines.
     """
-    from raypref.data.prompts import load_held_out
-    from raypref.data.revision import Reviser
     from raypref.evaluation.reranking import best_of
-    from raypref.loop.generation import generate_chains, write_chains
+    from raypref.loop.generation import generate_chains, load_questions, write_chains
 
-    config = _with_objects(config, None, None, None)
+    config = config.located()
     task = Task("generate", revises=revisions > 0, chooses=best)
     problems, facts = inspect(config, task)
     if best and responses < 2:
         problems.append(Problem("responses", responses, "which leaves the oracle nothing to choose from", "set at least 2"))
     refuse(problems)
-    room = facts.context_tokens - config.rollout.max_tokens
-    given = {"held_out": prompts} if isinstance(prompts, str) else {}
-    section = config.data.model_copy(update=given | {"held_out_prompts": 0})
-    asked, dropped = load_held_out(section, facts.tokenizer, room, None if given else prompts)
-    if dropped:
-        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
-    revise = Reviser(section, facts.tokenizer).within(room) if revisions else None
+    questions, revise = load_questions(config, facts, prompts, revisions)
 
-    async def made() -> list[Chain]:
-        chains = await generate_chains(team.roles.rollout, config, asked, responses, revisions, revise)
+    async def answers() -> list[Chain]:
+        chains = await generate_chains(team.roles.rollout, config, questions, responses, revisions, revise)
         if not best:
             return chains
         write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
         return await best_of(chains, team.roles.oracle)
 
-    with _assembled(config, _need(config, task)) as team:
-        write_chains(output, _complete(_with_team(team, made())))
+    with _assembled(config, task) as team:
+        write_chains(output, _finish(team, answers()))
 
 
 def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, Any, T]]) -> T:
@@ -181,11 +156,11 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
         PlacementError: the cluster cannot hold the actors.
     """
-    config = _with_objects(config, None, None, None)
+    config = config.located()
     task = Task("compare")
     refuse([*check(config, task), *_placement_problems(config, task)])
-    with _assembled(config, _need(config, task)) as team:
-        return _complete(_with_team(team, work(team.roles.oracle)))
+    with _assembled(config, task) as team:
+        return _finish(team, work(team.roles.oracle))
 
 
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
@@ -203,21 +178,17 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         return [*problems, Problem.of(error)], None
 
 
-def _placement_problems(config: RunConfig, task: Task) -> list[Problem]:
+def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
     from actors.cluster.placement import plan_placement
     from actors.team import transport_of
 
-    problems = []
+    device = config.placement.device
     try:
         plan_placement(config.placement, _need(config, task))
+        if device != "auto":  # otherwise the cluster decides
+            transport_of(config, device)
     except ConfigError as error:
-        problems.append(Problem.of(error))
-    try:
-        if config.placement.device != "auto":  # otherwise the cluster decides
-            transport_of(config, config.placement.device)
-    except ConfigError as error:
-        problems.append(Problem.of(error))
-    return problems
+        yield Problem.of(error)
 
 
 def _need(config: RunConfig, task: Task) -> Any:
@@ -231,25 +202,18 @@ def _need(config: RunConfig, task: Task) -> Any:
 
 
 @contextlib.contextmanager
-def _assembled(config: RunConfig, need: Any) -> Iterator[Any]:
-    """The ``Team`` of the actors that are needed, on the cluster that is there or a local one; the caller's modules reach every node."""
+def _assembled(config: RunConfig, task: Task) -> Iterator[Any]:
+    """The ``Team`` of the actors that a task needs, on the cluster that is there or a local one; the caller's modules reach every node."""
     from actors.cluster.connection import connected, ship_own_modules
     from actors.cluster.placement import plan_placement
     from actors.team import Team
 
-    plan = plan_placement(config.placement, need)
+    plan = plan_placement(config.placement, _need(config, task))
     logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
         with Team.assembled(config, plan, device, may_grow=may_grow) as team:
             yield team
-
-
-async def _with_team(team: Any, work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return await work
-    finally:
-        await team.close()
 
 
 async def _train(team: Any, driver: Driver, resume_from: Path | None, begun: float) -> Outcome:
@@ -261,49 +225,28 @@ async def _train(team: Any, driver: Driver, resume_from: Path | None, begun: flo
     return outcome
 
 
-def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; in a thread of its own where an event loop already runs (a notebook)."""
+def _finish(team: Any, work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end and close the team; in another thread where an event loop already runs here (a notebook)."""
+
+    async def work_and_close() -> T:
+        try:
+            return await work
+        finally:
+            await team.close()
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return asyncio.run(work_and_close())
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
+        return thread.submit(asyncio.run, work_and_close()).result()
 
 
 def _with_objects(
     config: RunConfig, oracle: Oracle | Callable[..., Any] | None, selection: Selection | None, loss: Loss | None
 ) -> RunConfig:
-    """The config with the caller's objects in place of its sections, and local paths absolute: an actor's directory is another one."""
-    policy = config.policy.model_copy(update={"path": _absolute(config.policy.path), "tokenizer": _absolute(config.policy.tokenizer)})
-    given: dict[str, Any] = {"output_dir": config.output_dir.absolute(), "policy": policy}
-    if oracle is not None:
-        given["oracle"] = oracle if isinstance(oracle, Oracle) else CallableOracle.parse({"function": oracle}, path="oracle")
-    if selection is not None:
-        given["selection"] = selection
-    if loss is not None:
-        given["loss"] = loss
-    if config.judging.cache is not None:
-        given["judging"] = config.judging.model_copy(update={"cache": config.judging.cache.absolute()})
-    config = config.model_copy(update=given)
-    return config if config.oracle is None else config.model_copy(update={"oracle": config.oracle.located()})
-
-
-def _absolute(path: str | None) -> str | None:
-    """A directory's absolute path; a hub name, or nothing, as it is."""
-    return str(Path(path).absolute()) if path is not None and Path(path).is_dir() else path
-
-
-def _summary(config: RunConfig, outcome: Outcome, run_s: float) -> dict[str, Any]:
-    return {
-        "name": config.name,
-        "policy_dir": str(config.output_dir / "policy"),
-        "iterations": config.loop.iterations,
-        "steps": outcome.steps,
-        "confidence": config.evaluation.confidence,
-        "evaluations": outcome.evaluations,
-        "sync": outcome.sync,
-        "run_s": round(run_s, 3),
-        "seconds": outcome.seconds,
-        "versions": report.versions(),
-    }
+    """The config with the caller's objects in place of its sections, and with absolute paths."""
+    if oracle is not None and not isinstance(oracle, Oracle):
+        oracle = CallableOracle.parse({"function": oracle}, path="oracle")
+    objects = {"oracle": oracle, "selection": selection, "loss": loss}
+    return config.model_copy(update={name: section for name, section in objects.items() if section is not None}).located()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -58,6 +58,18 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    def located(self) -> Self:
+        """The config with its local paths absolute: an actor works in another directory than the driver."""
+        policy = {"path": _absolute(self.policy.path), "tokenizer": _absolute(self.policy.tokenizer)}
+        cache = self.judging.cache
+        sections = {
+            "output_dir": self.output_dir.absolute(),
+            "policy": self.policy.model_copy(update=policy),
+            "judging": self.judging.model_copy(update={"cache": None if cache is None else cache.absolute()}),
+            "oracle": None if self.oracle is None else self.oracle.located(),
+        }
+        return self.model_copy(update=sections)
+
     def groups_in_flight(self, responses: int | None = None) -> int:
         """``loop.window_groups``; by default the engines are full while as many groups again are judged or wait for those before them.
 
@@ -68,6 +80,11 @@ class RunConfig(Section):
             return self.loop.window_groups
         filling = -(-self.rollout.max_num_seqs // (responses or self.rollout.responses))
         return max(_LEAST_GROUPS_IN_FLIGHT, 2 * filling * self.placement.rollout.engines)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A directory's absolute path; a hub name, or None, as it is."""
+    return str(Path(path).absolute()) if path is not None and Path(path).is_dir() else path
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.data.policy_facts import PolicyFacts
+from raypref.data.prompts import load_held_out
+from raypref.data.revision import Reviser
 from raypref.loop.requests import RequestBuilder
 from raypref.roles import RolloutRole
 from raypref.types import Prompt, Response, Rollout, RolloutRef
+
+logger = logging.getLogger(__name__)
 
 Sample = Callable[[Prompt, int, str], Awaitable[RolloutRef]]
 """(prompt, count, purpose) -> rollout; prompt and purpose determine the seed."""
@@ -60,6 +66,29 @@ async def chain(prompt: Prompt, sample: Sample, *, responses: int, revisions: in
         revised = iter([(await resolve(ref)).responses[0] for ref in await asyncio.gather(*requested)])
         rounds.append(tuple(earlier if item is None else next(revised) for item, earlier in zip(prompts, rounds[-1], strict=True)))
     return Chain(prompt, tuple(rounds), stopped)
+
+
+def load_questions(
+    config: RunConfig, facts: PolicyFacts, prompts: str | Sequence[Any], revisions: int
+) -> tuple[list[Prompt], Revise | None]:
+    """The prompts to answer, and what makes the prompts of the revisions.
+
+    Args:
+        config: how prompts are read and rendered.
+        facts: of the policy.
+        prompts: a file, directory or data set like ``data.path``, or prompts as ``raypref.run`` takes them.
+        revisions: 0 needs no template.
+
+    Raises:
+        DataError: a prompt is broken.
+    """
+    room = facts.context_tokens - config.rollout.max_tokens
+    named = {"held_out": prompts} if isinstance(prompts, str) else {}
+    section = config.data.model_copy(update=named | {"held_out_prompts": 0})
+    questions, dropped = load_held_out(section, facts.tokenizer, room, None if named else prompts)
+    if dropped:
+        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
+    return questions, Reviser(section, facts.tokenizer).within(room) if revisions else None
 
 
 async def resolve(ref: RolloutRef) -> Rollout:

@@ -4,10 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from raypref.config import RunConfig
+    from raypref.loop.outcome import Outcome
 
 VERSIONED = ("raypref", "ray", "torch", "transformers", "vllm", "deepspeed")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run leaves behind."""
+
+    output_dir: Path
+    """Resolved config, metrics, rollouts, checkpoints, evaluations, logs."""
+    policy_dir: Path
+    """The final policy as a Hugging Face model directory."""
+    summary: dict[str, Any]
+    """The content of ``summary.json``: versions, evaluations, sync check, seconds by stage."""
+
+    @classmethod
+    def written(cls, config: RunConfig, outcome: Outcome, run_s: float) -> Self:
+        """The result of a finished run; ``summary.json`` is written."""
+        policy_dir = config.output_dir / "policy"
+        summary = {
+            "name": config.name,
+            "policy_dir": str(policy_dir),
+            "iterations": config.loop.iterations,
+            "steps": outcome.steps,
+            "confidence": config.evaluation.confidence,
+            "evaluations": outcome.evaluations,
+            "sync": outcome.sync,
+            "run_s": round(run_s, 3),
+            "seconds": outcome.seconds,
+            "versions": versions(),
+        }
+        (config.output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return cls(config.output_dir, policy_dir, summary)
 
 
 def versions() -> dict[str, str]:
@@ -25,10 +61,6 @@ def versions() -> dict[str, str]:
             except PackageNotFoundError:
                 continue
     return found
-
-
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

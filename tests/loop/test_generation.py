@@ -146,7 +146,7 @@ def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("actors.cluster.connection.connected", connected)
     monkeypatch.setattr("actors.team.Team.assembled", assembled)
     monkeypatch.setattr("actors.policy_model.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
-    monkeypatch.setattr("raypref.data.prompts.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
+    monkeypatch.setattr("raypref.loop.generation.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
     config = {
         "policy": {"path": "p"},
         "loss": {"type": "sppo"},
