@@ -29,8 +29,8 @@ class Task:
     """run: whether the caller passes held-out prompts as objects; None: the ``data`` section decides."""
     revises: bool = False
     """generate: whether answers are revised."""
-    chooses: bool = False
-    """generate: whether the oracle chooses the best answer."""
+    chooses: int = 0
+    """generate: of how many answers per prompt the oracle chooses the best; 0: all are kept."""
 
 
 def check(config: RunConfig, task: Task | None = None) -> list[Problem]:
@@ -117,6 +117,11 @@ def _selection(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield Problem("selection", None, reason, "give a selection section, such as {type: best_worst}")
 
 
+def _answers_to_choose_from(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.chooses == 1:
+        yield Problem("responses", task.chooses, "which leaves the oracle nothing to choose from", "ask for at least 2")
+
+
 def _template(config: RunConfig, task: Task) -> Iterator[Problem]:
     users = {
         f"loss {config.loss.type!r}, which trains on them": task.kind == "run" and config.loss.revisions,
@@ -188,6 +193,7 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _responses_to_compare,
     _oracle,
     _oracle_without_policy,
+    _answers_to_choose_from,
     _selection,
     _loss_against_selection,
     _loss_against_demonstrations,

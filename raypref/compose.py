@@ -127,10 +127,8 @@ def generate(
     from raypref.loop.generation import generate_chains, load_questions, write_chains
 
     config = config.located()
-    task = Task("generate", revises=revisions > 0, chooses=best)
+    task = Task("generate", revises=revisions > 0, chooses=responses if best else 0)
     problems, facts = inspect(config, task)
-    if best and responses < 2:
-        problems.append(Problem("responses", responses, "which leaves the oracle nothing to choose from", "set at least 2"))
     refuse(problems)
     questions, revise = load_questions(config, facts, prompts, revisions)
 
@@ -180,15 +178,17 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
 
 def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
     from actors.cluster.placement import plan_placement
-    from actors.team import transport_of
+    from actors.weights import transport
 
-    device = config.placement.device
-    try:
-        plan_placement(config.placement, _need(config, task))
-        if device != "auto":  # otherwise the cluster decides
-            transport_of(config, device)
-    except ConfigError as error:
-        yield Problem.of(error)
+    device, layout = config.placement.device, config.placement.layout
+    plans: list[Callable[[], object]] = [lambda: plan_placement(config.placement, _need(config, task))]
+    if device != "auto":  # otherwise the cluster decides
+        plans.append(lambda: transport.choose(config.sync.transport, device, layout))
+    for plan in plans:
+        try:
+            plan()
+        except ConfigError as error:
+            yield Problem.of(error)
 
 
 def _need(config: RunConfig, task: Task) -> Any:
@@ -196,7 +196,7 @@ def _need(config: RunConfig, task: Task) -> Any:
     from actors.cluster.placement import Need
 
     if task.kind != "run":
-        return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses, learner=False)
+        return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses > 0, learner=False)
     asked = config.data.type == "prompts" or evaluates(config, task)
     return Need(rollout=samples(config, task), reference=bool(config.loss.needs), oracle=asked)
 

@@ -76,7 +76,9 @@ def test_an_oracle_is_needed_to_evaluate(data: dict[str, Any], held_out: bool | 
 
 def test_what_generation_and_comparison_ask_of_the_oracle() -> None:
     assert problems(Task("generate"), oracle=None) == []
-    assert problems(Task("generate", chooses=True), oracle=None) == ["oracle: required to choose the best answer; give an oracle section"]
+    assert problems(Task("generate", chooses=1)) == ["responses: 1, which leaves the oracle nothing to choose from; ask for at least 2"]
+    assert problems(Task("generate", chooses=2)) == []
+    assert problems(Task("generate", chooses=2), oracle=None) == ["oracle: required to choose the best answer; give an oracle section"]
     assert problems(Task("compare"), oracle=None) == ["oracle: required to compare responses; give an oracle section"]
     asking = {"type": "self_judge"}
     assert problems(Task("compare"), oracle=asking) == [
