@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import ray
 import torch
 
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
 from actors.learner.rank import LearnerRank
 from actors.policy_model import load_model
 from raypref import types
@@ -17,6 +22,14 @@ from raypref.training import collation
 from raypref.training.logprobs import response_logps
 
 VOCABULARY = 64
+LR = 1e-3
+BASE: dict[str, Any] = {
+    "micro_batch_tokens": 60,
+    "max_grad_norm": 0.5,
+    "timeout_s": 60.0,
+    "optimizer": {"lr": LR, "weight_decay": 0.1},
+    "schedule": {"type": "constant", "warmup_ratio": 0.0},
+}
 
 
 class Host(LearnerRank):
@@ -57,6 +70,75 @@ class TokenNegative(Loss):
 
     def __call__(self, batch: LossBatch) -> LossValue:
         return LossValue(-batch.logps.sum(-1), {})
+
+
+class Bench:
+    """A learner group whose settings change; calls are made as the driver makes them."""
+
+    def __init__(self, world_size: int, policy: PolicyConfig, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.ranks = [
+            ray.remote(Host)
+            .options(num_cpus=0, runtime_env={"env_vars": learner_env("cpu", 1)})
+            .remote(**self._settings(policy, k, world_size, {}))
+            for k in range(world_size)
+        ]
+        self.group = LearnerGroup(self.ranks, timeout_s=90.0)
+        self.call("start")
+
+    def _settings(self, policy: PolicyConfig, rank: int, world_size: int, learner: dict[str, Any], **other: Any) -> dict[str, Any]:
+        common = {"policy": policy, "learner": LearnerConfig.parse(BASE | learner), "loss": Square(), "device": "cpu", "seed": 0}
+        return common | {"rank": rank, "world_size": world_size, "iterations": 2, "output_dir": self.output_dir} | other
+
+    def become(self, policy: PolicyConfig, learner: dict[str, Any] | None = None, **other: Any) -> LearnerConfig:
+        """New settings, a fresh policy, and the first iteration begun."""
+        world_size = len(self.ranks)
+        settings = [self._settings(policy, k, world_size, learner or {}, **other) for k in range(world_size)]
+        ray.get([rank.become.remote(own) for rank, own in zip(self.ranks, settings, strict=True)], timeout=90)
+        self.call("begin_iteration", 0, 5)
+        return settings[0]["learner"]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return asyncio.run(getattr(self.group, method)(*arguments))
+
+    def step(self, *batch: types.Example) -> dict[str, float]:
+        """The batch in two slices, the second of which is a part of a larger tuple."""
+        half = len(batch) // 2
+        first, second = ray.put(batch[:half]), ray.put((batch[0], *batch[half:]))
+        return self.call("step", [types.Slice(first, 0, half), types.Slice(second, 1, 1 + len(batch) - half)])
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Rank 0's; all ranks agree to the bit."""
+        found = ray.get([rank.parameters.remote() for rank in self.ranks], timeout=60)
+        for other in found[1:]:
+            for name, value in found[0].items():
+                np.testing.assert_array_equal(other[name], value)
+        return found[0]
+
+    def close(self) -> None:
+        """End the ranks' processes."""
+        for rank in self.ranks:
+            ray.kill(rank)
+
+
+class Benches(dict[int, Bench]):
+    """Groups of one rank and of two, by size. One that a test has taken out, to break it, is started anew for the next test."""
+
+    def __init__(self, policy: PolicyConfig, directory: Path) -> None:
+        super().__init__()
+        self._policy, self._directory = policy, directory
+        for world_size in (1, 2):
+            self[world_size]
+
+    def __missing__(self, world_size: int) -> Bench:
+        output_dir = self._directory / f"ranks-{world_size}-{uuid.uuid4().hex[:8]}"
+        output_dir.mkdir()
+        self[world_size] = bench = Bench(world_size, self._policy, output_dir)
+        return bench
+
+    def close(self) -> None:
+        for bench in self.values():
+            bench.close()
 
 
 def make_policy(directory: Path, *, tied: bool = True) -> PolicyConfig:

@@ -7,9 +7,6 @@ import pytest
 from actors.cluster.launch import reserve, stop
 from actors.cluster.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
-from tests.integration.test_run import cluster
-
-__all__ = ["cluster"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +16,7 @@ from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
 from raypref.sections import LoraConfig, PolicyConfig
 from raypref.training import collation
 from raypref.training.logprobs import response_logps
-from tests.integration.test_learner import LR, Bench
-from tests.learner_bench import TokenNegative, make_examples, make_policy, movement
+from tests.learner_bench import LR, Benches, TokenNegative, make_examples, movement
 
 pytestmark = pytest.mark.integration
 
@@ -49,18 +48,6 @@ class Divergence(Loss):
         return LossValue(batch.token_kl.sum(-1) - 0.1 * batch.logps.sum(-1), {})
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
-    return make_policy(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(scope="module")
-def benches(policy: PolicyConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Bench]]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield {world_size: Bench(world_size, policy, tmp_path_factory.mktemp(f"run-{world_size}")) for world_size in (1, 2)}
-    ray.shutdown()
-
-
 def summed(model: Any, sequences: list[types.TokenSequence]) -> torch.Tensor:
     """() log-prob of the sequences together, one a pass."""
     return torch.stack([response_logps(model, [item])[0].double().sum() for item in sequences]).sum()
@@ -90,7 +77,7 @@ def plain(policy: PolicyConfig, objective: Callable[[Any], torch.Tensor], steps:
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_statistics_are_means_over_the_global_batch(benches: dict[int, Bench], policy: PolicyConfig, stage: int) -> None:
+def test_statistics_are_means_over_the_global_batch(benches: Benches, policy: PolicyConfig, stage: int) -> None:
     """Seven unlike examples on one and two ranks, in many micro-batches: the same mean, the same parameters, those of plain torch."""
     batch = make_examples(7, seed=3)
 
@@ -121,7 +108,7 @@ def rollouts(seed: int) -> list[types.Rollout]:
 
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: PolicyConfig, stage: int, adapter: bool) -> None:
+def test_regulariser_equals_the_plain_sum(benches: Benches, policy: PolicyConfig, stage: int, adapter: bool) -> None:
     """Mean loss + 0.7 * mean over five samples of SPO (15), four steps; in the first one pi_theta is pi_ref."""
     own = policy.model_copy(update={"lora": LoraConfig(rank=4)}) if adapter else policy
     batch, samples = make_examples(6, seed=4), rollouts(5)
@@ -145,7 +132,7 @@ def test_regulariser_equals_the_plain_sum(benches: dict[int, Bench], policy: Pol
         assert found[3]["regulariser/kl"] > found[1]["regulariser/kl"] > 1e-4 * (not adapter)
 
 
-def test_regulariser_pulls_back(benches: dict[int, Bench], policy: PolicyConfig) -> None:
+def test_regulariser_pulls_back(benches: Benches, policy: PolicyConfig) -> None:
     """A large coefficient keeps the policy nearer to pi_ref than none does."""
     distances = []
     for coefficient in (1e-9, 20.0):
@@ -155,7 +142,7 @@ def test_regulariser_pulls_back(benches: dict[int, Bench], policy: PolicyConfig)
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: dict[int, Bench], policy: PolicyConfig) -> None:
+def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: Benches, policy: PolicyConfig) -> None:
     bench = benches[2]
     for own in (policy, policy.model_copy(update={"lora": LoraConfig(rank=4)})):
         bench.become(own, {"optimizer": {"lr": 1e-2}}, loss=TokenNegative(), coefficient=COEFFICIENT)
@@ -167,7 +154,7 @@ def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: dict[int, Bench]
         assert bench.step(*make_examples(6, seed=4))["regulariser/kl"] < 1e-3 * before
 
 
-def test_a_loss_that_reads_the_token_wise_kl(benches: dict[int, Bench], policy: PolicyConfig) -> None:
+def test_a_loss_that_reads_the_token_wise_kl(benches: Benches, policy: PolicyConfig) -> None:
     batch = make_examples(5, seed=6)
     reference: Any = load_model(policy, torch.device("cpu"))
 
@@ -184,7 +171,7 @@ def test_a_loss_that_reads_the_token_wise_kl(benches: dict[int, Bench], policy: 
         assert movement(bench.parameters(), expected, start) < 1e-3
 
 
-def test_samples_are_part_of_a_checkpoint(benches: dict[int, Bench], policy: PolicyConfig) -> None:
+def test_samples_are_part_of_a_checkpoint(benches: Benches, policy: PolicyConfig) -> None:
     bench = benches[2]
     bench.become(policy, loss=TokenNegative(), coefficient=COEFFICIENT)
     bench.call("regularise", [ray.put(rollout) for rollout in rollouts(5)])

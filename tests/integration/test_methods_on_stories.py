@@ -20,6 +20,7 @@ from tests.integration.test_stories import DATA, livelier
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(900),
+    pytest.mark.usefixtures("cluster"),
     pytest.mark.skipif(DATA is None, reason="RAYPREF_TEST_DATA names no directory"),
 ]
 

@@ -41,10 +41,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Iterator[Elsewhere]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield Elsewhere(str(checkpoint), **SETTINGS)
-    ray.shutdown()
+def engine(cluster: None, checkpoint: Path) -> Iterator[Elsewhere]:
+    served = Elsewhere(str(checkpoint), **SETTINGS)
+    yield served
+    ray.kill(served.actor)
 
 
 def test_log_probs_are_those_of_transformers(checkpoint: Path, engine: Elsewhere) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +15,16 @@ from raypref.sections import PolicyConfig
 from raypref.training.learner_memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from raypref.training.memory_job import Job
 from raypref.training.model_shape import ModelShape
-from tests.integration.test_learner import Bench
-from tests.learner_bench import make_examples, make_policy
+from tests.learner_bench import Bench, Benches, make_examples
 
 pytestmark = pytest.mark.integration
 
 BATCHES = [make_examples(9, seed=seed) for seed in range(3)]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
-    return make_policy(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(scope="module")
-def bench(policy: PolicyConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield Bench(2, policy, tmp_path_factory.mktemp("run"))
-    ray.shutdown()
+@pytest.fixture
+def bench(benches: Benches) -> Bench:
+    return benches[2]
 
 
 def tell(bench: Bench, method: str) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def handles(tmp_path_factory):
+def handles(cluster, tmp_path_factory):
     def prefer_shorter(prompt: str, a: str, b: str) -> float:
         if "hang" in (a, b):
             time.sleep(60)
@@ -30,17 +30,15 @@ def handles(tmp_path_factory):
         return 0.9 if len(a) < len(b) else 0.1
 
     directory = tmp_path_factory.mktemp("rollouts")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     actor = ray.remote(OracleActor).options(num_cpus=1)
     oracle = CallableOracle(function=prefer_shorter, mode="pairwise")
-    yield (
-        directory,
-        {
-            name: actor.remote(oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), journal_dir=directory, name=name)
-            for name in ("oracle-0", "oracle-1")
-        },
-    )
-    ray.shutdown()
+    actors = {
+        name: actor.remote(oracle=oracle, selection=BestWorst(), loss=SPPO(eta=10), journal_dir=directory, name=name)
+        for name in ("oracle-0", "oracle-1")
+    }
+    yield directory, actors
+    for handle in actors.values():
+        ray.kill(handle)
 
 
 def test_groups_are_judged_compared_and_journalled(handles):

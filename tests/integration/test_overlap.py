@@ -17,9 +17,7 @@ from safetensors.torch import load_file
 import raypref
 from raypref.output.progress import Callback
 from raypref.types import Verdict
-from tests.integration.test_run import cluster, config_for, more_different_words
-
-__all__ = ["cluster"]
+from tests.integration.test_run import config_for, more_different_words
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
 

@@ -50,10 +50,11 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tied_model: Path) -> Iterator[Bench]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield Bench(tied_model)
-    ray.shutdown()
+def bench(cluster: None, tied_model: Path) -> Iterator[Bench]:
+    started = Bench(tied_model)
+    yield started
+    for actor in (started.both, started.fixed, started.sender):
+        ray.kill(actor)
 
 
 @contextlib.contextmanager

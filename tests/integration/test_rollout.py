@@ -24,7 +24,7 @@ from raypref.errors import DataError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig
 from tests.stand_ins import Breaking, Mortal, Sender
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
 END = 2
 """The end token of the tiny models."""
@@ -33,13 +33,6 @@ PROMPTS = [[5, 6, 7], list(range(3, 43)), [60]]
 
 
 ONE = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), 1, 0, 1.0, 1.0, 4, 0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class Bench:
@@ -89,13 +82,13 @@ def start_engine(path: Path, tensor_parallel: int = 1) -> Any:
 
 
 @pytest.fixture(scope="module")
-def tied(tied_model: Path) -> Iterator[Bench]:
+def tied(cluster: None, tied_model: Path) -> Iterator[Bench]:
     with contextlib.closing(Bench(tied_model)) as bench:
         yield bench
 
 
 @pytest.fixture(scope="module")
-def untied(untied_model: Path) -> Iterator[Bench]:
+def untied(cluster: None, untied_model: Path) -> Iterator[Bench]:
     with contextlib.closing(Bench(untied_model)) as bench:
         yield bench
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,6 @@ def more_different_words(prompts: list[str], responses: list[list[str]]) -> list
     """Prefers responses with more different words: P = sigmoid(difference / 2)."""
     scores = [np.array([len(set(text.split())) for text in group], dtype=np.float64) for group in responses]
     return [1 / (1 + np.exp(-(own[:, None] - own[None, :]) / 2)) for own in scores]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A Ray cluster that the caller made, as a user's script may."""
-    import ray
-
-    ray.init(address="local", num_cpus=6, num_gpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def config_for(model: Path, output_dir: Path, **sections: Any) -> RunConfig:

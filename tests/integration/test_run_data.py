@@ -15,9 +15,7 @@ import yaml
 
 import raypref
 from raypref.config import RunConfig
-from tests.integration.test_run import PROMPTS, cluster, config_for, more_different_words
-
-__all__ = ["cluster"]
+from tests.integration.test_run import PROMPTS, config_for, more_different_words
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
 

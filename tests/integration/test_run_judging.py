@@ -18,10 +18,10 @@ from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Oracle, Question, Services
 from raypref.output.metric_info import MetricInfo
 from raypref.types import Total
-from tests.integration.test_run import PROMPTS, cluster, config_for  # noqa: F401  # a fixture
+from tests.integration.test_run import PROMPTS, config_for
 from tests.oracles.pairrm_checkpoint import make_checkpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
 
 
 class AsksBack(Oracle):
@@ -69,7 +69,7 @@ def metrics_of(result: raypref.RunResult) -> list[dict[str, float]]:
     return [line for line in lines if "loss" in line]
 
 
-def test_the_policy_is_asked_by_its_judge(cluster, untied_model, tmp_path) -> None:  # noqa: F811
+def test_the_policy_is_asked_by_its_judge(untied_model: Path, tmp_path: Path) -> None:
     """16 prompts in two iterations, K = 4: the replies of both iterations are counted, and the judge asks the policy that answered."""
     config = config_for(untied_model, tmp_path)
     result = raypref.run(config, prompts=PROMPTS[:16], held_out=PROMPTS[16:], oracle=AsksBack())
@@ -77,7 +77,7 @@ def test_the_policy_is_asked_by_its_judge(cluster, untied_model, tmp_path) -> No
     assert [entry["iteration"] for entry in result.summary["evaluations"]] == [1, 2]
 
 
-def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(cluster, untied_model, tmp_path) -> None:  # noqa: F811
+def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(untied_model: Path, tmp_path: Path) -> None:
     class AsksForAnotherPolicy(AsksBack):
         type: str = "asks_for_another_policy"
 
@@ -89,7 +89,7 @@ def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(cluster, untied
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
-def test_replicas_and_runs_share_verdicts(cluster, untied_model, tmp_path) -> None:  # noqa: F811
+def test_replicas_and_runs_share_verdicts(untied_model: Path, tmp_path: Path) -> None:
     """A function and PairRM together. The second run of the same seed asks nothing that the first one has not; the first tells what the
     oracle is like: in one matrix of 4 responses the share of cycles is 0 or 1, the entropy at most log 2."""
     ranker = make_checkpoint(tmp_path, PROMPTS * 20, vocabulary=60)
@@ -113,7 +113,7 @@ def test_replicas_and_runs_share_verdicts(cluster, untied_model, tmp_path) -> No
         assert 0.0 < line["oracle/pairrm_1/truncated_inputs"] < 1.0, "the ranker reads 16 tokens of a response and a little more"
 
 
-def test_best_of_n_and_evaluation_by_command(cluster, untied_model, tmp_path) -> None:  # noqa: F811
+def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path) -> None:
     """Best of 4 wins against the first of them more often than not, under the oracle that chose: no prompt can do worse."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS[:8]))

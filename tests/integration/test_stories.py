@@ -18,6 +18,7 @@ DATA = os.environ.get("RAYPREF_TEST_DATA")
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(900),
+    pytest.mark.usefixtures("cluster"),
     pytest.mark.skipif(DATA is None, reason="RAYPREF_TEST_DATA names no directory"),
 ]
 

@@ -177,10 +177,11 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield Bench(untied_model, tmp_path_factory.mktemp("run"))
-    ray.shutdown()
+def bench(cluster: None, untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    started = Bench(untied_model, tmp_path_factory.mktemp("run"))
+    yield started
+    for actor in (*started.ranks, *(handle for _, handle in started.replicas)):
+        ray.kill(actor)
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
