@@ -32,46 +32,48 @@ class Candidate:
     length: float
     """Mean response length."""
     abstained: int
-    """Comparisons of one of its responses with one of another set's that the oracle left open."""
+    """Comparisons of one of its responses with a response of another set on which the oracle abstained."""
     behind: float
-    """The best one's win rate less this one's, on the prompts on which both have one."""
+    """The best candidate's win rate minus this one's, over the prompts on which both have one."""
     behind_low: float
-    """Ends of the bootstrap interval of ``behind``, both win rates over the same resampled prompts."""
+    """Ends of the bootstrap interval of ``behind``; both win rates are taken over the same resampled prompts."""
     behind_high: float
 
 
 @dataclass(frozen=True, slots=True)
 class BestCheckpoint:
-    """The choice, and how sure it is."""
+    """The choice, and how certain it is."""
 
     best: str
     candidates: tuple[Candidate, ...]
     """From the best to the worst."""
     undecided: tuple[str, ...]
-    """Those whose interval overlaps that of the best one."""
+    """Candidates whose interval overlaps that of the best one."""
     unit: Unit
     oracle: Mapping[str, float]
-    """What the oracle observed on all pairs: means, and sums of each ``Total``."""
+    """The oracle's metrics over all pairs: means, and the sum of each ``Total``."""
 
 
 def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int, opponent: str | None = None) -> BestCheckpoint:
-    """Rank checkpoints by win rate; of equal ones (within ``preferences.TIE``) the one with the shorter responses comes first, since judges
-    like length, and of equally long ones the first.
+    """Rank checkpoints by win rate.
 
-    Logs a warning where the best one's interval overlaps another's. Such intervals may overlap though the difference is beyond chance, as
-    the same prompts are hard for all: ``behind_low`` above 0 says so.
+    Of equal ones (within ``preferences.TIE``) the one with the shorter responses comes first, since judges like length; of equally long
+    ones the first.
+
+    Logs a warning where the best one's interval overlaps another's. The difference may be beyond chance all the same, because the same
+    prompts are hard for all candidates: in that case ``behind_low`` is above 0.
 
     Args:
-        outcomes: everyone against the opponent, or everyone against everyone.
+        outcomes: every set against the opponent, or every set against every other.
         resamples: of the bootstrap.
         confidence: of the intervals, in (0, 1).
         seed: of the bootstrap.
-        opponent: whom all are compared with; it is no candidate itself. Default: each is compared with all the others, on the prompts on
-            which the oracle decided on all of these.
+        opponent: the set that all are compared with; it is not a candidate. Default: each set is compared with all the others, on the
+            prompts on which the oracle decided on all of these comparisons.
 
     Raises:
         DataError: there is no set of the opponent's name.
-        OracleError: a candidate has no answer on any prompt, or none where the best one has one.
+        OracleError: the oracle decided on no prompt for a candidate, or on none that it decided on for the best one.
     """
     places = [place for place in range(len(outcomes.names)) if opponent != outcomes.names[place]]
     values = _values(outcomes, places, opponent)
@@ -104,7 +106,7 @@ def best_checkpoint(outcomes: Outcomes, *, resamples: int, confidence: float, se
 
 
 def _values(outcomes: Outcomes, places: list[int], opponent: str | None) -> NDArray[np.float64]:
-    """(candidates, N) each one's P against the opponent, or its mean over the others; NaN where one of these has no answer."""
+    """(candidates, N) each one's P against the opponent, or its mean over the others; NaN where the oracle abstained on one of these."""
     if opponent is None:
         others = len(places) - 1
         return (outcomes.values.sum(axis=1) - 0.5) / others
@@ -114,7 +116,7 @@ def _values(outcomes: Outcomes, places: list[int], opponent: str | None) -> NDAr
 
 
 def _order(rates: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Places from the highest rate to the lowest, equal ones by length."""
+    """Indices from the highest rate to the lowest, equal ones by length."""
     descending = np.argsort(-rates, kind="stable")
     level = np.concatenate([[0], np.cumsum(-np.diff(rates[descending]) > TIE)])
     return descending[np.lexsort((descending, lengths[descending], level))]

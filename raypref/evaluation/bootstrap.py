@@ -1,6 +1,6 @@
 """Confidence intervals by resampling the prompts.
 
-N prompts, R resamples, C figures of each prompt.
+Shapes: N prompts, R resamples, C columns (numbers of each prompt).
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and standard deviation of a figure over resamples that are smaller than the set of prompts."""
+class HalfSamples:
+    """Mean and standard deviation of a number over resamples of half the prompts."""
 
     mean: float
     deviation: float
-    """Divided by ``resamples`` - 1. With half of the prompts in each resample it is sqrt(2) times the standard error of the whole."""
+    """With ``resamples`` - 1 in the denominator. Since each resample has half of the prompts, it is sqrt(2) times the standard error of the
+    mean over all of them."""
     resamples: int
     size: int
     """Prompts in each resample."""
 
 
 def bootstrap_interval(values: Array, *, resamples: int, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean, with the prompts as what is resampled.
+    """Percentile interval of the mean over the prompts.
 
-    Source: Efron's percentile bootstrap. Each of the resamples has as many prompts as there are, with replacement; ``half_samples`` is
-    what the SRPO paper does.
+    Source: Efron's percentile bootstrap. Each resample draws N prompts with replacement. (The SRPO paper draws half as many:
+    ``half_samples``.)
 
     Args:
-        values: (N,) one figure a prompt.
+        values: (N,) one number per prompt.
         resamples: how many times to draw.
         confidence: in (0, 1), such as 0.95.
         seed: the same values and seed give the same interval.
@@ -41,44 +42,44 @@ def bootstrap_interval(values: Array, *, resamples: int, confidence: float, seed
         lower and upper end.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: N is 0.
     """
     low, high = percentiles(resampled_means(values[:, None], resamples=resamples, seed=seed), confidence)
     return float(low[0]), float(high[0])
 
 
-def half_samples(values: Array, *, seed: int, resamples: int = 20) -> Spread:
+def half_samples(values: Array, *, seed: int, resamples: int = 20) -> HalfSamples:
     """Mean and standard deviation over resamples of half the prompts.
 
-    Source: SRPO section 6, 20 times 512 of 1,024 prompts with replacement; the paper does not say what its deviation is divided by.
+    Source: SRPO section 6, 20 times 512 of 1,024 prompts with replacement. The paper does not give the denominator of its deviation.
 
     Args:
-        values: (N,) one figure a prompt; half of an odd N is rounded up.
+        values: (N,) one number per prompt; half of an odd N is rounded up.
         seed: of the draws.
         resamples: at least 2.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: N is 0.
     """
     size = (len(values) + 1) // 2
     means = resampled_means(values[:, None], resamples=resamples, seed=seed, size=size)
-    return Spread(float(means.mean()), float(means.std(ddof=1)), resamples, size)
+    return HalfSamples(float(means.mean()), float(means.std(ddof=1)), resamples, size)
 
 
 def resampled_means(values: Array, *, resamples: int, seed: int, size: int | None = None) -> Array:
-    """Means over resamples of the prompts; all figures are averaged over the same ones.
+    """Means over resamples of the prompts; all columns are averaged over the same resamples.
 
     Args:
-        values: (N, C); NaN where a prompt does not have the figure, which is then averaged over the others.
+        values: (N, C); NaN where a prompt has no number. The mean is over the other prompts of the resample.
         resamples: R.
         seed: of the draws.
         size: prompts in each resample; default: N.
 
     Returns:
-        (R, C); NaN where no prompt of a resample has the figure.
+        (R, C); NaN where no prompt of a resample has a number.
 
     Raises:
-        ValueError: there is no prompt.
+        ValueError: N is 0.
     """
     if len(values) == 0:
         raise ValueError("no value to resample")
@@ -97,7 +98,7 @@ def percentiles(means: Array, confidence: float) -> tuple[Array, Array]:
     """Ends of the percentile intervals.
 
     Args:
-        means: (R, C) from ``resampled_means``; NaN ones are left out.
+        means: (R, C) from ``resampled_means``; NaN is left out.
         confidence: in (0, 1).
 
     Returns:

@@ -94,7 +94,7 @@ class LengthControlled:
     unit: Unit | None = None
     """Of the lengths, where it is known."""
     oracle: Mapping[str, float] = field(default_factory=dict)
-    """What the judge observed: means, and sums of each ``Total``."""
+    """The judge's metrics: means, and the sum of each ``Total``."""
 
 
 def length_controlled_win_rate(
@@ -123,7 +123,8 @@ def length_controlled_win_rate(
 
     Raises:
         OracleError: the judge decided on fewer prompts than there are folds.
-        DataError: all responses differ from the baseline's by the same length, so that length cannot be told from the model.
+        DataError: all responses differ from the baseline's by the same length, so that the effect of length cannot be separated from the
+            model's.
         ValueError: shapes differ, a number is out of range, or difficulties are given for some comparisons only.
     """
     features, answers = _rows(given, theta=1.0)
@@ -212,7 +213,7 @@ def against_baseline(outcomes: Outcomes, baseline: str, *, resamples: int, confi
         seed: of the bootstrap.
 
     Raises:
-        DataError: there is no set of that name, or length cannot be told from a model (``check_lengths``).
+        DataError: there is no set of that name, or the effect of length cannot be separated from a model's (``check_lengths``).
         OracleError: the judge decided on fewer prompts of a model than there are folds.
     """
     if baseline not in outcomes.names:
@@ -251,7 +252,7 @@ def instruction_difficulty(preferences: Array, lengths: Array, baseline_lengths:
 
     Raises:
         OracleError: the judge decided on fewer prompts of a model than there are folds.
-        ValueError: there is one model only, whose luck on a prompt cannot be told from the prompt's difficulty; and as for
+        ValueError: there is only one model, whose luck on a prompt cannot be separated from the prompt's difficulty; and as for
             ``length_controlled_win_rate``.
     """
     if np.ndim(preferences) != 2 or len(preferences) < 2:
@@ -293,6 +294,6 @@ def _check_difference(difference: Array, whose: str = "") -> None:
     """That (N,) differences in length vary, or are all 0."""
     if np.ptp(difference) == 0 and difference[0] != 0:
         raise DataError(
-            f"length_controlled: {whose}every response's length is the baseline's plus {difference[0]:g}; what length is worth cannot be "
-            "told from what the model is worth unless the differences vary"
+            f"length_controlled: {whose}every response's length is the baseline's plus {difference[0]:g}; the effect of length "
+            "cannot be separated from the model's unless the differences vary"
         )

@@ -37,25 +37,25 @@ class Matched:
 
     @property
     def unit(self) -> Unit:
-        """What lengths are in: tokens where every file counts them, else characters."""
-        return "tokens" if all(own.tokens is not None for row in self.answers for own in row) else "characters"
+        """Unit of the lengths: tokens where every file counts them, otherwise characters."""
+        return "tokens" if all(answers.tokens is not None for row in self.answers for answers in row) else "characters"
 
     @property
     def lengths(self) -> NDArray[np.float64]:
         """(M, N) mean length of a set's responses to a prompt, in ``unit``."""
         unit = self.unit
-        return np.array([[np.mean(_lengths(own, unit)) for own in row] for row in self.answers])
+        return np.array([[np.mean(_lengths(answers, unit)) for answers in row] for row in self.answers])
 
     def each_length(self, place: int) -> list[list[int]]:
         """(N, K) length of each of a set's responses, in ``unit``; K may differ from prompt to prompt."""
         unit = self.unit
-        return [list(_lengths(own, unit)) for own in self.answers[place]]
+        return [list(_lengths(answers, unit)) for answers in self.answers[place]]
 
     def place(self, name: str) -> int:
-        """Which set has that name.
+        """Index of the set of that name.
 
         Raises:
-            DataError: none has.
+            DataError: there is none.
         """
         if name not in self.names:
             raise DataError(f"no set of responses named {name!r}; there are {', '.join(self.names)}")
@@ -88,63 +88,66 @@ def match(sets: Sequence[ResponseSet], *, by: By | None = None, partial: bool = 
 
     Args:
         sets: (M,) at least one, with different names.
-        by: what tells that two prompts are the same; default: the ids where every set has them and some are common to all, else the
-            texts. Of a text that is there several times, the first is matched with the first, and so on.
+        by: whether prompts are the same if their ids are, or if their texts are; default: the ids where every set has them and some are
+            common to all, otherwise the texts. Where a text occurs several times, the first is matched with the first, and so on.
         partial: leave out the prompts that are not in every set, and count them; otherwise they are refused.
 
     Raises:
-        DataError: two sets share a name; a prompt is not in every set; one id stands for different texts; a set lacks what it is matched
-            by; a prompt's text is in none of the files.
+        DataError: two sets have the same name; a prompt is not in every set; an id stands for different texts; a set has no ids, or no
+            texts, to match by; no file has a prompt's text.
     """
-    names = tuple(own.name for own in sets)
+    names = tuple(answered.name for answered in sets)
     if len(set(names)) < len(names):
         raise DataError(f"sets of responses must have different names, got {', '.join(names)}")
-    keyed = [_keyed(own, "id") for own in sets] if by != "text" and _all_named(sets) else None
+    keyed = [_keyed(answered, "id") for answered in sets] if by != "text" and _all_named(sets) else None
     if keyed is None or (by is None and not set.intersection(*map(set, keyed))):
         if by == "id":
             raise DataError(f"{_nameless(sets)}: no id to match by; match by text")
-        keyed = [_keyed(own, "text") for own in sets]
-    common = [key for key in keyed[0] if all(key in own for own in keyed)]
-    unmatched = tuple(len(own) - len(common) for own in keyed)
+        keyed = [_keyed(answered, "text") for answered in sets]
+    common = [key for key in keyed[0] if all(key in by_key for by_key in keyed)]
+    unmatched = tuple(len(by_key) - len(common) for by_key in keyed)
     if not common or (any(unmatched) and not partial):
         raise DataError(_missing(names, keyed, len(common)))
-    answers = tuple(tuple(own[key] for key in common) for own in keyed)
+    answers = tuple(tuple(by_key[key] for key in common) for by_key in keyed)
     prompts = tuple(_prompt(number, [row[number] for row in answers]) for number in range(len(common)))
     return Matched(names, prompts, answers, unmatched)
 
 
 def _all_named(sets: Sequence[ResponseSet]) -> bool:
-    return all(own.id is not None for answered in sets for own in answered.answers)
+    return all(answers.id is not None for answered in sets for answers in answered.answers)
 
 
 def _nameless(sets: Sequence[ResponseSet]) -> str:
-    return next(own.place for answered in sets for own in answered.answers if own.id is None)
+    """Place of the first record without an id."""
+    return next(answers.place for answered in sets for answers in answered.answers if answers.id is None)
 
 
 def _keyed(answered: ResponseSet, by: By) -> Mapping[tuple[str, int], Answers]:
-    """(id or text, how many times it was there before) -> the answers."""
+    """(id or text, how often it occurred before) -> the answers."""
     seen: Counter[str] = Counter()
-    found = {}
-    for own in answered.answers:
-        key = own.id if by == "id" else own.prompt
+    by_key = {}
+    for answers in answered.answers:
+        key = answers.id if by == "id" else answers.prompt
         if key is None:
-            raise DataError(f"{own.place}: no prompt here to match by, only the id {own.id!r}; give the file with the questions")
-        found[key, seen[key]] = own
+            raise DataError(
+                f"{answers.place}: the file has the id {answers.id!r} but no prompt to match by; give the file with the questions"
+            )
+        by_key[key, seen[key]] = answers
         seen[key] += 1
-    return found
+    return by_key
 
 
 def _missing(names: Sequence[str], keyed: Sequence[Mapping[tuple[str, int], Answers]], common: int) -> str:
-    """Which prompts stand alone, and where the first of them is."""
-    counts = ", ".join(f"{len(own) - common} of {len(own)} in {name!r}" for name, own in zip(names, keyed, strict=True))
-    alone = next(answers.place for own in keyed for key, answers in own.items() if not all(key in other for other in keyed))
+    """How many prompts of each set are not in all sets, and where the first of them is."""
+    counts = ", ".join(f"{len(by_key) - common} of {len(by_key)} in {name!r}" for name, by_key in zip(names, keyed, strict=True))
+    first = next(answers.place for by_key in keyed for key, answers in by_key.items() if not all(key in other for other in keyed))
     remedy = "no prompt is in all of them" if not common else f"allow a partial match to compare the {common} that are in all of them"
-    return f"{alone}: this prompt is not in all the sets of responses; so are {counts}; {remedy}"
+    return f"{first}: this prompt is not in all sets of responses; the same holds for {counts}; {remedy}"
 
 
 def _prompt(number: int, answers: Sequence[Answers]) -> Prompt:
-    """The prompt that these answer."""
-    known = [own for own in answers if own.prompt is not None]
+    """The prompt of answers that belong together."""
+    known = [one for one in answers if one.prompt is not None]
     if not known:
         raise DataError(f"{answers[0].place}: no file has the prompt of id {answers[0].id!r}; give the file with the questions")
     first = known[0]
@@ -152,8 +155,8 @@ def _prompt(number: int, answers: Sequence[Answers]) -> Prompt:
         if other.prompt != first.prompt:
             raise DataError(f"{other.place}: id {other.id!r} stands for another prompt than in {first.place}; match by text")
     assert first.prompt is not None
-    chat = next((own.chat for own in known if own.chat), ())
-    name = next((own.id for own in answers if own.id is not None), str(number))
+    chat = next((one.chat for one in known if one.chat), ())
+    name = next((one.id for one in answers if one.id is not None), str(number))
     return text_prompt(number, name, first.prompt, chat)
 
 

@@ -1,4 +1,4 @@
-"""Several sets of responses against each other, prompt by prompt: what an oracle is asked once and several figures are made of."""
+"""An oracle's verdicts on several sets of responses, prompt by prompt. It is asked once; several results are computed from the verdicts."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ Compare = Callable[[RolloutRef, RolloutRef], Awaitable[Comparison]]
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Who was preferred on which prompt; M sets of responses, N prompts."""
+    """Which set was preferred on which prompt; M sets of responses, N prompts."""
 
     names: tuple[str, ...]
     """(M,)"""
     values: NDArray[np.float64]
-    """(M, M, N) mean over both sides' responses of P(i's > j's), 1/2 on the diagonal; NaN where not asked, or the oracle abstained."""
+    """(M, M, N) mean over both sides' responses of P(i's > j's), 1/2 on the diagonal; NaN where the oracle was not asked or abstained."""
     lengths: NDArray[np.float64]
     """(M, N) mean response length, in ``unit``."""
     unit: Unit
     unmatched: tuple[int, ...]
     """(M,) prompts of each set that are not in all the others; they were left out."""
     observed: Mapping[tuple[int, int], tuple[Mapping[str, float], ...]] = field(default_factory=dict)
-    """Pair of sets that was asked about -> (N,) what the oracle observed (``Comparison.metrics``, and what ``counting`` adds)."""
+    """Pair of sets that the oracle was asked about -> (N,) its metrics (``Comparison.metrics``, and what ``counting`` adds)."""
 
     def oracle(self, *places: int) -> dict[str, float]:
-        """What the oracle observed, summarised, on the pairs with all of these sets in them; default: on all pairs."""
-        return summary(metrics for pair, own in self.observed.items() if set(places) <= set(pair) for metrics in own)
+        """The oracle's metrics, summarised over the pairs that contain all of these sets; default: over all pairs."""
+        return summary(metrics for pair, rows in self.observed.items() if set(places) <= set(pair) for metrics in rows)
 
     def abstained(self, *places: int) -> int:
-        """Comparisons of one response with one that the oracle left open, on the same pairs.
+        """Comparisons of one response with another on which the oracle abstained, over the same pairs.
 
-        Those of a prompt with others that it decided on are left out of the prompt's value, which does not show them.
+        A prompt's value is the mean over the comparisons that the oracle decided on, and does not show how many it left out.
         """
         return int(self.oracle(*places).get("oracle/abstained_total", 0.0))
 
 
 async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: str | None = None) -> Outcomes:
-    """Ask about all unordered pairs of sets, or about each set against one opponent; on every prompt.
+    """Ask an oracle about all unordered pairs of sets, or about each set against one opponent, on every prompt.
 
     Args:
         matched: the responses.
         compare: an oracle's verdict on two rollouts.
         in_flight: how many comparisons are asked for at once, at least 1.
-        opponent: one of the sets; default: everyone meets everyone.
+        opponent: one of the sets; default: every set is compared with every other.
 
     Raises:
         DataError: there are fewer than two sets, or none of that name.
-        OracleError: from ``compare``; nothing further is asked for then.
+        OracleError: from ``compare``; no further comparison is asked for then.
     """
     size, count = len(matched.names), len(matched.prompts)
     if size < 2:
@@ -73,28 +73,28 @@ async def play(matched: Matched, compare: Compare, *, in_flight: int, opponent: 
     values[np.arange(size), np.arange(size)] = 0.5
     for (i, j), row in zip(pairs, chances, strict=True):
         values[i, j], values[j, i] = row, 1.0 - row
-    observed = {pair: tuple(own.metrics for own in verdicts[k * count : (k + 1) * count]) for k, pair in enumerate(pairs)}
+    observed = {pair: tuple(verdict.metrics for verdict in verdicts[k * count : (k + 1) * count]) for k, pair in enumerate(pairs)}
     return Outcomes(matched.names, values, matched.lengths, matched.unit, matched.unmatched, observed)
 
 
 def counting(compare: Compare) -> Compare:
-    """The same, with how many comparisons of one response with one were asked for and left open among the metrics:
-    ``oracle/comparisons_total`` and ``oracle/abstained_total``, of which ``oracle/abstained`` is the share."""
+    """``compare``, with two more metrics: how many comparisons of one response with another were asked for
+    (``oracle/comparisons_total``) and on how many the oracle abstained (``oracle/abstained_total``)."""
 
     async def counted(challenger: RolloutRef, defender: RolloutRef) -> Comparison:
         assert isinstance(challenger, Rollout)
         assert isinstance(defender, Rollout)
         verdict = await compare(challenger, defender)
         asked = len(challenger.responses) * len(defender.responses)
-        open_ones = float(round(verdict.metrics["oracle/abstained"] * asked))
-        counts = {"oracle/comparisons_total": Total(asked), "oracle/abstained_total": Total(open_ones)}
+        abstained = float(round(verdict.metrics["oracle/abstained"] * asked))
+        counts = {"oracle/comparisons_total": Total(asked), "oracle/abstained_total": Total(abstained)}
         return replace(verdict, metrics={**verdict.metrics, **counts})
 
     return counted
 
 
 def summary(observed: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what an oracle observed, and sums of each ``Total``."""
+    """Means of an oracle's metrics, and the sum of each ``Total``."""
     averages = Averages()
     for metrics in observed:
         averages.add(metrics)

@@ -1,7 +1,7 @@
 """Best of n: of a prompt's first n responses, the one with the highest mean score.
 
-Source: SPPO section 4.2 (best of 16, ranked by PairRM; its mean score is in Appendix F). K responses of each of N prompts; a matrix is
-(K, K) with P[i, j] = P(y_i > y_j). Where the oracle that picks also judges, the win rates here say what it thinks of its own choice.
+Source: SPPO section 4.2 (best of 16, ranked by PairRM; its mean score is in Appendix F). K responses to each of N prompts; a matrix is
+(K, K) with P[i, j] = P(y_i > y_j). If the oracle that picks is also the judge, the win rates are its opinion of its own choice.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class BestOf:
 
     n: int
     against_first: WinRate
-    """One half for n = 1. A prompt on which the pick is the first response counts one half; one without a pick is unanswered."""
+    """One half for n = 1. A prompt whose pick is the first response counts one half; a prompt without a pick is unanswered."""
     length: float | None
     """Mean length of the picks, in ``unit``; None where no lengths were given."""
     unit: Unit | None
     abstained: int
-    """Comparisons among the first ``n`` that have no answer, on all prompts."""
+    """Comparisons among the first ``n`` on which the oracle abstained, over all prompts."""
 
 
 def pick(values: Matrix, n: int | None = None) -> int | None:
-    """The response with the highest mean score among the first ``n``, compared with these alone; of equals the first.
+    """The response with the highest mean score among the first ``n``, compared with these alone; of equal ones the first.
 
-    A response with a comparison that has no answer is not considered; None where every one has such a comparison.
+    A response is not considered if the oracle abstained on one of its comparisons; None where this holds for every response.
 
     Args:
         values: (K, K).
@@ -51,8 +51,8 @@ def pick(values: Matrix, n: int | None = None) -> int | None:
     rows = preferences.complete_rows(among)
     if not len(rows):
         return None
-    figures = preferences.mean_scores(among, rows)
-    return int(rows[np.flatnonzero(figures >= figures.max() - TIE)[0]])
+    scores = preferences.mean_scores(among, rows)
+    return int(rows[np.flatnonzero(scores >= scores.max() - TIE)[0]])
 
 
 def best_of_n(
@@ -72,7 +72,7 @@ def best_of_n(
         confidence: of the intervals, in (0, 1).
         seed: of the bootstrap.
         lengths: (N, K) of the responses.
-        unit: what these are in.
+        unit: of the lengths.
 
     Raises:
         ValueError: there is no matrix, or they differ in size.
@@ -89,27 +89,27 @@ def best_of_n(
         summary = summarise(chances, resamples=resamples, confidence=confidence, seed=seed)
         length = None
         if lengths is not None:
-            length = float(np.mean([own[best] for best, own in zip(picks, lengths, strict=True) if best is not None]))
+            length = float(np.mean([row[best] for best, row in zip(picks, lengths, strict=True) if best is not None]))
         abstained = sum(int(np.isnan(np.triu(values[:n, :n])).sum()) for values in matrices)
         curve.append(BestOf(n, summary, length, unit, abstained))
     return curve
 
 
-async def best_of(made: Sequence[Chain], oracle: OracleRole) -> list[Chain]:
-    """Each prompt's last answer with the highest mean score, with the answers that it was revised from.
+async def best_of(chains: Sequence[Chain], oracle: OracleRole) -> list[Chain]:
+    """For each prompt, the last answer with the highest mean score, with the answers that it was revised from.
 
-    A prompt on which the oracle's abstentions leave no candidate keeps its first answer, with a warning.
+    A prompt keeps its first answer, and a warning is logged, where the oracle abstained too often to pick one.
 
     Source: SPPO section 5 (n = 16, PairRM's mean score).
     """
-    matrices = await asyncio.gather(*(oracle.matrix(item.rollout(len(item.rounds) - 1, 0)) for item in made))
+    matrices = await asyncio.gather(*(oracle.matrix(item.rollout(len(item.rounds) - 1, 0)) for item in chains))
     picks = [pick(matrix.values) for matrix in matrices]
-    undecided = [item.prompt.id for item, best in zip(made, picks, strict=True) if best is None]
+    undecided = [item.prompt.id for item, best in zip(chains, picks, strict=True) if best is None]
     if undecided:
         logger.warning(
             "no choice on %d prompts (%s, ...), where the oracle abstained: first answers are kept", len(undecided), undecided[0]
         )
     return [
         Chain(item.prompt, tuple((answers[best or 0],) for answers in item.rounds), item.stopped)
-        for item, best in zip(made, picks, strict=True)
+        for item, best in zip(chains, picks, strict=True)
     ]

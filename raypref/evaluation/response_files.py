@@ -1,4 +1,4 @@
-"""Responses that are compared after the fact, read from files of several formats.
+"""Sets of responses, read from files of several formats.
 
 | format | file | fields |
 | --- | --- | --- |
@@ -8,7 +8,8 @@
 | Arena-Hard v2 answers | JSONL | uid, messages, and model, metadata.token_len |
 | plain | JSONL, JSON list, Parquet | prompt (a text or chat messages), responses or response, and id, tokens |
 
-A file is read as the first format that its first record fits. ``raypref.evaluation.exports`` writes the middle three.
+The first record decides: a file has the first format of this table whose fields that record has. ``raypref.evaluation.exports`` writes the
+middle three.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class ResponseSet:
         """The set with one response of each prompt, such as the best of n.
 
         Args:
-            indices: (prompts,) which one.
+            indices: (prompts,) of the responses.
             name: of the new set.
         """
         chosen = zip(self.answers, indices, strict=True)
@@ -49,20 +50,20 @@ def read_responses(
 
     Args:
         path: file in one of the formats above.
-        name: of the policy; default: what the file calls it, else the file's name without its suffix.
+        name: of the policy; default: the name that the file gives, otherwise the file's own name without its suffix.
         questions: id -> prompt (``read_questions``), for a file without prompts.
-        column: read a plain file whose responses stand in this field, such as ``reference``; other responses in it are left out.
+        column: read a plain file whose responses are in this field, such as ``reference``; its other responses are not read.
 
     Raises:
-        DataError: naming the place: a record fits no format or not that of the first one, a response is missing, an id is there twice, an
-            id is not among the questions, or the file holds the outputs of several policies.
+        DataError: naming the place: a record has no known format or not that of the first one, a response is missing, an id occurs twice,
+            an id is not among the questions, or the file has the outputs of several policies.
     """
-    found: list[Answers] = []
+    answered: list[Answers] = []
     policies: dict[str, str] = {}
     places: dict[str, str] = {}
     layout = None
-    for given in records_of(path):
-        record = given if column is None else _from_column(given, column)
+    for source in records_of(path):
+        record = source if column is None else _from_column(source, column)
         layout = layout or _format_of(record)
         if missing := set(layout) - record.values.keys():
             raise DataError(f"{record.place}: no field {', '.join(sorted(missing))}, which the file's first record has")
@@ -71,13 +72,13 @@ def read_responses(
             raise DataError(f"{record.place}: id {answers.id!r} is also that of {places[answers.id]}; ids must differ")
         if answers.policy is not None:
             policies.setdefault(answers.policy, record.place)
-        found.append(_asked(answers, questions))
-    if not found:
+        answered.append(_with_prompt(answers, questions))
+    if not answered:
         raise DataError(f"{path}: no responses in this file")
     if len(policies) > 1:
         (first, place), (second, other) = list(policies.items())[:2]
-        raise DataError(f"{other}: a response of {second!r}, but {place} has one of {first!r}; give each policy a file of its own")
-    return ResponseSet(name or next(iter(policies), path.stem), tuple(found))
+        raise DataError(f"{other}: a response of {second!r}, but {place} has one of {first!r}; give each policy its own file")
+    return ResponseSet(name or next(iter(policies), path.stem), tuple(answered))
 
 
 def read_rounds(path: Path) -> list[ResponseSet]:
@@ -87,8 +88,7 @@ def read_rounds(path: Path) -> list[ResponseSet]:
         (N + 1,) sets, named ``0 revisions`` and so on.
 
     Raises:
-        DataError: naming the place of a record without revisions, with something else in their place, or with other numbers of them than
-            the first.
+        DataError: naming the place of a record whose revisions are missing, malformed, or not as many as in the first record.
     """
     rounds: list[list[Answers]] = []
     for record in records_of(path):
@@ -98,27 +98,27 @@ def read_rounds(path: Path) -> list[ResponseSet]:
             raise DataError(f"{record.place}: 'revisions' and 'tokens' must list as many answers for each response as in the first record")
         rounds = rounds or [[] for _ in chains[0]]
         answers = FORMATS[_format_of(record)](record)
-        for number, made in enumerate(rounds):
-            texts, tokens = (tuple(chain[number] for chain in own) for own in (chains, counts))
-            made.append(replace(answers, responses=texts, tokens=tokens, finish_reasons=None))
+        for number, answered in enumerate(rounds):
+            texts, tokens = (tuple(chain[number] for chain in column) for column in (chains, counts))
+            answered.append(replace(answers, responses=texts, tokens=tokens, finish_reasons=None))
     if not rounds:
         raise DataError(f"{path}: no responses in this file")
-    return [ResponseSet(f"{number} revisions", tuple(made)) for number, made in enumerate(rounds)]
+    return [ResponseSet(f"{number} revisions", tuple(answered)) for number, answered in enumerate(rounds)]
 
 
 def read_questions(path: Path) -> dict[str, str]:
     """id -> prompt of Arena-Hard's ``question.jsonl``, either version, or of a file with id and prompt.
 
     Raises:
-        DataError: naming the place of a record without id or prompt, or of an id that is there twice.
+        DataError: naming the place of a record without id or prompt, or of an id that occurs twice.
     """
-    found: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     for record in records_of(path):
         name, prompt = question_of(record)
-        if name in found:
+        if name in prompts:
             raise DataError(f"{record.place}: id {name!r} is there twice")
-        found[name] = prompt
-    return found
+        prompts[name] = prompt
+    return prompts
 
 
 def records_of(path: Path) -> Iterator[Record]:
@@ -146,18 +146,18 @@ def records_of(path: Path) -> Iterator[Record]:
 
 def _from_column(record: Record, column: str) -> Record:
     """A plain record of id, prompt and the responses in ``column``, one or a list."""
-    given = field_of(record, column, "the column that was asked for")
+    given = field_of(record, column, "--column")
     kept = {key: record.values[key] for key in ("id", "prompt") if key in record.values}
     return Record(kept | {"responses": [given] if isinstance(given, str) else given}, record.place)
 
 
 def _chains(record: Record, field: str, kind: type) -> list[tuple[Any, ...]]:
-    """A field that lists all answers of each response, or their lengths."""
-    given = field_of(record, field, "raypref generate --revisions")
-    if not isinstance(given, list) or not all(isinstance(own, list) and all(isinstance(item, kind) for item in own) for own in given):
+    """A field with a list for each response: its answers before and after each revision, or their lengths."""
+    chains = field_of(record, field, "raypref generate --revisions")
+    if not isinstance(chains, list) or not all(isinstance(one, list) and all(isinstance(item, kind) for item in one) for one in chains):
         what = "texts" if kind is str else "counts"
-        raise DataError(f"{record.place}: {field!r} must hold a list of {what} for each response, got {given!r}")
-    return [tuple(own) for own in given]
+        raise DataError(f"{record.place}: {field!r} must hold a list of {what} for each response, got {chains!r}")
+    return [tuple(one) for one in chains]
 
 
 def _format_of(record: Record) -> tuple[str, ...]:
@@ -165,11 +165,11 @@ def _format_of(record: Record) -> tuple[str, ...]:
         if set(fields) <= record.values.keys():
             return fields
     wanted = "; ".join(" and ".join(fields) for fields in FORMATS)
-    raise DataError(f"{record.place}: no known format of responses; fields here: {', '.join(map(str, record.values))}; wanted: {wanted}")
+    raise DataError(f"{record.place}: no known format of responses; fields here: {', '.join(map(str, record.values))}; expected {wanted}")
 
 
-def _asked(answers: Answers, questions: Mapping[str, str] | None) -> Answers:
-    """With its prompt, where that is in a file of its own."""
+def _with_prompt(answers: Answers, questions: Mapping[str, str] | None) -> Answers:
+    """With the prompt from the file of questions, where the record has none."""
     if questions is None or answers.prompt is not None:
         return answers
     if answers.id is None or answers.id not in questions:
@@ -180,7 +180,7 @@ def _asked(answers: Answers, questions: Mapping[str, str] | None) -> Answers:
 def _only(answers: Answers, index: int) -> Answers:
     part = slice(index, index + 1)
     if not 0 <= index < len(answers.responses):
-        raise DataError(f"{answers.place}: response {index} is wanted of {len(answers.responses)}")
+        raise DataError(f"{answers.place}: no response {index}; there are {len(answers.responses)}, counted from 0")
     return replace(
         answers,
         responses=answers.responses[part],

@@ -1,4 +1,4 @@
-"""One record of each format of responses, checked (the table is in ``raypref.evaluation.response_files``).
+"""Reading and checking one record of each format of responses (the table is in ``raypref.evaluation.response_files``).
 
 Sources: tatsu-lab/alpaca_eval ``main.py`` (``instruction``, ``output``, ``generator``); lmarena/arena-hard-auto ``gen_answer.py`` and
 ``show_result.py`` in v0.1 (``question_id``, ``choices``; ``token_len`` in the turn or in ``conv_metadata``) and since v2 (``uid``,
@@ -26,15 +26,15 @@ class Answers:
     id: str | None
     """As the file gives it; None where it gives none."""
     prompt: str | None
-    """What an oracle is shown; None where the file names the prompt by its id alone."""
+    """The text that an oracle is shown; None where the file gives only the prompt's id."""
     responses: tuple[str, ...]
     tokens: tuple[int, ...] | None = None
-    """Length of each response, as the file counts it: ``raypref generate`` in the policy's tokens, Arena-Hard in those of tiktoken."""
+    """Length of each response as the file counts it: in the policy's tokens (``raypref generate``) or tiktoken's (Arena-Hard)."""
     chat: tuple[tuple[str, str], ...] = ()
     """(role, content) of the prompt's turns where the file gives a chat."""
     finish_reasons: tuple[FinishReason, ...] | None = None
     policy: str | None = None
-    """Who answered, where the file says so."""
+    """Name of the policy, where the file gives it."""
 
 
 def question_of(record: Record) -> tuple[str, str]:
@@ -44,7 +44,7 @@ def question_of(record: Record) -> tuple[str, str]:
         DataError: one of them is missing, or there is more than one turn.
     """
     values = record.values
-    name = next((given for given in (_name(values, key) for key in ("question_id", "uid", "id")) if given is not None), None)
+    name = next((name for name in (_name(values, key) for key in ("question_id", "uid", "id")) if name is not None), None)
     if name is None:
         raise DataError(f"{record.place}: a question needs question_id, uid or id; fields here: {', '.join(map(str, values))}")
     prompt = values["prompt"] if "prompt" in values else _turn(values.get("turns"), record, "turns")["content"]
@@ -52,7 +52,7 @@ def question_of(record: Record) -> tuple[str, str]:
 
 
 def _generated(record: Record) -> Answers:
-    """``raypref generate``: the last answer of each chain of revisions, and its length."""
+    """``raypref generate``: for each response, the answer after the last revision, and its length."""
     answers = _plain(Record({key: value for key, value in record.values.items() if key != "tokens"}, record.place))
     counts = tuple(_counts(chain, record, "tokens")[-1] for chain in _sequence(record, "tokens"))
     reasons = tuple(_sequence(record, "finish_reasons"))
@@ -64,7 +64,7 @@ def _generated(record: Record) -> Answers:
 
 
 def _alpaca_eval(record: Record) -> Answers:
-    """A non-empty ``input``, which AlpacaFarm's older files have, follows the instruction after an empty line."""
+    """A non-empty ``input``, as in AlpacaFarm's older files, follows the instruction after an empty line."""
     values = record.values
     prompt = _text(values["instruction"], record, "instruction")
     if values.get("input"):
@@ -104,13 +104,13 @@ def _arena_hard_v2(record: Record) -> Answers:
 
 def _plain(record: Record) -> Answers:
     values = record.values
-    given = values["prompt"]
-    if isinstance(given, str):
-        prompt: Any = _text(given, record, "prompt")
-    elif isinstance(given, Sequence) and given:
-        prompt = prompt_chat(given, record.place)
+    value = values["prompt"]
+    if isinstance(value, str):
+        prompt: Any = _text(value, record, "prompt")
+    elif isinstance(value, Sequence) and value:
+        prompt = prompt_chat(value, record.place)
     else:
-        raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {given!r}")
+        raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
     many = "responses" in values
     texts = _sequence(record, "responses") if many else [values["response"]]
     responses = tuple(_text(text, record, "responses" if many else "response", empty=True) for text in texts)
@@ -131,11 +131,11 @@ FORMATS: dict[tuple[str, ...], Callable[[Record], Answers]] = {
     ("prompt", "responses"): _plain,
     ("prompt", "response"): _plain,
 }
-"""The fields that a format is known by -> how its records are read; the first that fits is taken."""
+"""Fields that identify a format -> function that reads its records. The first format whose fields a record has is taken."""
 
 
 def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str:
-    """A policy may answer nothing at all; a prompt may not be empty."""
+    """A text. A response may be empty (``empty=True``); a prompt may not."""
     if not isinstance(value, str):
         raise DataError(f"{record.place}: {field!r} must be a text, got {value!r}")
     if not (empty or value.strip()):
@@ -144,7 +144,7 @@ def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str
 
 
 def _turn(turns: Any, record: Record, field: str) -> Mapping[str, Any]:
-    """The only turn of a conversation, which may be a bare text."""
+    """The single turn of a conversation: a mapping or a bare text."""
     if not isinstance(turns, Sequence) or isinstance(turns, str) or len(turns) != 1:
         raise DataError(f"{record.place}: {field!r} must hold one turn, got {turns!r}")
     turn = turns[0] if isinstance(turns[0], Mapping) else {"content": turns[0]}

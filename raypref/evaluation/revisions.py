@@ -1,7 +1,7 @@
-"""Revision curves: the win rate of each revision against fixed answers, as a function of how often the policy revised its own.
+"""Revision curves: the win rate of the policy's answers against fixed ones, as a function of how often it has revised them.
 
-Source: SRPO Figure 3. There the opponents are human-written summaries and the band is the standard deviation of 20 resamples; here they are
-whatever rollouts are given, and each point has a bootstrap interval over the prompts.
+Source: SRPO Figure 3. There the opponents are human-written summaries, and the band is the standard deviation of 20 resamples. Here the
+opponents are any rollouts, and each point has a bootstrap interval over the prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raypref.types import Comparison, RolloutRef
 
 @dataclass(frozen=True, slots=True)
 class Revision(WinRate):
-    """One point of the curve: the win rate after so many revisions."""
+    """One point of the curve: the win rate after ``revisions`` revisions."""
 
     revisions: int
     """0 for the first answers."""
@@ -25,17 +25,17 @@ class Revision(WinRate):
     """Mean length of the answers, in ``unit``."""
     unit: Unit
     oracle: Mapping[str, float]
-    """What the oracle observed: means, and sums of each ``Total``."""
+    """The oracle's metrics: means, and the sum of each ``Total``."""
 
 
 async def compare_rounds(
     rounds: Sequence[Sequence[RolloutRef]], defenders: Sequence[RolloutRef], compare: Compare, *, in_flight: int
 ) -> list[list[Comparison]]:
-    """Compare every revision with the same answers.
+    """Compare every revision with the same opponents.
 
     Args:
         rounds: (N + 1, prompts) references to the rollouts after 0, 1, ... N revisions.
-        defenders: (prompts,) references to those that each is compared with, in the same order.
+        defenders: (prompts,) references to the opponents' rollouts, in the same order.
         compare: an oracle's verdict on two rollouts.
         in_flight: how many comparisons are asked for at once.
 
@@ -58,7 +58,7 @@ def revision_curve(
         unit: of the lengths.
         resamples: of the bootstrap.
         confidence: of the intervals, in (0, 1).
-        seed: of the bootstrap; the same for each point, so that they are compared on the same resampled prompts.
+        seed: of the bootstrap; the same for each point, so that all points use the same resampled prompts.
 
     Returns:
         (N + 1,)
@@ -67,7 +67,7 @@ def revision_curve(
         OracleError: the oracle abstained on every prompt.
     """
     curve = []
-    for number, (own, length) in enumerate(zip(matches, lengths, strict=True)):
-        rate = summarise([match.win_rate for match in own], resamples=resamples, confidence=confidence, seed=seed)
-        curve.append(Revision(**asdict(rate), revisions=number, length=length, unit=unit, oracle=summary(match.metrics for match in own)))
+    for number, (row, length) in enumerate(zip(matches, lengths, strict=True)):
+        rate = summarise([match.win_rate for match in row], resamples=resamples, confidence=confidence, seed=seed)
+        curve.append(Revision(**asdict(rate), revisions=number, length=length, unit=unit, oracle=summary(match.metrics for match in row)))
     return curve

@@ -94,9 +94,9 @@ def reference_table(results: Sequence[ReferenceWinRate]) -> Table:
         [
             result.name,
             _interval(result.score),
-            f"{result.score_spread.mean:.3f} ± {result.score_spread.deviation:.3f}",
+            f"{result.score_half_samples.mean:.3f} ± {result.score_half_samples.deviation:.3f}",
             _interval(result.preference),
-            f"{result.preference_spread.mean:.3f} ± {result.preference_spread.deviation:.3f}",
+            f"{result.preference_half_samples.mean:.3f} ± {result.preference_half_samples.deviation:.3f}",
             f"{result.wins} / {result.draws} / {result.losses}",
             str(result.unanswered),
             f"{result.length:.1f} against {result.reference_length:.1f} {result.unit}",

@@ -22,16 +22,16 @@ class WinRate:
     confidence: float
     """Of the interval from ``low`` to ``high``."""
     prompts: int
-    """How many prompts the oracle decided on."""
+    """Number of prompts on which the oracle decided."""
     unanswered: int
-    """Prompts on which it abstained altogether; they are left out, not counted as one half."""
+    """Prompts on which it abstained altogether. They are left out of the mean, not counted as one half."""
 
 
 def summarise(values: Sequence[float], *, resamples: int, confidence: float, seed: int) -> WinRate:
     """Summary of per-prompt win rates.
 
     Args:
-        values: one win rate a prompt, NaN where the oracle abstained.
+        values: one win rate per prompt, NaN where the oracle abstained.
         resamples: of the bootstrap.
         confidence: of the interval, in (0, 1).
         seed: of the bootstrap.
@@ -39,9 +39,9 @@ def summarise(values: Sequence[float], *, resamples: int, confidence: float, see
     Raises:
         OracleError: the oracle abstained on every prompt.
     """
-    given = np.asarray(values, dtype=np.float64)
-    answered = given[~np.isnan(given)]
+    rates = np.asarray(values, dtype=np.float64)
+    answered = rates[~np.isnan(rates)]
     if len(answered) == 0:
-        raise OracleError(f"evaluation: the oracle abstained on all {len(given)} held-out prompts, so there is no win rate to report")
+        raise OracleError(f"evaluation: the oracle abstained on all {len(rates)} held-out prompts, so there is no win rate to report")
     low, high = bootstrap_interval(answered, resamples=resamples, confidence=confidence, seed=seed)
-    return WinRate(float(answered.mean()), low, high, confidence, len(answered), len(given) - len(answered))
+    return WinRate(float(answered.mean()), low, high, confidence, len(answered), len(rates) - len(answered))

@@ -29,30 +29,30 @@ class WinRateMatrix:
     win_rates: Table
     """(M, M) in [0, 1], one half on the diagonal."""
     low: Table
-    """(M, M) ends of bootstrap intervals over the prompts, the same resamples for all pairs."""
+    """(M, M) ends of bootstrap intervals over the prompts; all pairs use the same resamples."""
     high: Table
     confidence: float
     prompts: int
-    """N, those that all policies answered."""
+    """N, the prompts that all policies answered."""
     unanswered: tuple[tuple[int, ...], ...]
-    """(M, M) prompts on which the oracle abstained on the pair altogether; they are left out of its mean, not counted as one half."""
+    """(M, M) prompts on which the oracle abstained on the pair altogether. They are left out of the mean, not counted as one half."""
     abstained: tuple[tuple[int, ...], ...]
-    """(M, M) comparisons of one response with one that it left open, on those prompts and on others."""
+    """(M, M) comparisons of one response with another on which it abstained, on those prompts and on others."""
     unmatched: tuple[int, ...]
     """(M,) prompts of each policy that are not in all the other files; they were left out."""
     lengths: tuple[float, ...]
     """(M,) mean response length."""
     unit: Unit
     cyclic: bool
-    """Whether the majority relation (i beats j when W[i, j] > 1/2) has a cycle: no policy order agrees with all pairs."""
+    """Whether the majority relation (i beats j when W[i, j] > 1/2) has a cycle, so that no order of the policies agrees with all pairs."""
     cyclic_beyond_chance: bool
-    """The same with only those pairs for which one half is outside the interval."""
+    """The same for only those pairs whose interval does not contain one half."""
     oracle: Mapping[str, float]
-    """What the oracle observed on all pairs: means, and sums of each ``Total``."""
+    """The oracle's metrics over all pairs: means, and the sum of each ``Total``."""
 
 
 def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, seed: int) -> WinRateMatrix:
-    """Summary of outcomes in which everyone met everyone.
+    """Summary of outcomes in which every policy was compared with every other.
 
     Args:
         outcomes: from ``play`` without an opponent.
@@ -61,7 +61,7 @@ def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, se
         seed: of the bootstrap.
 
     Raises:
-        OracleError: a pair has no answer on any prompt.
+        OracleError: the oracle decided on no prompt for some pair.
     """
     size, count = len(outcomes.names), outcomes.values.shape[-1]
     upper = np.triu_indices(size, 1)
@@ -95,11 +95,11 @@ def win_rate_matrix(outcomes: Outcomes, *, resamples: int, confidence: float, se
 
 def _square(size: int, above: NDArray[np.float64], below: NDArray[np.float64], diagonal: float) -> NDArray[np.float64]:
     """(M, M) from the (C,) entries above the diagonal and their mirror images below it."""
-    made = np.full((size, size), diagonal)
+    square = np.full((size, size), diagonal)
     upper = np.triu_indices(size, 1)
-    made[upper] = above
-    made.T[upper] = below
-    return made
+    square[upper] = above
+    square.T[upper] = below
+    return square
 
 
 def _table(values: NDArray[np.float64]) -> Table:

@@ -244,8 +244,8 @@ def test_revisions_have_lengths_beside_them() -> None:
         ("best", AGAINST, ConfigError, "at least 2"),
         ("references", AGAINST, ConfigError, "at least 2"),
         ("length-controlled", AGAINST, ConfigError, "at least 2"),
-        ("matrix", (*A, "--responses", "s=short.jsonl", *POLICY), DataError, "not in all the sets"),
-        ("references", (*POLICY, "--responses", "s=short.jsonl", *AGAINST), DataError, "not in all the sets"),
+        ("matrix", (*A, "--responses", "s=short.jsonl", *POLICY), DataError, "not in all sets"),
+        ("references", (*POLICY, "--responses", "s=short.jsonl", *AGAINST), DataError, "not in all sets"),
         ("length-controlled", ("--responses", "s=short.jsonl", "--against", "short.jsonl"), DataError, "4 prompts; 5 folds"),
         (
             "length-controlled",

@@ -75,7 +75,7 @@ def test_without_lengths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_arena_hard_v01, write_arena_hard_v2])
 def test_arena_hard_needs_ids(tmp_path: Path, write: Callable[[Path, ResponseSet], None]) -> None:
-    with pytest.raises(DataError, match="mine:1: no id; Arena-Hard finds the question by it"):
+    with pytest.raises(DataError, match="mine:1: no id, by which Arena-Hard finds the question"):
         write(tmp_path / "mine.jsonl", response_set("mine", "x", ids=False))
     assert not list(tmp_path.iterdir())
 
@@ -83,9 +83,9 @@ def test_arena_hard_needs_ids(tmp_path: Path, write: Callable[[Path, ResponseSet
 @pytest.mark.parametrize("write", [write_alpaca_eval, write_arena_hard_v2])
 def test_what_holds_prompts_needs_them(tmp_path: Path, write: Callable[[Path, ResponseSet], None]) -> None:
     bare = ResponseSet("mine", (replace(SET.answers[0], prompt=None),))
-    with pytest.raises(DataError, match="mine:1: no prompt here, only the id 'q0'"):
+    with pytest.raises(DataError, match="mine:1: the file has the id 'q0' but no prompt"):
         write(tmp_path / "mine.jsonl", bare)
-    with pytest.raises(DataError, match="mine:1: response 2 is wanted of 2"):
+    with pytest.raises(DataError, match="mine:1: no response 2; there are 2, counted from 0"):
         write(tmp_path / "mine.jsonl", SET, response=2)
 
 

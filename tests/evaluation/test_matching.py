@@ -68,7 +68,7 @@ def test_prompts_come_from_whichever_file_has_them() -> None:
     assert match([*bare, response_set("a", "x")]).prompts[0].text == "question 0"
     with pytest.raises(DataError, match=r"b:1: no file has the prompt of id 'q0'"):
         match([*bare, replace(bare[0], name="c")])
-    with pytest.raises(DataError, match=r"b:1: no prompt here to match by, only the id 'q0'"):
+    with pytest.raises(DataError, match=r"b:1: the file has the id 'q0' but no prompt to match by"):
         match([*bare, response_set("a", "x", ids=False)])
 
 

@@ -39,7 +39,7 @@ def test_scored_and_soft() -> None:
     assert result.score.win_rate == pytest.approx(0.5)
     assert result.preference.win_rate == pytest.approx(0.5125)
     assert (result.wins, result.draws, result.losses, result.unanswered) == (2, 1, 2, 0)
-    assert (result.score_spread.resamples, result.score_spread.size) == (20, 2)
+    assert (result.score_half_samples.resamples, result.score_half_samples.size) == (20, 2)
     assert result.score.low <= 0.5 <= result.score.high
     assert (result.length, result.reference_length, result.unit) == (1.0, 1.0, "tokens")
 
@@ -62,7 +62,7 @@ def test_an_even_policy_has_one_half_everywhere(tmp_path: Path) -> None:
     sets = [response_set("policy", *"aaaa"), response_set("gold", *"rrrr")]
     result = asyncio.run(reference_win_rate(match(sets), "policy", "gold", TableJudge({"a>r": 0.5}), **RUN))
     assert (result.score.win_rate, result.score.low, result.score.high) == (0.5, 0.5, 0.5)
-    assert (result.score_spread.mean, result.score_spread.deviation) == (0.5, 0.0)
+    assert (result.score_half_samples.mean, result.score_half_samples.deviation) == (0.5, 0.0)
     write_json(tmp_path / "r.json", [result])
     assert json.loads((tmp_path / "r.json").read_text())[0]["draws"] == 4
     text = shown(reference_table([result]))
