@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class RayprefError(Exception):
-    """Base of the errors that the command line prints without a traceback."""
+    """Base class; the command line prints these errors without a traceback."""
 
 
 class ConfigError(RayprefError, ValueError):
@@ -20,19 +20,19 @@ class DataError(RayprefError, ValueError):
 
 
 class OracleError(RayprefError, ValueError):
-    """An oracle gave an answer that is no preference matrix, or can give no more answers."""
+    """An oracle's answer is not a preference matrix, or the oracle cannot answer any more."""
 
 
 class PlacementError(RayprefError, RuntimeError):
-    """The cluster cannot hold the roles."""
+    """The cluster has no room for the actors of the run."""
 
 
 class SyncError(RayprefError, RuntimeError):
-    """A replica does not hold the learner's weights."""
+    """An engine or reference does not hold the weights that it should hold."""
 
 
 class LossNotFinite(RayprefError, ArithmeticError):
-    """The loss or its gradient became NaN or infinite; the offending batch was written to disk."""
+    """The loss or its gradient is NaN or infinite; the batch was written to disk."""
 
 
 @dataclass(frozen=True, slots=True)

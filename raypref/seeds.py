@@ -1,4 +1,4 @@
-"""Seeds that follow from what they are for, so that no draw depends on the order of events."""
+"""Seeds that depend on the purpose of a draw, never on the order of events."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The records that flow from a prompt to a training batch.
 
-``Prompt -> Rollout -> PreferenceMatrix -> Example``; a batch is a slice of the examples in prompt order.
+``Prompt -> Rollout -> PreferenceMatrix -> Example``; a batch consists of slices of the groups' examples, in prompt order.
 
-Shapes: K responses of a prompt, S sequences of an example (a pair: 2, all K: K), T tokens.
+Shapes: K responses per prompt, S sequences per example (2 for a pair, K for all responses), T tokens.
 
 A worked example, K = 3. The prompt "Tell a joke" has ``token_ids`` of shape (4,); its rollout holds three responses, the second
 of which was cut off (``finish_reason == "length"``). The oracle answers with a (3, 3) matrix whose row means are the win rates
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from raypref import preferences
 
 FinishReason = Literal["stop", "length"]
-"""``stop``: the policy ended its answer; ``length``: the answer was cut off at the token limit."""
+"""``stop``: the policy ended its response; ``length``: the response was cut off at the token limit."""
 
 
 class Total(float):
@@ -38,18 +38,18 @@ class Prompt:
     index: int
     """Position in the run's prompt stream, from 0; batches fill in this order."""
     id: str
-    """The name that the data gives it; part of every error message and of the sampling seed."""
+    """Its name in the data; part of error messages and of the sampling seed."""
     text: str
-    """What an oracle is shown: the bare question, without the chat template."""
+    """The bare question, without the chat template; oracles see this."""
     token_ids: NDArray[np.int32]
-    """(T,) what the policy is given: chat template and special tokens included."""
+    """(T,) what the policy reads: chat template and special tokens included."""
     chat: tuple[tuple[str, str], ...] = ()
-    """(role, content) of each turn where the data gives a chat; empty for a plain text."""
+    """(role, content) of each turn if the data gives a chat; empty for plain text."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """Ask an engine for ``count`` responses to one prompt."""
+    """Asks an engine for ``count`` responses to one prompt; built by ``raypref.loop.requests``."""
 
     prompt: Prompt
     count: int
@@ -59,15 +59,17 @@ class SampleRequest:
     top_p: float
     max_tokens: int
     policy_version: int
-    """The engine refuses a request for weights that it does not hold."""
+    """The version of the weights to sample from; an engine that holds another one refuses the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """One sampled or given answer to a prompt."""
+
     token_ids: NDArray[np.int32]
-    """(T,) the end token included when it was sampled."""
+    """(T,) the end token included if it was sampled."""
     logprobs: NDArray[np.float32]
-    """(T,) in nats, at temperature 1, as the engine computed them while it sampled."""
+    """(T,) log-probs in nats, at temperature 1, as the engine computed them while sampling."""
     text: str
     """Decoded without special tokens."""
     finish_reason: FinishReason
@@ -80,7 +82,7 @@ class Rollout:
     prompt: Prompt
     responses: tuple[Response, ...]
     policy_version: int | None
-    """Which policy of the run sampled the responses; None: none did, they were given."""
+    """The version of the run's policy that sampled the responses; None if they were given by the data."""
 
 
 RolloutRef: TypeAlias = Rollout | Awaitable[Rollout]
@@ -89,22 +91,20 @@ RolloutRef: TypeAlias = Rollout | Awaitable[Rollout]
 
 @dataclass(frozen=True, slots=True)
 class PreferenceMatrix:
-    """P[i, j] = P(y_i > y_j | x), and which entries an oracle has answered.
-
-    ``values`` (K, K) in [0, 1] with P + P^T = 1 and 1/2 on the diagonal; an entry that was not asked, or on which the oracle
-    abstained, is NaN. See ``raypref.preferences`` for the maths.
-    """
+    """P[i, j] = P(y_i > y_j | x), as far as an oracle was asked and has answered. See ``raypref.preferences`` for the maths."""
 
     values: NDArray[np.float64]
+    """(K, K) in [0, 1], P + P^T = 1, 1/2 on the diagonal; NaN where the oracle was not asked or abstained."""
     oracle: str
-    """Which oracle answered, for the journal."""
+    """Name of the oracle, for the journal."""
     asked: NDArray[np.bool_] | None = None
     """(K, K) True where the oracle was asked, whether it answered or abstained; None: everywhere."""
     sampled: bool = False
-    """Whether ``asked`` is a random sample of opponents, which stands for all of them in win rates (``judging.pairs: random``)."""
+    """Whether ``asked`` is a random sample of opponents; win rates are then means over the sample (``judging.pairs: random``)."""
 
     @property
     def size(self) -> int:
+        """K."""
         return int(self.values.shape[0])
 
     @property
@@ -113,7 +113,7 @@ class PreferenceMatrix:
         return ~np.isnan(self.values)
 
     def complete_rows(self) -> NDArray[np.intp]:
-        """The responses whose win rate is known (``preferences.complete_rows``), ascending."""
+        """Ascending indices of the responses whose win rate is known (``preferences.complete_rows``)."""
         return preferences.complete_rows(self.values, self._sample)
 
     def win_rates(self, rows: Iterable[int] | None = None) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ class PreferenceMatrix:
 
     @property
     def opponents(self) -> NDArray[np.bool_]:
-        """(K, K) True where response j counts as an opponent of i: everyone else, or the sample."""
+        """(K, K) True where response j counts as an opponent of i: all others, or those of the sample."""
         return ~np.eye(self.size, dtype=bool) if self._sample is None else self._sample
 
     @property
@@ -136,18 +136,18 @@ class PreferenceMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the learner needs of one training example: S sequences, each a prompt with a response, and their targets."""
+    """One term of the loss: S sequences, each a prompt with a response, and their targets."""
 
     prompt_index: int
     prompt_id: str
     prompt_ids: tuple[NDArray[np.int32], ...]
-    """S arrays (T_s,), the same object where sequences share a prompt; others hold an earlier answer too (``Loss.revisions``)."""
+    """S arrays (T_s,); the same object where sequences share a prompt. A prompt may hold an earlier answer (``Loss.revisions``)."""
     response_ids: tuple[NDArray[np.int32], ...]
     """S arrays (T_s,)."""
     targets: NDArray[np.float64]
-    """(S,) what the loss makes of the preference matrix (``Loss.targets``)."""
+    """(S,) computed by the loss from the preference matrix (``Loss.targets``)."""
     policy_version: int | None
-    """Which policy of the run sampled the responses; None: none did, they were given."""
+    """The version of the run's policy that sampled the responses; None if they were given by the data."""
     reference_logps: NDArray[np.float64] | None = None
     """(S,) log pi_ref(y | x), summed over response tokens, in nats."""
     previous_logps: NDArray[np.float64] | None = None
@@ -158,12 +158,12 @@ class Example:
 
 
 ExamplesRef: TypeAlias = tuple[Example, ...] | Awaitable[tuple[Example, ...]]
-"""Examples, or a reference to them, likewise."""
+"""Examples, or a reference to examples that live elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the driver learns of a judged group; the examples themselves stay where they are."""
+    """What the driver is told about a judged group; the examples themselves travel as ``ExamplesRef``."""
 
     prompt_index: int
     examples: int
@@ -179,12 +179,12 @@ class Comparison:
     prompt_id: str
     prompt: str
     win_rate: float
-    """Mean over both sides' responses of P(challenger's > defender's)."""
+    """Mean of P(challenger's response > defender's response) over all pairs of their responses."""
     challenger: str
     """Text of the challenger's first response."""
     defender: str
     challenger_tokens: float
-    """Mean response length."""
+    """Mean length of the challenger's responses."""
     defender_tokens: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the oracle observed: names under ``oracle/``. Averaged over comparisons; a ``Total`` is summed."""
@@ -192,7 +192,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a group's examples: ``ref`` stands for a tuple of examples, of which ``start`` to ``stop`` (excluded) are meant."""
+    """Some consecutive examples of a group: those from ``start`` up to, not including, ``stop``."""
 
     ref: ExamplesRef
     start: int
@@ -201,7 +201,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One prompt and one response, for scoring."""
+    """One prompt and one response whose log-prob is wanted."""
 
     prompt_ids: NDArray[np.int32]
     response_ids: NDArray[np.int32]
@@ -209,21 +209,23 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What the policy is trained and evaluated on: prompts to sample from, or given examples."""
+    """The data of a run: prompts to sample from, or given examples; and held-out prompts."""
 
     prompts: Sequence[Prompt] = ()
-    """With given examples: theirs, for the regulariser's samples."""
+    """To sample from. With given examples only the regulariser samples from them."""
     examples: Sequence[Example] = ()
+    """Given examples; empty in a run that trains on its policy's responses."""
     held_out: Sequence[Prompt] = ()
+    """For evaluation."""
     revise: Callable[[Prompt, str], Prompt | None] | None = None
-    """The prompt that asks for a revision of an answer; None where it leaves no room for one (``evaluation.revisions``)."""
+    """Makes the prompt that asks for a revision of an answer, or None if that leaves no room for one (``evaluation.revisions``)."""
 
     @property
     def sampled(self) -> bool:
-        """Whether the policy's own responses are trained on."""
+        """Whether the run trains on responses that its policy samples."""
         return not self.examples
 
     @property
     def items(self) -> Sequence[Prompt] | Sequence[Example]:
-        """What an iteration takes a part of: given examples, or prompts."""
+        """What the iterations divide among themselves: given examples, or prompts."""
         return self.examples or self.prompts

@@ -1,4 +1,4 @@
-"""The driver's side of the learner: one object for all ranks, and the error that came first."""
+"""The driver's side of the learner: one object for all ranks, which raises the first cause when a call fails."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 class LearnerGroup:
     """``raypref.roles.LearnerRole`` over the actors of the ranks.
 
-    Every call goes to all ranks at once and has a time-out. After an error the ranks are not to be used again, ``LossNotFinite`` aside,
-    which leaves them as they were.
+    Every call goes to all ranks at once and has a time-out. After an error the ranks must not be used again, except after
+    ``LossNotFinite``, which leaves them as they were.
     """
 
     def __init__(self, ranks: Sequence[Any], timeout_s: float, phases: Phases | None = None) -> None:
         """
         Args:
             ranks: handles of ``LearnerRank`` actors, in the order of their ranks.
-            timeout_s: longest wait for any call.
-            phases: of GPUs that engines share; default: they share none, or there is memory enough for all.
+            timeout_s: longest wait for any call, in seconds.
+            phases: turns on GPUs that are shared with engines; default: no turns are taken.
         """
         self._ranks = list(ranks)
         self._timeout_s = timeout_s
         self._phases = Phases() if phases is None else phases
 
     async def start(self) -> None:
-        """Bring the ranks together; the policy is loaded when this returns.
+        """Connect the ranks with each other and load the policy.
 
         Raises:
             ConfigError: the policy cannot be loaded.

@@ -1,15 +1,18 @@
-"""Whose turn it is on a GPU that the learner and an engine share (``placement.sleep``).
+"""The learner and the engines take turns on GPUs that they share (``placement.sleep``).
 
-    training: engines asleep                            the learner's optimiser state on the GPU
-    sampling: engines awake, key-value cache and all    the learner's optimiser state in host memory
+    phase       engines                                   the learner's optimiser state
+    training    asleep                                    on the GPU
+    sampling    awake, with their key-value cache         in host memory
 
-    clear      engines sleep                                               before the learner loads anything
-    training   engines sleep, then the optimiser's state comes             at a step after sampling
-    syncing    the optimiser's state goes, weights wake, <transfer>, key-value cache wakes       at a weight sync
+    method      when                                      what it does
+    clear       before the learner loads anything         the engines fall asleep
+    training    at the first step after sampling          the engines fall asleep, then the optimiser state returns to the GPU
+    syncing     around a weight sync                      the optimiser state leaves the GPU, the engines' weights wake; after the
+                                                          transfer their key-value cache wakes
 
-Memory is given back before any is taken, and the key-value cache, the largest part, comes last: while weights travel there are two copies
-of them and little else. The learner's parameters stay: the check after a sync computes log-probs with both. Nobody but ``LearnerGroup``
-asks for a phase, so the driver is the same with and without.
+Memory is freed before any is allocated, and the key-value cache, the largest part, comes last: during the transfer there are two copies of
+the weights and little else. The learner's parameters stay on the GPU, because the check after a weight sync computes log-probs with both.
+Only ``LearnerGroup`` changes the phase, so the driver is the same with and without ``placement.sleep``.
 
 Sources: vLLM's sleep mode (levels, tags: ``vllm/v1/engine/core.py``); the order is that of its documentation for weight updates, and of
 verl and OpenRLHF.
@@ -25,13 +28,13 @@ from actors.cluster.calls import first_cause
 
 Level = Literal[1, 2]
 FORGET: Level = 2
-"""A sleep that forgets the weights: all of them come with the next sync."""
+"""Engines drop their weights while they sleep; the next weight sync sends all of them."""
 KEEP: Level = 1
-"""A sleep that keeps the weights in host memory: for a sync that sends a part."""
+"""Engines keep their weights in host memory while they sleep; the next weight sync may send only some of them."""
 
 
 class Phases:
-    """The turns of one run; without ranks and engines a learner that has its GPUs to itself."""
+    """The phases of one run. Without ranks and engines (the learner does not share its GPUs) nothing happens."""
 
     def __init__(
         self, ranks: Sequence[Any] = (), engines: Sequence[tuple[str, Any]] = (), level: Level = KEEP, timeout_s: float = 0.0
@@ -41,7 +44,7 @@ class Phases:
             ranks: handles of ``LearnerRank`` actors, in the order of their ranks.
             engines: name and handle of each ``RolloutActor``.
             level: how engines sleep: ``KEEP`` or ``FORGET``.
-            timeout_s: longest wait for any call.
+            timeout_s: longest wait for any call, in seconds.
         """
         self._ranks = [(f"learner rank {k}", handle) for k, handle in enumerate(ranks)]
         self._engines = list(engines)
@@ -50,12 +53,12 @@ class Phases:
         self._training = False
 
     async def clear(self) -> None:
-        """The engines, just started, give their memory to a learner that is still to load; their weights are worth nothing yet."""
+        """Put the engines to sleep after their start, so that the learner can load. They have no weights to keep yet."""
         await self._ask(self._engines, "sleep", FORGET)
         self._training = True
 
     async def training(self) -> None:
-        """The GPUs are the learner's until the next sync.
+        """Give the GPUs to the learner until the next weight sync.
 
         Raises:
             SyncError: an engine has unanswered requests.
@@ -68,7 +71,7 @@ class Phases:
 
     @contextlib.asynccontextmanager
     async def syncing(self) -> AsyncIterator[bool]:
-        """For the time of a transfer; the engines may sample after it. Gives whether every weight must be sent."""
+        """Context of one transfer, after which the engines can sample; yields whether every weight must be sent."""
         if not self._training:
             yield False
             return

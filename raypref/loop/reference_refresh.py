@@ -1,7 +1,7 @@
-"""Which policy is pi_ref, where it is refreshed: that of the start of iteration t - t mod N.
+"""A reference policy that is refreshed every N iterations: in iteration t it is the policy of the start of iteration t - t mod N.
 
-It is written to ``output_dir/reference/iteration_0004`` and read from there by the references and by learner ranks that hold pi_ref, so a
-run that is resumed finds the very same one.
+The learner writes it to ``output_dir/reference/iteration_0004``. The references, and learner ranks that hold pi_ref, read it from there,
+so a resumed run uses exactly the same one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
 _KEPT = 2
-"""Policies that stay on disk: the one in use and the one before it, which the last checkpoint may ask for."""
+"""Policies that stay on disk: the one in use and the one before it, which a run needs if it resumes from the last checkpoint."""
 
 
 class ReferenceRefresh:
-    """Refreshes pi_ref before the iterations that call for it."""
+    """Refreshes pi_ref before an iteration when it is due."""
 
     def __init__(self, config: ReferenceConfig, learner: LearnerRole, reference: ReferenceRole | None, output_dir: Path) -> None:
         self._config = config
@@ -27,7 +27,7 @@ class ReferenceRefresh:
         self._reference = reference
         self._directory = output_dir / "reference"
         self._held = 0
-        """At the start of which iteration pi_ref was the policy; 0: the one that the run started from."""
+        """pi_ref is the policy of the start of this iteration."""
 
     def due(self, iteration: int) -> bool:
         """Whether pi_ref changes before ``iteration``."""
@@ -37,10 +37,10 @@ class ReferenceRefresh:
         return iteration - iteration % self._config.every
 
     async def before(self, iteration: int) -> None:
-        """Make pi_ref what it is in ``iteration``; called when the learner holds the policy of its start.
+        """Load the pi_ref of ``iteration``. The learner must hold the policy of that iteration's start.
 
         Raises:
-            ConfigError: a resumed run's pi_ref is gone.
+            ConfigError: the run was resumed and the directory of its pi_ref is gone.
         """
         if not self.due(iteration):
             return
@@ -49,7 +49,10 @@ class ReferenceRefresh:
         if start == iteration:
             await self._learner.export(directory)
         if not (directory / "config.json").is_file():
-            raise ConfigError(f"reference.policy: pi_ref of iteration {iteration} should be in {directory}, and is not; start the run anew")
+            raise ConfigError(
+                f"reference.policy: pi_ref of iteration {iteration} should be in {directory}, but is not there; "
+                f"start the run again from the beginning"
+            )
         readers = [self._learner.refresh_reference(directory)]
         if self._reference is not None:
             readers.append(self._reference.refresh(directory))

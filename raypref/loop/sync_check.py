@@ -1,7 +1,8 @@
-"""The check after every sync: the engines and references hold the learner's weights.
+"""The check after every weight sync: do the engines and references hold the learner's weights?
 
-First the checksums of the tensors as they were received; then log-probs on the same tokens. The tokens are fresh samples of every engine,
-so the engine's own sampling path is what is compared, its prefix cache included: a cache that survived the sync would show here.
+First it compares checksums of the tensors, as sent and as received; then log-probs of the same tokens. Every engine samples these tokens
+anew, so the check covers the code that samples, and its prefix cache: a cache that still held keys and values of the old weights would
+change the log-probs.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ class Tolerance:
     """How far the log-prob of one token may differ, in nats."""
 
     statistic: str
-    """``max`` over the tokens in float32, ``mean`` in bfloat16, where single tokens differ by up to 0.7 nats by rounding alone."""
+    """``max`` over the tokens in float32; ``mean`` in bfloat16, where rounding alone changes single tokens by up to 0.7 nats."""
     nats: float
 
     @classmethod
     def of(cls, dtype: str, nats: float | None) -> Tolerance:
-        """The default for a compute type, unless ``nats`` is given."""
+        """The tolerance for a compute type.
+
+        Args:
+            dtype: ``float32`` or ``bfloat16``.
+            nats: ``sync.tolerance``; None: 1e-4 in float32, 0.05 in bfloat16.
+        """
         if dtype == "float32":
             return cls("max", 1e-4 if nats is None else nats)
         return cls("mean", 0.05 if nats is None else nats)
@@ -47,10 +53,14 @@ async def verify(
 
     Args:
         sent: checksums of what the learner sent.
+        learner: computes the expected log-probs.
+        rollout: engines to check, if there are any.
+        reference: replicas to check, if they hold pi_t.
         requests: what every engine is asked to sample, at temperature 1.
+        tolerance: largest difference between log-probs.
 
     Raises:
-        SyncError: naming the replica and the tensor, or the replica, the token and the difference.
+        SyncError: a replica differs; names the tensor, or the token and the difference.
     """
     receivers = [role for role in (rollout, reference) if role is not None]
     for received in await asyncio.gather(*(role.weight_checksums() for role in receivers)):
@@ -64,20 +74,20 @@ async def verify(
         tokens, logps = _flatten(rollouts)
         expected = await learner.probe(tokens)
         differences[engine] = _difference(engine, tokens, logps, expected, tolerance)
-        for replica, own in ((await reference.probe(tokens)) if reference is not None else {}).items():
-            differences[replica] = _difference(replica, tokens, own, expected, tolerance)
-    everything = np.concatenate(list(differences.values()))
-    return {"sync/logprob_difference_max": float(everything.max()), "sync/logprob_difference_mean": float(everything.mean())}
+        for replica, replica_logps in ((await reference.probe(tokens)) if reference is not None else {}).items():
+            differences[replica] = _difference(replica, tokens, replica_logps, expected, tolerance)
+    pooled = np.concatenate(list(differences.values()))
+    return {"sync/logprob_difference_max": float(pooled.max()), "sync/logprob_difference_mean": float(pooled.mean())}
 
 
 def _compare_checksums(replica: str, sent: Checksums, received: Checksums) -> None:
     if missing := sorted(sent.keys() - received.keys()):
-        raise SyncError(f"sync: {replica} did not receive {len(missing)} of {len(sent)} tensors, {missing[0]} the first")
+        raise SyncError(f"sync: {replica} did not receive {len(missing)} of {len(sent)} tensors; the first is {missing[0]}")
     if extra := sorted(received.keys() - sent.keys()):
-        raise SyncError(f"sync: {replica} received {len(extra)} tensors that were not sent, {extra[0]} the first")
+        raise SyncError(f"sync: {replica} received {len(extra)} tensors that were not sent; the first is {extra[0]}")
     wrong = [name for name in sent if sent[name] != received[name]]
     if wrong:
-        raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors reached {replica} changed, {wrong[0]} the first")
+        raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors changed on their way to {replica}; the first is {wrong[0]}")
 
 
 def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[TokenSequence], list[np.ndarray[Any, Any]]]:
@@ -88,19 +98,23 @@ def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[TokenSequence], list[np.
 def _difference(
     replica: str,
     tokens: Sequence[TokenSequence],
-    own: Sequence[np.ndarray[Any, Any]],
+    logps: Sequence[np.ndarray[Any, Any]],
     expected: Sequence[np.ndarray[Any, Any]],
     tolerance: Tolerance,
 ) -> np.ndarray[Any, Any]:
-    """(total tokens,) absolute differences; raises when they are too large."""
-    differences = np.concatenate([np.abs(a.astype(np.float64) - b) for a, b in zip(own, expected, strict=True)])
-    found = float(differences.max() if tolerance.statistic == "max" else differences.mean())
-    if not found <= tolerance.nats:
+    """(total tokens,) absolute differences in nats.
+
+    Raises:
+        SyncError: they are too large.
+    """
+    differences = np.concatenate([np.abs(a.astype(np.float64) - b) for a, b in zip(logps, expected, strict=True)])
+    difference = float(differences.max() if tolerance.statistic == "max" else differences.mean())
+    if not difference <= tolerance.nats:  # also true for NaN
         worst = int(np.nanargmax(differences)) if not np.isnan(differences).all() else 0
         token_ids = np.concatenate([item.response_ids for item in tokens])
         raise SyncError(
-            f"sync: {replica} does not compute the learner's log-probs: {tolerance.statistic} difference {found:.3g} nats over "
-            f"{differences.size} tokens, more than sync.tolerance {tolerance.nats:g}; token {int(token_ids[worst])} at place {worst} "
+            f"sync: {replica} does not compute the learner's log-probs: {tolerance.statistic} difference {difference:.3g} nats over "
+            f"{differences.size} tokens, more than sync.tolerance {tolerance.nats:g}; token {int(token_ids[worst])} at position {worst} "
             f"differs most, by {differences[worst]:.3g}"
         )
     return differences

@@ -242,7 +242,7 @@ def test_engine_with_other_weights_stops_the_run(tmp_path: Path) -> None:
     driver = make(tmp_path)
     driver.roles.learner.replicas = []
     driver.roles.learner.value = 1.0
-    with pytest.raises(SyncError, match="rollout-0 changed, weight the first"):
+    with pytest.raises(SyncError, match="on their way to rollout-0; the first is weight"):
         finish(driver)
 
 

@@ -70,8 +70,8 @@ def test_nan_is_never_within_tolerance() -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        ({"weight": 1}, "tensors reached rollout-0 changed, weight the first"),
-        ({"weight": hash(0.0), "bias": 2}, "rollout-0 did not receive 1 of 2 tensors, bias the first"),
+        ({"weight": 1}, "1 of 1 tensors changed on their way to rollout-0; the first is weight"),
+        ({"weight": hash(0.0), "bias": 2}, "rollout-0 did not receive 1 of 2 tensors; the first is bias"),
         ({"bias": 2}, "rollout-0 did not receive"),
     ],
 )
