@@ -17,22 +17,22 @@ Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TIE = 1e-9
-"""Figures that are closer than this are equal: the order in which a mean was added up must not decide."""
+"""Figures closer than this count as equal, so that rounding errors in a mean do not decide."""
 
 
 class Unanswered(OracleError):
-    """A figure was asked for that depends on comparisons to which there is no answer."""
+    """A figure depends on a comparison that has no answer."""
 
 
 def unknown(size: int) -> Matrix:
-    """(K, K) with nothing known but the diagonal."""
+    """(K, K) with NaN everywhere but on the diagonal."""
     values = np.full((size, size), np.nan)
     np.fill_diagonal(values, 0.5)
     return values
 
 
 def complete_rows(values: Matrix, sample: Mask | None = None) -> NDArray[np.intp]:
-    """Indices of the responses that were compared with every other one, or with every one of their ``sample``, ascending."""
+    """Indices of the responses whose comparisons with all others, or with all of their ``sample``, have answers, ascending."""
     if sample is None:
         return np.flatnonzero(~np.isnan(values).any(axis=1))
     return np.flatnonzero(sample.any(axis=1) & ~(np.isnan(values) & sample).any(axis=1))
@@ -41,19 +41,19 @@ def complete_rows(values: Matrix, sample: Mask | None = None) -> NDArray[np.intp
 def win_rates(values: Matrix, rows: Iterable[int] | None = None, sample: Mask | None = None) -> NDArray[np.float64]:
     """Row means, the diagonal's one half included: w_i = (1/K) sum_j P[i, j].
 
-    Source: SPPO (3.5), whose sum runs over all K responses, y_i itself among them. With a ``sample`` of opponents S_i the mean over them
-    stands for that over all others, (1/K) (1/2 + (K - 1) mean_{j in S_i} P[i, j]): unbiased where the sample was drawn at random.
+    Source: SPPO (3.5), whose sum runs over all K responses, y_i itself among them. With a ``sample`` of opponents S_i the
+    mean over them replaces that over all others, (1/K) (1/2 + (K - 1) mean_{j in S_i} P[i, j]): unbiased if the sample is random.
 
     Args:
         values: (K, K).
         rows: which responses; default: all.
-        sample: (K, K) True where response j was drawn as an opponent of i, False on the diagonal; default: everyone is.
+        sample: (K, K) True if response j was drawn as an opponent of i, False on the diagonal; default: all others are opponents.
 
     Returns:
         (len(rows),) in [0, 1].
 
     Raises:
-        Unanswered: a row is incomplete; a win rate over a part of it would be a guess.
+        Unanswered: a row is incomplete, and the mean over a part of it would be biased.
     """
     return _row_means(values, rows, sample, "win rate")
 
@@ -78,7 +78,7 @@ def mean_scores(values: Matrix, rows: Iterable[int] | None = None, sample: Mask 
 
 
 def log_odds(values: Matrix) -> Matrix:
-    """(K, K) log P[i, j] - log P[j, i] in nats; probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12, unknown ones stay so."""
+    """(K, K) log P[i, j] - log P[j, i] in nats; probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12; NaN stays NaN."""
     chances = np.clip(values, 1e-12, 1 - 1e-12)
     scores: Matrix = np.log(chances) - np.log1p(-chances)
     return scores
@@ -95,7 +95,7 @@ def _row_means(figures: Matrix, rows: Iterable[int] | None, sample: Mask | None,
     counted = ~np.eye(len(figures), dtype=bool) if sample is None else sample
     for row in picked:
         if not counted[row].any() and len(figures) > 1:
-            raise Unanswered(f"no {name} for response {row}: it was compared with nobody")
+            raise Unanswered(f"no {name} for response {row}: it was compared with no other response")
         holes = np.flatnonzero(counted[row] & np.isnan(figures[row]))
         if len(holes):
             raise Unanswered(f"no {name} for response {row}: its comparison with response {holes[0]} has no answer")
@@ -104,16 +104,16 @@ def _row_means(figures: Matrix, rows: Iterable[int] | None, sample: Mask | None,
 
 
 def sppo_preferences(values: Matrix) -> Matrix:
-    """sigmoid(g_i - g_j) with g_i = (2/K) sum_j logit P[i, j]: what the SPPO authors' code makes of a group.
+    """sigmoid(g_i - g_j) with g_i = (2/K) sum_j logit P[i, j]: the preferences that the SPPO authors' code derives for a group.
 
     Source: ``scripts/compute_prob.py`` of github.com/uclaml/SPPO, on the scores of llm-blender's ``Blender.rank``, which are the row means
-    of C - C^T. Transitive by construction; a pair on its own is judged twice as steeply as by P itself.
+    of C - C^T. Transitive by construction. For a group of two, the logit is twice that of P.
 
     Args:
         values: (K, K).
 
     Returns:
-        (K, K); nothing is known of a group with a hole, since every score depends on all comparisons.
+        (K, K); all NaN but the diagonal if a comparison has no answer, since every score depends on all comparisons.
     """
     if np.isnan(values).any():
         return unknown(len(values))
@@ -122,10 +122,10 @@ def sppo_preferences(values: Matrix) -> Matrix:
 
 
 def random_opponents(size: int, count: int, seed: int) -> Mask:
-    """(size, size) True where j is an opponent of i: ``count`` others for each response, or all of them where there are no more.
+    """(size, size) True where j is an opponent of i: ``count`` others per response, or all others if there are no more.
 
-    The responses sit on a circle in random order, and each meets its nearest neighbours. With an odd ``count`` each meets the one across
-    too; where ``size`` is odd as well, one response meets one more.
+    The responses are placed on a circle in random order, and each meets its nearest neighbours. With an odd ``count`` each also meets the
+    opposite one; if ``size`` is odd as well, one response has one more opponent.
     """
     if count >= size - 1:
         return ~np.eye(size, dtype=bool)
@@ -141,14 +141,14 @@ def random_opponents(size: int, count: int, seed: int) -> Mask:
 
 
 def penalise(values: Matrix, truncated: NDArray[np.bool_], amount: float) -> Matrix:
-    """Move the verdicts on cut-off responses towards losing against every finished one.
+    """Lower the probability that a cut-off response beats a finished one.
 
-    For y_i cut off and y_j finished: P'[i, j] = (1 - amount) P[i, j] and P'[j, i] = 1 - P'[i, j]. Other entries stay, unknown ones too.
+    For y_i cut off and y_j finished: P'[i, j] = (1 - amount) P[i, j] and P'[j, i] = 1 - P'[i, j]. Other entries are unchanged.
 
     Args:
         values: (K, K).
-        truncated: (K,) True where the response was cut off.
-        amount: in [0, 1]; 0 leaves the verdict, 1 makes it a certain loss.
+        truncated: (K,) True if the response was cut off.
+        amount: in [0, 1]; 0 changes nothing, 1 makes the cut-off response lose for certain.
     """
     losing = truncated[:, None] & ~truncated[None, :]
     moved = np.where(losing, (1.0 - amount) * values, values)
@@ -158,22 +158,23 @@ def penalise(values: Matrix, truncated: NDArray[np.bool_], amount: float) -> Mat
 def has_cycle(values: Matrix) -> bool:
     """Whether the majority relation (y_i beats y_j when P[i, j] > 1/2) has a cycle, such as stone, paper and scissors.
 
-    Unknown entries and ties are no edges. Responses that nobody left beats are taken away until none is; what remains holds a cycle.
+    Unknown entries and ties are not edges. Responses that no remaining one beats are removed, again and again; if
+    any remain, they contain a cycle.
     """
     beats = np.nan_to_num(values, nan=0.5) > 0.5 + TIE
-    left = np.ones(len(values), dtype=bool)
-    while left.any():
-        beaten = beats[left].any(axis=0)
-        if beaten[left].all():
+    remaining = np.ones(len(values), dtype=bool)
+    while remaining.any():
+        beaten = beats[remaining].any(axis=0)
+        if beaten[remaining].all():
             return True
-        left &= beaten
+        remaining &= beaten
     return False
 
 
 def entropy(values: Matrix) -> float:
-    """Mean over the answered comparisons of -P log P - (1 - P) log(1 - P), in nats: log 2 for ties alone, 0 where every verdict is certain.
+    """Mean over the answered comparisons of -P log P - (1 - P) log(1 - P), in nats: log 2 if all are ties, 0 if all are certain.
 
-    NaN where nothing was answered.
+    NaN if there is no answer.
     """
     chances = values[np.triu(~np.isnan(values), 1)]
     if not len(chances):
@@ -183,13 +184,13 @@ def entropy(values: Matrix) -> float:
 
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's: the correlation of the ranks, equal figures sharing their mean rank. NaN where all of one side are equal.
+    """Spearman's rank correlation; equal figures share their mean rank. NaN if all figures of one side are equal.
 
     Args:
         first, second: (N,)
     """
     ranks = [_ranks(figures) for figures in (first, second)]
-    if any(np.ptp(own) == 0 for own in ranks):
+    if any(np.ptp(side) == 0 for side in ranks):
         return float("nan")
     return float(np.corrcoef(np.stack(ranks))[0, 1])
 

@@ -106,7 +106,7 @@ def test_stone_paper_scissors_is_a_cycle() -> None:
     assert not has_cycle(unknown(4))
 
 
-def test_a_cycle_below_a_winner_and_above_a_loser_is_found() -> None:
+def test_a_cycle_below_the_best_and_above_the_worst_is_found() -> None:
     """Response 0 beats all, response 4 loses to all; 1, 2, 3 are stone, paper and scissors."""
     values = np.full((5, 5), 0.5)
     values[0, 1:], values[1:, 0] = 0.9, 0.1
@@ -135,7 +135,7 @@ def test_a_sample_of_opponents_stands_for_all() -> None:
     with pytest.raises(Unanswered, match="for response 0: its comparison with response 2 has no answer"):
         win_rates(values, sample=sample)
     sample[0] = False
-    with pytest.raises(Unanswered, match="for response 0: it was compared with nobody"):
+    with pytest.raises(Unanswered, match="for response 0: it was compared with no other response"):
         win_rates(values, [0], sample)
 
 

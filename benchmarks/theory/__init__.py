@@ -2,7 +2,8 @@
 
     python -m benchmarks theory [--only METHOD] [--figure PATH.svg]
 
-One JSON line a claim: name, value, relation, bound, holds (null where a figure is only reported); last, how many of the claims hold.
+Prints one JSON line per claim: name, value, relation, bound, holds (null for a value that is only reported). The last line has the share
+of the claims that hold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A claim of a paper, and what was measured of it."""
+"""A claim of a paper, and the value measured for it."""
 
 from __future__ import annotations
 

@@ -13,15 +13,15 @@ Paths = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """Behaviour policy -> method -> (steps + 1, arms)."""
 
 COLOURS = ("#d55e00", "#7f7f7f", "#0072b2")
-"""Of y_0, y_1, y_2; told apart by the colour-blind too."""
+"""Of y_0, y_1, y_2; chosen to be distinguishable for the colour-blind."""
 WIDTH, HEIGHT, GAP, LEFT, TOP = 270, 190, 80, 50, 60
 """Of one panel, between panels, and of the margins, in pixels."""
 POINTS = 200
-"""Of a line."""
+"""Points of a line."""
 
 
 def draw(paths: Paths, title: str, target: Path) -> None:
-    """Write the picture: a row of panels for each behaviour policy, a column for each method.
+    """Write the picture: a row of panels per behaviour policy, a column per method.
 
     Args:
         paths: the same methods for each behaviour policy.
@@ -43,7 +43,7 @@ def draw(paths: Paths, title: str, target: Path) -> None:
 
 
 def _panel(left: int, top: int, title: str, path: NDArray[np.float64]) -> list[str]:
-    """A frame with its axes, and a line for each arm with its last value."""
+    """A frame with its axes, and one line per arm with its last value."""
     bottom, right, steps = top + HEIGHT, left + WIDTH, len(path) - 1
     parts = [
         f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="black"/>',
@@ -53,7 +53,7 @@ def _panel(left: int, top: int, title: str, path: NDArray[np.float64]) -> list[s
     ]
     parts += [_text(left - 6, bottom - share * HEIGHT + 4, f"{share:g}", "end") for share in (0.0, 0.5, 1.0)]
     shown = np.unique(np.linspace(0, steps, POINTS).astype(int))
-    heights = _spread(bottom - path[-1] * HEIGHT)
+    heights = _separated(bottom - path[-1] * HEIGHT)
     for arm, colour in enumerate(COLOURS):
         points = " ".join(f"{left + k / steps * WIDTH:.1f},{bottom - path[k, arm] * HEIGHT:.1f}" for k in shown)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -61,8 +61,8 @@ def _panel(left: int, top: int, title: str, path: NDArray[np.float64]) -> list[s
     return parts
 
 
-def _spread(heights: NDArray[np.float64], apart: float = 13.0) -> NDArray[np.float64]:
-    """The same heights, moved down where needed so that labels do not lie on each other."""
+def _separated(heights: NDArray[np.float64], apart: float = 13.0) -> NDArray[np.float64]:
+    """The same heights, moved down where labels would overlap."""
     moved = heights.copy()
     order = np.argsort(moved)
     for above, below in pairwise(order):

@@ -1,4 +1,4 @@
-"""The games and policies on which the claims are measured, and the pieces that every method's claims are made of."""
+"""The games and policies on which the claims are measured, and functions that the claims of several methods use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CYCLIC: dict[str, Game] = {
     "random-cyclic-5": random_cyclic(5, seed=0),
     "random-cyclic-9": random_cyclic(9, seed=1),
 }
-"""Games with one Nash policy, over all arms and not uniform."""
+"""Games with a unique Nash policy, which gives weight to all arms and is not uniform."""
 
 REWARDS = np.array([0.0, 0.5, -1.0, 1.2])
 """r of a Bradley-Terry or Plackett-Luce game of four arms, in nats; the last one is best."""
@@ -37,21 +37,21 @@ def interior_policies(size: int, count: int, seed: int = 100) -> list[Policy]:
 
 
 def loss(name: str, **settings: Any) -> Loss:
-    """A loss of the library, as a config names it."""
+    """A loss of the library, by its name in the config."""
     return losses.build({"type": name, **settings})
 
 
 def selection(name: str, **settings: Any) -> Selection:
-    """A selection rule of the library, as a config names it."""
+    """A selection rule of the library, by its name in the config."""
     return selections.build({"type": name, **settings})
 
 
 def pair_of_two() -> Selection:
-    """Both responses of a group of two as (winner, loser); equals are kept, in their order: the pairs of the papers' expectations."""
+    """Both responses of a group of two as (chosen, rejected), equal ones in their order: the pairs of the papers' expectations."""
     return selection("best_worst", all_equal="keep")
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of log y over log x, where y is above the rounding errors; NaN with fewer than three such points."""
+    """Least-squares slope of log y over log x where y is above rounding errors; NaN with fewer than three such points."""
     points = np.log([(a, b) for a, b in zip(x, y, strict=True) if b > 1e-12])
     return float(np.polyfit(points[:, 0], points[:, 1], 1)[0]) if len(points) >= 3 else math.nan

@@ -26,9 +26,9 @@ from raypref.games.tabular import Task, logits, stationary_policy
 from raypref.preferences import Matrix
 
 T = 4096
-"""Steps of the last-iterate claim; it is checked at every one."""
+"""Steps of the last-iterate claim, which is checked at every step."""
 TAIL = tuple(2**k for k in range(4, 13))
-"""Where its slope is measured, as far as the divergence is above the rounding errors."""
+"""T at which its slope is measured, where the divergence is above rounding errors."""
 HORIZONS = TAIL
 """Horizons of the average-policy claim."""
 
@@ -42,20 +42,20 @@ def claims() -> Iterator[Claim]:
 
 
 def task(preference: Matrix, policy: Policy, reference: Policy, eta: float, tau: float) -> Task:
-    """(8): pairs drawn independently from pi_t, the winner drawn by P."""
+    """(8): pairs drawn independently from pi_t, the chosen response drawn by P."""
     inpo = loss("inpo", eta=eta, tau=tau)
     return Task(inpo, population(inpo, pair_of_two(), policy, drawn(preference)), reference=reference, previous=policy)
 
 
 def tournament_minimiser(preference: Matrix, policy: Policy, reference: Policy, eta: float, tau: float) -> Policy:
-    """argmin over the pairs that a tournament among four responses keeps: not those of the theorem."""
+    """argmin over the pairs of a tournament among four responses, which are not those of the theorem."""
     inpo = loss("inpo", eta=eta, tau=tau)
     data = population(inpo, selection("tournament"), policy, soft(preference), responses=4)
     return stationary_policy(Task(inpo, data, reference=reference, previous=policy).objective, policy)
 
 
 def population_loss(preference: Matrix, candidate: Policy, policy: Policy, reference: Policy, eta: float, tau: float) -> float:
-    """(7) in its own words: E_{y, y' ~ pi_t} ( h(y, y') - (P(y > pi_t) - P(y' > pi_t)) / eta )^2."""
+    """(7) as written: E_{y, y' ~ pi_t} ( h(y, y') - (P(y > pi_t) - P(y' > pi_t)) / eta )^2."""
     h = np.log(candidate) - tau / eta * np.log(reference) - (eta - tau) / eta * np.log(policy) - preference @ policy / eta
     return float(policy @ (h[:, None] - h[None, :]) ** 2 @ policy)
 
@@ -71,20 +71,20 @@ def propositions() -> Iterator[Claim]:
                 float(given.objective(logits(candidate))) - population_loss(game.preference, candidate, policy, reference, eta, tau)
                 for candidate in candidates
             ]
-            spread = (max(differences) - min(differences)) / abs(differences[0])
-            yield Claim(f"inpo/(8) minus (7) varies over policies, relative/eta={eta:g}, {name}", spread, 1e-10)
-            found = stationary_policy(given.objective, policy)
-            distance = total_variation(found, inpo_step(game.preference, policy, reference, eta, tau))
+            variation = (max(differences) - min(differences)) / abs(differences[0])
+            yield Claim(f"inpo/(8) minus (7) varies over policies, relative/eta={eta:g}, {name}", variation, 1e-10)
+            minimiser = stationary_policy(given.objective, policy)
+            distance = total_variation(minimiser, inpo_step(game.preference, policy, reference, eta, tau))
             yield Claim(f"inpo/minimiser of (8) to (5), total variation/eta={eta:g}, {name}", distance, 1e-4)
     preference = SMALL["weighted-rock-paper-scissors"].preference
     policy, reference = interior_policies(3, count=2)
-    found = tournament_minimiser(preference, policy, reference, 0.5, 0.5 / 3)
-    distance = total_variation(found, inpo_step(preference, policy, reference, 0.5, 0.5 / 3))
+    minimiser = tournament_minimiser(preference, policy, reference, 0.5, 0.5 / 3)
+    distance = total_variation(minimiser, inpo_step(preference, policy, reference, 0.5, 0.5 / 3))
     yield Claim("inpo/minimiser over a tournament's pairs is not (5), total variation/eta=0.5", distance, 1e-2, ">=")
 
 
 def trained_iterates(game: Game, reference: Policy, tau: float, steps: int) -> list[Policy]:
-    """pi_1 = pi_ref, pi_2, ...: each the minimiser of the library's loss over the pairs of the one before."""
+    """pi_1 = pi_ref, pi_2, ...: each the minimiser of the library's loss over pairs drawn from the one before."""
     iterates = [reference]
     for t in range(1, steps):
         given = task(game.preference, iterates[-1], reference, inpo_rate(tau, t), tau)
@@ -97,16 +97,16 @@ def trained() -> Iterator[Claim]:
     game, tau = CYCLIC["random-cyclic-5"], 0.1
     reference = interior_policies(game.size, count=1)[0]
     exact = inpo_iterates(game.preference, reference, tau, 20)
-    found = trained_iterates(game, reference, tau, 20)
-    worst = max(total_variation(a, b) for a, b in zip(found, exact, strict=True))
+    iterates = trained_iterates(game, reference, tau, 20)
+    worst = max(total_variation(a, b) for a, b in zip(iterates, exact, strict=True))
     yield Claim("inpo/twenty iterations of Algorithm 1 to exact steps, total variation/random-cyclic-5", worst, 1e-4)
 
 
 def last_iterates() -> Iterator[Claim]:
     """With eta_t = tau (t + 2) / 2 the last policy's KL from the regularised Nash policy is within the bound at every T.
 
-    So is the recursion that it is proven by, at every step. Both bounds are thousands of times what is measured: the slope, about -4
-    where the theorem says -1, tells more.
+    The recursion in its proof holds at every step, too. Both bounds are thousands of times the measured values; the slope says more: about
+    -4, where the theorem guarantees -1.
     """
     for tau in (0.1, 1.0):
         for name, game in CYCLIC.items():
@@ -125,7 +125,7 @@ def last_iterates() -> Iterator[Claim]:
 
 
 def average_policies() -> Iterator[Claim]:
-    """The average policy's regularised duality gap after T steps at one rate, a run of its own for each T, and its slope over T."""
+    """The average policy's regularised duality gap after T steps at a constant rate, one run per T, and its slope over T."""
     tau = 0.1
     for name, game in CYCLIC.items():
         reference = interior_policies(game.size, count=1)[0]

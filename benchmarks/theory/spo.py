@@ -19,7 +19,7 @@ from raypref.selection.base import Selection
 
 ALPHAS = (0.2, 0.5, 1.0, 2.0)
 GAMMAS = (0.01, 1.0)
-"""Exponents of mu: the paper's, and one that makes the weights differ by much."""
+"""Exponents of mu: the paper's, and one that makes the weights very different."""
 TOLERANCE = 1e-4
 
 
@@ -43,11 +43,11 @@ def data(spo: Loss, behaviour: Policy) -> Population:
 def worst_distance(alpha: float, **settings: Any) -> float:
     """Largest total variation from softmax(r / alpha), over two behaviour policies and two starts each."""
     spo, n = loss("spo", alpha=alpha, **settings), len(REWARDS)
-    found = []
+    policies = []
     for behaviour in (uniform(n), interior_policies(n, count=1, seed=7)[0]):
         task = Task(spo, data(spo, behaviour))
-        found += [stationary_policy(task.objective, start) for start in interior_policies(n, count=2)]
-    return max(total_variation(policy, spo_policy(REWARDS, alpha)) for policy in found)
+        policies += [stationary_policy(task.objective, start) for start in interior_policies(n, count=2)]
+    return max(total_variation(policy, spo_policy(REWARDS, alpha)) for policy in policies)
 
 
 def minimisers() -> Iterator[Claim]:
@@ -64,7 +64,7 @@ def minimisers() -> Iterator[Claim]:
 
 
 def fixed_points() -> Iterator[Claim]:
-    """With mu of (13), which depends on pi and lets no gradient through, the stop-gradient update comes to rest at softmax(r / alpha)."""
+    """With mu of (13), which depends on pi and passes no gradient, the fixed point of the update is softmax(r / alpha)."""
     for alpha in ALPHAS:
         for gamma in GAMMAS:
             for equation, form in (("(11)", "pair"), ("(16)", "best_of_n"), ("(17)", "ranking")):
@@ -77,7 +77,7 @@ def fixed_points() -> Iterator[Claim]:
 
 
 def descents() -> Iterator[Claim]:
-    """Plain gradient descent, which feels mu as the paper's flow does, arrives there too."""
+    """Plain gradient descent, whose path depends on mu as the paper's flow does, also converges there."""
     n = len(REWARDS)
     for equation, form in (("(11)", "pair"), ("(16)", "best_of_n"), ("(17)", "ranking")):
         spo = loss("spo", alpha=1.0, gamma=1.0, form=form)

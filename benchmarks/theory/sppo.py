@@ -39,7 +39,7 @@ def pair_minimiser(preference: Matrix, policy: Policy, eta: float, baseline: flo
 
 
 def group_minimiser(preference: Matrix, counts: tuple[int, ...], eta: float) -> tuple[Policy, Policy]:
-    """pi_t in proportion to ``counts``, and argmin of (3.4) over a group that holds every arm so often: its win rates are P(y > pi_t)."""
+    """pi_t in proportion to ``counts``, and argmin of (3.4) over a group with these numbers of arms, whose win rates are P(y > pi_t)."""
     policy = np.array(counts) / sum(counts)
     sppo = loss("sppo", eta=eta, baseline=sppo_log_partition(preference, policy, eta) / eta)
     group = [arm for arm, count in enumerate(counts) for _ in range(count)]
@@ -48,30 +48,30 @@ def group_minimiser(preference: Matrix, counts: tuple[int, ...], eta: float) -> 
 
 
 def minimisers() -> Iterator[Claim]:
-    """With the exact baseline (1/eta) log Z the minimiser of (3.4) is (3.2); with one half it is not."""
+    """With the exact baseline (1/eta) log Z the minimiser of (3.4) is (3.2); with 1/2 it is not."""
     for eta in (0.1, 1.0, 5.0):
         for name, game in SMALL.items():
             worst = 0.0
             for policy in interior_policies(game.size, count=3):
                 baseline = sppo_log_partition(game.preference, policy, eta) / eta
-                found = pair_minimiser(game.preference, policy, eta, baseline)
-                worst = max(worst, total_variation(found, sppo_step(game.preference, policy, eta)))
+                minimiser = pair_minimiser(game.preference, policy, eta, baseline)
+                worst = max(worst, total_variation(minimiser, sppo_step(game.preference, policy, eta)))
             yield Claim(f"sppo/minimiser of (3.4) to (3.2), total variation/eta={eta:g}, {name}", worst, 1e-4)
         preference = SMALL["weighted-rock-paper-scissors"].preference
-        policy, found = group_minimiser(preference, (3, 1, 2), eta)
+        policy, minimiser = group_minimiser(preference, (3, 1, 2), eta)
         yield Claim(
             f"sppo/minimiser of (3.4) over a whole group to (3.2), total variation/eta={eta:g}",
-            total_variation(found, sppo_step(preference, policy, eta)),
+            total_variation(minimiser, sppo_step(preference, policy, eta)),
             1e-4,
         )
     policy = interior_policies(3, count=1)[0]
-    found = pair_minimiser(preference, policy, 5.0, 0.5)
-    distance = total_variation(found, sppo_step(preference, policy, 5.0))
+    minimiser = pair_minimiser(preference, policy, 5.0, 0.5)
+    distance = total_variation(minimiser, sppo_step(preference, policy, 5.0))
     yield Claim("sppo/baseline one half does not give (3.2), total variation/eta=5", distance, 1e-2, ">=")
 
 
 def average_policies() -> Iterator[Claim]:
-    """The average policy's duality gap after T exact steps, a run of its own for each T, and its slope over T."""
+    """The average policy's duality gap after T exact steps, one run per T, and its slope over T."""
     for name, game in CYCLIC.items():
         gaps = []
         for T in HORIZONS:
@@ -83,14 +83,14 @@ def average_policies() -> Iterator[Claim]:
 
 
 def log_partition_estimate(values: Matrix, eta: float) -> float:
-    """log Z as ``baseline: estimate`` has it, read off the targets eta (w - b): eta b."""
-    everyone = tuple(range(len(values)))
-    targets = loss("sppo", eta=eta, baseline="estimate").targets(PreferenceMatrix(values, "theory"), everyone)
+    """log Z of ``baseline: estimate``, computed from the targets eta (w - b): eta b."""
+    all_responses = tuple(range(len(values)))
+    targets = loss("sppo", eta=eta, baseline="estimate").targets(PreferenceMatrix(values, "theory"), all_responses)
     return float((eta * win_rates(values) - targets)[0])
 
 
 def coin_flips(K: int, seed: int) -> Matrix:
-    """(K, K) each verdict 0 or 1 with equal chances."""
+    """(K, K) each verdict 0 or 1 with probability 1/2."""
     upper = np.triu(np.random.default_rng(seed).integers(0, 2, (K, K)).astype(np.float64), 1)
     return upper + np.tril(1.0 - upper.T, -1) + np.eye(K) / 2.0
 
@@ -101,7 +101,7 @@ def ordered(K: int) -> Matrix:
 
 
 def coin_flip_tolerance(eta: float, K: int) -> float:
-    """How far above eta/2 log Z may be, but for one draw in millions: its mean and five standard deviations.
+    """An upper bound of log Z - eta/2 that holds but for one draw in millions: its mean plus five standard deviations.
 
     Source: SPPO Appendix B, with c = cosh(eta/K): E e^{eta X_i} = c^(K-1), Var = cosh(2 eta/K)^(K-1) - c^(2K-2), and
     Cov = c^(2K-4) - c^(2K-2). It is never below eta/2: sum X_i = 0, so the mean of e^{eta X_i} is at least 1.
@@ -114,7 +114,7 @@ def coin_flip_tolerance(eta: float, K: int) -> float:
 
 
 def partitions() -> Iterator[Claim]:
-    """The estimated log Z goes to eta/2 for coin flips, and to log((e^eta - 1)/eta) for ordered responses.
+    """The estimated log Z tends to eta/2 for coin flips, and to log((e^eta - 1)/eta) for ordered responses.
 
     The latter's error is exactly log(sinh(x)/x) <= x^2/6 with x = eta/(2K), the midpoint rule's.
     """

@@ -20,7 +20,7 @@ from raypref.preferences import Matrix
 ALPHAS = (0.1, 0.5, 0.9)
 BEHAVIOURS = {"uniform": UNIFORM_BEHAVIOUR, "skewed": SKEWED_BEHAVIOUR}
 PAIRS, STEPS, RATE = 10_000, 600, 0.01
-"""Figure 2: the paper's number of pairs a data set; steps and step size of Adam, which it does not state."""
+"""Figure 2: the paper's number of pairs per data set; steps and step size of Adam, which it does not state."""
 
 
 def claims() -> Iterator[Claim]:
@@ -31,7 +31,7 @@ def claims() -> Iterator[Claim]:
 
 
 def solution(srpo: Loss, verdicts: Verdicts, behaviour: Policy, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(1 + n, n) the minimiser: pi(y), and under it pi(y' | y) with a row for each earlier answer y."""
+    """(1 + n, n) the minimiser: pi(y), and below it pi(y' | y) with one row per earlier answer y."""
     task = Task(srpo, population(srpo, pair_of_two(), behaviour, verdicts), reference=reference)
     return stationary_policy(task.objective, reference)
 
@@ -45,19 +45,19 @@ def closed_forms() -> Iterator[Claim]:
                 reference = np.stack(interior_policies(n, count=1 + n))
                 behaviour = interior_policies(n, count=1, seed=7)[0]
                 srpo = loss("srpo", alpha=alpha, beta=0.3, labels=labels)
-                found = solution(srpo, annotator(game.preference), behaviour, reference)
+                solved = solution(srpo, annotator(game.preference), behaviour, reference)
                 policy = srpo_policy(game.preference, reference[0], reference[1:], 0.3)
                 improver = srpo_improver(game.preference, reference[1:], 0.3)
                 where = f"{labels} labels, alpha={alpha:g}, {name}"
-                yield Claim(f"srpo/policy to (11), total variation/{where}", total_variation(found[0], policy), 1e-5)
-                worst = max(total_variation(a, b) for a, b in zip(found[1:], improver, strict=True))
+                yield Claim(f"srpo/policy to (11), total variation/{where}", total_variation(solved[0], policy), 1e-5)
+                worst = max(total_variation(a, b) for a, b in zip(solved[1:], improver, strict=True))
                 yield Claim(f"srpo/improver to (5), largest total variation over earlier answers/{where}", worst, 1e-5)
 
 
 def three_arm_policy(name: str, behaviour: Policy) -> Policy:
     """pi(y) of the population loss on the three arms of section 5, with its beta = 1 and uniform references.
 
-    ``srpo`` at alpha = 1/2, ``dpo`` and ``ipo``, all on winners drawn by P.
+    ``srpo`` at alpha = 1/2, ``dpo`` and ``ipo``, all with the chosen response drawn by P.
     """
     annotator = drawn(three_arms().preference)
     if name == "srpo":
@@ -68,7 +68,7 @@ def three_arm_policy(name: str, behaviour: Policy) -> Policy:
 
 
 def undetermined() -> float:
-    """Total variation between pi(y) of two minimisers of (16) alone, found from two starts."""
+    """Total variation between pi(y) of two minimisers of (16) alone, reached from two starts."""
     srpo = loss("srpo", alpha=0.0, beta=1.0)
     pairs = population(srpo, pair_of_two(), UNIFORM_BEHAVIOUR, drawn(three_arms().preference))
     objective = Task(srpo, pairs, reference=np.full((4, 3), 1 / 3)).objective
@@ -82,7 +82,7 @@ def three_arm_loss(name: str) -> Loss:
 
 
 def robustness() -> Iterator[Claim]:
-    """Between the two behaviour policies SRPO's policy stays, while DPO's and IPO's best arm goes from y_2 to y_0."""
+    """SRPO's policy is the same under both behaviour policies, while the best arm of DPO and IPO changes from y_2 to y_0."""
     srpo = [three_arm_policy("srpo", behaviour) for behaviour in BEHAVIOURS.values()]
     yield Claim("srpo/policy moves between uniform and skewed pairs, total variation/three arms, alpha=0.5", total_variation(*srpo), 1e-5)
     yield Claim("srpo/probability of y_2 less the highest other/three arms, skewed pairs", margin(srpo[1], 2), 0.0, ">=")
@@ -97,14 +97,15 @@ def robustness() -> Iterator[Claim]:
 
 
 def margin(policy: Policy, arm: int) -> float:
-    """The arm's probability less the highest of the others."""
+    """The arm's probability minus the highest of the others."""
     return float(policy[arm] - np.delete(policy, arm).max())
 
 
 def figure_2(behaviour: str, sampled: bool = True) -> dict[str, NDArray[np.float64]]:
     """Method -> (STEPS + 1, 3) pi(y) over the steps of Adam: SRPO at alpha = 0, IPO and DPO, beta = 1.
 
-    Source: SRPO section 5 and Figure 2. At alpha = 0 many solutions fit; the start (the references) and the optimiser choose.
+    Source: SRPO section 5 and Figure 2. At alpha = 0 there are many solutions; the start (the references) and the optimiser
+    decide which one is reached.
 
     Args:
         behaviour: a name of ``BEHAVIOURS``.
@@ -123,8 +124,8 @@ def figure_2(behaviour: str, sampled: bool = True) -> dict[str, NDArray[np.float
 def figure_2_claims() -> Iterator[Claim]:
     """Which arm each method ends with on sampled data; SRPO's distance between the two data sets is reported.
 
-    On the whole populations it is nearly as long: most of it comes of alpha = 0, where the pairs' distribution steers the optimiser, and
-    not, as the paper has it, of the finite data.
+    On the whole populations it is nearly as large: most of it comes from alpha = 0, where the distribution of the pairs influences the
+    optimiser, and not from the finite data, as the paper has it.
     """
     last = {behaviour: {name: path[-1] for name, path in figure_2(behaviour).items()} for behaviour in BEHAVIOURS}
     for behaviour, policies in last.items():

@@ -1,4 +1,4 @@
-"""Where the offline losses arrive, in closed form.
+"""The minimisers of the offline losses, in closed form.
 
 n arms; P[i, j] = P(arm i > arm j).
 """
@@ -43,7 +43,7 @@ def srpo_improver(preference: Matrix, reference: NDArray[np.float64], beta: floa
 
 
 def srpo_policy(preference: Matrix, reference: Policy, improver_reference: NDArray[np.float64], beta: float) -> Policy:
-    """pi(y) proportional to pi_ref(y) pi*(y | y) / pi_ref(y | y): the answers that the best improver would leave as they are.
+    """pi(y) proportional to pi_ref(y) pi*(y | y) / pi_ref(y | y): answers have more weight the more often the best improver keeps them.
 
     Source: SRPO (11) with pi* of (5); nothing in it depends on the behaviour policy.
 
@@ -62,12 +62,12 @@ def expected_preference_policy(
 ) -> Policy:
     """pi(y) proportional to exp( E_{y' ~ mu} psi(p(y > y')) / beta ) pi_ref(y): IPO's for psi(p) = p, DPO's for psi(p) = logit(p).
 
-    Source: SRPO (18). It depends on mu. DPO's own minimiser is this only under Bradley-Terry; on other games (18) is that of the
-    reward-model objective with the log-odds in place of a reward.
+    Source: SRPO (18). It depends on mu. It is DPO's minimiser only under Bradley-Terry; on other games it minimises the reward-model
+    objective with the log-odds as the reward.
 
     Args:
         preference: (n, n).
-        behaviour: (n,) mu, which the pairs are drawn from.
+        behaviour: (n,) mu, from which the pairs are drawn.
         reference: (n,) pi_ref.
         beta: strength of the regularisation, above 0.
         psi: elementwise.

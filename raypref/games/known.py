@@ -1,6 +1,6 @@
 """Games whose Nash policy is known.
 
-n arms; P[i, j] = P(arm i > arm j), P + P^T = 1. A game is decided by its edges P - 1/2, which are skew-symmetric.
+n arms; P[i, j] = P(arm i > arm j), P + P^T = 1. A game is given by its edges P - 1/2, which are skew-symmetric.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Game:
 def rock_paper_scissors(weights: Sequence[float] = (1.0, 1.0, 1.0), edge: float = 0.5) -> Game:
     """Rock loses to paper, paper to scissors, scissors to rock; the Nash policy is weights / sum(weights), and no other.
 
-    P - 1/2 = c [[0, -w_2, w_1], [w_2, 0, -w_0], [-w_1, w_0, 0]], which sends w to zero.
+    P - 1/2 = c [[0, -w_2, w_1], [w_2, 0, -w_0], [-w_1, w_0, 0]], which maps w to zero.
 
     Args:
         weights: w, of rock, paper, scissors; each above 0.
@@ -53,8 +53,8 @@ def rock_paper_scissors(weights: Sequence[float] = (1.0, 1.0, 1.0), edge: float 
 def random_cyclic(size: int, seed: int, edge: float = 0.5) -> Game:
     """A random game with a random Nash policy that gives every arm at least 1/(2n).
 
-    P - 1/2 = c Q^T M Q with M random and skew-symmetric, Q = I - p 1^T, which sends p to zero. For almost every M of odd size nothing
-    else is sent there, so p is the only Nash policy (``nash.is_unique``); every arm is beaten by another, so there is a cycle.
+    P - 1/2 = c Q^T M Q with M random and skew-symmetric, Q = I - p 1^T, which maps p to zero. For almost every M of odd size
+    the kernel is one-dimensional, so p is the only Nash policy (``nash.is_unique``); every arm is beaten by another, so there is a cycle.
 
     Args:
         size: n, odd and at least 3: a skew-symmetric matrix of even size has no kernel, or one of two dimensions.
@@ -76,7 +76,7 @@ def random_cyclic(size: int, seed: int, edge: float = 0.5) -> Game:
 
 
 def three_arms() -> Game:
-    """The SRPO paper's bandit: y_2 beats both others, y_0 beats y_1 by far.
+    """The SRPO paper's bandit: y_2 beats both others, and y_0 beats y_1 by a large margin.
 
     Source: SRPO section 5, with its two behaviour policies ``UNIFORM_BEHAVIOUR`` and ``SKEWED_BEHAVIOUR``.
     """
@@ -85,7 +85,7 @@ def three_arms() -> Game:
 
 
 def bradley_terry(rewards: Sequence[float]) -> Game:
-    """P[i, j] = sigmoid(r_i - r_j); the best arm is Nash (several best: any mixture of them; here the even one).
+    """P[i, j] = sigmoid(r_i - r_j); the best arm is the Nash policy (if several are best, any mixture of them; here the uniform one).
 
     Source: SPO (2).
 
@@ -100,15 +100,15 @@ def bradley_terry(rewards: Sequence[float]) -> Game:
 def plackett_luce(rewards: NDArray[np.float64]) -> list[tuple[tuple[int, ...], float]]:
     """Every ranking of n arms, the best one first, with its probability prod_k exp(r_k) / sum_{i >= k} exp(r_i).
 
-    Source: SPO (3). Its first place alone is the n-ary Bradley-Terry model, exp(r_i) / sum_j exp(r_j); of two arms only, Bradley-Terry.
+    Source: SPO (3). Its first place alone is the n-ary Bradley-Terry model, exp(r_i) / sum_j exp(r_j); with two arms it is Bradley-Terry.
 
     Args:
-        rewards: (n,) r, in nats; arms may be there more than once.
+        rewards: (n,) r, in nats; arms may occur more than once.
     """
     weights = np.exp(rewards - rewards.max())
     return [(ranking, _ranking_probability(weights[list(ranking)])) for ranking in permutations(range(len(rewards)))]
 
 
 def _ranking_probability(weights: NDArray[np.float64]) -> float:
-    left = np.cumsum(weights[::-1])[::-1]
-    return float(np.prod(weights / left))
+    remaining = np.cumsum(weights[::-1])[::-1]
+    return float(np.prod(weights / remaining))

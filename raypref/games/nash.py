@@ -15,14 +15,14 @@ from raypref.preferences import Matrix
 def is_unique(preference: Matrix, nash: Policy) -> bool:
     """Whether a Nash policy over all arms is the only one: whether P - 1/2 has rank n - 1.
 
-    Every Nash policy q of such a game makes all arms equal, (P - 1/2) q = 0, because p^T (P - 1/2) q = 0 with p above zero everywhere
+    Against every Nash policy q of such a game all arms are equal, (P - 1/2) q = 0, because p^T (P - 1/2) q = 0 with p above zero everywhere
     and no entry of (P - 1/2) q above zero.
 
     Raises:
-        ValueError: the Nash policy leaves an arm out; the rank then says nothing.
+        ValueError: the Nash policy gives an arm probability 0, and the rank does not decide.
     """
     if nash.min() <= 0:
-        raise ValueError(f"nash: uniqueness is decided for policies over all arms; this one gives an arm {nash.min()}")
+        raise ValueError(f"nash: uniqueness is decided for policies over all arms; this one gives an arm probability {nash.min()}")
     return int(np.linalg.matrix_rank(preference - 0.5, tol=1e-9)) == len(preference) - 1
 
 
@@ -43,7 +43,7 @@ def regularised_duality_gap(preference: Matrix, policy: Policy, reference: Polic
 
     Args:
         preference: (n, n).
-        policy: (n,), no arm outside the reference's.
+        policy: (n,), 0 wherever the reference is 0.
         reference: (n,) pi_ref, above 0 everywhere.
         tau: strength of the regularisation, above 0.
     """
@@ -91,7 +91,9 @@ def _shorter(
 ) -> NDArray[np.float64]:
     """A point along Newton's step at which F is smaller."""
     before = np.linalg.norm(_miss(theta, preference, reference, tau)[0])
-    share = 1.0
-    while share > 1e-9 and np.linalg.norm(_miss(theta + share * step, preference, reference, tau)[0]) > (1.0 - 1e-4 * share) * before:
-        share /= 2.0
-    return theta + share * step
+    fraction = 1.0
+    while (
+        fraction > 1e-9 and np.linalg.norm(_miss(theta + fraction * step, preference, reference, tau)[0]) > (1.0 - 1e-4 * fraction) * before
+    ):
+        fraction /= 2.0
+    return theta + fraction * step

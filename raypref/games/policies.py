@@ -1,6 +1,6 @@
-"""Policies over n arms, and how far apart two of them are.
+"""Policies over n arms, and distances between two of them.
 
-Shapes: n arms; a policy is (n,) or, for one policy a row, (..., n): probabilities that sum to one.
+Shapes: n arms; a policy is (n,), or (..., n) with one policy per row: probabilities that sum to one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def total_variation(first: Policy, second: Policy) -> float:
 
 
 def kl_divergence(first: Policy, second: Policy) -> float:
-    """sum_y first(y) log(first(y) / second(y)), in nats; infinite where ``first`` reaches an arm that ``second`` never does."""
+    """sum_y first(y) log(first(y) / second(y)), in nats; infinite if ``first`` gives weight to an arm of which ``second`` gives none."""
     reached = first > 0
     with np.errstate(divide="ignore"):
         return float(first[reached] @ np.log(first[reached] / second[reached]))

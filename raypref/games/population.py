@@ -1,9 +1,9 @@
-"""What the library's own judging makes of a game: all the training examples that could be drawn, each with its probability.
+"""All training examples that the library's judging can produce from a game, each with its probability.
 
     groups of K arms, drawn from a behaviour policy -> verdicts on them -> Judge (selection, Loss.targets) -> examples
 
 n arms, B different examples, S sequences of an example, K responses of a group. An expectation over the data is then a weighted sum.
-Every text is a single token: a response its arm's number, the prompt 0, and a prompt that holds an earlier answer y the number 1 + y.
+Every text is a single token: the number of its arm for a response, 0 for the prompt, and 1 + y for a prompt that holds an earlier answer y.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raypref.selection.base import Selection, all_pairs, run_now
 from raypref.types import Prompt, Response, Rollout
 
 Group = tuple[int, ...]
-"""The arms of a group's K responses; an arm may be there more than once."""
+"""The arms of a group's K responses; an arm may occur more than once."""
 Verdicts = Callable[[Group], Iterable[tuple[Matrix, float]]]
 """The (K, K) matrices that an annotator may give for a group, each with its probability."""
 
@@ -39,29 +39,30 @@ class Population:
     """Training examples with their weights."""
 
     contexts: NDArray[np.intp]
-    """(B, S) what each sequence's arm was an answer to: 0 the prompt, 1 + y the prompt with the earlier answer y."""
+    """(B, S) the context of each sequence: 0 the prompt, 1 + y the prompt with the earlier answer y."""
     arms: NDArray[np.intp]
     """(B, S)"""
     targets: NDArray[np.float64]
-    """(B, S) what ``Loss.targets`` made of the verdicts."""
+    """(B, S) the result of ``Loss.targets``."""
     weights: NDArray[np.float64]
-    """(B,) expected number of such examples a group: dropped groups leave their sum below one."""
+    """(B,) expected number of such examples per group; the sum is below 1 if groups are dropped."""
 
     def sampled(self, count: int, seed: int) -> Population:
-        """A data set of ``count`` examples drawn from this population: weights are shares of it, those never drawn are left out."""
+        """A data set of ``count`` examples drawn from this population: weights are relative
+        frequencies, and examples that were never drawn are left out."""
         drawn = np.random.default_rng(seed).multinomial(count, self.weights / self.weights.sum())
-        there = drawn > 0
-        kept = {name: getattr(self, name)[there] for name in ("contexts", "arms", "targets")}
-        return replace(self, **kept, weights=drawn[there] / count)
+        occurs = drawn > 0
+        kept = {name: getattr(self, name)[occurs] for name in ("contexts", "arms", "targets")}
+        return replace(self, **kept, weights=drawn[occurs] / count)
 
 
 def soft(preference: Matrix) -> Verdicts:
-    """An oracle that tells probabilities: P of the group's arms, and nothing to chance."""
+    """An oracle that returns probabilities: P of the group's arms, without randomness."""
     return lambda group: [(preference[np.ix_(group, group)], 1.0)]
 
 
 def drawn(preference: Matrix) -> Verdicts:
-    """An annotator: each comparison of the group comes out as 0 or 1, independently, with probability P.
+    """An annotator: each comparison of the group is 0 or 1, independently, with probability P.
 
     Source: INPO (1), SRPO section 3. An arm against itself is a fair coin.
     """
@@ -102,7 +103,7 @@ def _matrix(size: int, wins: dict[tuple[int, int], float]) -> Matrix:
 
 
 def population(loss: Loss, selection: Selection, behaviour: Policy, verdicts: Verdicts, responses: int = 2) -> Population:
-    """Every example that the loss can be given of groups drawn independently from ``behaviour``.
+    """Every example that can result from groups drawn independently from ``behaviour``.
 
     Args:
         loss: makes the targets.
@@ -113,7 +114,7 @@ def population(loss: Loss, selection: Selection, behaviour: Policy, verdicts: Ve
 
     Raises:
         ValueError: examples of different sizes, or none at all.
-        DataError: the loss wants responses to another prompt, of which a game has none.
+        DataError: the loss needs responses to another prompt, which a game does not have.
     """
     weights: dict[_Example, float] = defaultdict(float)
     for group in product(range(len(behaviour)), repeat=responses):
@@ -125,7 +126,7 @@ def population(loss: Loss, selection: Selection, behaviour: Policy, verdicts: Ve
 
 
 def whole_group(loss: Loss, selection: Selection, group: Sequence[int], preference: Matrix) -> Population:
-    """The examples of one group under probabilities as verdicts: with every arm as often as pi_t has it, the group is pi_t itself."""
+    """The examples of one group with probabilities as verdicts. A group with arms in the proportions of pi_t represents pi_t exactly."""
     arms = tuple(group)
     return _population(dict.fromkeys(_examples(loss, selection, arms, preference[np.ix_(arms, arms)]), 1.0))
 
@@ -143,7 +144,7 @@ def _population(weights: dict[_Example, float]) -> Population:
 
 
 def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) -> Iterable[_Example]:
-    """What the library makes of one rollout."""
+    """The examples of one rollout, made by the library's judge."""
     replies = tuple(Response(np.array([arm], dtype=np.int32), np.zeros(1, dtype=np.float32), str(arm), "stop") for arm in group)
     rollout = Rollout(Prompt(0, "game", "game", np.zeros(1, dtype=np.int32)), replies, policy_version=0)
     judge = Judge(GivenVerdicts(values), selection, loss, ExampleBuilder(loss, ArmReviser()))
@@ -153,17 +154,17 @@ def _examples(loss: Loss, selection: Selection, group: Group, values: Matrix) ->
 
 
 class ArmReviser(Reviser):
-    """Puts an earlier answer into the prompt where there is no text: the prompt becomes the number 1 + y."""
+    """Puts an earlier answer into a prompt without text: its token becomes 1 + y."""
 
     def __init__(self) -> None:
-        """Neither template nor tokenizer."""
+        """Needs neither template nor tokenizer."""
 
     def revise(self, prompt: Prompt, answer: str) -> Prompt:
         return replace(prompt, token_ids=np.array([1 + int(answer)], dtype=np.int32))
 
 
 class GivenVerdicts:
-    """Answers with a matrix that is given (``raypref.judging.comparisons.AsyncOracle``)."""
+    """Answers with a given matrix (``raypref.judging.comparisons.AsyncOracle``)."""
 
     name = "given"
 

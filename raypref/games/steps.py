@@ -1,6 +1,6 @@
-"""SPPO's and INPO's exact steps on a game, and what their theorems promise.
+"""SPPO's and INPO's exact steps on a game, and the bounds of their theorems.
 
-n arms; P[i, j] = P(arm i > arm j); P(y > pi) = (P pi)_y. eta is each paper's own: SPPO's multiplies, INPO's is an inverse rate.
+n arms; P[i, j] = P(arm i > arm j); P(y > pi) = (P pi)_y. eta is as in each paper: a factor for SPPO, an inverse rate for INPO.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def sppo_log_partition(preference: Matrix, policy: Policy, eta: float) -> float:
 def sppo_step(preference: Matrix, policy: Policy, eta: float) -> Policy:
     """pi_{t+1}(y) = pi_t(y) exp(eta P(y > pi_t)) / Z.
 
-    Source: SPPO (3.1), (3.2): multiplicative weights against oneself.
+    Source: SPPO (3.1), (3.2): multiplicative weights in self-play.
     """
     return softmax(np.log(policy) + eta * (preference @ policy))
 
@@ -41,7 +41,7 @@ def sppo_iterates(preference: Matrix, start: Policy, eta: float, T: int) -> NDAr
 
 
 def sppo_rate(n: int, T: int) -> float:
-    """eta = sqrt(8 ln n / T), which makes the bound below smallest to first order in eta.
+    """eta = sqrt(8 ln n / T), which minimises the bound below to first order in eta.
 
     Source: the proof of SPPO's Theorem 3.1, with KL(pi | pi_1) <= ln n from a uniform start.
     """
@@ -61,8 +61,8 @@ def inpo_step(preference: Matrix, policy: Policy, reference: Policy, eta: float,
 
     Source: INPO (5): mirror descent with rate 1/eta.
     """
-    share = tau / eta
-    return softmax(preference @ policy / eta + share * np.log(reference) + (1.0 - share) * np.log(policy))
+    pull = tau / eta
+    return softmax(preference @ policy / eta + pull * np.log(reference) + (1.0 - pull) * np.log(policy))
 
 
 def inpo_rate(tau: float, t: int) -> float:
@@ -120,7 +120,7 @@ def inpo_kl_bound(B: float, tau: float, T: NDArray[np.int_]) -> NDArray[np.float
         T: any shape, from 1.
 
     Returns:
-        of the shape of ``T``, in nats.
+        in nats, of the shape of ``T``.
     """
     return 32.0 * max(B * tau, 1.0) ** 2 / (tau**2 * (np.asarray(T, dtype=np.float64) + 1.0))
 
@@ -149,6 +149,6 @@ def inpo_gap_bound(B: float, tau: float, D: float, eta: float, T: int) -> float:
         tau: strength of the regularisation, above 0.
         D: the largest KL(pi | pi_1), in nats.
         eta: the inverse rate of every step.
-        T: how many policies were averaged.
+        T: number of policies averaged.
     """
     return 2.0 * (eta * D / T + (4.0 * tau**2 * B**2 + 1.0) / eta)

@@ -1,7 +1,7 @@
 """A tabular softmax policy, trained with the library's own losses.
 
-Shapes: n arms, C contexts, B examples, S sequences of an example. The policy is theta (C, n), log pi = log_softmax(theta) by rows: row 0
-given the prompt and, for losses with revisions, row 1 + y given the prompt and the earlier answer y. All in float64.
+Shapes: n arms, C contexts, B examples, S sequences of an example. The policy is theta (C, n), log pi = log_softmax(theta) per row: row 0
+is given the prompt and, for losses with revisions, row 1 + y is given the prompt and the earlier answer y. All in float64.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Objective = Callable[["Tensor"], "Tensor"]
-"""theta (C, n) -> () the loss to be minimised; its gradient may leave out what a paper stops gradients through."""
+"""theta (C, n) -> () the loss to be minimised; its gradient may contain stopped parts, as in the papers."""
 
 NULL = 1e-10
-"""Curvatures below this share of the largest are rounding errors of zero: softmax does not see a shift of a row."""
+"""Curvatures below this fraction of the largest count as zero: softmax is invariant to a shift of a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A loss, the data it is given, and the frozen policies it reads."""
+    """A loss, its data, and the frozen policies that it reads."""
 
     loss: Loss
     population: Population
@@ -39,12 +39,12 @@ class Task:
     """(n,), as ``reference``."""
 
     def objective(self, theta: Tensor) -> Tensor:
-        """() the exact expectation of the loss over the population, as the learner's mean over an infinite batch.
+        """() the exact expectation of the loss over the population: the learner's mean over an infinite batch.
 
-        Statistics of the global batch are expectations as well, without a gradient.
+        Statistics of the global batch are expectations as well, without gradient.
 
         Raises:
-            ValueError: the loss reads what a game does not have (responses to another prompt, token-wise KL).
+            ValueError: the loss needs responses to another prompt, or the token-wise KL, which a game does not have.
         """
         import torch
 
@@ -60,11 +60,11 @@ class Task:
         return mean
 
     def batch(self, theta: Tensor) -> LossBatch:
-        """All examples of the population, once each."""
+        """All examples of the population, each once."""
         import torch
 
         if self.loss.mismatched or self.loss.token_kl:
-            raise ValueError(f"loss.type: {self.loss.type!r} reads what a game of one prompt and one token does not have")
+            raise ValueError(f"loss.type: {self.loss.type!r} needs a second prompt or a token-wise KL, which a game does not have")
         contexts, arms = self.population.contexts, self.population.arms
 
         def frozen(policy: Policy | None) -> Tensor | None:
@@ -96,23 +96,23 @@ def policy_of(theta: Tensor) -> Policy:
 
 
 def stationary_policy(objective: Objective, start: Policy, tolerance: float = 1e-13, steps: int = 500) -> Policy:
-    """Where the objective's gradient field vanishes, by Newton's method: its minimiser, or the fixed point of a stop-gradient loss.
+    """A zero of the objective's gradient, by Newton's method: its minimiser, or the fixed point of a loss with stopped gradients.
 
-    A step is -|H|^-1 g, at most one nat long and halved until it no longer overshoots; |H| has the absolute values of H's eigenvalues, so
-    that each step goes downhill and saddles repel. Where a gradient is stopped, H leaves it out as g does: exact at the fixed point if
-    the stopped factor's co-factor vanishes there (SPO's mu), and a descent direction elsewhere.
+    A step is -|H|^-1 g, at most one nat long and halved until it no longer overshoots. |H| has the absolute values of H's eigenvalues, so
+    that each step descends and saddle points repel. A stopped gradient is missing in H as in g; H is then exact at the fixed point if the
+    cofactor of the stopped factor vanishes there (SPO's mu), and still gives a descent direction elsewhere.
 
     Args:
         objective: of theta (C, n).
         start: (n,) or (C, n), above 0 everywhere.
         tolerance: on the largest entry of the gradient.
-        steps: the most that are taken.
+        steps: at most this many.
 
     Returns:
         (n,) or (C, n), like ``start``.
 
     Raises:
-        ArithmeticError: no such point is found (the loss may have no minimum).
+        ArithmeticError: no zero was found (the loss may have no minimum).
     """
     theta = logits(start)
     for _ in range(steps):
@@ -148,8 +148,8 @@ def _step(objective: Objective, theta: Tensor, g: Tensor, H: Tensor) -> Tensor:
 
     curvatures, directions = torch.linalg.eigh(H)
     sizes = curvatures.abs()
-    seen = sizes > NULL * sizes.max()
-    step = -(directions[:, seen] / sizes[seen]) @ (directions[:, seen].T @ g.flatten())
+    curved = sizes > NULL * sizes.max()
+    step = -(directions[:, curved] / sizes[curved]) @ (directions[:, curved].T @ g.flatten())
     step = (step / max(1.0, float(step.norm()))).view_as(theta)
     slope = float((g * step).sum())
     while True:
@@ -165,9 +165,9 @@ def descend(objective: Objective, start: Policy, *, steps: int, lr: float, adam:
     Args:
         objective: of theta (C, n).
         start: (n,) or (C, n), above 0 everywhere.
-        steps: how many.
+        steps: number of steps.
         lr: step size, in nats of a logit for a gradient of one (Adam: for any gradient).
-        adam: Adam with torch's own settings in place of gradient descent.
+        adam: use Adam with torch's default settings.
 
     Returns:
         (steps + 1, C, n) the policy before the first step and after each.
@@ -176,10 +176,10 @@ def descend(objective: Objective, start: Policy, *, steps: int, lr: float, adam:
 
     theta = logits(start).clone().requires_grad_()
     optimizer: torch.optim.Optimizer = torch.optim.Adam([theta], lr=lr) if adam else torch.optim.SGD([theta], lr=lr)
-    seen = [policy_of(theta)]
+    path = [policy_of(theta)]
     for _ in range(steps):
         optimizer.zero_grad()
         objective(theta).backward()
         optimizer.step()
-        seen.append(policy_of(theta))
-    return np.stack(seen)
+        path.append(policy_of(theta))
+    return np.stack(path)

@@ -19,7 +19,7 @@ def _weights(data: Population) -> dict[tuple[int, ...], float]:
     return {tuple(int(arm) for arm in arms): weight for arms, weight in zip(data.arms, data.weights, strict=True)}
 
 
-def test_drawn_winners() -> None:
+def test_drawn_verdicts() -> None:
     """Behaviour (1/2, 1/2, 0): rock and paper meet with 2 * 1/4, paper wins 0.8 of it: 0.4, and 0.1; each against itself 1/4."""
     data = population(DPO, BOTH, np.array([0.5, 0.5, 0.0]), drawn(CIRCLE))
     assert _weights(data) == pytest.approx({(1, 0): 0.4, (0, 1): 0.1, (0, 0): 0.25, (1, 1): 0.25})
@@ -27,7 +27,7 @@ def test_drawn_winners() -> None:
 
 
 def test_soft_verdicts_make_soft_targets() -> None:
-    """The winner first: paper over rock with eta (0.8 - 1/2) = 3 and -3, as often as the two meet."""
+    """Chosen first: paper over rock with eta (0.8 - 1/2) = 3 and -3, as often as the two meet."""
     data = population(SPPO, BOTH, np.array([0.5, 0.5, 0.0]), soft(CIRCLE))
     assert _weights(data) == pytest.approx({(1, 0): 0.5, (0, 0): 0.25, (1, 1): 0.25})
     np.testing.assert_allclose(data.targets[data.arms.tolist().index([1, 0])], [3.0, -3.0])

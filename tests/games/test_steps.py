@@ -111,8 +111,11 @@ def test_spo_policy() -> None:
 
 
 def test_srpo_policies() -> None:
-    """beta = 1/log 3, even references. Shown the loser: 3^(1/2) : 3^1, shown the winner 3^0 : 3^(1/2), both 1 : sqrt 3. The chance of
-    leaving the answer as it is: 1/(1 + sqrt 3) for the loser, sqrt 3/(1 + sqrt 3) for the winner, so the policy is 1 : sqrt 3."""
+    """beta = 1/log 3, uniform references. Shown the losing arm: 3^(1/2) : 3^1; shown the winning one: 3^0 : 3^(1/2); both 1 : sqrt 3.
+
+    The probability of keeping the answer is 1/(1 + sqrt 3) for the losing arm and sqrt 3/(1 + sqrt 3) for the winning one, so the policy
+    is 1 : sqrt 3.
+    """
     beta, share = 1 / math.log(3), 1 / (1 + math.sqrt(3))
     improver = srpo_improver(CERTAIN, np.full((2, 2), 0.5), beta)
     np.testing.assert_allclose(improver, [[share, 1 - share], [share, 1 - share]])

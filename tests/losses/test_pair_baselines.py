@@ -45,7 +45,7 @@ def test_cpo() -> None:
 
 
 def test_r_dpo() -> None:
-    """0.1 * 3 + 0.01 (5 - 10) = 0.25; a longer winner's margin starts ahead: 0.1 * 3 + 0.01 (10 - 5) = 0.35, and it pulls less."""
+    """0.1 * 3 + 0.01 (5 - 10) = 0.25; with a longer chosen response 0.1 * 3 + 0.01 (10 - 5) = 0.35, and the gradient is smaller."""
     assert RDPO(beta=0.1, alpha=0.01)(pair()).loss.item() == pytest.approx(softplus(-0.25))
     assert RDPO(beta=0.1, alpha=0.01)(pair(lengths=(10, 5))).loss.item() == pytest.approx(softplus(-0.35))
     assert RDPO(beta=0.1, alpha=0)(pair()).loss.item() == pytest.approx(softplus(-0.3))

@@ -42,8 +42,8 @@ def test_loss_of_one_pair() -> None:
     assert SPPO(average_terms=True)(batch).loss.tolist() == [1.0]
 
 
-def test_metrics_of_winner_and_loser() -> None:
-    """Of three sequences the first is the winner (target 7), the last the loser (-6): log-ratios 1 and 4, in the wrong order."""
+def test_metrics_of_chosen_and_rejected() -> None:
+    """Of three sequences the first is the chosen one (target 7), the last the rejected one (-6): log-ratios 1 and 4, in the wrong order."""
     batch = loss_batch([[-4.0, -6.0, -6.0]], [[-5.0, -8.0, -10.0]], [[7.0, -1.0, -6.0]])
     metrics = SPPO()(batch).metrics
     assert {name: value.item() for name, value in metrics.items() if name.startswith("rewards/")} == {

@@ -52,7 +52,7 @@ def test_sample_and_population_losses_of_a_certain_pair() -> None:
         torch.testing.assert_close(SRPO(beta=beta, alpha=alpha)(batch).loss, (4 - 2 * alpha) * soft)
 
 
-def test_population_losses_do_not_know_who_is_called_the_winner() -> None:
+def test_population_losses_do_not_depend_on_which_response_is_called_chosen() -> None:
     """Renaming w and l swaps the places in each pair, and the two revisions; p becomes 1 - p."""
     w, l, ww, lw, wl, ll = RATIOS
     renamed = six([l, w, ll, wl, lw, ww], p=0.3)

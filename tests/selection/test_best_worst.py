@@ -23,7 +23,7 @@ def picks(selection: Selection, values: Matrix) -> Picks:
     return found
 
 
-def test_winner_first() -> None:
+def test_the_best_comes_first() -> None:
     """Win rates 2.2/3, 1.4/3 and 0.9/3."""
     assert picks(BestWorst(), ORDERED) == [(0, 2)]
     assert picks(BestWorst(by="score"), ORDERED) == [(0, 2)]
@@ -67,8 +67,8 @@ def test_permuting_the_responses_permutes_the_pair(values: Matrix, random: Rando
     assume(np.diff(figures).min() > 1e-6)
     order = list(range(len(values)))
     random.shuffle(order)
-    ((winner, loser),) = picks(BestWorst(by=by), values[np.ix_(order, order)])
-    assert [(order[winner], order[loser])] == picks(BestWorst(by=by), values)
+    ((chosen, rejected),) = picks(BestWorst(by=by), values[np.ix_(order, order)])
+    assert [(order[chosen], order[rejected])] == picks(BestWorst(by=by), values)
 
 
 def test_copeland_of_a_sample_counts_by_opponents_met() -> None:

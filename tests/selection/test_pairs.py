@@ -1,4 +1,4 @@
-"""All pairs and a random one: which comparisons are asked, and who is the winner."""
+"""All pairs and a random one: which comparisons are asked, and which response is chosen."""
 
 from random import Random
 
@@ -15,7 +15,7 @@ from tests.selection.playing import beats, play
 from tests.test_preferences import ORDERED, STONE_PAPER_SCISSORS, matrices
 
 
-def test_every_pair_with_its_own_winner_cycles_too() -> None:
+def test_every_pair_is_decided_by_its_own_comparison_in_cycles_too() -> None:
     """Stone, paper, scissors: 0 > 1, 1 > 2, 2 > 0."""
     assert play(AllPairs(), STONE_PAPER_SCISSORS)[0] == [(0, 1), (2, 0), (1, 2)]
     assert AllPairs().examples_at_most(5) == 10
@@ -35,7 +35,7 @@ def test_a_pair_without_an_answer_is_left_out() -> None:
     assert play(RandomPair(), np.array([[0.5, np.nan], [np.nan, 0.5]]))[0] == []
 
 
-def test_a_drawn_winner_wins_with_its_probability() -> None:
+def test_a_drawn_response_is_chosen_with_its_probability() -> None:
     """P(0 > 1) = 0.8 over 2,000 prompts: 1,600 wins, standard deviation sqrt(2000 * 0.8 * 0.2) = 17.9; four of them are 72."""
     values = beats(2, (0, 1), chance=0.8)
     for rule in (AllPairs(chosen="drawn"), RandomPair(chosen="drawn")):
@@ -43,7 +43,7 @@ def test_a_drawn_winner_wins_with_its_probability() -> None:
         assert abs(wins - 1600) < 72
 
 
-def test_certain_preferences_leave_a_drawn_winner_no_choice() -> None:
+def test_certain_preferences_decide_the_draw() -> None:
     values = beats(2, (1, 0), chance=1.0)
     assert {tuple(play(RandomPair(chosen="drawn").seeded(k), values)[0]) for k in range(50)} == {((1, 0),)}
 
