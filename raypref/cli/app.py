@@ -13,6 +13,7 @@ import typer
 
 from raypref import __version__
 from raypref.cli.evaluate import app as evaluate
+from raypref.cli.options import Overrides, RunFile
 from raypref.errors import RayprefError
 
 app = typer.Typer(
@@ -33,13 +34,13 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)] = False,
 ) -> None:
-    """Options of the command itself; ``--version`` has done its work by now."""
+    """Options of ``raypref`` itself. Their callbacks do the work."""
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    config: RunFile,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in output_dir.")] = False,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
@@ -53,15 +54,15 @@ def train(
         result = run(settings, resume=resume)
     except KeyboardInterrupt:
         saved = Checkpoints.of(settings).complete()
-        typer.echo(f"stopped; --resume goes on from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
+        typer.echo(f"stopped; --resume continues from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
         raise
     print_summary(result.summary)
 
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    config: RunFile,
+    overrides: Overrides = None,
 ) -> None:
     """Print every problem of a config, of the first records of its data and of its model's files. Starts nothing."""
     from raypref.cli.check import FIRST_RECORDS, problems_of
@@ -79,11 +80,11 @@ def check(
 @app.command()
 def generate(
     config: Annotated[Path, typer.Argument(help="A run's YAML file: policy, data, rollout and placement are used.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")] = None,
+    overrides: Overrides = None,
     *,
     prompts: Annotated[str, typer.Option(help="JSONL or Parquet file, directory, or data set with the prompts.")],
     output: Annotated[Path, typer.Option(help="JSONL file to write.")],
-    responses: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
+    responses: Annotated[int, typer.Option(min=1, help="Answers per prompt.")] = 1,
     revisions: Annotated[int, typer.Option(min=0, help="How often each answer is revised (data.template).")] = 0,
     best: Annotated[
         bool,
@@ -99,7 +100,7 @@ def generate(
 
 
 class _Log(logging.Handler):
-    """To what is standard error at the time: while the progress line is live, rich puts it above that."""
+    """Writes to the current ``sys.stderr``: while the progress line is live, rich replaces it and shows log lines above that line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
@@ -110,9 +111,9 @@ def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2. SIGTERM ends a run as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
-    for own in ("raypref", "actors"):
-        logging.getLogger(own).setLevel(logging.INFO)
-    sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m raypref` finds them
+    for package in ("raypref", "actors"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    sys.path.insert(0, os.getcwd())  # the user's modules are found, as by `python -m raypref`
     try:
         app()
     except RayprefError as error:

@@ -72,7 +72,7 @@ def test_log_lines_go_to_what_is_standard_error_at_the_time(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("saved", "message"), [(True, "stopped; --resume goes on from {}"), (False, "stopped before the first checkpoint")]
+    ("saved", "message"), [(True, "stopped; --resume continues from {}"), (False, "stopped before the first checkpoint")]
 )
 def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, saved: bool, message: str) -> None:
     def interrupted(config: RunConfig, **_: object) -> None:
@@ -87,4 +87,4 @@ def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(cli.app, ["train", str(tmp_path / "run.yaml")])
     assert done.exit_code == 130
     checkpoint = tmp_path / "checkpoints" / "iteration_0001"
-    assert done.stderr.startswith(f"stopped; --resume goes on from {checkpoint}" if saved else "stopped before the first checkpoint")
+    assert done.stderr.startswith(f"stopped; --resume continues from {checkpoint}" if saved else "stopped before the first checkpoint")

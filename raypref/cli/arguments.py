@@ -1,0 +1,115 @@
+"""The arguments of ``raypref evaluate``, read and checked before a policy answers or an oracle is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypref.errors import ConfigError, DataError
+from raypref.evaluation.response_files import ResponseSet, read_responses
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPolicy:
+    """A policy that answers the prompts first."""
+
+    name: str
+    model: str
+    target: Path
+    """Where its responses are written."""
+
+
+def path_of(argument: str) -> tuple[str | None, Path]:
+    """Name and path of ``NAME=FILE``, divided at the first ``=``, or of ``FILE``. A path that exists is a file, also with a ``=`` in it.
+
+    Raises:
+        ConfigError: there is nothing before or after the ``=``.
+    """
+    if Path(argument).exists() or "=" not in argument:
+        return None, Path(argument)
+    name, _, path = argument.partition("=")
+    if not name or not path:
+        raise ConfigError(f"{argument!r}: expected NAME=FILE, or FILE")
+    return name, Path(path)
+
+
+def read_set(argument: str, questions: Mapping[str, str] | None = None, column: str | None = None) -> ResponseSet:
+    """The responses that ``NAME=FILE`` or ``FILE`` names.
+
+    Raises:
+        ConfigError: it is neither.
+        DataError: from ``read_responses``.
+    """
+    name, path = path_of(argument)
+    return read_responses(path, name, questions=questions, column=column)
+
+
+def policies_of(arguments: Sequence[str], prompts: str | None, directory: Path) -> list[NamedPolicy]:
+    """The policies of ``--policy NAME=MODEL``.
+
+    Args:
+        arguments: one per policy.
+        prompts: what they answer.
+        directory: where their responses are written.
+
+    Raises:
+        ConfigError: one is not of that form, or there are no prompts.
+    """
+    policies = []
+    for argument in arguments:
+        name, _, model = argument.partition("=")
+        if not name or not model or Path(name).name != name:
+            raise ConfigError(f"--policy {argument!r}: expected NAME=MODEL; the name is also that of a file, so without a /")
+        policies.append(NamedPolicy(name, model, directory / f"{name}.jsonl"))
+    if policies and prompts is None:
+        raise ConfigError("--prompts: required with --policy")
+    return policies
+
+
+def check_names(names: Sequence[str], least: int) -> None:
+    """Refuse too few sets of responses, and two sets of one name.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if len(names) < least:
+        raise ConfigError(f"--responses, --policy: {len(names)} sets of responses ({', '.join(names)}); at least {least} are needed")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"--responses, --policy, --against: {', '.join(twice)} twice; give each set another name, NAME=...")
+
+
+def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[Path], inputs: Sequence[Path]) -> None:
+    """Refuse to replace anything but an earlier result.
+
+    Args:
+        directory: where everything is written.
+        responses: files of responses, which cost work to produce.
+        results: tables and figures, which may be replaced.
+        inputs: files that are read.
+
+    Raises:
+        ConfigError: naming the file that is in the way.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output {str(directory)!r}: a file; expected a directory")
+    for path in responses:
+        if path.exists():
+            raise ConfigError(f"{path}: exists, and responses would be written there; pass it as --responses, or give another --output")
+    for path in results:
+        if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
+            raise ConfigError(f"{path}: is read, and would be replaced by a result; give another --output")
+
+
+def check_counts(answered: ResponseSet) -> None:
+    """Refuse prompts with different numbers of responses, or with one response (best of n).
+
+    Raises:
+        DataError: naming the place of the first such prompt.
+    """
+    first = answered.answers[0]
+    size = len(first.responses)
+    for answer in answered.answers:
+        if len(answer.responses) != size or size < 2:
+            wanted = "at least 2 are needed to choose from" if size < 2 else f"{first.place} has {size}"
+            raise DataError(f"{answer.place}: {len(answer.responses)} responses; {wanted}")

@@ -1,0 +1,76 @@
+"""Options that commands share, declared once; and ``command``, which gives them to the commands of ``raypref evaluate``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")]
+RunFile = Annotated[Path, typer.Argument(help="The run's YAML file.")]
+EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file: oracle, judging, placement and evaluation are used.")]
+Output = Annotated[Path, typer.Option(help="Directory of the results. Responses there are not replaced.")]
+Questions = Annotated[Path | None, typer.Option(help="The questions of response files that name them by id alone.")]
+ONE_FILE = "NAME=FILE, or FILE."
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a command of ``raypref evaluate`` reads; a command that does not have one of the options has its default."""
+
+    responses: Annotated[list[str] | None, typer.Option(help="NAME=FILE, or FILE; as often as there are sets of responses.")] = None
+    policies: Annotated[
+        list[str] | None, typer.Option("--policy", help="NAME=MODEL: a policy that answers --prompts first, on engines.")
+    ] = None
+    prompts: Annotated[str | None, typer.Option(help="What the policies answer: file, directory or data set.")] = None
+    questions: Questions = None
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out prompts that are not in every set, and count them.")] = False
+
+
+SETS = ("responses", "policies", "prompts", "questions", "partial")
+"""The inputs of a command that compares sets of responses."""
+
+
+def command(
+    app: typer.Typer, evaluation: Callable[..., Any], *results: str, inputs: Sequence[str] = SETS, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: a command with the shared options beside those of the function.
+
+    The function gets ``evaluation(config, overrides, output, results, inputs)`` as its first argument, then its own options.
+
+    Args:
+        app: what the command belongs to.
+        evaluation: makes the first argument.
+        results: names of the files that the command writes into ``--output``.
+        inputs: fields of ``Inputs`` that are options of the command.
+        name: of the command; default: the function's.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        types, shared_types = get_type_hints(function, include_extras=True), get_type_hints(Inputs, include_extras=True)
+        _, *special = inspect.signature(function).parameters.values()
+        shared = inspect.signature(Inputs).parameters
+        parameters = [
+            inspect.Parameter("config", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=EvaluationFile),
+            inspect.Parameter("overrides", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Overrides, default=None),
+            *(parameter.replace(annotation=types[parameter.name]) for parameter in special),
+            *(shared[key].replace(annotation=shared_types[key], kind=inspect.Parameter.KEYWORD_ONLY) for key in inputs),
+            inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, annotation=Output),
+        ]
+
+        @functools.wraps(function)
+        def run(config: Path, overrides: list[str] | None, *, output: Path, **options: Any) -> None:
+            given = Inputs(**{key: options.pop(key) for key in inputs})
+            function(evaluation(config, overrides, output, results, given), **options)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads these two
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name)(run)
+        return function
+
+    return register
