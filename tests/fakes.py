@@ -1,4 +1,4 @@
-"""The four roles in plain Python: a "policy" is one number, a response is drawn from it, and a reference is the value itself."""
+"""The four roles in plain Python: a policy is one number, and a reference to a value is the value itself."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def prompt(index: int, id: str | None = None) -> types.Prompt:
 
 @dataclass
 class FakePolicy:
-    """What the learner trains and the others hold a copy of."""
+    """A copy of the policy in an engine or reference."""
 
     value: float = 0.0
     version: int = -1
     keeps_pi_t: bool = False
-    """A reference's: weights for the engines alone pass by."""
+    """A reference's copy: it does not take weights that are for the engines alone."""
 
 
 @dataclass
 class FakeLearner:
-    """Adds the number of examples to its value; remembers every batch by the prompts in it."""
+    """Its value grows by the number of examples; it records the prompts of every batch."""
 
     replicas: Sequence[FakePolicy] = ()
     value: float = 0.0
@@ -43,7 +43,7 @@ class FakeLearner:
     fail_at_step: int | None = None
     delay_s: float = 0.0
     samples: dict[int, list[types.Rollout]] = field(default_factory=dict)
-    """Steps taken before -> what the regulariser was given."""
+    """Number of steps before -> the regulariser's samples."""
     references: list[Path] = field(default_factory=list)
 
     async def regularise(self, rollouts: Sequence[types.Rollout]) -> None:
@@ -90,7 +90,7 @@ class FakeLearner:
 
 @dataclass
 class FakeRollout:
-    """Answers after a random delay, so that groups finish out of order; counts how many are in flight."""
+    """Answers after a random delay, so that groups finish out of order; counts the requests in flight."""
 
     policy: FakePolicy = field(default_factory=FakePolicy)
     requests: list[types.SampleRequest] = field(default_factory=list)
@@ -129,7 +129,7 @@ class FakeRollout:
 
 @dataclass
 class FakeReference:
-    """pi_t's log-probs are its number, pi_ref's the number that it was refreshed with."""
+    """Log-probs under pi_t are its number; those under pi_ref are the number that it was last refreshed with."""
 
     policy: FakePolicy = field(default_factory=lambda: FakePolicy(keeps_pi_t=True))
     reference: float = 0.0
@@ -138,9 +138,9 @@ class FakeReference:
     async def score(self, examples: Any) -> Any:
         size = len(examples[0].response_ids)
         slots = {"previous_logps": np.full(size, self.policy.value), "reference_logps": np.full(size, self.reference)}
-        own = tuple(replace(example, **slots) for example in examples)
-        self.scored.extend(own)
-        return own
+        scored = tuple(replace(example, **slots) for example in examples)
+        self.scored.extend(scored)
+        return scored
 
     async def refresh(self, directory: Path) -> None:
         self.reference = json.loads((directory / "config.json").read_text())
@@ -154,11 +154,11 @@ class FakeReference:
 
 @dataclass
 class FakeOracle:
-    """Keeps every group but those whose prompt index is in ``drops``; the policy with the larger value wins."""
+    """Keeps every group except those whose prompt index is in ``drops``; the policy with the larger value wins."""
 
     drops: frozenset[int] = frozenset()
     partners: dict[str, str] = field(default_factory=dict)
-    """Prompt id -> the prompt whose rollout came with it."""
+    """Prompt id -> id of the prompt whose rollout came as its partner."""
     sealed: list[int] = field(default_factory=list)
 
     async def judge(self, rollout: types.Rollout, partner: types.Rollout | None = None) -> tuple[types.Verdict, Any]:

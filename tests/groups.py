@@ -1,4 +1,6 @@
-"""Rollouts made by hand, and an oracle that answers from a table."""
+"""Rollouts written by hand, and an oracle that answers from a table."""
+
+from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from raypref.types import Comparison, Prompt, Response, Rollout
 
 
 def rollout(*texts: str, cut_off: Sequence[int] = (), prompt_id: str = "p", index: int = 0, policy_version: int = 2) -> Rollout:
-    """One response a text, with one token (its character's code) a character."""
+    """One response per text, with one token per character: the character's code."""
     responses = []
     for k, text in enumerate(texts):
         ids = np.array([ord(letter) for letter in text], dtype=np.int32)
@@ -22,7 +24,7 @@ def rollout(*texts: str, cut_off: Sequence[int] = (), prompt_id: str = "p", inde
 
 
 class TableOracle(Oracle):
-    """P(a > b) from ``table``, by the responses' texts; remembers what it was asked."""
+    """Reads P(a > b) from ``table`` by the responses' texts; records the questions."""
 
     type: str = "table"
     table: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Stand-ins for actors, in tests of the others. In a module of their own, because Ray's workers import them."""
+"""Stand-ins for actors, for tests of other actors. They have a module to themselves, because Ray's workers import it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raypref.training.logprobs import response_logps
 
 
 class Sender:
-    """In the learner's place: a plain transformers model that is synced and asked for log-probs."""
+    """Stands in for the learner: a plain transformers model that sends its weights and computes log-probs."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Sender:
         dtype: Any = "float32",
         trained: Collection[str] | None = None,
     ) -> None:
-        """Trains the parameters that are named, or all."""
+        """Only the parameters in ``trained`` are trainable; default: all."""
         self._transport = transport
         self._model = load_model(PolicyConfig(path=str(path), dtype=dtype), torch.device(device))
         for name, parameter in self._model.named_parameters():
@@ -46,7 +46,7 @@ class Sender:
         return self._sender.sync(version, audience)
 
     def sync_listing(self, version: int) -> tuple[dict[str, int], set[str]]:
-        """Sync; what the receivers hold, and the names of what was sent this time."""
+        """Sync; checksums of what the receivers hold, and the names of what was sent this time."""
         control: Any = self._sender._control
         send, sent = control.update_weights, set[str]()
 
@@ -61,7 +61,7 @@ class Sender:
             control.update_weights = send
 
     def sync_corrupted(self, version: int, name: str) -> dict[str, int]:
-        """Sync, but one bit of a tensor changes on the way."""
+        """Sync, with one bit of a tensor changed on the way."""
         control: Any = self._sender._control
         send = control.update_weights
 
@@ -76,21 +76,21 @@ class Sender:
             control.update_weights = send
 
     def move(self, seed: int) -> None:
-        """Change every trained weight, a little but visibly: another policy."""
+        """Change every trained weight enough to change the log-probs."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in filter(lambda parameter: parameter.requires_grad, self._model.parameters()):
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
 
     def logps(self, sequences: Sequence[types.TokenSequence]) -> list[np.ndarray]:
-        """Per-token log-probs (T_s,) of each response, one sequence at a time: no padding."""
+        """Per-token log-probs (T_s,) of each response, computed one sequence at a time, without padding."""
         with torch.no_grad():
             pairs = [response_logps(self._model, [sequence]) for sequence in sequences]
         return [logps[0][mask[0]].double().cpu().numpy() for logps, mask in pairs]
 
 
 class Mortal:
-    """In an engine's place: streams one group, then nothing more, and waits to be killed."""
+    """Stands in for an engine that streams one group and then hangs until it is killed."""
 
     def submit(self, requests: Sequence[tuple[str, types.SampleRequest]]) -> dict[str, Exception]:
         return {}
@@ -102,7 +102,7 @@ class Mortal:
 
 
 class Breaking(Mortal):
-    """In an engine's place: announces three groups, streams one, and breaks."""
+    """Stands in for an engine that announces three groups, streams one and raises."""
 
     def stream(self) -> Iterator[Finished | types.Rollout]:
         yield Finished(("0", "1", "2"), 3)

@@ -75,7 +75,7 @@ class Engine:
             tensor_parallel: worker processes that share the model; 1: this process.
             device: ``cpu`` or ``cuda``; vLLM must be built for it.
             transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
-            seed: of the engine; each request has its own seed as well.
+            seed: of the engine; each request comes with a seed as well.
             load_weights: load the weights in the directory; for a run without a learner.
             sleeps: whether ``sleep`` will be called. On a CPU the calls succeed, and no memory is freed.
 

@@ -1,23 +1,22 @@
 """The loop, top to bottom: sample, judge, score, train, sync; evaluate and save between iterations.
 
-                 sample             judge              score                 train
-      prompts ----------> rollouts -------> examples ---------> examples ------------> pi_{t+1}
-                 engines            oracle             references   in    learner         |
-                    ^                                      ^     batches                  |
-                    |                                      |                              |
-                    +--------------------------------------+------------------------------+
-                                    sync: the weights, under version t + 1
+             sample            judge              score             train
+    prompt -----------> rollout -------> examples -------> batch ------------> pi_{t+1}
+             engines           oracle          references        learner          |
+                ^                                  ^                              |
+                |                                  |                              |
+                +----------------------------------+------------ sync ------------+
 
-    sync: pi_0 -> engines and references
+    sync pi_0
     for each iteration t:
-        save and evaluate pi_t                         } all of this overlaps (``loop.overlap``): engines sample while pi_t is saved and
-        each prompt: sample, judge, score              } evaluated, and the learner starts on the first full batch while they still sample
-        each full batch: train                         }
-        sync: pi_{t+1} -> engines and references, checked
+        save and evaluate pi_t               }  with ``loop.overlap`` all three run at the same time: the engines sample while
+        for each prompt: sample, judge, score}  pi_t is saved and evaluated, and the learner takes its first step as soon as one
+        for each full batch: train           }  batch is full and pi_t is saved
+        sync pi_{t+1}, and check every copy
     save and evaluate the last policy, export it
 
-Every algorithm is this loop. What differs is data: which responses are kept, which frozen log-probs are asked for, which loss. Given
-preferences enter as examples and are only scored.
+Every algorithm is this loop. What differs is data: which responses are kept, which log-probs are computed, which loss is taken. Given
+preferences are examples already: they are only scored.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class Driver:
         """The last iteration whose policy was saved and evaluated."""
 
     async def run(self, resume_from: Path | None = None) -> Outcome:
-        """Run to the end, from the start or from a checkpoint.
+        """Run all iterations, from the start or from a checkpoint.
 
         Args:
             resume_from: a directory that ``Checkpoints`` wrote; the result is the same as that of a run that was never stopped.
@@ -245,7 +244,7 @@ class Driver:
             meanwhile: the next iteration's batches. The engines answer the held-out prompts first, then these prompts.
 
         Raises:
-            Exception: the first failure of the three.
+            Exception: the first failure, of saving, of evaluating or of a group.
         """
         if self._concluded == self.state.iteration:
             return

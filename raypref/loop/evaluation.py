@@ -86,7 +86,7 @@ class Evaluator:
         self._kept["previous"] = await self._sample_all(iteration)
 
     async def _revision_curve(self, defenders: Sequence[RolloutRef], iteration: int, observed: Averages) -> list[dict[str, Any]]:
-        """Win rates against the base policy's first responses, after pi_t revised its own responses 0, 1, ... times.
+        """Win rates against the base policy's first responses, after pi_t revised its responses 0, 1, ... times.
 
         Args:
             defenders: the base policy's rollouts.

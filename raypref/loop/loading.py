@@ -50,7 +50,7 @@ def _prompts(config: RunConfig, facts: PolicyFacts, records: Sequence[Any] | Non
 def _given_examples(
     config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Sequence[Any] | None, held_out: Sequence[Any] | None
 ) -> RunData:
-    """Given preferences or answers. Held-out prompts come from a file of their own or from the preferences."""
+    """Given preferences or answers. Held-out prompts come from ``data.held_out`` or from the preferences."""
     if not facts.end_token_ids:
         raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
     section = config.data

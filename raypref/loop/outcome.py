@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Outcome:
-    """What the driver reports at the end; ``summary.json`` is made of it."""
+    """What the driver reports at the end; ``summary.json`` is built from it."""
 
     steps: int = 0
     """Optimiser steps."""

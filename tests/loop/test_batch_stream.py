@@ -15,7 +15,7 @@ from raypref.types import Slice
 def drain(
     sizes: list[int], *, batch_size: int, window: int, max_batches: int | None = None, max_examples: int = 1, seed: int = 0
 ) -> tuple[list[Batch], int]:
-    """Batches made of groups with ``sizes`` examples each, and how many groups were started."""
+    """The batches of groups with ``sizes`` examples each, and how many groups were started."""
     delays = random.Random(seed)
     started = 0
 

@@ -86,12 +86,12 @@ def test_window_bounds_what_is_in_flight(tmp_path: Path) -> None:
     assert 1 < driver.roles.rollout.most_in_flight <= 5
 
 
-@pytest.mark.parametrize("dial", [{}, {"sync_interval": 2}])
-def test_overlap_changes_nothing(tmp_path: Path, dial: dict[str, int]) -> None:
+@pytest.mark.parametrize("interval", [{}, {"sync_interval": 2}])
+def test_overlap_changes_nothing(tmp_path: Path, interval: dict[str, int]) -> None:
     drops = frozenset({3, 9, 10})
     runs = []
     for overlap in (True, False):
-        driver = make(tmp_path / str(overlap), drops=drops, loop={"iterations": 2, "overlap": overlap} | dial)
+        driver = make(tmp_path / str(overlap), drops=drops, loop={"iterations": 2, "overlap": overlap} | interval)
         finish(driver)
         runs.append((driver.roles.learner.batches, driver.roles.learner.value))
     assert runs[0] == runs[1]
@@ -153,7 +153,7 @@ def test_a_failed_evaluation_does_not_lose_the_policy(tmp_path: Path, overlap: b
 
 
 def test_a_failure_of_the_sampling_ahead_surfaces_at_once(tmp_path: Path) -> None:
-    """Judging fails while pi_1 is evaluated for a minute: the error is the judge's, and nobody waits for the evaluation."""
+    """Judging fails while pi_1 is evaluated for a minute: the judge's error surfaces, and the evaluation is not waited for."""
     driver = make(tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8})
     judge = driver.roles.oracle.judge
 
@@ -174,7 +174,7 @@ def test_a_failure_of_the_sampling_ahead_surfaces_at_once(tmp_path: Path) -> Non
 
 
 def test_failure_while_the_engines_sample_ahead_is_what_surfaces(tmp_path: Path) -> None:
-    """The disk is full when pi_1 is saved: that is the error, no checkpoint counts, and nothing of the next iteration is left at work."""
+    """The disk is full when pi_1 is saved: that error surfaces, no checkpoint is complete, and no task of the next iteration is left."""
     driver = make(tmp_path)
 
     async def full(directory: Path) -> None:
@@ -229,7 +229,7 @@ def test_resume_continues_exactly(tmp_path: Path) -> None:
     assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_earned(tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path: Path) -> None:
     driver = make(tmp_path)
     driver.roles.learner.fail_at_step = 3
     with pytest.raises(LossNotFinite, match="batch written to"):
@@ -270,7 +270,7 @@ def test_metrics_are_written(tmp_path: Path) -> None:
 
 
 def test_metrics_tell_where_the_time_of_each_iteration_went(tmp_path: Path) -> None:
-    """Three iterations of two steps. The last evaluation comes after the last line; training is in the three to the full."""
+    """Three iterations of two steps. The last evaluation comes after the last line; the three lines cover all of the training."""
     outcome = finish(make(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     times = [line for line in lines if "time/iteration_s" in line]
@@ -282,7 +282,7 @@ def test_metrics_tell_where_the_time_of_each_iteration_went(tmp_path: Path) -> N
 
 
 def test_time_before_the_run_is_not_the_first_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is made 1000 seconds before it runs: the roles are connected in between."""
+    """The driver is built 1000 seconds before it runs; in between the roles are connected."""
     with monkeypatch.context() as earlier:
         now = time.monotonic()
         earlier.setattr(metrics.time, "monotonic", lambda: now - 1000.0)

@@ -1,4 +1,4 @@
-"""The loop against fakes where it is not sampling alone: given data, references, the regulariser's samples, mismatched sequences."""
+"""The loop against fakes, beyond plain sampling: given data, references, the regulariser's samples, mismatched responses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def example(index: int) -> types.Example:
 
 
 def given(driver: Driver, count: int = 12) -> Driver:
-    """The driver with given examples in place of prompts; their prompts stay, for the regulariser."""
+    """The driver with given examples instead of prompts; their prompts are there for the regulariser."""
     data = RunData([prompt(k) for k in range(count)], [example(k) for k in range(count)], driver.data.held_out)
     driver.metrics.close()
     return Driver(driver.config, driver.roles, data, metrics=MetricsWriter(driver.config.output_dir))
@@ -54,7 +54,8 @@ def given(driver: Driver, count: int = 12) -> Driver:
     ],
 )
 def test_given_data_from_offline_to_online_with_evaluation(tmp_path: Path, loop: dict[str, int], begun: list[tuple[int, int]]) -> None:
-    """12 examples in batches of 4: whatever the dial, engines answer held-out prompts alone, and every policy but pi_0 is evaluated."""
+    """12 examples in batches of 4: whatever the sync interval, engines answer only held-out prompts, and every policy
+    except pi_0 is evaluated."""
     driver = given(make(tmp_path, loop=loop))
     outcome = finish(driver)
     assert [index for batch in driver.roles.learner.batches for index in batch] == list(range(12))
@@ -65,7 +66,7 @@ def test_given_data_from_offline_to_online_with_evaluation(tmp_path: Path, loop:
 
 
 def test_pi_t_of_given_data_is_the_policy_at_the_iterations_start(tmp_path: Path) -> None:
-    """The fake policy's number grows by 2 a batch of two (targets 0): online, pi_t is 0, 2, 4; pi_ref stays 0."""
+    """The fake policy's number grows by 2 with each batch of two (targets 0): online, pi_t is 0, 2, 4; pi_ref stays 0."""
     loop = {"iterations": 3, "sync_interval": 1}
     driver = given(make(tmp_path, loss=TwoReferences(), loop=loop, learner={"global_batch": 2}), 6)
     finish(driver)
@@ -131,8 +132,12 @@ def test_regulariser_samples_on_given_data(tmp_path: Path) -> None:
     driver = given(make(tmp_path, loss=TwoReferences(), **sections), 12)
     finish(driver)
     samples = driver.roles.learner.samples
-    assert {step: [rollout.prompt.index for rollout in own] for step, own in samples.items()} == {0: [0, 1, 2], 2: [4, 5, 6], 4: [8, 9, 10]}
-    assert {step: float(own[0].responses[0].text) for step, own in samples.items()} == {0: 0.0, 2: 4.0, 4: 8.0}
+    assert {step: [rollout.prompt.index for rollout in rollouts] for step, rollouts in samples.items()} == {
+        0: [0, 1, 2],
+        2: [4, 5, 6],
+        4: [8, 9, 10],
+    }
+    assert {step: float(rollouts[0].responses[0].text) for step, rollouts in samples.items()} == {0: 0.0, 2: 4.0, 4: 8.0}
     requests = driver.roles.rollout.requests
     assert sorted({request.policy_version for request in requests}) == [0, 4, 6]
     assert {(request.count, request.max_tokens, request.temperature) for request in requests} == {(1, 5, 1.0)}
@@ -145,8 +150,8 @@ def test_regulariser_leaves_the_iterations_own_data_alone(tmp_path: Path) -> Non
     for name, sections in (("with", {"regulariser": REGULARISER}), ("without", {})):
         driver = make(tmp_path / name, loop={"iterations": 2}, **sections)
         finish(driver)
-        own = {r.prompt.index: (r.seed, r.policy_version) for r in driver.roles.rollout.requests if r.count == 3}
-        runs.append((driver.roles.learner.batches, driver.roles.learner.value, own))
+        drawn = {r.prompt.index: (r.seed, r.policy_version) for r in driver.roles.rollout.requests if r.count == 3}
+        runs.append((driver.roles.learner.batches, driver.roles.learner.value, drawn))
         if name == "with":
             training = [k for k, r in enumerate(driver.roles.rollout.requests) if r.count == 3]
             fresh = [k for k, r in enumerate(driver.roles.rollout.requests) if r.policy_version > 2]
@@ -155,7 +160,7 @@ def test_regulariser_leaves_the_iterations_own_data_alone(tmp_path: Path) -> Non
     assert runs[0] == runs[1]
 
 
-def test_online_needs_no_sync_beside_the_datas(tmp_path: Path) -> None:
+def test_online_the_regulariser_needs_no_weight_sync(tmp_path: Path) -> None:
     """Sync interval 1: before every step the engines hold pi_theta."""
     driver = make(tmp_path, loop={"iterations": 4, "sync_interval": 1}, regulariser=REGULARISER)
     finish(driver)
@@ -163,7 +168,7 @@ def test_online_needs_no_sync_beside_the_datas(tmp_path: Path) -> None:
     assert all(request.policy_version <= 4 for request in driver.roles.rollout.requests)
 
 
-def test_partners_are_the_prompts_before_and_nothing_is_sampled_twice(tmp_path: Path) -> None:
+def test_partners_are_the_prompts_before_and_no_prompt_is_sampled_twice(tmp_path: Path) -> None:
     """Two iterations of 4 prompts: partners 1 0 1 2, then 5 4 5 6; each prompt is sampled once."""
     driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop={"iterations": 2, "window_groups": 3})
     finish(driver)

@@ -1,4 +1,4 @@
-"""Answers and revisions against a policy in plain Python, and the curve that they make."""
+"""Answers and revisions of a policy in plain Python, and their win-rate curve."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from tests.fakes import prompt
 from tests.groups import rollout
 
 
-def revise(own: types.Prompt, answer: str) -> types.Prompt | None:
-    """The answer in brackets; from eight characters on there is no room."""
-    return None if len(answer) >= 8 else types.Prompt(own.index, own.id, f"[{answer}]", own.token_ids)
+def revise(item: types.Prompt, answer: str) -> types.Prompt | None:
+    """The answer in brackets; None for eight characters or more, which leave no room."""
+    return None if len(answer) >= 8 else types.Prompt(item.index, item.id, f"[{answer}]", item.token_ids)
 
 
-async def sample(own: types.Prompt, count: int, purpose: str) -> types.Rollout:
-    """a, bb, ccc ...; a revision is what is in the brackets twice."""
-    texts = [own.text[1:-1] * 2] if own.text.startswith("[") else [letter * (k + 1) for k, letter in enumerate("abcd"[:count])]
-    return rollout(*texts, prompt_id=own.id)
+async def sample(item: types.Prompt, count: int, purpose: str) -> types.Rollout:
+    """a, bb, ccc ...; to an answer in brackets the answer twice."""
+    texts = [item.text[1:-1] * 2] if item.text.startswith("[") else [letter * (k + 1) for k, letter in enumerate("abcd"[:count])]
+    return rollout(*texts, prompt_id=item.id)
 
 
 def make(responses: int = 2, revisions: int = 3) -> Chain:
     return asyncio.run(chain(prompt(0), sample, responses=responses, revisions=revisions, revise=revise))
 
 
-def test_each_answer_is_revised_by_itself() -> None:
-    """a -> aa -> aaaa -> 8 a; bb -> bbbb -> 8 b, which leaves no room: it stands for its third revision."""
-    made = make()
-    assert [[response.text for response in answers] for answers in made.rounds] == [
+def test_each_answer_is_revised_separately() -> None:
+    """a -> aa -> aaaa -> 8 a; bb -> bbbb -> 8 b, which leaves no room and takes the place of its third revision."""
+    answered = make()
+    assert [[response.text for response in answers] for answers in answered.rounds] == [
         ["a", "bb"],
         ["aa", "bbbb"],
         ["aaaa", "b" * 8],
         ["a" * 8, "b" * 8],
     ]
-    assert made.stopped == 1
-    assert [response.text for response in made.rollout(1, 7).responses] == ["aa", "bbbb"]
-    assert (made.rollout(1, 7).prompt, made.rollout(1, 7).policy_version) == (made.prompt, 7)
+    assert answered.stopped == 1
+    assert [response.text for response in answered.rollout(1, 7).responses] == ["aa", "bbbb"]
+    assert (answered.rollout(1, 7).prompt, answered.rollout(1, 7).policy_version) == (answered.prompt, 7)
 
 
 def test_purposes_differ_between_answers_and_revisions() -> None:
-    """They make the seeds: the same one twice would draw the same answer."""
+    """Seeds depend on the purpose: the same purpose twice would give the same answer."""
     purposes: list[str] = []
 
-    async def watched(own: types.Prompt, count: int, purpose: str) -> types.Rollout:
+    async def watched(item: types.Prompt, count: int, purpose: str) -> types.Rollout:
         purposes.append(purpose)
-        return await sample(own, count, purpose)
+        return await sample(item, count, purpose)
 
     asyncio.run(chain(prompt(0), watched, responses=2, revisions=2, revise=revise))
     assert purposes == ["generate", "revision 1 of 0", "revision 1 of 1", "revision 2 of 0", "revision 2 of 1"]
@@ -66,16 +66,16 @@ def test_purposes_differ_between_answers_and_revisions() -> None:
 def test_chains_come_in_the_order_of_the_prompts_within_the_window() -> None:
     running = most = 0
 
-    async def slow(own: types.Prompt) -> Chain:
+    async def slow(item: types.Prompt) -> Chain:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.002 * (3 - own.index % 3))
+        await asyncio.sleep(0.002 * (3 - item.index % 3))
         running -= 1
-        return Chain(own, ((),), 0)
+        return Chain(item, ((),), 0)
 
-    made = asyncio.run(chains([prompt(k) for k in range(9)], 2, slow))
-    assert [item.prompt.index for item in made] == list(range(9))
+    answered = asyncio.run(chains([prompt(k) for k in range(9)], 2, slow))
+    assert [item.prompt.index for item in answered] == list(range(9))
     assert most == 2
 
 
@@ -107,8 +107,8 @@ def test_a_curve_by_hand() -> None:
         cost = {"oracle/cost_usd_total": types.Total(0.5)}
         return types.Comparison("p", "", float(np.sign(mine - theirs) + 1) / 2, "", "", 0.0, 0.0, cost)
 
-    made = [make(responses=1, revisions=2)] * 2
-    rounds = [[item.rollout(number, 2) for item in made] for number in range(3)]
+    answered = [make(responses=1, revisions=2)] * 2
+    rounds = [[item.rollout(number, 2) for item in answered] for number in range(3)]
     matches = asyncio.run(compare_rounds(rounds, [rollout("x"), rollout("xxx")], compare, in_flight=2))
     curve = revision_curve(matches, [1.0, 2.0, 4.0], "characters", resamples=50, confidence=0.9, seed=0)
     assert [point.win_rate for point in curve] == pytest.approx([0.25, 0.5, 1.0])
@@ -126,7 +126,7 @@ class Fails:
 
 
 def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are on disk before it is asked."""
+    """They are written to disk before the oracle is asked."""
 
     class Engines:
         async def sample(self, request: types.SampleRequest) -> types.Rollout:

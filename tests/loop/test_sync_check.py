@@ -44,9 +44,9 @@ class _Reference(FakeReference):
 
 def test_largest_difference_is_reported() -> None:
     """Engine off by 2^-15, reference by 2^-16: the largest is 2^-15 = 3.05e-5, the mean over both (3/2) 2^-16."""
-    found = check(engine=2**-15, reference=2**-16)
-    assert found["sync/logprob_difference_max"] == pytest.approx(2**-15, rel=1e-2)
-    assert found["sync/logprob_difference_mean"] == pytest.approx(1.5 * 2**-16, rel=1e-2)
+    metrics = check(engine=2**-15, reference=2**-16)
+    assert metrics["sync/logprob_difference_max"] == pytest.approx(2**-15, rel=1e-2)
+    assert metrics["sync/logprob_difference_mean"] == pytest.approx(1.5 * 2**-16, rel=1e-2)
 
 
 def test_bfloat16_is_judged_by_the_mean() -> None:
