@@ -1,4 +1,4 @@
-"""The seam between a preference oracle and the system."""
+"""The contract between a preference oracle and the run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Chat = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Compare responses to one prompt."""
+    """A request to compare responses to one prompt."""
 
     prompt_id: str
     prompt: str
     """The bare question, without a chat template."""
     responses: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...]
-    """The comparisons that are wanted: (i, j) with i < j."""
+    """The comparisons to make: (i, j) with i < j."""
     chat: Chat = ()
     """The question's turns where the data gives a chat; empty for a plain text."""
     policy_version: int | None = None
@@ -39,7 +39,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an oracle says to one question."""
+    """An oracle's answer to one question."""
 
     values: NDArray[np.float64]
     """(K, K): P[i, j] = P(response i > response j), P + P^T = 1, 1/2 on the diagonal. Only the entries of ``Question.pairs`` and their
@@ -48,15 +48,15 @@ class Answer:
     """Name under ``oracle/`` -> what was observed, one figure per comparison, input or request. Metrics average the figures; figures of
     type ``raypref.types.Total`` are summed since the run was started or resumed."""
     provisional: frozenset[tuple[int, int]] = frozenset()
-    """Pairs (i, j) of ``Question.pairs`` on which the answer may be another one the next time: they are not kept in a cache."""
+    """Pairs (i, j) of ``Question.pairs`` on which the oracle may answer differently the next time; the cache does not keep them."""
 
 
 ABSTAIN = -1.0
-"""What an oracle puts where it cannot tell; it is masked and counted. NaN is an error, never an abstention."""
+"""The value of an entry on which the oracle abstains; it is masked and counted. NaN is an error, never an abstention."""
 
 
 class NextToken(Protocol):
-    """A language model that is asked for the token after a prompt."""
+    """A language model that gives log-probs of the token after a prompt."""
 
     def logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> NDArray[np.float64]:
         """(N, C) log-probs in nats of the C candidate ``tokens`` after each of the N ``prompts``."""
@@ -64,49 +64,49 @@ class NextToken(Protocol):
 
 
 class Services(Protocol):
-    """What an oracle may use of the place that it runs in. Its methods block; ``compare`` runs in a thread of its own."""
+    """What an oracle may use of the process that it runs in. The methods block, which is allowed: ``compare`` runs in its own thread."""
 
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
-        """A vLLM engine for a model of the oracle's own.
+        """Start a vLLM engine for a model that only the oracle uses.
 
         Args:
             path: Hugging Face model directory or hub name.
             dtype: ``float32`` or ``bfloat16``.
             max_tokens: longest prompt.
-            gpu_memory_utilization: share of the GPU that it takes.
+            gpu_memory_utilization: share of the GPU that the engine takes.
 
         Raises:
-            ConfigError: there is none here, or the model cannot be served.
+            ConfigError: this process cannot start engines, or the model cannot be served.
         """
         ...
 
     def ask_policy(
         self, chats: Sequence[Chat], *, names: Sequence[str], policy_version: int | None, temperature: float, max_tokens: int
     ) -> list[str | None]:
-        """One answer of the policy to each chat, from the run's own engines; None where a prompt leaves no room for an answer.
+        """One answer of the policy to each chat, sampled by the run's engines; None where a prompt leaves no room for an answer.
 
         Args:
-            chats: what it is asked.
-            names: of the chats; the sampling seed depends on them.
+            chats: what the policy is asked.
+            names: the chats' names; the sampling seed depends on them.
             policy_version: the policy that the engines hold; None is refused.
             temperature: above 0.
             max_tokens: longest answer.
 
         Raises:
-            ConfigError: there is no policy here.
+            ConfigError: the run has no engines that hold the policy.
         """
         ...
 
 
 class Oracle(TypedSection):
-    """A source of preferences. The section is its settings; ``load`` builds what is heavy, once, in the oracle actor."""
+    """A source of preferences. The section holds its settings; ``load`` loads models, once, in the oracle's actor."""
 
     parallel: ClassVar[int] = 1
-    """How many ``compare`` calls may run at once, each in a thread of its own, with one question each. With 1, a call gets all questions
-    that wait (up to ``judging.groups``)."""
+    """Number of ``compare`` calls that may run at once, each in its own thread. With 1, a call gets all questions that wait, up to
+    ``judging.groups``; above 1, one question."""
 
     directories: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields that hold a directory or a hub name."""
+    """Names of the settings that hold a directory or a hub name."""
 
     @property
     def asks_policy(self) -> bool:
@@ -114,22 +114,22 @@ class Oracle(TypedSection):
         return False
 
     def located(self) -> Self:
-        """The oracle with its local directories absolute: an actor works in another one than the driver."""
+        """The oracle with absolute paths of local directories: an actor's working directory is not the driver's."""
         given = {name: getattr(self, name) for name in self.directories}
         local = {name: str(Path(path).absolute()) for name, path in given.items() if path is not None and Path(path).is_dir()}
         return self.model_copy(update=local)
 
     def load(self, services: Services) -> None:
-        """Load models and open connections, before the first question. Settings stay frozen; hold state in private attributes."""
+        """Load models and open connections, before the first question. The settings are frozen; keep state in private attributes."""
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
-        """An answer to each question, in their order. An answer depends on its question, never on the others."""
+        """An answer to each question, in their order. An answer depends on its question alone, not on the other questions."""
         raise NotImplementedError
 
     def identity(self) -> str | None:
-        """What a verdict depends on beside the prompt and the pair of responses, as a text: part of the cache's key.
+        """What a verdict depends on beside the prompt and the pair of responses, as a text. It is part of the cache key.
 
-        None, the default, where that cannot be said, such as of an oracle that looks at the whole group: its verdicts are not kept.
+        None, the default, means that a verdict depends on more, such as on the whole group; such verdicts are not cached.
         """
         return None
 

@@ -17,7 +17,7 @@ from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, oracles
 
 
 def _function_of(value: Any) -> Callable[..., Any]:
-    """The function itself, also where its name was given: from here on it travels to the nodes as an object."""
+    """The function itself, also where its name was given. It is sent to the nodes as an object."""
     if isinstance(value, str):
         return _import_function(value)
     if not callable(value):
@@ -30,16 +30,16 @@ def _import_function(name: str) -> Callable[..., Any]:
     if not (module and attribute):
         raise ConfigError(f"oracle.function: expected 'module:name', got {name!r}")
     try:
-        found = importlib.import_module(module)
+        value = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"oracle.function: cannot import {name!r}: {error}; run from the directory that holds the module, or install it"
         ) from error
-    if not callable(found):
-        raise ConfigError(f"oracle.function: {name!r} is a {type(found).__name__}, not a function")
-    return found
+    if not callable(value):
+        raise ConfigError(f"oracle.function: {name!r} is a {type(value).__name__}, not a function")
+    return value
 
 
 def _name(value: Callable[..., Any]) -> str:
@@ -49,32 +49,32 @@ def _name(value: Callable[..., Any]) -> str:
 
 @oracles.register("callable")
 class CallableOracle(Oracle):
-    """Asks a function of yours.
+    """Asks a Python function.
 
-    ``mode: batch``: ``f(prompts: list[str], responses: list[list[str]])`` gives one (K, K) matrix a prompt, P[i, j] = P(response i >
-    response j). ``mode: pairwise``: ``g(prompt: str, a: str, b: str)`` gives P(a > b), one number; it is asked for each pair once.
-    Where it cannot tell, either one gives ``raypref.oracles.base.ABSTAIN``.
+    ``mode: batch``: ``f(prompts: list[str], responses: list[list[str]])`` returns one (K, K) matrix per prompt, P[i, j] = P(response i >
+    response j). ``mode: pairwise``: ``g(prompt: str, a: str, b: str)`` returns one number, P(a > b); it is called once per pair. To
+    abstain, a function returns ``raypref.oracles.base.ABSTAIN``.
     """
 
     type: str = "callable"
     function: Annotated[Callable[..., Any], BeforeValidator(_function_of), PlainSerializer(_name, return_type=str)]
-    """``module:name``, or a Python object (written to the resolved config under its name)."""
+    """``module:name``, or a Python object (written to the resolved config by its name)."""
     mode: Literal["batch", "pairwise"] = "batch"
-    """What the function takes and gives."""
+    """What the function takes and returns."""
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         if self.mode == "batch":
             answers = self.function([question.prompt for question in questions], [list(question.responses) for question in questions])
             if not isinstance(answers, Iterable):
-                raise OracleError(f"oracle 'callable': {_name(self.function)} gave {answers!r}; expected one matrix for each prompt")
+                raise OracleError(f"oracle 'callable': {_name(self.function)} gave {answers!r}; expected one matrix per prompt")
             return [Answer(matrix) for matrix in answers]
         return [Answer(_matrix(self.function, question)) for question in questions]
 
     def identity(self) -> str | None:
-        """The function's name and code: one whose code changed gives other answers. What it calls is not looked at.
+        """The function's name and code, since a changed function may answer differently. The functions that it calls are not included.
 
-        None, so that nothing is cached, where values beside the code decide: an object that is called, a closure, the whole group with
-        ``mode: batch``.
+        None, so that nothing is cached, where an answer depends on more than the code: a callable object, a closure, or ``mode: batch``,
+        which sees the whole group.
         """
         if self.mode == "batch" or not inspect.isfunction(self.function) or self.function.__closure__:
             return None
@@ -82,7 +82,7 @@ class CallableOracle(Oracle):
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
-    """What a function does, the same in every process."""
+    """The code of a function in a form that is the same in every process."""
     inner = [_code(value) if isinstance(value, CodeType) else _text(value) for value in code.co_consts]
     return (code.co_code.hex(), code.co_names, code.co_varnames, inner)
 
@@ -92,7 +92,7 @@ def _text(value: object) -> str:
 
 
 def _matrix(function: Callable[..., Any], question: Question) -> NDArray[np.float64]:
-    """(K, K) from a function of single pairs; what was not asked stays at one half and is not read."""
+    """(K, K) from a function of single pairs. Entries that were not asked are one half and are not read."""
     values = np.full((len(question.responses), len(question.responses)), 0.5)
     for i, j in question.pairs:
         chance = function(question.prompt, question.responses[i], question.responses[j])

@@ -20,11 +20,11 @@ from raypref.registry import Section
 
 
 class Member(Section):
-    """An oracle of an ensemble. In a config its own keys and ``weight`` stand side by side."""
+    """An oracle of an ensemble. In a config, the oracle's keys and ``weight`` are side by side."""
 
     oracle: Oracle
     weight: PositiveFloat = 1.0
-    """What it counts for, relative to the others."""
+    """Its weight in the mean, relative to the other members."""
 
     @model_serializer
     def _side_by_side(self, info: SerializationInfo) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Member(Section):
 
 
 def _members_of(values: Any) -> list[Member]:
-    """Members from what a config holds; every problem is reported, with the member's place."""
+    """Members from a config's values. Reports every problem, with the member's number."""
     if not isinstance(values, list | tuple):
         raise ConfigError(f"oracle.members: expected a list of oracle sections, got {values!r}")
     built, problems = [], []
@@ -59,7 +59,7 @@ def _member_of(value: Any) -> Member:
 
 @contextmanager
 def _naming(number: int) -> Iterator[None]:
-    """Errors from within say which member it was."""
+    """Errors from inside the block name the member."""
     place = f"oracle.members.{number}"
     try:
         yield
@@ -71,15 +71,15 @@ def _naming(number: int) -> Iterator[None]:
 
 @oracles.register("ensemble")
 class Ensemble(Oracle):
-    """P[i, j] = sum_m w_m P_m[i, j] / sum_m w_m, over the members that gave a verdict on the pair; a pair on which all abstain abstains.
+    """P[i, j] = sum_m w_m P_m[i, j] / sum_m w_m, over the members that gave a verdict on the pair; it abstains where all members do.
 
-    How often each abstained is under ``oracle/<member>/abstained``, a share of the comparisons, beside what the member itself observes;
-    <member> is its type and its place in the list, such as ``judge_1``. ``oracle/disagreement`` is the weighted standard deviation of the
+    ``oracle/<member>/abstained`` is the share of comparisons on which a member abstained; what the member itself observes is beside it.
+    <member> is its type and its number in the list, such as ``judge_1``. ``oracle/disagreement`` is the weighted standard deviation of the
     members' P[i, j] on pairs with two or more verdicts: 0 where they agree, at most 1/2.
 
-    A verdict from which a member abstained is provisional, since it may have been for the moment (a request that failed).
+    A verdict on which a member abstained is provisional, since the reason may be temporary (a request that failed).
 
-    Members that wait for a server (``Oracle.parallel`` above 1) do so in threads while the others compute, one after the other.
+    Members that wait for a server (``Oracle.parallel`` above 1) do so in threads, while the other members compute one after the other.
     """
 
     type: str = "ensemble"
@@ -91,7 +91,9 @@ class Ensemble(Oracle):
         return any(member.oracle.asks_policy for member in self.members)
 
     def located(self) -> Self:
-        return self.model_copy(update={"members": [Member(oracle=own.oracle.located(), weight=own.weight) for own in self.members]})
+        return self.model_copy(
+            update={"members": [Member(oracle=member.oracle.located(), weight=member.weight) for member in self.members]}
+        )
 
     def load(self, services: Services) -> None:
         for number, member in enumerate(self.members):
@@ -103,19 +105,19 @@ class Ensemble(Oracle):
         return tuple(entry for member in self.members for entry in member.oracle.extra_metrics())
 
     def identity(self) -> str | None:
-        """Of all members; None if one of them must not be cached."""
+        """The identities and weights of all members; None if a member has none."""
         identities = [(member.weight, member.oracle.identity()) for member in self.members]
-        return None if any(own is None for _, own in identities) else json.dumps([self.type, identities])
+        return None if any(identity is None for _, identity in identities) else json.dumps([self.type, identities])
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         answers = self._ask(questions)
-        return [self._mean(question, [said[number] for said in answers]) for number, question in enumerate(questions)]
+        return [self._mean(question, [checked[number] for checked in answers]) for number, question in enumerate(questions)]
 
     def _ask(self, questions: Sequence[Question]) -> list[list[Checked]]:
         """(members, questions) checked answers.
 
         Raises:
-            OracleError: a member's answer is no preference matrix; which member's.
+            OracleError: a member's answer is no preference matrix; the message names the member.
         """
         answers: dict[int, list[Checked]] = {}
         with ExitStack() as stack:
@@ -128,17 +130,17 @@ class Ensemble(Oracle):
                 if number not in waiting:
                     with _naming(number):
                         answers[number] = ask(member.oracle, questions)
-            for number, coming in waiting.items():
+            for number, arriving in waiting.items():
                 with _naming(number):
-                    answers[number] = list(coming)
+                    answers[number] = list(arriving)
         return [answers[number] for number in range(len(self.members))]
 
-    def _mean(self, question: Question, said: Sequence[Checked]) -> Answer:
+    def _mean(self, question: Question, answers: Sequence[Checked]) -> Answer:
         values = np.full((len(question.responses), len(question.responses)), 0.5)
         weights = np.array([member.weight for member in self.members])
-        spread = []
+        deviations = []
         for i, j in question.pairs:
-            chances = np.array([answer.values[i, j] for answer in said])
+            chances = np.array([answer.values[i, j] for answer in answers])
             known = ~np.isnan(chances)
             if not known.any():
                 values[i, j] = values[j, i] = ABSTAIN
@@ -146,17 +148,17 @@ class Ensemble(Oracle):
             values[i, j] = np.average(chances[known], weights=weights[known])
             values[j, i] = 1.0 - values[i, j]
             if known.sum() > 1:
-                spread.append(float(np.sqrt(np.average((chances[known] - values[i, j]) ** 2, weights=weights[known]))))
-        observed = {"oracle/disagreement": spread} | self._observed(question, said)
-        return Answer(values, observed, self._provisional(question, said))
+                deviations.append(float(np.sqrt(np.average((chances[known] - values[i, j]) ** 2, weights=weights[known]))))
+        observed = {"oracle/disagreement": deviations} | self._observed(question, answers)
+        return Answer(values, observed, self._provisional(question, answers))
 
-    def _provisional(self, question: Question, said: Sequence[Checked]) -> frozenset[tuple[int, int]]:
-        abstained = {pair for pair in question.pairs if any(np.isnan(answer.values[pair]) for answer in said)}
-        return frozenset(abstained).union(*(answer.provisional for answer in said))
+    def _provisional(self, question: Question, answers: Sequence[Checked]) -> frozenset[tuple[int, int]]:
+        abstained = {pair for pair in question.pairs if any(np.isnan(answer.values[pair]) for answer in answers)}
+        return frozenset(abstained).union(*(answer.provisional for answer in answers))
 
-    def _observed(self, question: Question, said: Sequence[Checked]) -> dict[str, Sequence[float]]:
+    def _observed(self, question: Question, answers: Sequence[Checked]) -> dict[str, Sequence[float]]:
         observed: dict[str, Sequence[float]] = {}
-        for number, (member, answer) in enumerate(zip(self.members, said, strict=True)):
+        for number, (member, answer) in enumerate(zip(self.members, answers, strict=True)):
             name = f"oracle/{member.oracle.type.rpartition(':')[2]}_{number}"
             observed[f"{name}/abstained"] = [float(np.isnan(answer.values[pair])) for pair in question.pairs]
             observed |= {f"{name}/{key.removeprefix('oracle/')}": figures for key, figures in answer.observed.items()}
@@ -165,7 +167,7 @@ class Ensemble(Oracle):
 
 @contextmanager
 def _each(oracle: Oracle, questions: Sequence[Question]) -> Iterator[Iterator[Checked]]:
-    """Answers as they come, of an oracle that is asked one question a call; when an error ends the wait, what has not begun is dropped."""
+    """Answers as they arrive from an oracle that takes one question per call. An error in the block drops calls that have not begun."""
     pool = ThreadPoolExecutor(oracle.parallel, thread_name_prefix="oracle-member")
     try:
         yield pool.map(lambda question: ask(oracle, [question])[0], questions)

@@ -26,68 +26,68 @@ from pydantic import (
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
-from raypref.oracles.support.endpoint import Endpoint, Prices, Reply
+from raypref.oracles.support.endpoint import Endpoint, EndpointSettings, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
-from raypref.oracles.support.verdicts import ask_which, read_verdict, settle, template_text
+from raypref.oracles.support.verdicts import answer_from, ask_which, read_verdict, template_text
 from raypref.types import Total
 
-OWN = ("messages", "model", "n", "stream", "max_tokens", "temperature")
-"""Members of a request that ``extra`` may not set."""
+RESERVED = ("messages", "model", "n", "stream", "max_tokens", "temperature")
+"""Members of the request that ``extra`` cannot set."""
 
 
 @oracles.register("judge")
 class ChatJudge(Oracle):
     """Asks a chat model which of two responses is better, and reads [[A]], [[B]] or [[C]] (a tie) at the end of its reply.
 
-    P[i, j] is 1, 0 or 1/2 for each order in which the pair is shown, and the mean of the two with ``orders: both``. The protocol is that
-    of MT-bench (arXiv 2306.05685, section 3), which calls it a tie where the orders name different winners, as the mean does; a win in one
-    order beside a tie in the other is 3/4 here and a tie there.
+    P[i, j] is 1, 0 or 1/2 for each order in which the pair is shown, and the mean of the two with ``orders: both``. Source: MT-bench
+    (arXiv 2306.05685, section 3). Where the orders name different winners, MT-bench calls it a tie, and so does the mean; a win in one
+    order with a tie in the other is 3/4 here and a tie in MT-bench.
 
-    A pair abstains unless each of its orders has a verdict. What leaves one out is counted: a request that failed (time-out, 429 or 5xx
-    after the retries, an input that the endpoint refuses, a reply that is no chat completion) under ``oracle/failed_requests``, a share
-    of the requests; a reply without a readable verdict (none or two at its end, cut off at ``max_tokens``, filtered, refused) under
-    ``oracle/unparsed``, a share of the replies. A refused key and an unknown model or path end the run at once, and when the oracle is
-    loaded so does everything else that a request of one short sentence shows to be wrong (it is not in the totals, but in the budget).
+    The oracle abstains on a pair unless each order has a verdict. ``oracle/failed_requests`` is the share of requests that failed
+    (time-out, 429 or 5xx after the retries, an input that the endpoint refuses, a reply that is no chat completion). ``oracle/unparsed``
+    is the share of replies without a readable verdict (none or two at the end, cut off at ``max_tokens``, filtered, refused). A refused
+    key and an unknown model or path end the run at once. When the oracle is loaded, one short request is sent, and any other error that
+    it meets ends the run too (the request counts for the budget, not for the totals).
     """
 
     parallel: ClassVar[int] = 32
-    model_config = ConfigDict(hide_input_in_errors=True)  # a key may have been put in a wrong place
+    model_config = ConfigDict(hide_input_in_errors=True)  # somebody may have put a key into the wrong field
 
     type: str = "judge"
     model: str
     """The model's name at the endpoint."""
     base_url: str = "https://api.openai.com/v1"
-    """The endpoint, up to ``/chat/completions``; without credentials in it."""
+    """The endpoint's URL, up to ``/chat/completions``, without credentials."""
     key_env: str | None = "OPENAI_API_KEY"
-    """The NAME of the environment variable that holds the key, in capitals; it must be set on the nodes. Null: the server wants none."""
+    """The NAME of the environment variable that holds the key, in capitals; it must be set on the nodes. Null: the server needs no key."""
     orders: Orders = "both"
-    """both: every pair is asked twice, each response first once; one: once, in an order that a coin decides."""
+    """both: every pair is asked in both orders; one: in one order, drawn from a hash of the texts."""
     template: str = "pairwise"
-    """The built-in ``pairwise``; or a file, read when the config is parsed; or the text itself. One user message with {question} (or
-    {prompt}), {a} and {b}, which asks for [[A]] or [[B]] at the end. The texts are put in with fences around them."""
+    """The built-in ``pairwise``; or a file, which is read when the config is parsed; or the text itself: one user message with {question}
+    (or {prompt}), {a} and {b} that asks for [[A]] or [[B]] at the end of the reply. The texts are inserted between fences."""
     max_tokens: PositiveInt | None = 1024
-    """Longest reply; null leaves it out of the request (models that want ``max_completion_tokens``: see ``extra``)."""
+    """Longest reply, in tokens; null leaves it out of the request (for models that want ``max_completion_tokens``, see ``extra``)."""
     temperature: NonNegativeFloat | None = 0.0
     """Null leaves it out of the request."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further members of the request, such as ``{reasoning_effort: low, max_completion_tokens: 4096}``. Nothing secret: it is
-    written to the resolved config."""
+    """Further members of the request, such as ``{reasoning_effort: low, max_completion_tokens: 4096}``. Put no secret here: it is written
+    to the resolved config."""
     timeout_s: PositiveFloat = 60.0
-    """Longest time for one attempt, to the reply's last byte."""
+    """Longest time for one attempt, up to the reply's last byte, in seconds."""
     retries: NonNegativeInt = 5
     """Further attempts after time-outs, broken connections, 408, 409, 429 and 5xx, after the server's ``Retry-After`` (up to 120 s) or
     0.5 s, 1 s, ... 8 s."""
     concurrency: PositiveInt = 16
-    """Most requests in flight, for each oracle replica."""
+    """Largest number of requests in flight, per oracle replica."""
     failures_in_a_row: PositiveInt = 100
-    """Failed requests, with no reply between them, that end the run: the endpoint is gone, and every group would be dropped."""
+    """This many failed requests without a reply between them end the run: the endpoint is gone, and every group would be dropped."""
     prompt_dollars: NonNegativeFloat | None = None
-    """Price of a million prompt tokens."""
+    """Price of a million prompt tokens, in dollars."""
     completion_dollars: NonNegativeFloat | None = None
-    """Price of a million completion tokens."""
+    """Price of a million completion tokens, in dollars."""
     budget_dollars: PositiveFloat | None = None
-    """What one oracle replica may spend from when it is loaded; then the run ends with an error, as a run whose every pair abstains
-    would only burn its GPUs. Requests in flight (up to ``concurrency``) still cost; what failed attempts cost is not known."""
+    """What one oracle replica may spend after it is loaded. When it is spent, the run ends with an error, since a run without verdicts
+    would only waste its GPUs. Requests in flight (up to ``concurrency``) still cost; what failed attempts cost is not known."""
 
     _endpoint: Endpoint | None = PrivateAttr(default=None)
 
@@ -97,7 +97,7 @@ class ChatJudge(Oracle):
         if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
             raise ConfigError(
                 "oracle.key_env: expected the name of an environment variable in capitals, digits and _, not the key itself; "
-                "null where the server wants no key"
+                "null where the server needs no key"
             )
         return value
 
@@ -111,7 +111,7 @@ class ChatJudge(Oracle):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("oracle.base_url: expected http(s)://host/path, such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
-            raise ConfigError("oracle.base_url: leave credentials and queries out of it; the key comes from the variable in oracle.key_env")
+            raise ConfigError("oracle.base_url: remove credentials and the query; the key comes from the variable in oracle.key_env")
         return value
 
     @field_validator("template")
@@ -122,11 +122,11 @@ class ChatJudge(Oracle):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        taken = sorted(set(OWN) & set(self.extra))
+        taken = sorted(set(RESERVED) & set(self.extra))
         if taken:
-            raise ConfigError(f"oracle.extra: {', '.join(taken)} cannot be set here; it has a field of its own or is not supported")
+            raise ConfigError(f"oracle.extra: {', '.join(taken)} cannot be set here; each has its own field or is not supported")
         if (self.prompt_dollars is None) != (self.completion_dollars is None):
-            raise ConfigError("oracle.prompt_dollars, oracle.completion_dollars: give both prices or none (0 for what is free)")
+            raise ConfigError("oracle.prompt_dollars, oracle.completion_dollars: give both prices or neither (0 means free)")
         if self.budget_dollars is not None and self.prompt_dollars is None:
             raise ConfigError("oracle.budget_dollars: needs oracle.prompt_dollars and oracle.completion_dollars")
         return self
@@ -135,13 +135,12 @@ class ChatJudge(Oracle):
         """Open the endpoint and try it with one short request.
 
         Raises:
-            ConfigError: the key is not set, or the endpoint does not take the request.
+            ConfigError: the key is not set, or the endpoint refuses the request.
         """
         limits = {name: value for name in ("max_tokens", "temperature") if (value := getattr(self, name)) is not None}
-        endpoint = Endpoint(
+        settings = EndpointSettings(
             base_url=self.base_url,
             model=self.model,
-            key=self._key(),
             body={**limits, **self.extra},
             timeout_s=self.timeout_s,
             retries=self.retries,
@@ -150,6 +149,7 @@ class ChatJudge(Oracle):
             prices=self._prices(),
             budget_dollars=self.budget_dollars,
         )
+        endpoint = Endpoint(settings, self._key())
         try:
             endpoint.probe()
         except ConfigError:
@@ -167,7 +167,7 @@ class ChatJudge(Oracle):
         return [self._answer(*parts) for parts in zip(questions, asked, answered, strict=True)]
 
     def identity(self) -> str:
-        """Of the settings those that shape a reply. With a temperature above 0 a cache keeps the first draw."""
+        """The settings that a reply depends on. With a temperature above 0, the cache keeps the first reply that was drawn."""
         shaping = ("type", "model", "base_url", "orders", "max_tokens", "temperature", "extra")
         text = template_text(self.template, "pairwise")
         return json.dumps({**{name: getattr(self, name) for name in shaping}, "template": text}, sort_keys=True)
@@ -182,7 +182,7 @@ class ChatJudge(Oracle):
                 f"for a server without keys"
             )
         if not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"oracle.key_env: {self.key_env} holds characters that no key has")
+            raise ConfigError(f"oracle.key_env: {self.key_env} holds characters that cannot be in a key")
         return key
 
     def _prices(self) -> Prices | None:
@@ -192,7 +192,7 @@ class ChatJudge(Oracle):
 
     def _answer(self, question: Question, orders: Sequence[Pair], replies: Sequence[Reply]) -> Answer:
         verdicts = [None if reply.text is None else read_verdict(reply.text) for reply in replies]
-        answer = settle(question, self.orders, dict(zip(orders, verdicts, strict=True)))
+        answer = answer_from(question, self.orders, dict(zip(orders, verdicts, strict=True)))
         observed: dict[str, Sequence[float]] = {
             "oracle/unparsed": [float(v is None) for v, reply in zip(verdicts, replies, strict=True) if reply.text is not None],
             "oracle/failed_requests": [float(reply.text is None) for reply in replies],

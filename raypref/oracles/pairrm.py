@@ -16,7 +16,7 @@ from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
 
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
-"""llm-blender's instruction, to the letter."""
+"""llm-blender's instruction, verbatim."""
 
 
 @oracles.register("pairrm")
@@ -26,10 +26,10 @@ class PairRM(Oracle):
     Source: SPPO Appendix F (P is the sigmoid of PairRM's relative reward). The model is not antisymmetric: the two orders are averaged
     as scores, before the sigmoid. With ``orders: one``, s is C of the order that is shown, with its sign.
 
-    Departs from llm-blender where it would let a score depend on its batch: how much of a response is read follows from its own
-    prompt's length. A chat with earlier answers is rendered as ``Blender.compare_conversations`` does: the user's turns in the source
-    with ``<Response i>`` in the assistant's place, all the answers in each candidate; where they are too long together, the oldest are
-    left out, and counted as cut (llm-blender would cut the one that is judged). Any other chat is read as plain text.
+    Departs from llm-blender where a score would depend on its batch: how much of a response is read depends on its prompt's length alone.
+    A chat with earlier answers is rendered as by ``Blender.compare_conversations``: the source has the user's turns, with ``<Response i>``
+    for the assistant's, and each candidate has all the answers. Where these are too long together, the oldest are left out and counted
+    as cut (llm-blender would cut the one that is judged). Any other chat is read as plain text.
     """
 
     directories: ClassVar[tuple[str, ...]] = ("path", "base")
@@ -38,13 +38,13 @@ class PairRM(Oracle):
     path: str = "llm-blender/PairRM"
     """A checkpoint directory (config.json, model.safetensors), or a hub name."""
     base: str | None = None
-    """Where the encoder's config and tokenizer are: a directory or hub name; default: the checkpoint's own ``model_name``."""
+    """Directory or hub name with the encoder's config and tokenizer; default: the checkpoint's ``model_name``."""
     orders: Orders = "both"
-    """both: each pair is read in both orders; one: in one, drawn from its texts, at half the cost."""
+    """both: each pair is read in both orders; one: in one order, drawn from a hash of the texts, at half the cost."""
     batch_tokens: PositiveInt | None = None
-    """Tokens of one forward pass, padding included; default: one input a pass on a CPU, 16,384 on a GPU."""
+    """Tokens of one forward pass, padding included; default: one input per pass on a CPU, 16,384 tokens on a GPU."""
     device: Device = "auto"
-    """auto: cuda where there is one."""
+    """auto: cuda where there is a GPU."""
 
     _ranker: PairRanker | None = PrivateAttr(default=None)
 
@@ -52,18 +52,18 @@ class PairRM(Oracle):
         """Load the model in float32.
 
         Raises:
-            ConfigError: the checkpoint is missing or is none of llm-blender's pair rankers.
+            ConfigError: the checkpoint is missing, or is not a pair ranker of llm-blender.
         """
         self._ranker = load_ranker(self.path, self.base, self.device)
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
-        assert self._ranker is not None, "load comes first"
+        assert self._ranker is not None, "load() comes before the first question"
         inputs = [_inputs(self._ranker, question, self.orders) for question in questions]
-        every = [item for of_one in inputs for item in of_one.values()]
-        found = iter(in_batches(self._ranker.logits, every, self.batch_tokens, self._ranker.device))
+        every = [item for by_pair in inputs for item in by_pair.values()]
+        logits = iter(in_batches(self._ranker.logits, every, self.batch_tokens, self._ranker.device))
         return [
-            _answer(question, {pair: next(found) for pair in of_one}, [float(item.cut) for item in of_one.values()])
-            for question, of_one in zip(questions, inputs, strict=True)
+            _answer(question, {pair: next(logits) for pair in by_pair}, [float(item.cut) for item in by_pair.values()])
+            for question, by_pair in zip(questions, inputs, strict=True)
         ]
 
     def identity(self) -> str:
@@ -85,21 +85,21 @@ def _encode(ranker: PairRanker, question: Question) -> tuple[Encoded, list[Encod
     source = CONVERSATION + "\n".join(lines)
     last = [f"<Response {len(asked)}>: {response}" for response in question.responses]
     read, whole = ranker.encode(source, ["\n".join([*earlier, text]) for text in last])
-    return read, [_shortened(ranker, source, earlier, text) if of_all.cut else of_all for text, of_all in zip(last, whole, strict=True)]
+    return read, [_shortened(ranker, source, earlier, text) if encoded.cut else encoded for text, encoded in zip(last, whole, strict=True)]
 
 
 def _shortened(ranker: PairRanker, source: str, earlier: Sequence[str], last: str) -> Encoded:
-    """A candidate with as many of the earlier answers, from the newest back, as leave room for the last one; without any, if need be."""
+    """A candidate with as many of the newest earlier answers as leave room for the last answer; possibly none."""
     for oldest in range(1, len(earlier) + 1):
-        _, (found,) = ranker.encode(source, ["\n".join([*earlier[oldest:], last])])
-        if not found.cut:
+        _, (encoded,) = ranker.encode(source, ["\n".join([*earlier[oldest:], last])])
+        if not encoded.cut:
             break
-    return replace(found, cut=True)
+    return replace(encoded, cut=True)
 
 
 def _answer(question: Question, logits: Mapping[Pair, float], cut: Sequence[float]) -> Answer:
     scores = np.zeros((len(question.responses), len(question.responses)))
-    lean = []
+    differences = []
     for i, j in question.pairs:
         if question.responses[i] == question.responses[j]:
             continue
@@ -108,5 +108,5 @@ def _answer(question: Question, logits: Mapping[Pair, float], cut: Sequence[floa
         scores[j, i] = -scores[i, j]
         if len(shown_orders) == 2:
             first, second = sigmoid(np.array(shown_orders))
-            lean.append(float(first - second))
-    return Answer(sigmoid(scores), {"oracle/position_bias": lean, "oracle/truncated_inputs": cut})
+            differences.append(float(first - second))
+    return Answer(sigmoid(scores), {"oracle/position_bias": differences, "oracle/truncated_inputs": cut})

@@ -14,17 +14,17 @@ from raypref.oracles.support.token_batches import Device, device_of
 from raypref.preferences import sigmoid
 
 MARKERS = ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user", "<turn> assistant")
-"""What tells the parts of an input apart."""
+"""The texts that separate the parts of an input."""
 
 
 @oracles.register("pairwise_lm")
 class PairwiseLM(Oracle):
-    """P[i, j] = (p("A" | y_i, y_j) + p("B" | y_j, y_i)) / 2, p the softmax of the two answers' logits alone over the temperature.
+    """P[i, j] = (p("A" | y_i, y_j) + p("B" | y_j, y_i)) / 2, where p is the softmax of (logits / temperature) over the two answers alone.
 
-    Source: the model card of RLHFlow/pair-preference-model-LLaMA3-8B; Dong et al., "RLHF Workflow" (arXiv 2405.07863). What the model
-    reads is the card's, token by token, where nothing was cut or neutralised: ``PairFormat``. The verdict stands where the assistant's
-    turn begins. The card does not ask for that turn, because the chat template of its model opens it in any case; templates that do
-    not are asked.
+    Source: the model card of RLHFlow/pair-preference-model-LLaMA3-8B; Dong et al., "RLHF Workflow" (arXiv 2405.07863). The model reads
+    the card's input, token by token, unless text is cut or neutralised (``PairFormat``). The verdict is read where the assistant's turn
+    begins. The card does not ask the chat template for that turn, because its model's template opens it in any case; here every template
+    is asked for it.
 
     ``oracle/truncated_inputs``: share of the inputs from which text was cut.
     """
@@ -35,23 +35,23 @@ class PairwiseLM(Oracle):
     path: str = "RLHFlow/pair-preference-model-LLaMA3-8B"
     """A Hugging Face model directory or a hub name, with a tokenizer that has a chat template."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers: in the oracle's process; vllm: an engine in it, with a prefix cache."""
+    """transformers: a model in the oracle's process; vllm: an engine in that process, with a prefix cache."""
     orders: Orders = "both"
-    """Each pair is shown in both orders, which the model's lean towards a place asks for, or in one, for half the time."""
+    """both: each pair is shown in both orders, which cancels the model's preference for a position; one: in one order, in half the time."""
     answers: tuple[str, str] = ("A", "B")
-    """What says that the first response is better, and the second; one token each."""
+    """The answers "the first response is better" and "the second is better"; one token each."""
     temperature: PositiveFloat = 1.0
     """Divides the logits of the answers."""
     max_tokens: PositiveInt = 4096
-    """Longest input. Of a longer one the responses keep their beginnings and the context its end: the context half of the room, or what
-    the responses leave; the responses the rest in equal parts, or what the other leaves."""
+    """Longest input. In a longer one, responses are cut at their end and the context at its beginning: the context gets half of the room,
+    or what the responses leave; each response gets half of the rest, or what the other leaves."""
     batch_tokens: PositiveInt | None = None
-    """Tokens of one forward pass at most, padding and what is read from the cache included; default: one input a pass on a CPU, 16,384 on
-    a GPU. transformers only."""
+    """Largest number of tokens of one forward pass, padding and cached tokens included; default: one input per pass on a CPU, 16,384
+    tokens on a GPU. transformers only."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     device: Device = "auto"
-    """auto: cuda where there is one. transformers only; an engine runs on ``placement.device``."""
+    """auto: cuda where there is a GPU. transformers only; an engine runs on ``placement.device``."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.85
     """Share of the GPU that the engine takes. vllm only."""
 
@@ -73,7 +73,7 @@ class PairwiseLM(Oracle):
         self._format = PairFormat(tokenizer, self.max_tokens)
         self._answers = [_single_token(tokenizer, answer) for answer in self.answers]
         if len(set(self._answers)) == 1:
-            raise ConfigError(f"oracle.answers: {self.answers} are one and the same token")
+            raise ConfigError(f"oracle.answers: {self.answers} are the same token")
         device, dtype = device_of(self.device), self._dtype()
         if self.engine == "vllm":
             self._model = services.engine(
@@ -85,7 +85,7 @@ class PairwiseLM(Oracle):
         self._model = load_next_token(self.path, dtype=dtype, device=device, batch_tokens=self.batch_tokens)
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
-        assert self._format is not None, "load first"
+        assert self._format is not None, "load() comes before the first question"
         assert self._model is not None
         asked = [shown(question, self.orders) for question in questions]
         inputs = [self._format.inputs(question, pairs) for question, pairs in zip(questions, asked, strict=True)]
@@ -110,18 +110,18 @@ class PairwiseLM(Oracle):
 
 
 class PairFormat:
-    """Questions as the token ids that the model reads: one user message in the tokenizer's chat template.
+    """Turns questions into the token ids that the model reads: one user message in the tokenizer's chat template.
 
         [CONTEXT] {turns} [RESPONSE A] {a} [RESPONSE B] {b}
 
-    Texts that hold a special token of the tokenizer, or one of ``MARKERS``, have a space put behind its first character, so that they
-    still say the same and are read as plain text.
+    Where a text holds a special token of the tokenizer, or one of ``MARKERS``, a space is inserted after its first character. The text
+    still says the same and is read as plain text.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
         """
         Args:
-            tokenizer: a fast one with a chat template.
+            tokenizer: a fast tokenizer with a chat template.
             max_tokens: longest input.
 
         Raises:
@@ -138,7 +138,7 @@ class PairFormat:
         bare, *framed = (len(ids) for ids in self._encode([self._text(turns, "", "") for turns in frames]))
         self._room = max_tokens - bare
         if max(framed) + 3 > max_tokens:
-            raise ConfigError(f"oracle.max_tokens: {max_tokens}, of which the frame alone takes {max(framed)}; set more")
+            raise ConfigError(f"oracle.max_tokens: {max_tokens}, but the input without any text takes {max(framed)}; set more")
 
     def inputs(self, question: Question, pairs: Sequence[Pair]) -> list[tuple[list[int], bool]]:
         """Token ids for each (shown first, shown second), at most ``max_tokens``, and whether text was cut."""
@@ -181,7 +181,7 @@ class PairFormat:
             room -= len(ids) - self._max_tokens  # text may make more tokens beside other text than alone
 
     def _cut_turns(self, turns: Chat, limit: int) -> tuple[Chat, int]:
-        """The end of a chat, and its size: the oldest turns go first, then the beginning of the last one."""
+        """The end of a chat, and its size: the oldest turns are left out first, then the beginning of the last turn."""
         sizes = [len(ids) for ids in self._encode([_turn(role, content) for role, content in turns])]
         first = 0
         while first < len(turns) - 1 and sum(sizes[first:]) > limit:
@@ -205,12 +205,12 @@ class PairFormat:
 
 
 def _turn(role: str, content: str) -> str:
-    """The card's template counts turns to tell roles apart; this reads them, which differs where there is a system turn."""
+    """One turn of the context. The card's template alternates the roles; here the role is read, which differs for a system turn."""
     return f"\n<turn> {'assistant' if role == 'assistant' else 'user'}\n {content}"
 
 
 def _load_tokenizer(path: str) -> tuple[Any, int | None]:
-    """The tokenizer, and how many positions its model has, if that is stated."""
+    """The tokenizer, and the number of positions of its model, if the config states it."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -219,12 +219,12 @@ def _load_tokenizer(path: str) -> tuple[Any, int | None]:
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"oracle.path: cannot load {path!r}: {error}") from error
     if not tokenizer.is_fast:
-        raise ConfigError(f"oracle.path: {path!r} has no fast tokenizer (tokenizer.json), which cutting texts takes")
+        raise ConfigError(f"oracle.path: {path!r} has no fast tokenizer (tokenizer.json), which is needed to cut texts")
     return tokenizer, positions
 
 
 def _single_token(tokenizer: Any, answer: str) -> int:
     ids = tokenizer.encode(answer, add_special_tokens=False)
     if len(ids) != 1:
-        raise ConfigError(f"oracle.answers: the tokenizer makes {len(ids)} tokens of {answer!r}; one is needed")
+        raise ConfigError(f"oracle.answers: {answer!r} is {len(ids)} tokens for this tokenizer; it must be one")
     return int(ids[0])

@@ -1,4 +1,4 @@
-"""The policy judges its own responses."""
+"""The policy as the judge of its responses."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, fi
 
 from raypref.oracles.base import ABSTAIN, Answer, Chat, Oracle, Question, Services, oracles
 from raypref.oracles.support.orders import Orders, shown
-from raypref.oracles.support.verdicts import ask_score, ask_which, read_score, read_verdict, settle, template_text
+from raypref.oracles.support.verdicts import answer_from, ask_score, ask_which, read_score, read_verdict, template_text
 from raypref.preferences import sigmoid
 
 
 @oracles.register("self_judge")
 class SelfJudge(Oracle):
-    """Asks the run's own engines, which hold the policy that answered (self-rewarding).
+    """Asks the run's engines, which hold the policy that sampled the responses (self-rewarding).
 
     ``mode: score``: each response gets points from 0 to 5, the mean of ``samples`` replies, and P[i, j] = sigmoid((points_i - points_j)
     / scale). Source: Self-Rewarding Language Models, arXiv 2401.10020: the prompt (Figure 2), the average of 3 sampled scores and the
-    temperature (section 3.1.2). The paper samples with top-p 0.9, here it is 1; it pairs the highest with the lowest score and
-    leaves out ties (``selection: best_worst`` is near to it); a probability from the difference of two scores is ours.
+    temperature (section 3.1.2). Departures: the paper samples with top-p 0.9, here it is 1; the paper pairs the highest with the lowest
+    score and leaves out ties (``selection: best_worst`` is similar); a probability from the difference of two scores is not in the paper.
 
-    ``mode: pairwise``: the question and the reading of ``judge``; P[i, j] is the mean over the samples, then over the orders. Ours.
+    ``mode: pairwise``: asks and reads like ``judge``; P[i, j] is the mean over the samples, then over the orders. Not from a paper.
 
-    Replies that cannot be read are counted (``oracle/unparsed``, a share of the replies), prompts that leave no room for a reply too
-    (``oracle/failed_requests``, a share of the requests); a mean is over the rest. A pair abstains where a response has no score at all,
-    or one of its orders no verdict. How long a reply was is not known here: one that was cut off before its mark counts as unreadable.
+    ``oracle/unparsed`` is the share of replies that cannot be read, ``oracle/failed_requests`` the share of requests whose prompt leaves
+    no room for a reply; a mean is over the remaining replies. The oracle abstains on a pair if a response has no score, or an order no
+    verdict. A reply that was cut off before its mark cannot be read.
     """
 
     parallel: ClassVar[int] = 16
 
     type: str = "self_judge"
     mode: Literal["score", "pairwise"] = "score"
-    """Points for each response, or a verdict on each pair."""
+    """score: points for each response; pairwise: a verdict on each pair."""
     samples: PositiveInt = 3
-    """Replies to each input."""
+    """Number of replies to each input."""
     temperature: PositiveFloat = 0.7
-    """Of the replies."""
+    """Sampling temperature of the replies."""
     max_tokens: PositiveInt = 512
-    """Longest reply."""
+    """Longest reply, in tokens."""
     scale: PositiveFloat = 1.0
-    """Points that make P = sigmoid(1) = 0.73; with ``mode: score``."""
+    """Difference in points that makes P = sigmoid(1) = 0.73; with ``mode: score``."""
     orders: Orders = "both"
-    """both: every pair is asked in both orders; one: in one, that a coin decides; with ``mode: pairwise``."""
+    """both: every pair is asked in both orders; one: in one order, drawn from a hash of the texts; with ``mode: pairwise``."""
     template: str | None = None
-    """Default: the built-in one of the mode. Or a file, read when the config is parsed; or the text itself: {question} (or {prompt}) with
-    {response}, asking for ``Score: <points>`` (score), or with {a} and {b}, asking for [[A]] or [[B]] (pairwise)."""
+    """Default: the mode's built-in template. Or a file, which is read when the config is parsed; or the text itself: {question} (or
+    {prompt}) with {response}, asking for ``Score: <points>`` (score), or with {a} and {b}, asking for [[A]] or [[B]] (pairwise)."""
 
     _services: Services | None = PrivateAttr(default=None)
 
@@ -69,7 +69,7 @@ class SelfJudge(Oracle):
         return [self._by_score(question) if self.mode == "score" else self._by_pair(question) for question in questions]
 
     def identity(self) -> None:
-        """Its answers change with the policy, and are never cached."""
+        """None: the answers change with the policy and are never cached."""
 
     def _by_score(self, question: Question) -> Answer:
         wanted = sorted({k for pair in question.pairs for k in pair})
@@ -91,11 +91,11 @@ class SelfJudge(Oracle):
         text = template_text(self.template or self.mode, self.mode)
         replies = self._ask(question, [ask_which(text, question, order) for order in orders])
         read = [[read_verdict(reply) for reply in group if reply is not None] for group in replies]
-        answer = settle(question, self.orders, dict(zip(orders, map(_mean, read), strict=True)))
+        answer = answer_from(question, self.orders, dict(zip(orders, map(_mean, read), strict=True)))
         return replace(answer, observed={**answer.observed, **_counted(replies, read)})
 
     def _ask(self, question: Question, chats: Sequence[Chat]) -> list[list[str | None]]:
-        """``samples`` replies to each chat. A sample's name, and so its seed, follows from what is asked: the same text, the same reply."""
+        """``samples`` replies to each chat. A sample's name, and so its seed, depends on the chat: the same text gets the same reply."""
         assert self._services is not None, "load() comes before the first question"
         names = [f"{question.prompt_id}/{_digest(chat)}/{sample}" for chat in chats for sample in range(self.samples)]
         replies = self._services.ask_policy(
@@ -113,9 +113,9 @@ def _digest(chat: Chat) -> str:
 
 
 def _mean(read: Sequence[float | None]) -> float | None:
-    """Over what could be read; None where nothing could."""
-    found = [value for value in read if value is not None]
-    return sum(found) / len(found) if found else None
+    """The mean of what could be read; None where nothing could."""
+    values = [value for value in read if value is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _counted(replies: Sequence[Sequence[str | None]], read: Sequence[Sequence[float | None]]) -> dict[str, list[float]]:

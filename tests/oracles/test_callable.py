@@ -63,7 +63,7 @@ def test_pairwise_answers_must_be_numbers():
 
 
 def test_a_batch_function_must_give_matrices():
-    with pytest.raises(OracleError, match=r"<lambda> gave None; expected one matrix for each prompt"):
+    with pytest.raises(OracleError, match=r"<lambda> gave None; expected one matrix per prompt"):
         ask(build(function=lambda prompts, responses: None), QUESTIONS)
 
 

@@ -25,13 +25,13 @@ def changed(*entries: tuple[int, int, float]) -> np.ndarray:
         (ORDERED[:2, :2], r"expected a \(3, 3\) matrix for its 3 responses, got shape \(2, 2\)"),
         (ORDERED[0], r"got shape \(3,\)"),
         ([["a"]], r"expected a \(3, 3\) matrix of numbers, got list"),
-        (changed((0, 2, np.nan)), r"P\[0, 2\] = nan is no probability in \[0, 1\]; to abstain give -1\.0"),
+        (changed((0, 2, np.nan)), r"P\[0, 2\] = nan is no probability in \[0, 1\]; to abstain, give -1\.0"),
         (changed((2, 0, np.inf)), r"P\[2, 0\] = inf is no probability"),
         (changed((0, 1, 1.3), (1, 0, -0.3)), r"P\[0, 1\] = 1\.3 is no probability in \[0, 1\]; give the sigmoid of a score"),
         (changed((1, 2, 0.8)), r"P\[1, 2\] \+ P\[2, 1\] = 0\.8 \+ 0\.3 = 1\.1, not 1; average both orders"),
         (changed((1, 1, 1.0)), r"P\[1, 1\] = 1\.0; a response against itself is 0\.5"),
         (changed((0, 0, np.nan)), r"P\[0, 0\] = nan; a response against itself"),
-        (changed((0, 1, ABSTAIN)), r"P\[0, 1\] abstains, P\[1, 0\] = 0\.2 does not; abstain on both"),
+        (changed((0, 1, ABSTAIN)), r"P\[0, 1\] abstains, but P\[1, 0\] = 0\.2 does not; abstain on both"),
     ],
 )
 def test_what_is_no_preference_matrix_is_refused(matrix, message):

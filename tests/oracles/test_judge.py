@@ -329,8 +329,8 @@ def test_a_key_that_is_none_is_an_error(monkeypatch, value):
     [
         ({"key_env": "sk-proj-0123"}, r"oracle\.key_env: expected the name"),
         ({"key_env": "0123abcd"}, r"oracle\.key_env: expected the name"),
-        ({"base_url": "http://me:0123@host/v1"}, r"oracle\.base_url: leave credentials"),
-        ({"base_url": "http://host/v1?key=0123"}, r"oracle\.base_url: leave credentials"),
+        ({"base_url": "http://me:0123@host/v1"}, r"oracle\.base_url: remove credentials"),
+        ({"base_url": "http://host/v1?key=0123"}, r"oracle\.base_url: remove credentials"),
         ({"base_url": "host:8000"}, r"oracle\.base_url: expected http"),
         ({"base_url": "http://[host/v1"}, r"oracle\.base_url: Invalid IPv6"),
         ({"template": "{a} {b}"}, r"oracle\.template: has the placeholders"),

@@ -412,10 +412,10 @@ def test_the_answers_may_be_other_tokens(checkpoint) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"answers": ("kalo", "B")}, r"oracle\.answers: the tokenizer makes \d tokens of 'kalo'"),
-        ({"answers": ("A", "A")}, r"oracle\.answers: \('A', 'A'\) are one and the same token"),
+        ({"answers": ("kalo", "B")}, r"oracle\.answers: 'kalo' is \d tokens for this tokenizer"),
+        ({"answers": ("A", "A")}, r"oracle\.answers: \('A', 'A'\) are the same token"),
         ({"max_tokens": 513}, r"oracle\.max_tokens: 513 is above the 512 positions"),
-        ({"max_tokens": 20}, r"oracle\.max_tokens: 20, of which the frame alone takes \d+"),
+        ({"max_tokens": 20}, r"oracle\.max_tokens: 20, but the input without any text takes \d+"),
         ({"path": "no/such/model"}, r"oracle\.path: cannot load 'no/such/model'"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import ABSTAIN, Question
-from raypref.oracles.support.verdicts import PAIRWISE, SCORE, ask_score, ask_which, read_score, read_verdict, settle, template_text
+from raypref.oracles.support.verdicts import PAIRWISE, SCORE, answer_from, ask_score, ask_which, read_score, read_verdict, template_text
 
 FENCES = re.compile(r"<(question|answer A|answer B) (\w{16})>\n(.*?)\n</\1 \2>", re.DOTALL)
 
@@ -170,7 +170,7 @@ def test_a_template_that_cannot_work_is_refused(template, kind, message):
 def test_a_pair_with_one_order_abstains():
     """(1, 0) alone is answered: its verdict for the second place cannot be told from a lean. Asked in one order, it is all there is."""
     asked = question("yes", "no")
-    assert settle(asked, "both", {(0, 1): None, (1, 0): 0.0}).values[0, 1] == ABSTAIN
-    assert settle(asked, "both", {(0, 1): 1.0, (1, 0): 0.0}).values[0, 1] == 1.0
-    assert settle(asked, "one", {(1, 0): 0.0}).values[0, 1] == 1.0
-    assert settle(asked, "one", {(1, 0): None}).values[0, 1] == ABSTAIN
+    assert answer_from(asked, "both", {(0, 1): None, (1, 0): 0.0}).values[0, 1] == ABSTAIN
+    assert answer_from(asked, "both", {(0, 1): 1.0, (1, 0): 0.0}).values[0, 1] == 1.0
+    assert answer_from(asked, "one", {(1, 0): 0.0}).values[0, 1] == 1.0
+    assert answer_from(asked, "one", {(1, 0): None}).values[0, 1] == ABSTAIN

@@ -1,4 +1,4 @@
-"""What an oracle answered, checked: a matrix of preferences, or an error that says where it is none."""
+"""Checks an oracle's answers: each is a preference matrix, or an error that names the entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
 from raypref.preferences import unknown
 
 TOLERANCE = 1e-6
-"""Largest departure from P + P^T = 1, from [0, 1] and from the diagonal's 1/2: room for float32, not for mistakes."""
+"""Largest departure from P + P^T = 1, from [0, 1] and from 1/2 on the diagonal: enough for float32 rounding, too little for mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Checked:
 
 
 def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Checked]:
-    """Put questions to an oracle and check what it says.
+    """Put questions to an oracle and check its answers.
 
     Raises:
         OracleError: naming the oracle, the prompt, the entry and its value.
     """
     answers = oracle.compare(questions)
     if len(answers) != len(questions):
-        raise OracleError(f"oracle {oracle.type!r}: {len(answers)} answers to {len(questions)} questions; give one for each prompt")
+        raise OracleError(f"oracle {oracle.type!r}: {len(answers)} answers to {len(questions)} questions; give one per prompt")
     return [_checked(answer, question, oracle.type) for answer, question in zip(answers, questions, strict=True)]
 
 
@@ -50,9 +50,9 @@ def check(matrix: object, question: Question, oracle: str) -> NDArray[np.float64
     """One answer: shape, finite numbers in [0, 1], P + P^T = 1, one half on the diagonal.
 
     Args:
-        matrix: what the oracle gave; of its entries only the diagonal, the pairs that were asked and their mirror images are read.
+        matrix: what the oracle returned; only the diagonal, the pairs that were asked and their mirror images are read.
         question: what it was asked.
-        oracle: its name, for the message.
+        oracle: its name, for messages.
 
     Returns:
         (K, K), NaN where not asked or abstained; P + P^T = 1 exactly.
@@ -85,13 +85,13 @@ def _as_square(matrix: object, size: int, where: str) -> NDArray[np.float64]:
 
 
 def _checked_pair(given: NDArray[np.float64], i: int, j: int, where: str) -> float:
-    """P[i, j] with the rounding of P + P^T = 1 shared out between the two entries."""
+    """P[i, j]; a rounding error of P + P^T = 1 is divided evenly between the two entries."""
     for a, b in ((i, j), (j, i)):
         value = given[a, b]
         if value == ABSTAIN:
-            raise OracleError(f"{where}: P[{a}, {b}] abstains, P[{b}, {a}] = {given[b, a]} does not; abstain on both")
+            raise OracleError(f"{where}: P[{a}, {b}] abstains, but P[{b}, {a}] = {given[b, a]} does not; abstain on both")
         if not -TOLERANCE <= value <= 1.0 + TOLERANCE:
-            remedy = f"to abstain give {ABSTAIN}" if np.isnan(value) else "give the sigmoid of a score, not the score"
+            remedy = f"to abstain, give {ABSTAIN}" if np.isnan(value) else "give the sigmoid of a score, not the score"
             raise OracleError(f"{where}: P[{a}, {b}] = {value} is no probability in [0, 1]; {remedy}")
     total = given[i, j] + given[j, i]
     if abs(total - 1.0) > TOLERANCE:

@@ -1,9 +1,9 @@
-"""An OpenAI-compatible chat endpoint as the ``judge`` oracle uses it: many requests at a time, each with an end.
+"""An OpenAI-compatible chat endpoint for the ``judge`` oracle: many requests at a time, each with a time limit.
 
-The ``openai`` package's asynchronous client on an event loop in a thread of its own: one limit on the requests in flight holds for all
-threads that ask, and a request that the server keeps alive by single bytes can be given up (a blocking client's time-out starts anew
-with every byte). The client retries by itself: time-outs, broken connections, 408, 409, 429 and 5xx, after what ``Retry-After`` says up
-to two minutes, else after 0.5 s, 1 s, ... 8 s.
+The ``openai`` package's asynchronous client runs on an event loop in one thread. So one limit on the requests in flight holds for all
+threads that ask, and a request can be given up even if the server keeps it alive with single bytes (a blocking client's time-out starts
+again with every byte). The client retries time-outs, broken connections, 408, 409, 429 and 5xx by itself: after the time in
+``Retry-After``, up to two minutes, or else after 0.5 s, 1 s, ... 8 s.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 PROBE: Chat = (("user", "Reply with the word yes."),)
 CUT_SHORT = ("length", "content_filter")
-"""Finish reasons of replies that are not the model's whole word."""
+"""Finish reasons of incomplete replies."""
 RETRIED = (408, 409, 429)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of one request."""
+    """The outcome of one request."""
 
     text: str | None = None
     """Empty where the endpoint cut the reply short or filtered it; None where the request failed."""
@@ -44,16 +44,36 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """In dollars."""
+    """Prices in dollars."""
 
     prompt: float
-    """A million prompt tokens."""
+    """Per million prompt tokens."""
     completion: float
-    """A million completion tokens."""
+    """Per million completion tokens."""
 
     def cost(self, reply: Reply) -> float:
-        """Dollars."""
+        """The cost of a reply, in dollars."""
         return (self.prompt * reply.prompt_tokens + self.completion * reply.completion_tokens) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """An endpoint, its limits and its prices; see the fields of ``ChatJudge``."""
+
+    base_url: str
+    model: str
+    body: Mapping[str, Any]
+    """Further members of the request."""
+    timeout_s: float
+    """Longest time for one attempt, up to the reply's last byte."""
+    retries: int
+    concurrency: int
+    """Largest number of requests in flight; a request that waits for its retry is in flight."""
+    failures_in_a_row: int
+    """This many failed requests without a reply between them make the endpoint give up."""
+    prices: Prices | None = None
+    """To compute the cost; replies must then say how many tokens they used."""
+    budget_dollars: float | None = None
 
 
 class _Usage(BaseModel):
@@ -71,54 +91,35 @@ class _Choice(BaseModel):
 
 
 class _Completion(BaseModel):
-    """The parts of a chat completion that are read; the client itself checks nothing of it."""
+    """The parts of a chat completion that are read; the client does not check them."""
 
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
 
 class Endpoint:
-    """Sends chats and collects the replies, for any number of threads. Closed when it is no longer referenced, or by ``close()``."""
+    """Sends chats and collects the replies, for any number of threads. Closed by ``close()``, or when it is no longer referenced."""
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        model: str,
-        key: str | None,
-        body: Mapping[str, Any],
-        timeout_s: float,
-        retries: int,
-        concurrency: int,
-        failures_in_a_row: int,
-        prices: Prices | None = None,
-        budget_dollars: float | None = None,
-    ) -> None:
+    def __init__(self, settings: EndpointSettings, key: str | None) -> None:
         """
         Args:
-            base_url: up to ``/chat/completions``.
-            model: its name there.
-            key: None where the server wants none.
-            body: further members of the request.
-            timeout_s: longest time for one attempt, to the reply's last byte.
-            retries: further attempts.
-            concurrency: most requests in flight; one that waits for its retry is in flight.
-            failures_in_a_row: requests without any reply between them that make it give up.
-            prices: for the cost; the replies must then say what they used.
-            budget_dollars: what may be spent.
+            settings: the endpoint and its limits.
+            key: None where the server needs none.
         """
         import openai
 
-        logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request otherwise
-        self._url, self._model, self._key, self._body = base_url, model, key, dict(body)
+        base_url, timeout_s = settings.base_url, settings.timeout_s
+
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # otherwise it logs every request
+        self._url, self._model, self._key, self._body = base_url, settings.model, key, dict(settings.body)
         self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=key or "none", max_retries=retries, timeout=timeout_s, http_client=_http_client(timeout_s)
+            base_url=base_url, api_key=key or "none", max_retries=settings.retries, timeout=timeout_s, http_client=_http_client(timeout_s)
         )
-        self._slots = asyncio.Semaphore(concurrency)
-        self._failures_in_a_row = failures_in_a_row
-        self._prices = prices
-        self._budget = budget_dollars
-        # Written by the loop's thread alone.
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._failures_in_a_row = settings.failures_in_a_row
+        self._prices = settings.prices
+        self._budget = settings.budget_dollars
+        # Only the event loop's thread writes these two.
         self._failures = 0
         self._spent = 0.0
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -128,9 +129,9 @@ class Endpoint:
         self.close = weakref.finalize(self, _stop, self._loop, stop, thread)
 
     def probe(self) -> None:
-        """Ask for one short reply, to see that the settings work before anything depends on them.
+        """Ask for one short reply, to find wrong settings before anything depends on them.
 
-        An overloaded server passes: that is what the retries of a run are for.
+        An overloaded server passes the test, since the run retries.
 
         Raises:
             ConfigError: the endpoint cannot be reached, refuses the request, or is no chat endpoint.
@@ -155,7 +156,7 @@ class Endpoint:
         return [task.result() for task in tasks]
 
     async def _ask(self, chat: Chat, probing: bool = False) -> Reply:
-        """One request. Causes are left out of the errors: a server may repeat the key in what it says."""
+        """Send one request. Errors do not carry their causes: a server may repeat the key in its message."""
         import openai
 
         messages = [{"role": role, "content": text} for role, text in chat]
@@ -193,7 +194,7 @@ class Endpoint:
         return f"{place}: {self._url} refuses the request for model {self._model!r} with status {status}: {self._redacted(message)}"
 
     def _redacted(self, text: str) -> str:
-        """What a server says, which may be anything, without the key and not at length."""
+        """A server's message, which may hold anything, without the key and shortened."""
         return (text.replace(self._key, "[key]") if self._key else text)[:500]
 
     def _failed(self, retries: int, why: str) -> Reply:
@@ -205,8 +206,8 @@ class Endpoint:
         try:
             completion = _Completion.model_validate_json(content)
         except pydantic.ValidationError as error:
-            said = self._redacted(content.decode(errors="replace"))[:200]
-            why = f"no chat completion: {error.errors()[0]['msg']}: {said!r}"
+            excerpt = self._redacted(content.decode(errors="replace"))[:200]
+            why = f"no chat completion: {error.errors()[0]['msg']}: {excerpt!r}"
             if probing:
                 raise ConfigError(f"oracle.base_url: {self._url} gives {self._redacted(why)}") from None
             return self._failed(retries, why)
@@ -214,7 +215,7 @@ class Endpoint:
         choice, usage = completion.choices[0], completion.usage
         if usage is None:
             if self._prices is not None:
-                raise ConfigError(f"oracle.prompt_dollars: {self._url} does not say how many tokens it used; leave the prices out")
+                raise ConfigError(f"oracle.prompt_dollars: {self._url} does not say how many tokens it used; remove the prices")
             usage = _Usage(prompt_tokens=0, completion_tokens=0)
         text = "" if choice.finish_reason in CUT_SHORT else choice.message.content or ""
         reply = Reply(text, retries, usage.prompt_tokens, usage.completion_tokens)
@@ -223,7 +224,7 @@ class Endpoint:
 
 
 async def _live(client: Any, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
-    """Keep the loop going until the stop, then close the connections. Holds no reference to the endpoint, which could not end otherwise."""
+    """Run until the stop, then close the connections. Holds no reference to the endpoint, which otherwise could never be collected."""
     stop = asyncio.Event()
     started.set_result((asyncio.get_running_loop(), stop))
     async with client:
@@ -232,12 +233,12 @@ async def _live(client: Any, started: Future[tuple[asyncio.AbstractEventLoop, as
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, thread: threading.Thread) -> None:
     loop.call_soon_threadsafe(stop.set)
-    if threading.current_thread() is not thread:  # garbage may be collected in any thread
+    if threading.current_thread() is not thread:  # garbage collection may run in any thread
         thread.join()
 
 
 def _http_client(timeout_s: float) -> Any:
-    """The openai package's own HTTP client with an end to each attempt as a whole."""
+    """The openai package's HTTP client with a time limit on each whole attempt."""
     import httpx2
     import openai
 
@@ -253,5 +254,5 @@ def _http_client(timeout_s: float) -> Any:
 
 
 def _retries(error: Any) -> int:
-    """How many attempts came before the one that failed; the client writes it into each request."""
+    """The number of attempts before the one that failed; the client writes it into each request."""
     return int(error.request.headers.get("x-stainless-retry-count", 0))

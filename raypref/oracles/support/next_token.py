@@ -1,11 +1,11 @@
-"""The token after a prompt, by a causal language model of transformers; what prompts begin with alike is computed once.
+"""Log-probs of the token after a prompt, by a causal language model of transformers. Beginnings that prompts share are computed once.
 
-    context + A1 -> keys and values -> + B2 ... -> log-probs        a forward pass over the starts, padded on the left,
-                                    -> + B3 ... -> log-probs        then one over the rests, each behind its own start,
+    context + A1 -> keys and values -> + B2 ... -> log-probs        one forward pass over the starts, padded on the left,
+                                    -> + B3 ... -> log-probs        then one over the rests, each after its start and
     context + A2 -> keys and values -> + B1 ... -> log-probs        padded on the right: no padding between two tokens
 
-A causal model computes the same for a token whatever follows it, so this is exact; rounding aside, a prompt's figures do not depend on
-the others.
+What a causal model computes for a token does not depend on what follows, so this is exact. Apart from rounding, a prompt's log-probs do
+not depend on the other prompts.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Prompts that begin alike."""
+    """Prompts with a common start."""
 
     start: int
-    """How many of their first tokens are computed once; every member has at least one more."""
+    """Number of first tokens that are computed once; every member has at least one more."""
     members: tuple[Ids, ...]
 
 
 def families(prompts: Sequence[Ids]) -> list[Family]:
-    """Prompts grouped so that the fewest tokens are computed, where a start is shared once: nested starts are not.
+    """Groups prompts so that the fewest tokens are computed. A prompt shares one start; starts are not nested.
 
     Args:
         prompts: sorted, different from each other, none empty.
@@ -44,7 +44,7 @@ def families(prompts: Sequence[Ids]) -> list[Family]:
     alike = [_common(a, b) for a, b in itertools.pairwise(rows)]
 
     def group(low: int, high: int) -> tuple[int, list[Family]]:
-        """Cost in tokens, and the groups, of prompts[low:high]."""
+        """The cost in tokens of prompts[low:high], and their groups."""
         members = prompts[low:high]
         if len(members) == 1:
             return len(members[0]), [Family(len(members[0]) - 1, tuple(members))]
@@ -52,30 +52,30 @@ def families(prompts: Sequence[Ids]) -> list[Family]:
         cuts = [low, *(k + 1 for k in range(low, high - 1) if alike[k] == fork), high]
         parts = [group(a, b) for a, b in itertools.pairwise(cuts)]
         apart = sum(cost for cost, _ in parts)
-        start = min(fork, len(members[0]) - 1)  # the first in order is the shortest of those that begin another one
+        start = min(fork, len(members[0]) - 1)  # in sorted order, a prompt that is the start of others comes before them
         together = start + sum(len(member) - start for member in members)
         if together < apart:
             return together, [Family(start, tuple(members))]
-        return apart, [family for _, found in parts for family in found]
+        return apart, [family for _, grouped in parts for family in grouped]
 
     return group(0, len(prompts))[1] if prompts else []
 
 
 def _common(a: NDArray[Any], b: NDArray[Any]) -> int:
-    """Length of the common start."""
+    """Length of the common start, in tokens."""
     size = min(len(a), len(b))
     differ = np.flatnonzero(a[:size] != b[:size])
     return int(differ[0]) if len(differ) else size
 
 
 class TransformersNextToken:
-    """``NextToken`` over a model that is in memory."""
+    """``NextToken`` with a model in memory."""
 
     def __init__(self, model: Any, batch_tokens: int | None = None) -> None:
         """
         Args:
             model: a causal language model of transformers, in evaluation mode.
-            batch_tokens: tokens of a forward pass at most, padding and what is read from the cache included; default: by device.
+            batch_tokens: largest number of tokens of a forward pass, padding and cached tokens included; default: by device.
         """
         self._model = model
         self._batch_tokens = batch_tokens
@@ -91,27 +91,27 @@ class TransformersNextToken:
         asked = [tuple(prompt) for prompt in prompts]
         if () in asked:
             raise ValueError("logprobs: an empty prompt leaves nothing to condition the next token on")
-        found: dict[Ids, list[float]] = {}
+        logps: dict[Ids, list[float]] = {}
         grouped = families(sorted(set(asked)))
         with torch.inference_mode():
             for batch in self._batches([family.start for family in grouped]):
-                found.update(self._of_families([grouped[k] for k in batch], tokens))
-        return np.array([found[prompt] for prompt in asked], dtype=np.float64).reshape(len(asked), len(tokens))
+                logps.update(self._of_families([grouped[k] for k in batch], tokens))
+        return np.array([logps[prompt] for prompt in asked], dtype=np.float64).reshape(len(asked), len(tokens))
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         return token_batches(lengths, self._batch_tokens, self._model.device.type)
 
     def _of_families(self, grouped: Sequence[Family], tokens: Sequence[int]) -> dict[Ids, list[float]]:
-        """Prompt -> log-probs of the tokens."""
+        """Prompt -> log-probs of ``tokens``."""
         cache, present = self._begin([family.members[0][: family.start] for family in grouped])
         places = [(k, member) for k, family in enumerate(grouped) for member in family.members]
         rests = [member[grouped[k].start :] for k, member in places]
-        found = {}
+        by_prompt = {}
         for batch in self._batches([present.shape[1] + len(rest) for rest in rests]):
             logps = self._finish(cache, present, [places[n][0] for n in batch], [rests[n] for n in batch])
             for n, row in zip(batch, logps[:, list(tokens)].double().tolist(), strict=True):
-                found[places[n][1]] = row
-        return found
+                by_prompt[places[n][1]] = row
+        return by_prompt
 
     def _begin(self, starts: Sequence[Ids]) -> tuple[Any, Any]:
         """Keys and values of G starts, and the (G, P) mask of their tokens; padded on the left. A start may be empty."""
@@ -119,7 +119,7 @@ class TransformersNextToken:
 
         device = self._model.device
         ids, present = (part.flip(1) for part in padded([start[::-1] for start in starts], 0, device))
-        cache = DynamicCache()  # without the config: sliding windows are the mask's business, the cache keeps all
+        cache = DynamicCache()  # without the config, so that it keeps all tokens; the mask applies sliding windows
         if ids.shape[1]:
             positions = (present.cumsum(1) - 1).clamp_min(0)
             self._model(
@@ -128,7 +128,7 @@ class TransformersNextToken:
         return cache, present
 
     def _finish(self, cache: Any, present: Any, owners: Sequence[int], rests: Sequence[Ids]) -> Any:
-        """(N, V) log-probs after the last token of each rest; ``owners`` says behind which start a rest stands."""
+        """(N, V) log-probs after the last token of each rest; ``owners`` holds the number of each rest's start."""
         import torch
         from transformers import DynamicCache
 
@@ -151,7 +151,7 @@ class TransformersNextToken:
 
 @contextlib.contextmanager
 def _head_reads(head: Any, positions: Any) -> Iterator[None]:
-    """Let the model's head see one position of each row, (N,), so that no other logits are computed."""
+    """Give the model's head only one position of each row, (N,), so that no other logits are computed."""
     import torch
 
     def pick(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,7 +166,7 @@ def _head_reads(head: Any, positions: Any) -> Iterator[None]:
 
 
 def load_next_token(path: str, *, dtype: str, device: str, batch_tokens: int | None) -> TransformersNextToken:
-    """Load a model of one's own for ``NextToken``; weights come from safetensors files only, so that nothing is unpickled.
+    """Load a model for ``NextToken``. Weights are read from safetensors files only, so that nothing is unpickled.
 
     Args:
         path: Hugging Face model directory or hub name.
@@ -175,7 +175,7 @@ def load_next_token(path: str, *, dtype: str, device: str, batch_tokens: int | N
         batch_tokens: see ``TransformersNextToken``.
 
     Raises:
-        ConfigError: it cannot be loaded, or is no attention model.
+        ConfigError: it cannot be loaded, or is not an attention model.
     """
     import torch
     from transformers import AutoModelForCausalLM

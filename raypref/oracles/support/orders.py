@@ -1,9 +1,9 @@
-"""The order in which a pair is shown: what oracles that read two responses in one input have in common.
+"""The order in which a pair is shown, for oracles that read two responses in one input.
 
     a question's pair (i, j)  ->  shown as (i, j), as (j, i), or both  ->  P(first > second) of each  ->  P[i, j], position bias
 
-Such an oracle leans towards a place. Asked in both orders it is averaged; asked in one, a coin that depends on the texts alone says which,
-so that the lean hits every response alike. Two responses of the same text are a tie, and not shown.
+Such an oracle prefers a position. With both orders, the two verdicts are averaged. With one order, a hash of the texts decides which, so
+that the preference affects all responses alike. Two responses with the same text are a tie and are not shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pair = tuple[int, int]
 
 
 def shown(question: Question, orders: Orders) -> list[Pair]:
-    """The inputs to make: (shown first, shown second), the orders of a pair side by side."""
+    """The inputs to make: (shown first, shown second); the orders of one pair follow each other."""
     different = [(i, j) for i, j in question.pairs if question.responses[i] != question.responses[j]]
     if orders == "both":
         return [order for i, j in different for order in ((i, j), (j, i))]
@@ -29,26 +29,26 @@ def shown(question: Question, orders: Orders) -> list[Pair]:
 
 
 def _coin(question: Question, pair: Pair) -> bool:
-    """True to show the first response first; the same for the same texts, whatever their places in the group."""
+    """Whether to show the first response first; depends on the texts alone, not on their places in the group."""
     a, b = (question.responses[k] for k in pair)
     digest = hashlib.sha256("\0".join((question.prompt, *sorted((a, b)))).encode("utf-8", "surrogatepass")).digest()
     return (digest[0] % 2 == 0) == (a <= b)
 
 
 def combine(question: Question, first_wins: Mapping[Pair, float | None]) -> Answer:
-    """The matrix from the verdicts on what was shown: P[i, j] = mean of P(i > j) over the orders that have a verdict.
+    """The matrix from verdicts on inputs: P[i, j] is the mean of P(i > j) over the orders that have a verdict.
 
     Args:
         question: what was asked.
-        first_wins: (shown first, shown second) -> P(first > second) in [0, 1]; None, or left out, where there is no verdict.
+        first_wins: (shown first, shown second) -> P(first > second) in [0, 1]; None or missing where there is no verdict.
 
     Returns:
-        the answer; a pair without any verdict abstains, one of equal texts is a tie. Pairs with both have P(i > j) + P(j > i) - 1, each as
-        shown first, under ``oracle/position_bias``: 0 without a lean, above 0 where the first place helps.
+        the answer. It abstains on a pair without a verdict; equal texts are a tie. ``oracle/position_bias`` has, for each pair with both
+        verdicts, the sum of P(first > second) over the two orders, minus 1: 0 without a bias, above 0 where the first position helps.
     """
     size = len(question.responses)
     values = np.full((size, size), 0.5)
-    lean = []
+    biases = []
     for i, j in question.pairs:
         if question.responses[i] == question.responses[j]:
             continue
@@ -57,5 +57,5 @@ def combine(question: Question, first_wins: Mapping[Pair, float | None]) -> Answ
         values[i, j] = sum(chances) / len(chances) if chances else ABSTAIN
         values[j, i] = 1.0 - values[i, j] if chances else ABSTAIN
         if forward is not None and backward is not None:
-            lean.append(forward + backward - 1.0)
-    return Answer(values, {"oracle/position_bias": lean})
+            biases.append(forward + backward - 1.0)
+    return Answer(values, {"oracle/position_bias": biases})

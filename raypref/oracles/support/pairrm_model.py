@@ -1,15 +1,15 @@
-"""llm-blender's pair ranker on today's transformers: its classes and checkpoint format, with what broke in silence put right.
+"""llm-blender's pair ranker on current transformers: its classes and checkpoint format, with silent errors corrected.
 
 llm-blender 0.0.2 was written for transformers 4. On transformers 5 (measured):
 
-- ``transformers.utils.hub.TRANSFORMERS_CACHE`` is gone, which its import needs: put back for the time of the import;
-- ``tokenizer.batch_encode_plus`` is gone, which its collator calls: this module tokenises by itself and never calls it;
-- weights are rounded to the base checkpoint's float16: the encoder is built from its config in float32 instead;
+- ``transformers.utils.hub.TRANSFORMERS_CACHE``, which its import needs, is gone: it is defined before the import;
+- ``tokenizer.batch_encode_plus``, which its collator calls, is gone: this module tokenises by itself and never calls it;
+- weights would be rounded to the base checkpoint's float16: the encoder is built from its config in float32 instead;
 - the DeBERTa tokenizer has lost its character normalisation (ligatures and full-width letters become [UNK]): a ``tokenizer.json`` of
-  transformers 4 is read as it is, and a bare ``spm.model`` is converted by the converter of transformers 4, which is still there.
+  transformers 4 is read as it is, and an ``spm.model`` alone is converted by the converter of transformers 4, which still exists.
 
 Input: ``[CLS]<|source|>x[SEP][CLS]<|candidate1|>a[SEP][CLS]<|candidate2|>b[SEP]``; logit = f(h_source, h_candidate1) - f(h_source,
-h_candidate2), h being the last hidden states at the three prefix tokens.
+h_candidate2), where h are the last hidden states at the three prefix tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Encoded:
 
     ids: list[int]
     cut: bool
-    """Whether the text was longer."""
+    """Whether the text was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class PairInput:
     ids: tuple[int, ...]
     """(T,)"""
     candidate1: int
-    """Where the first candidate's prefix token stands; the source's is at 1."""
+    """Position of the first candidate's prefix token; the source's is at 1."""
     candidate2: int
     cut: bool = field(compare=False)
-    """Whether one of the three texts was longer than what is read of it."""
+    """Whether one of the three texts was cut."""
 
 
 class PairRanker:
-    """llm-blender's ``CrossCompareReranker`` with inputs made one prompt at a time, so that no score depends on its batch."""
+    """llm-blender's ``CrossCompareReranker``. Inputs are made one prompt at a time, so that no score depends on its batch."""
 
     def __init__(self, model: Any, tokenizer: Any, source_tokens: int, candidate_tokens: int, device: str) -> None:
         """
@@ -62,7 +62,7 @@ class PairRanker:
             model: the ``CrossCompareReranker``.
             tokenizer: with the four prefix tokens that ``CrossCompareCollator`` adds.
             source_tokens: longest source, special tokens included.
-            candidate_tokens: longest candidate beside a source of full length; what a source leaves is shared by both candidates.
+            candidate_tokens: longest candidate with a source of full length; both candidates share what a shorter source leaves.
             device: of the model.
         """
         self.model = model
@@ -76,7 +76,7 @@ class PairRanker:
         self._forbidden_ids = frozenset(reserved_ids) - {tokenizer.unk_token_id}
 
     def encode(self, source: str, candidates: Sequence[str]) -> tuple[Encoded, list[Encoded]]:
-        """A source and its candidates, each cut to its limit at the end. A candidate's limit follows from its source alone."""
+        """A source and its candidates, each cut at the end to its limit. A candidate's limit depends on its source alone."""
         prefixes = [self.tokenizer.source_prefix, *[self.tokenizer.candidate_prefix] * len(candidates)]
         texts = [prefix + self._neutral(text) for prefix, text in zip(prefixes, (source, *candidates), strict=True)]
         read, *others = map(self._checked, self.tokenizer(texts)["input_ids"])
@@ -85,24 +85,24 @@ class PairRanker:
         return first, [_cut(ids, limit) for ids in others]
 
     def _neutral(self, text: str) -> str:
-        """Text that looks like a special token becomes a space (llm-blender does so for [SEP] alone)."""
+        """The text with a space for everything that looks like a special token (llm-blender does so for [SEP] alone)."""
         for token in self._reserved:
             text = text.replace(token, " ")
         return text
 
     def _checked(self, ids: list[int]) -> list[int]:
-        """Without the special tokens that normalisation has made out of look-alikes (full-width letters)."""
+        """The ids without special tokens that normalisation made of similar characters (full-width letters)."""
         return [*ids[:2], *(k for k in ids[2:-1] if k not in self._forbidden_ids), ids[-1]]
 
     def join(self, source: Encoded, first: Encoded, second: Encoded) -> PairInput:
-        """One input of the encoder. A candidate's second token, the neutral prefix, becomes the one of its place."""
+        """One input of the encoder. A candidate's second token, the neutral prefix, is replaced by the prefix of its position."""
         one, two = [self.tokenizer.cand1_prefix_id], [self.tokenizer.cand2_prefix_id]
         ids = source.ids + first.ids[:1] + one + first.ids[2:] + second.ids[:1] + two + second.ids[2:]
         start = len(source.ids)
         return PairInput(tuple(ids), start + 1, start + len(first.ids) + 1, source.cut or first.cut or second.cut)
 
     def logits(self, inputs: Sequence[PairInput]) -> list[float]:
-        """(N,) how much better the first candidate is than the second, in nats, in this order of asking."""
+        """(N,) logits, in nats, that the first candidate is better than the second, in this order."""
         import torch
 
         ids, mask = padded([item.ids for item in inputs], self.tokenizer.pad_token_id, self.device)
@@ -112,8 +112,8 @@ class PairRanker:
             first = hidden[rows, torch.tensor([item.candidate1 for item in inputs], device=self.device)]
             second = hidden[rows, torch.tensor([item.candidate2 for item in inputs], device=self.device)]
             left, right, _ = self.model.reduce(hidden[:, 1], first, second)
-            found: list[float] = (left - right).mean(dim=-1).double().cpu().tolist()
-        return found
+            logits: list[float] = (left - right).mean(dim=-1).double().cpu().tolist()
+        return logits
 
 
 def _cut(ids: list[int], limit: int) -> Encoded:
@@ -129,7 +129,7 @@ def load_ranker(path: str, base: str | None, device: Device) -> PairRanker:
         device: ``auto``, ``cuda`` or ``cpu``.
 
     Raises:
-        ConfigError: a file is missing, or the parts do not fit together.
+        ConfigError: a file is missing, or tokenizer, config and weights do not fit each other.
     """
     import torch
     from safetensors.torch import load_file
@@ -157,7 +157,7 @@ def load_ranker(path: str, base: str | None, device: Device) -> PairRanker:
 
 
 def _llm_blender() -> SimpleNamespace:
-    """llm-blender's classes, imported on transformers 5 and without the vLLM that its package would import on the way."""
+    """llm-blender's classes, imported on transformers 5, and without vLLM, which its package would otherwise import."""
     import transformers.utils.hub
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -176,7 +176,7 @@ def _llm_blender() -> SimpleNamespace:
 
 @contextlib.contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """Make ``import module`` fail unless it was imported before."""
+    """Make ``import module`` fail inside the block, unless it was imported before."""
     if module in sys.modules:
         yield
         return
@@ -196,7 +196,7 @@ def _directory(path: str, key: str) -> Path:
     try:
         return Path(snapshot_download(path))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"{key}: {path!r} is no directory, and no hub repository that can be reached: {error}") from error
+        raise ConfigError(f"{key}: {path!r} is not a directory, nor a hub repository that can be reached: {error}") from error
 
 
 def _ranker_config(blender: SimpleNamespace, directory: Path) -> Any:

@@ -1,8 +1,8 @@
-"""Reads prompts and responses with a sequence classifier of one output; inputs padded so that no reward depends on its batch.
+"""Scores prompts and responses with a sequence classifier of one output; padded so that no reward depends on its batch.
 
-A decoder is pooled at the last token that is not its configuration's padding token, an encoder where it was trained to be. Many decoder
-checkpoints name no padding token; transformers then pools a lone input at its very last token, and refuses a batch. Here such a batch is
-padded with a token that none of its inputs ends with, which gives each the reward that it gets alone.
+A decoder's reward is read at the last token that is not the padding token of its config, an encoder's where it was trained to be. Many
+decoder checkpoints name no padding token; transformers then reads a single input at its last token and refuses a batch. Here such a batch
+is padded with a token with which none of its inputs ends, so that each input gets the reward that it gets alone.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from raypref.oracles.support.token_batches import Device, device_of, padded
 
 @dataclass(frozen=True, slots=True)
 class RewardInput:
-    """A prompt with a response, as the model reads them."""
+    """A prompt and a response as the model reads them."""
 
     ids: tuple[int, ...]
     """(T,)"""
     segments: tuple[int, ...] | None
-    """(T,) token type ids, where the tokenizer gives them."""
+    """(T,) token type ids, where the tokenizer returns them."""
     cut: bool = field(compare=False)
-    """Whether the text was longer."""
+    """Whether the text was cut."""
 
 
 class RewardScorer:
-    """A reward model and its way to write inputs."""
+    """A reward model, and how it writes its inputs."""
 
     def __init__(self, model: Any, tokenizer: Any, template: str, max_tokens: int, truncate: Literal["left", "right"], device: str) -> None:
         """
@@ -39,7 +39,7 @@ class RewardScorer:
             tokenizer: its tokenizer.
             template: ``chat``, ``pair``, or a text with ``{prompt}`` and ``{response}``.
             max_tokens: longest input.
-            truncate: which end of a longer one is cut.
+            truncate: which end of a longer input is cut.
             device: of the model.
         """
         self.model = model
@@ -60,14 +60,14 @@ class RewardScorer:
         """
         answer = self._neutral(question.responses[response])
         if self.template == "chat":
-            found = self.tokenizer(self._chat(question, answer), add_special_tokens=False)
+            encoded = self.tokenizer(self._chat(question, answer), add_special_tokens=False)
         elif self.template == "pair":
-            found = self.tokenizer(self._neutral(question.prompt), answer)
+            encoded = self.tokenizer(self._neutral(question.prompt), answer)
         else:
-            found = self.tokenizer(self.template.format(prompt=self._neutral(question.prompt), response=answer))
-        segments = found.get("token_type_ids")
-        cut = len(found["input_ids"]) > self.max_tokens
-        return RewardInput(self._fit(found["input_ids"]), None if segments is None else self._fit(segments), cut)
+            encoded = self.tokenizer(self.template.format(prompt=self._neutral(question.prompt), response=answer))
+        segments = encoded.get("token_type_ids")
+        cut = len(encoded["input_ids"]) > self.max_tokens
+        return RewardInput(self._fit(encoded["input_ids"]), None if segments is None else self._fit(segments), cut)
 
     def _chat(self, question: Question, answer: str) -> str:
         import jinja2
@@ -107,8 +107,8 @@ class RewardScorer:
         if inputs[0].segments is not None:
             extra["token_type_ids"] = padded([item.segments or () for item in inputs], 0, self.device)[0]
         with torch.inference_mode():
-            found: list[float] = self.model(input_ids=ids, attention_mask=mask, **extra).logits[:, 0].double().cpu().tolist()
-        return found
+            rewards: list[float] = self.model(input_ids=ids, attention_mask=mask, **extra).logits[:, 0].double().cpu().tolist()
+        return rewards
 
 
 def load_scorer(
@@ -117,7 +117,7 @@ def load_scorer(
     """Load a reward model; the arguments are the fields of ``RewardModel``.
 
     Raises:
-        ConfigError: it is missing, is no reward model, or does not go with the template or the longest input.
+        ConfigError: the model is missing, is no reward model, or does not fit the template or the longest input.
     """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer

@@ -1,8 +1,8 @@
-"""Inputs of different lengths in batches of about as many tokens each.
+"""Groups inputs of different lengths into batches of about equally many tokens.
 
-In a batch a figure depends a little on what is beside it, since padding and size change the order in which sums are rounded: float32
-probabilities of PairRM by up to 5e-6. So on a CPU an input has a forward pass of its own, unless a budget is given, and its figure is the
-same to the last bit. That costs nothing for inputs of several hundred tokens; those of fifty are three times faster in batches.
+In a batch, a result depends a little on the other inputs, since padding and batch size change how sums are rounded: PairRM's float32
+probabilities by up to 5e-6. So on a CPU, unless a budget is given, each input has its own forward pass, and its result is the same to the
+last bit. That costs nothing for inputs of several hundred tokens; inputs of fifty would be three times faster in batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CUDA_TOKENS = 16384
 
 
 class TokenInput(Protocol):
-    """What a model reads, as one input. Equal inputs must get equal figures."""
+    """One input of a model. Equal inputs must get equal results."""
 
     @property
     def ids(self) -> Sequence[int]:
@@ -33,10 +33,10 @@ Input = TypeVar("Input", bound=TokenInput)
 
 
 def device_of(wanted: Device) -> str:
-    """``cuda`` or ``cpu``; with ``auto``, cuda where there is one.
+    """``cuda`` or ``cpu``; for ``auto``, cuda where there is a GPU.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: ``cuda`` is asked for, and there is no GPU.
     """
     import torch
 
@@ -46,12 +46,12 @@ def device_of(wanted: Device) -> str:
 
 
 def token_batches(lengths: Sequence[int], budget: int | None, device: str) -> Iterator[list[int]]:
-    """Indices of inputs, each once, the longest inputs first: what does not fit into memory fails at once.
+    """Indices of inputs, each once, the longest inputs first, so that what does not fit into memory fails at once.
 
     Args:
         lengths: tokens of each input.
-        budget: tokens of a batch at most, padding included; a longer input has a batch of its own. None: on a CPU each has its own, on
-            a GPU ``CUDA_TOKENS``.
+        budget: largest number of tokens of a batch, padding included; a longer input has its own batch. None: one input per batch on a
+            CPU, ``CUDA_TOKENS`` on a GPU.
         device: ``cuda`` or ``cpu``.
     """
     most = budget or (1 if device == "cpu" else CUDA_TOKENS)
@@ -63,26 +63,26 @@ def token_batches(lengths: Sequence[int], budget: int | None, device: str) -> It
 
 
 def in_batches(
-    figures: Callable[[Sequence[Input]], Sequence[float]], inputs: Sequence[Input], budget: int | None, device: str
+    compute: Callable[[Sequence[Input]], Sequence[float]], inputs: Sequence[Input], budget: int | None, device: str
 ) -> list[float]:
-    """A figure for each input, in their order. Equal inputs are read once, so that their figures are equal to the last bit.
+    """A result for each input, in their order. Equal inputs are computed once, so that their results are equal to the last bit.
 
     Args:
-        figures: reads one batch.
+        compute: computes one batch.
         inputs: any number, of any lengths.
         budget: see ``token_batches``.
         device: ``cuda`` or ``cpu``.
     """
     distinct = list(dict.fromkeys(inputs))
-    found: dict[Input, float] = {}
+    results: dict[Input, float] = {}
     for batch in token_batches([len(item.ids) for item in distinct], budget, device):
         read = [distinct[k] for k in batch]
-        found.update(zip(read, figures(read), strict=True))
-    return [found[item] for item in inputs]
+        results.update(zip(read, compute(read), strict=True))
+    return [results[item] for item in inputs]
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, device: str) -> tuple[Any, Any]:
-    """Rows padded on the right, on ``device``.
+    """Rows padded on the right, as tensors on ``device``.
 
     Args:
         rows: token ids of each input.
