@@ -18,8 +18,8 @@ SIZES = st.lists(st.builds(Size, st.integers(1, 6), st.integers(2, 50)), min_siz
 @given(sizes=SIZES, ranks=st.integers(1, 5), budget=st.integers(1, 400))
 def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size], ranks: int, budget: int) -> None:
     found = distribute(sizes, ranks, budget)
-    assert len({len(hand) for hand in found}) == 1, "under ZeRO-3 a rank with fewer passes hangs the others"
-    micro = [item for hand in found for item in hand]
+    assert len({len(of_rank) for of_rank in found}) == 1, "under ZeRO-3 a rank with fewer passes hangs the others"
+    micro = [item for of_rank in found for item in of_rank]
     counted = [k for item in micro if item.counted for k in item.examples]
     assert sorted(counted) == list(range(len(sizes)))
     for item in micro:
@@ -34,14 +34,14 @@ def test_a_plan_holds_every_example_once_and_every_rank_in_step(sizes: list[Size
 @given(sizes=SIZES, ranks=st.integers(2, 4), budget=st.integers(1, 400))
 def test_ranks_are_balanced_to_one_micro_batch(sizes: list[Size], ranks: int, budget: int) -> None:
     found = distribute(sizes, ranks, budget)
-    loads = [sum(item.padded_tokens for item in hand) for hand in found]
-    assert max(loads) - min(loads) <= max(item.padded_tokens for hand in found for item in hand)
+    loads = [sum(item.padded_tokens for item in of_rank) for of_rank in found]
+    assert max(loads) - min(loads) <= max(item.padded_tokens for of_rank in found for item in of_rank)
 
 
 def test_two_ranks_get_like_shares_of_what_one_pass_does_not_hold() -> None:
     """Ten rows of 10 tokens and a budget of 90: cut at the budget they would be 9 and 1; even, they are 5 and 5."""
     found = distribute([Size(1, 10)] * 10, 2, 90)
-    assert [[item.padded_tokens for item in hand] for hand in found] == [[50], [50]]
+    assert [[item.padded_tokens for item in of_rank] for of_rank in found] == [[50], [50]]
 
 
 def test_a_plan_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_one_example_on_three_ranks_is_repeated_without_weight() -> None:
 def test_a_group_is_halved_rather_than_repeated() -> None:
     """Four examples fit into one pass, but there are two ranks: two each."""
     found = distribute([Size(1, 5)] * 4, 2, 1000)
-    assert [[(item.examples, item.counted) for item in hand] for hand in found] == [[((0, 1), True)], [((2, 3), True)]]
+    assert [[(item.examples, item.counted) for item in of_rank] for of_rank in found] == [[((0, 1), True)], [((2, 3), True)]]
 
 
 def draw(prompt: int, prompt_tokens: int, *responses: int) -> list[types.TokenSequence]:
@@ -87,8 +87,8 @@ def test_a_share_holds_every_example_once_within_the_budget(
     """What is laid out for a micro-batch has as many positions as planned; above the budget is only an example by itself."""
     packing = Packing(kind, 8)  # type: ignore[arg-type]
     found = plan_micro_batches(items, ranks, budget, packing)
-    assert len({len(hand) for hand in found}) == 1
-    micro = [item for hand in found for item in hand]
+    assert len({len(of_rank) for of_rank in found}) == 1
+    micro = [item for of_rank in found for item in of_rank]
     assert sorted(k for item in micro if item.counted for k in item.examples) == list(range(len(items)))
     for item in micro:
         inputs = model_inputs([sequence for k in item.examples for sequence in items[k]], packing)
@@ -102,17 +102,17 @@ def test_examples_of_one_prompt_go_together() -> None:
     row of 10 + 3 * 3 positions, the other a row of 10 + 2 * 3."""
     a, b, c = draw(1, 10, 4, 4, 4)
     items = [[a, b], draw(2, 10, 4, 4), [b, c], [a, c]]
-    (hand,) = plan_micro_batches(items, 1, 20, Packing("prefix_sharing", 1000))
-    assert hand == (MicroBatch((0, 2, 3), True, 19), MicroBatch((1,), True, 16))
+    (of_rank,) = plan_micro_batches(items, 1, 20, Packing("prefix_sharing", 1000))
+    assert of_rank == (MicroBatch((0, 2, 3), True, 19), MicroBatch((1,), True, 16))
 
 
 def test_no_rank_repeats_while_another_has_two() -> None:
     """Four prompts of 200 tokens, four pairs each, responses of 300 (299 positions), eight ranks: two pairs of one prompt each, in two
-    shared rows of 200 + 2 * 299 = 798 positions."""
+    rows with a shared prefix of 200 + 2 * 299 = 798 positions."""
     items = [draw(prompt, 200, *(300,) * 8)[2 * k : 2 * k + 2] for prompt in range(4) for k in range(4)]
     found = plan_micro_batches(items, 8, 16_384, Packing("prefix_sharing", 1000))
-    assert [len(hand) for hand in found] == [1] * 8
-    micro = [item for hand in found for item in hand]
+    assert [len(of_rank) for of_rank in found] == [1] * 8
+    micro = [item for of_rank in found for item in of_rank]
     assert [(item.counted, item.padded_tokens) for item in micro] == [(True, 2 * 798)] * 8
     assert all(len({k // 4 for k in item.examples}) == 1 for item in micro), "a prompt's pairs, and no other's"
 
@@ -131,8 +131,8 @@ def test_what_is_laid_out_stays_within_the_budget() -> None:
     29^2 / 20) = 142. The three in one row of 57: 219.5, in two of 38: 220.4, apart 213.2, which are 3 x 29 = 87 positions. Two rows, of
     (a, b) and of c, would be 76, within 78; but together they are laid out as three."""
     items = [[sequence] for sequence in draw(1, 10, 10, 20, 20)]
-    (hand,) = plan_micro_batches(items, 1, 78, Packing("prefix_sharing", 20))
-    assert hand == (MicroBatch((0, 1), True, 38), MicroBatch((2,), True, 29))
+    (of_rank,) = plan_micro_batches(items, 1, 78, Packing("prefix_sharing", 20))
+    assert of_rank == (MicroBatch((0, 1), True, 38), MicroBatch((2,), True, 29))
 
 
 @pytest.mark.parametrize("kind", ["padded", "varlen"])

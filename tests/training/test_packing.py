@@ -32,10 +32,11 @@ def lengths(rows: list[Row]) -> list[tuple[int, list[int]]]:
     return [(len(row.prompt_ids), [len(response) for response in row.response_ids]) for row in rows]
 
 
-def test_shared_rows_by_hand() -> None:
-    """P with B and A is 3 + 2 + 1 positions, as their last tokens predict nothing; A's token goes on from position 3, as B's first does.
-    It sees P (0 to 2) and itself, not B. Q with C is the one position of Q. The places of A's tokens: the end of P, then A's own; the
-    second A is the same."""
+def test_prefix_sharing_by_hand() -> None:
+    """P with B and A is 3 + 2 + 1 positions, since their last tokens predict nothing. A's token has position 3, as B's first token does,
+    and attends to P (0 to 2) and itself, not to B. Q with C is the one position of Q. A's tokens are predicted at the end of P and at A's
+    first token; the second A is the same sequence.
+    """
     found = model_inputs(GROUP, Packing("prefix_sharing", 1000))
     assert found.input_ids.tolist() == [[1, 2, 3, 7, 8, 5], [4, 0, 0, 0, 0, 0]]
     assert found.position_ids is not None
@@ -50,19 +51,19 @@ def test_shared_rows_by_hand() -> None:
     assert found.lengths == (2, 1, 3, 2)
 
 
-def test_padded_and_joined_rows_by_hand() -> None:
+def test_padded_and_varlen_rows_by_hand() -> None:
     """Longest response first: P B, P A, Q C."""
     padded = model_inputs(GROUP, Packing("padded"))
     assert padded.input_ids.tolist() == [[1, 2, 3, 7, 8], [1, 2, 3, 5, 0], [4, 0, 0, 0, 0]]
     assert (padded.position_ids, padded.segment_ids) == (None, None)
     assert padded.logit_indices.tolist() == [7, 8, 10, 2, 3, 4, 7, 8]
-    joined = model_inputs(GROUP, Packing("varlen"))
-    assert joined.input_ids.tolist() == [[1, 2, 3, 7, 8, 1, 2, 3, 5, 4]]
-    assert joined.position_ids is not None
-    assert joined.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
-    assert joined.segment_ids is None
-    assert joined.logit_indices.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
-    assert (padded.cu_seqlens, joined.cu_seqlens) == (None, (0, 5, 9, 10))
+    varlen = model_inputs(GROUP, Packing("varlen"))
+    assert varlen.input_ids.tolist() == [[1, 2, 3, 7, 8, 1, 2, 3, 5, 4]]
+    assert varlen.position_ids is not None
+    assert varlen.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
+    assert varlen.segment_ids is None
+    assert varlen.logit_indices.tolist() == [7, 8, 9, 2, 3, 4, 7, 8]
+    assert (padded.cu_seqlens, varlen.cu_seqlens) == (None, (0, 5, 9, 10))
 
 
 def test_the_prompt_is_shared_where_that_costs_less() -> None:
@@ -133,7 +134,7 @@ def agree(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", sorted(_VERIFIED))
 def test_shared_prompts_change_nothing_in_value_or_gradient(kind: str, attention: str) -> None:
-    """For every model that is given shared rows: all together, against a pass for each sequence."""
+    """For every model with prefix sharing: all sequences together, against one pass per sequence."""
     model = small(kind, sliding_window=None)
     model.set_attn_implementation(attention)
     packing = packing_of(model)
@@ -153,7 +154,7 @@ def varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seqlen_q:
 
 
 @pytest.mark.parametrize("kind", sorted(_VERIFIED))
-def test_joined_rows_change_nothing_in_value_or_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_varlen_packing_changes_nothing_in_value_or_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through transformers' own flash attention, which is told where each sequence begins: to find out it would wait for the GPU in every
     layer."""
     expected = passes(small(kind, sliding_window=None), [[item] for item in random_group()])
