@@ -1,8 +1,8 @@
 """``python -m benchmarks NAME [ARGUMENTS]`` runs ``main`` of the module NAME of this folder.
 
-``python -m benchmarks all [--strict]`` runs every one but ``STUDIES`` and writes ``results.json`` and the table in ``README.md``. Timings
-of a shared machine vary, so a bar that is missed is shown as missed, and is an error with ``--strict`` only; a benchmark that fails always
-is.
+``python -m benchmarks all [--strict]`` runs every module except ``STUDIES`` and writes ``results.json`` and the table in ``README.md``.
+Timings on a shared machine vary, so a missed bar is shown as missed and is an error only with ``--strict``. A benchmark that fails is
+always an error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import benchmarks
 from benchmarks import report
 
 STUDIES = ("revisions",)
-"""What ``all`` leaves out: minutes long, without a bar, and of models rather than of the program."""
+"""Left out by ``all``: these take minutes, have no bar, and measure models rather than the program."""
 
 
 def names() -> list[str]:
-    """The modules that can be asked for: those with a ``main``."""
+    """The modules that can be run: those with a ``main``."""
     return [name for name in _modules() if _main_of(name) is not None]
 
 

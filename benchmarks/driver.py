@@ -1,12 +1,11 @@
-"""What the driver costs, with 1, 8, 64 and 512 engines that answer as fast as an 8B model does; everything else is simulated.
+"""What the driver costs with 1, 8, 64 and 512 engines, each as fast as with an 8B model; everything except the driver is simulated.
 
-Four lines and two:
-- ``driver_N_engines``: CPU of a group with one engine over that with N. It must not grow with the engines.
-- ``driver_share_N_engines``: 1% of the iteration's wall time over the driver's CPU time in it.
-- ``driver_bytes``: bytes of a group over what of it goes through the driver's hands; references travel, the data does not.
+- ``driver_N_engines``: the driver's CPU time per group with one engine, over that with N. It must not grow with the number of engines.
+- ``driver_share_N_engines``: 1% of the iteration's wall time, over the driver's CPU time in it.
+- ``driver_bytes``: bytes of a group, over the bytes that the driver sends and receives for it. It handles references, not the data.
 
-Speed of an engine: 6,583 response tokens a second, Llama-3.1-8B-Instruct on ShareGPT prompts (vLLM, pull request 18566), and groups of
-K = 5 responses of 400 tokens: 3.3 groups a second. The learner keeps up. The clock is that of ``benchmarks.simulated``.
+Speed of an engine: 6,583 response tokens per second (Llama-3.1-8B-Instruct on ShareGPT prompts, vLLM pull request 18566). With groups of
+K = 5 responses of 400 tokens this is 3.3 groups per second. The learner keeps up. The clock is that of ``benchmarks.simulated``.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ GROUPS = 16_384
 SAMPLES = 5
 ENGINES = (1, 8, 64, 512)
 GROUPS_AT_ONCE = 8
-"""In an engine: 40 responses."""
+"""Per engine: 40 responses."""
 RESPONSES, RESPONSE_TOKENS, PROMPT_TOKENS = 5, 400, 200
-TOKENS_A_SECOND = 6583
+TOKENS_PER_S = 6583
 GLOBAL_BATCH = 64
 SHARE = 0.01
-"""Of the iteration's wall time, that the driver may take."""
+"""Largest share of the iteration's wall time that the driver may take."""
 GROWTH_BAR = 1 / 1.2
-"""At most 20% more CPU for a group than with one engine."""
+"""At most 20% more CPU time per group than with one engine."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,27 +49,29 @@ def main(arguments: Sequence[str]) -> int:
     for _ in range(SAMPLES):
         for engines in ENGINES:
             samples[engines].append(cost(engines))
-    cpu_s = {engines: median(cpu for cpu, _ in own) for engines, own in samples.items()}
-    wall_s = {engines: median(wall for _, wall in own) for engines, own in samples.items()}
+    cpu_s = {engines: median(cpu for cpu, _ in pairs) for engines, pairs in samples.items()}
+    wall_s = {engines: median(wall for _, wall in pairs) for engines, pairs in samples.items()}
     for engines in ENGINES[1:]:
-        unit = f"CPU of a group with 1 engine ({cpu_s[1] * 1e6:.0f} us) over that with {engines} ({cpu_s[engines] * 1e6:.0f} us)"
+        unit = f"CPU per group with 1 engine ({cpu_s[1] * 1e6:.0f} us) over that with {engines} ({cpu_s[engines] * 1e6:.0f} us)"
         Figure(f"driver_{engines}_engines", cpu_s[1] / cpu_s[engines], GROWTH_BAR, unit, SAMPLES).show()
     for engines in ENGINES:
-        unit = f"1% of the wall time of a group ({wall_s[engines] * 1e3:.2f} ms; {1 / wall_s[engines]:.0f} groups a second) over its CPU"
+        unit = f"1% of the wall time per group ({wall_s[engines] * 1e3:.2f} ms; {1 / wall_s[engines]:.0f} groups per second) over its CPU"
         share = SHARE * wall_s[engines] / cpu_s[engines]
         Figure(f"driver_share_{engines}_engines", share, 1.0, unit, SAMPLES).show()
-    own, touched = group_bytes(), bytes_touched()
-    Figure("driver_bytes", own / touched, 0.0, f"bytes of a group ({own:.0f}) over those that the driver sends or is sent for it", 1).show()
+    whole, touched = group_bytes(), bytes_touched()
+    Figure(
+        "driver_bytes", whole / touched, 0.0, f"bytes of a group ({whole:.0f}) over those that the driver sends and receives for it", 1
+    ).show()
     return 0
 
 
 def speeds_of(engines: int) -> Speeds:
-    groups_a_second = engines * TOKENS_A_SECOND / (RESPONSES * RESPONSE_TOKENS)
-    return Speeds(engines, GROUPS_AT_ONCE, engines * GROUPS_AT_ONCE / groups_a_second, step_s=0.9 * GLOBAL_BATCH / groups_a_second)
+    groups_per_s = engines * TOKENS_PER_S / (RESPONSES * RESPONSE_TOKENS)
+    return Speeds(engines, GROUPS_AT_ONCE, engines * GROUPS_AT_ONCE / groups_per_s, step_s=0.9 * GLOBAL_BATCH / groups_per_s)
 
 
 def cost(engines: int) -> tuple[float, float]:
-    """CPU seconds of this process and simulated wall seconds, for one group of an iteration."""
+    """CPU seconds of this process and simulated wall seconds, per group of an iteration."""
     roles = roles_of(speeds_of(engines))
     with tempfile.TemporaryDirectory() as folder:
         driver = driver_of(Path(folder), roles, GROUPS, engines)
@@ -109,7 +110,7 @@ def driver_of(folder: Path, roles: Roles, groups: int, engines: int) -> Driver:
 
 
 def bytes_touched(groups: int = GLOBAL_BATCH) -> float:
-    """Bytes of what the driver gives to the roles and gets from them, for one group."""
+    """Bytes that the driver sends to the roles and receives from them, per group."""
     roles, touched = roles_of(speeds_of(1)), [0]
     for role, methods in ((roles.rollout, ["sample"]), (roles.oracle, ["judge"]), (roles.reference, ["score"]), (roles.learner, ["step"])):
         for method in methods:

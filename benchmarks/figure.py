@@ -1,4 +1,4 @@
-"""What a benchmark reports: a ratio of two things measured in turns in one run, medians of several samples."""
+"""What a benchmark reports: the ratio of two measurements that took turns in one run, as medians of several samples."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What a benchmark found. A larger ratio is always better."""
+    """The result of a benchmark. A larger ratio is always better."""
 
     name: str
     ratio: float
     bar: float
     """The ratio that is asked for."""
     unit: str
-    """What the ratio is of."""
+    """The two things that the ratio compares, with their values."""
     samples: int
-    """On each side."""
+    """Number of measurements on each side."""
 
     def show(self) -> None:
         """Print it as one JSON line."""

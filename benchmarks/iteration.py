@@ -1,11 +1,11 @@
-"""What an iteration takes, over what it must take.
+"""How long an iteration takes, compared with what it cannot do without and with other ways to run it.
 
-- ``iteration_STAGE_longest``: the longest stage of a simulated run over the run, at least 50 global batches an iteration, two iterations
-  with the sync and the checkpoint between them. Stages have cores of their own; one takes as long as it does alone, when all others take
-  nothing. 8 engines as fast as in ``benchmarks.driver``; the learner is faster than they are, or slower.
+- ``iteration_STAGE_longest``: seconds of the longest stage alone (the others take no time), over those of a simulated run: two iterations
+  of at least 50 global batches, with the sync and the checkpoint between them. The stages do not compete for cores. 8 engines as fast as
+  in ``benchmarks.driver``; the learner is faster than they are (``rollout`` is longest), or slower (``train``).
 - ``iteration_over_one_after_another``: the same simulated iterations with ``loop.overlap`` off, over those with it.
-- ``iteration_2_cores``: 51 global batches through real engines on 2 cores, one stage after another (each with 1 thread, or each with both,
-  whichever is faster), over overlapped (1 thread each). Start-up is not counted.
+- ``iteration_2_cores``: 51 global batches through real engines on 2 cores, one stage after another (with 1 thread or with 2, whichever is
+  faster), over overlapped (1 thread per role). Start-up is not counted.
 - ``iteration_over_script_pipeline``: see ``benchmarks.script_pipeline``.
 """
 
@@ -32,16 +32,16 @@ from raypref.types import RunData
 
 SAMPLES = 5
 SIMULATED_SAMPLES = 5
-"""Which differ by a thousandth."""
+"""They differ by a thousandth."""
 ITERATIONS = 2
 BATCHES = 52
-"""Of one simulated iteration."""
+"""In one simulated iteration."""
 GLOBAL_BATCH = 64
 ENGINES = 8
 LONGEST_BAR = 0.909
 """At most 1.10 times the longest stage."""
 STEP_SHARE = {"rollout": 0.9, "train": 1.3}
-"""Which stage is the longest -> seconds of a step over those in which the engines sample a batch."""
+"""The longest stage -> seconds of a step, over those in which the engines sample a batch."""
 REAL = {"prompts": 153, "batch": 3, "responses": 4, "tokens": 24}
 """The run on real engines: 51 batches."""
 
@@ -117,7 +117,7 @@ def show_real() -> None:
     finally:
         ray.shutdown()
     ratio = median(min(in_turn) / ours for ours, *in_turn in zip(*seconds, strict=True))
-    ours, *in_turn = (median(own) for own in seconds)
+    ours, *in_turn = (median(side) for side in seconds)
     unit = (
         f"seconds of {REAL['prompts'] // REAL['batch']} batches one stage after another ({in_turn[0]:.2f} with 1 thread each, "
         f"{in_turn[1]:.2f} with 2) over overlapped ({ours:.2f}); the median of the turns' ratios"
@@ -126,7 +126,7 @@ def show_real() -> None:
 
 
 def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of each sample: overlapped, in turn with one thread for each role, in turn with two. They take turns."""
+    """Seconds of each sample: overlapped, one stage after another with one thread per role, the same with two. The three take turns."""
     from actors.cluster.placement import Need, plan_placement
     from actors.policy_model import facts_of
     from actors.team import Team
@@ -151,10 +151,10 @@ async def turns(teams: Sequence[Any], data: RunData, folder: Path) -> tuple[list
         await team.connect()
     seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
     for sample in range(SAMPLES + 1):
-        for own, (team, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):
+        for side, (team, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):
             run_s = await one_iteration(team, data, folder / f"{sample}-{team.config.name}-{overlap}", overlap)
             if sample:  # the first warms up
-                own.append(run_s)
+                side.append(run_s)
     for team in teams:
         await team.close()
     return seconds

@@ -1,13 +1,14 @@
-"""What DeepSpeed and the passes cost: seconds of a training step of a plain torch loop, and of TRL's, over those of the learner.
+"""How long a training step takes: seconds of a plain torch loop, and of TRL's trainer, over those of the learner.
 
-- ``learner_zero_N``: one rank of the learner at ZeRO stage N, over a loop of forward, backward and AdamW without DeepSpeed that uses
-  the same micro-batches, packing and chunks (15M parameters).
-- ``learner_trl_SIZE``: the learner at stage 0 over TRL's ``DPOTrainer`` with ``loss_type="sppo_hard"``: no gradient checkpointing, float32
-  as here, pi_t's log-probs computed beforehand, micro-batches of four pairs (at 260k parameters faster than all sixteen at once, which are
-  padded to the longest), its loader's time left out. Left out where TRL is not installed (the extra ``bench``).
+- ``learner_zero_N``: a loop of forward, backward and AdamW without DeepSpeed, with the same micro-batches, packing and chunks, over one
+  rank of the learner at ZeRO stage N (15M parameters).
+- ``learner_trl_SIZE``: TRL's ``DPOTrainer`` with ``loss_type="sppo_hard"`` over the learner at stage 0. TRL runs without gradient
+  checkpointing, in float32 like the learner, with pi_t's log-probs computed beforehand and micro-batches of four pairs (at 260k parameters
+  faster than all sixteen at once, which are padded to the longest); the time of its loader is not counted. Left out where TRL is not
+  installed (the extra ``bench``).
 
-Every side trains on the same pairs in the same batches, one thread each, one after the other in turns; a figure is the median of the
-turns' own ratios. That all sides have the same gradient norm at their first step is checked.
+Every side trains on the same pairs in the same batches with one thread, and the sides take turns; the result is the median of the ratios
+of the turns. The gradient norm of the first step is checked to be the same on all sides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sides of ``benchmarks.learner``: each trains a model on the same pairs and says how long its steps took."""
+"""The sides of ``benchmarks.learner``: each trains a model on the same pairs and measures how long its steps take."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Batches = list[tuple[Example, ...]]
 
 
 def make_batches(steps: int, vocabulary: int, probe: Callable[[list[TokenSequence]], list[np.ndarray]]) -> Batches:
-    """The pairs of so many steps; ``probe`` gives the per-token log-probs under pi_t, the model as it is at the start."""
+    """The pairs of ``steps`` steps; ``probe`` gives the per-token log-probs under pi_t, the model at the start."""
     pairs = make_pairs(PAIRS * steps, vocabulary, END, ETA)
     logps = iter(probe(collation.sequences(pairs)))
     scored = [replace(pair, previous_logps=np.array([next(logps).sum() for _ in pair.response_ids])) for pair in pairs]
@@ -47,7 +47,7 @@ def make_batches(steps: int, vocabulary: int, probe: Callable[[list[TokenSequenc
 
 
 class Learner:
-    """One rank of the learner in a process group of its own."""
+    """A learner of one rank."""
 
     def __init__(self, policy: Path, vocabulary: int, steps: int, zero_stage: int) -> None:
         from actors.learner.rank import LearnerRank
@@ -71,7 +71,7 @@ class Learner:
         return self._rank.step([(0, PAIRS)], self._batches[0])["grad_norm"]
 
     def seconds(self) -> float:
-        """Of a step on each batch."""
+        """One step on each batch."""
         start = time.perf_counter()
         for batch in self._batches:
             self._rank.step([(0, PAIRS)], batch)
@@ -79,7 +79,7 @@ class Learner:
 
 
 class Bare:
-    """The same maths in plain torch."""
+    """The same computation in plain torch."""
 
     def __init__(self, policy: Path, vocabulary: int, steps: int) -> None:
         import torch
@@ -97,14 +97,14 @@ class Bare:
         return self._step(self._batches[0])
 
     def seconds(self) -> float:
-        """Of a step on each batch."""
+        """One step on each batch."""
         start = time.perf_counter()
         for batch in self._batches:
             self._step(batch)
         return time.perf_counter() - start
 
     def _step(self, batch: tuple[Example, ...]) -> float:
-        """The gradient's norm."""
+        """Returns the gradient's norm."""
         import torch
 
         from raypref.training.logprobs import response_logps
@@ -121,7 +121,7 @@ class Bare:
 
 
 class Trl:
-    """TRL's ``DPOTrainer``, which reads text: the pairs' tokens as words, an end token behind each response."""
+    """TRL's ``DPOTrainer``. It reads text: the pairs' tokens as words; it appends the end token to each response itself."""
 
     def __init__(self, policy: Path, vocabulary: int, steps: int) -> None:
         from datasets import Dataset, disable_progress_bars
@@ -174,14 +174,14 @@ class Trl:
         return self._clock.norms[0]
 
     def seconds(self) -> float:
-        """Of a step on each batch."""
+        """One step on each batch."""
         self._clock.seconds = 0.0
         self._trainer.train()
         return self._clock.seconds
 
 
 class Clock:
-    """Adds up what lies between its starts and stops."""
+    """Sums the seconds between its starts and stops."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,7 +1,7 @@
-"""What log-probs without the matrix of logits cost: seconds and peak memory of plain ``linear`` and ``log_softmax`` over those of ours.
+"""Log-probs without the matrix of logits: seconds and peak memory of plain ``linear`` and ``log_softmax``, over those of ours.
 
-Forward and backward pass of one head in float32; the two sides take turns. Memory is what the process' resident set grows by at its
-peak, gradients included.
+Forward and backward pass of one head in float32; the two sides take turns. Memory is the growth of the process' resident set at its peak,
+gradients included.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TIME_BARS = {64: 1 / 1.15, 768: 1 / 1.35}
 """Hidden size -> bar."""
 MEMORY_BARS = {32_000: 0.0, 128_000: 5.0}
 TIMED_TOKENS = {32_000: 2048, 128_000: 512}
-"""Two chunks each: one whose probabilities are kept, one that is computed twice."""
+"""Two chunks each: one whose probabilities are kept, and one that is computed twice."""
 MEASURED_TOKENS = 2048
 """For the memory."""
 SAMPLES = 5
 MEMORY_SAMPLES = 5
-"""They agree to a few MiB."""
+"""They agree within a few MiB."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def _time(vocabulary: int, hidden_size: int, bar: float) -> None:
 
 def _memory(vocabulary: int, hidden_size: int) -> None:
     step = _step(MEASURED_TOKENS, hidden_size, vocabulary)
-    step(ours)  # whatever is allocated once
+    step(ours)  # what is allocated only once
     turns = [(_peak_mib(step, plain), _peak_mib(step, ours)) for _ in range(MEMORY_SAMPLES)]
     a, b = (median(turn[side] for turn in turns) for side in (0, 1))
     unit = f"MiB at the peak of plain log-probs ({a:.0f}) over ours ({b:.0f}), {MEASURED_TOKENS} tokens"
@@ -69,7 +69,7 @@ def _memory(vocabulary: int, hidden_size: int) -> None:
 
 
 def _step(tokens: int, hidden_size: int, vocabulary: int) -> Callable[[Callable[..., Tensor]], None]:
-    """A forward and a backward pass through the log-probs that it is given."""
+    """A function that runs a forward and a backward pass through the log-probs that it is given."""
     import torch
 
     torch.manual_seed(0)
@@ -91,8 +91,8 @@ def _seconds(step: Callable[[Callable[..., Tensor]], None], logps: Callable[...,
 
 
 def _peak_mib(step: Callable[[Callable[..., Tensor]], None], logps: Callable[..., Tensor]) -> float:
-    """How far the resident set rises above where it is now."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """How far the resident set rises above its present size."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     step(logps)
     return (_status("VmHWM") - before) / 1024

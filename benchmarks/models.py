@@ -1,4 +1,4 @@
-"""Random Llamas with tied embeddings, and a tokenizer whose words are their tokens."""
+"""Random Llamas with tied embeddings, and a tokenizer with one word per token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END = 2
 
 
 def make_policy(directory: Path, name: str) -> None:
-    """Write model and tokenizer; token k is the word ``wk``, 0 and 2 aside."""
+    """Write the model and its tokenizer. Token k is the word ``wk``, except for 0 (padding) and 2 (end)."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

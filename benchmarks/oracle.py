@@ -1,10 +1,10 @@
-"""How fast oracles judge, beside the usual way to ask the same model.
+"""How fast oracles judge, compared with the usual way to ask the same model.
 
-PairRM: comparisons a second (both orders of asking) on one core, over ``Blender.rank`` of llm-blender 0.0.2 at its default batch size,
-repaired so that it runs on transformers 5. The same checkpoint on both sides: random weights, hidden 128, one layer (depth multiplies
-both sides alike, and at hidden 256 the ratio is the same), PairRM's limits (source 1,224 tokens, response 412 and half of what the source
-leaves). Lengths like UltraFeedback's, log-normal: a prompt's median 100 tokens (sigma 0.9), a response's 250 (sigma 0.6). Seconds are the
-process's own CPU time.
+PairRM: comparisons per second (both orders of asking) on one core, over ``Blender.rank`` of llm-blender 0.0.2 at its default batch size,
+repaired so that it runs on transformers 5. The same checkpoint on both sides: random weights, hidden 128, one layer (more layers slow both
+sides alike, and at hidden 256 the ratio is the same), PairRM's limits (1,224 tokens for the prompt; for a response 412, and half of the
+rest of the input). Lengths are log-normal like UltraFeedback's: a prompt's median is 100 tokens (sigma 0.9), a response's 250 (sigma 0.6).
+Seconds are CPU seconds of the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raypref.oracles.base import Question
 from raypref.selection.base import all_pairs
 
 PROMPTS = 8
-"""Of one sample: llm-blender's default batch. Other prompts in each sample."""
+"""In one sample: llm-blender's default batch. Each sample has other prompts."""
 RESPONSES = 5
 SAMPLES = 3
 WORDS = ["".join(letters) for letters in itertools.product("bdgklmnprst", "aeiou", "lnrst")]
@@ -49,19 +49,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def pairrm(samples: int) -> Figure:
-    """The figure of the ``pairrm`` oracle."""
+    """The result for the ``pairrm`` oracle."""
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         ours, blender = _both(Path(folder))
         times = [_sample(ours, blender, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(samples)]
     ours_s, blender_s = (median(side) for side in zip(*times, strict=True))
     asked = PROMPTS * len(all_pairs(RESPONSES))
-    unit = f"comparisons a second ({asked / ours_s:.2f}) over those of Blender.rank ({asked / blender_s:.2f})"
+    unit = f"comparisons per second ({asked / ours_s:.2f}) over those of Blender.rank ({asked / blender_s:.2f})"
     return Figure("oracle_pairrm", median(b / a for a, b in times), 2.5, unit, samples)
 
 
 def _both(folder: Path) -> tuple[Any, Any]:
-    """The oracle and llm-blender's ``Blender``, each with the same checkpoint."""
+    """The oracle and llm-blender's ``Blender``, with the same checkpoint."""
     from raypref.oracles.pairrm import PairRM
     from tests.oracles.pairrm_checkpoint import NoServices, make_checkpoint
 

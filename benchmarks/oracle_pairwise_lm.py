@@ -1,11 +1,11 @@
-"""How fast a generative preference model judges, beside the loop of its model card.
+"""How fast a generative preference model judges, compared with the loop of its model card.
 
-Pairs a second on one core, both orders, over the usual loop: one input at a time through the published steps, logits of all positions
-included. The same model on both sides: a random Llama in float32, hidden 256, six layers, vocabulary 32,000. Lengths as UltraFeedback's:
-log-normal, the prompt's median 120 tokens (sigma 0.9), a response's 270 (sigma 0.6). Seconds are the process's own CPU time.
+Pairs per second on one core, both orders, over those of the usual loop: the published steps for one input at a time, with the logits of
+all positions. The same model on both sides: a random Llama in float32, hidden 256, six layers, vocabulary 32,000. Lengths are log-normal
+like UltraFeedback's: a prompt's median is 120 tokens (sigma 0.9), a response's 270 (sigma 0.6). Seconds are CPU seconds of the process.
 
-What the loop wastes on the head depends on the head's share of the matrix products: 60% here, 7% in Llama-3-8B. A second figure,
-without a bar, has a model (hidden 768, two layers) with that share.
+How much the loop wastes on the head depends on the head's share of the matrix products: 60% here, 7% in Llama-3-8B. A second result,
+without a bar, is for a model (hidden 768, two layers) in which the head has 7%.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.oracles.pairrm_checkpoint import NoServices
 from tests.oracles.pairwise_checkpoint import WORDS, make_checkpoint
 
 PROMPTS = 1
-"""Of one sample; other ones in each."""
+"""In one sample; each sample has others."""
 RESPONSES = 5
 SAMPLES = 5
 CONTEXT = (
@@ -64,7 +64,7 @@ class CardLoop:
 
 
 def figures() -> list[Figure]:
-    """Interleaved medians, with the threads that torch has; both sides must come to the same verdicts."""
+    """Medians of sides that take turns, with torch's number of threads; both sides must give the same verdicts."""
     return [
         _figure("oracle_pairwise_lm", 2.0, hidden=256, layers=6, vocabulary=32000),
         _figure("oracle_pairwise_lm_small_head", 0.0, hidden=768, layers=2, vocabulary=1560),
@@ -80,7 +80,7 @@ def _figure(name: str, bar: float, **model: int) -> Figure:
         samples = [_sample(ours, usual, [_question(draw, k) for k in range(PROMPTS)]) for _ in range(SAMPLES)]
     ours_s, usual_s = (median(side) for side in zip(*samples, strict=True))
     pairs = PROMPTS * len(all_pairs(RESPONSES))
-    unit = f"pairs a second ({pairs / ours_s:.1f}) over those of the model card's loop ({pairs / usual_s:.1f})"
+    unit = f"pairs per second ({pairs / ours_s:.1f}) over those of the model card's loop ({pairs / usual_s:.1f})"
     return Figure(name, median(usual_s / ours_s for ours_s, usual_s in samples), bar, unit, SAMPLES)
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from raypref.types import Example
 
 PROMPT_TOKENS = 40
-"""Median; the logarithm of the length is normal with deviation 0.4."""
+"""Median; the logarithm of the length is normal with standard deviation 0.4."""
 RESPONSE_TOKENS = 75
 """Median, end token included."""
 LONGEST = 200
 
 
 def make_pairs(count: int, vocabulary: int, end: int, eta: float, seed: int = 0) -> tuple[Example, ...]:
-    """Pairs, winner first, with the targets of SPPO's hard labels (eta / 2, -eta / 2) and log-probs under pi_t of a uniform policy."""
+    """Pairs, chosen first, with the targets of SPPO's hard labels (eta / 2, -eta / 2) and the log-probs of a uniform pi_t."""
     draw = np.random.default_rng(seed)
 
     def tokens(median: int) -> np.ndarray:

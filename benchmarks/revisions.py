@@ -1,7 +1,7 @@
-"""Does a policy that was trained to revise improve its answers? SRPO's revision curve beside DPO's, on stories260K.
+"""Does a policy that was trained to revise improve its answers? The revision curves of SRPO and of DPO, on stories260K.
 
-Needs RAYPREF_TEST_DATA. A line is a point of a curve: the win rate, under the oracle that trained the policy, of its answers after so many
-revisions of its own against the start policy's answers, with its 95% bootstrap interval. Source: SRPO Figure 3.
+Needs RAYPREF_TEST_DATA. A line is a point of a curve: the win rate of the policy's answers after N revisions against the start policy's
+answers, under the oracle that the policy was trained with, and its 95% bootstrap interval. Source: SRPO Figure 3.
 """
 
 from __future__ import annotations

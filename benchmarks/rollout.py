@@ -1,6 +1,7 @@
-"""What streaming costs: tokens a second through our rollout actor over bare ``vllm.LLM.generate``, same settings, same prompts.
+"""What streaming costs: tokens per second through our rollout actor, over those of bare ``vllm.LLM.generate`` with the same settings and
+prompts.
 
-Both engines live in Ray actors with one thread; they take turns.
+Both engines are in Ray actors with one thread, and take turns.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             ray.shutdown()
     ours, bare = (median(side) for side in zip(*pairs, strict=True))
-    unit = f"tokens a second ({ours:.0f}) over those of bare vLLM ({bare:.0f}); the median of the turns' ratios"
+    unit = f"tokens per second ({ours:.0f}) over those of bare vLLM ({bare:.0f}); the median of the turns' ratios"
     Figure("rollout", median(a / b for a, b in pairs), 0.97, unit, SAMPLES).show()
     return 0
 
 
 class Bare:
-    """vLLM as its documentation uses it."""
+    """vLLM as in its documentation."""
 
     def __init__(self, policy: PolicyConfig, rollout: RolloutConfig) -> None:
         from actors.policy_model import end_token_ids
@@ -57,7 +58,7 @@ class Bare:
         """Returns once the engine is up."""
 
     def generate(self, prompts: list[list[int]], seeds: list[int]) -> int:
-        """Tokens that were sampled."""
+        """Number of sampled tokens."""
         from vllm import SamplingParams
 
         common: dict[str, Any] = {"n": RESPONSES, "max_tokens": TOKENS, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
@@ -67,7 +68,7 @@ class Bare:
 
 
 async def _measure(model: Path) -> list[tuple[float, float]]:
-    """Tokens a second of each turn: ours, bare vLLM's. The weights are random, and the same on both sides."""
+    """Tokens per second of each turn: ours, bare vLLM's. The weights are random, and the same on both sides."""
     import ray
 
     from actors.rollout.actor import RolloutActor

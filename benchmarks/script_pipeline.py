@@ -1,11 +1,11 @@
 """The loop as one program, against the scripts that the SPPO authors publish (``benchmarks.scripts``): seconds of theirs over ours.
 
-Both sides do the same work from the same model: 5 iterations of 40 prompts, 5 responses each, one pair a prompt, 10 steps of 4 pairs: 50
-global batches. The oracle is the same function, and has nothing to load; the pipeline's trainer is plain torch, its engine is started in
-the way that starts fastest here. The time of a side is that of its processes, from the start of the first to the end of the last: every
-stage's imports, model and engine on their side; on ours the command line, the local Ray cluster, all actors and their end, and in
-addition the sync checks, the checkpoints, the journal and the exported policy. On a machine that does something else besides, neither side
-spins, and Ray's workers are no nicer than the scripts (by default they are, by 15).
+Both sides do the same work from the same model: 5 iterations of 40 prompts, 5 responses each, one pair per prompt, 10 steps of 4 pairs; 50
+global batches in all. The oracle is the same function, which has nothing to load. The pipeline's trainer is plain torch; its engine is
+started in the way that is fastest here. The time of a side is from the start of its first process to the end of its last. On their side it
+includes every stage's imports, model and engine; on ours the command line, the local Ray cluster, the start and end of all actors, and
+also the sync checks, the checkpoints, the journal and the exported policy. So that other work on the machine does not favour a side,
+waiting threads of both sides sleep, and Ray's workers have the scripts' priority (by default they are nice by 15).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STAGES = ("generate", "rank", "compute_prob", "train")
 SIZE = "260k"
 THREADS = 2
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait sleep."""
+"""Waiting threads sleep."""
 SAMPLES = 3
 BAR = 2.0
 
 
 def figure() -> Figure:
-    """Take the sides in turns.
+    """Measure the sides in turns.
 
     Raises:
         RuntimeError: a process of either side failed, or the sides did not do the same work.
@@ -78,10 +78,7 @@ def ours_s(folder: Path, prompts: list[str]) -> float:
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
     (folder / "run.yaml").write_text(yaml.safe_dump(settings(folder)))
     began = time.monotonic()
-    env = {
-        "RAY_ADDRESS": "local",
-        "RAY_worker_niceness": "0",
-    }  # Ray's workers are nice by 15: a busy machine would wait for the scripts alone
+    env = {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
     call("raypref", "train", str(folder / "run.yaml"), env=env)
     seconds = time.monotonic() - began
     check_steps(json.loads((folder / "run" / "summary.json").read_text())["steps"])
@@ -111,7 +108,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def call(module: str, *arguments: str, env: dict[str, str]) -> None:
-    """Run a module in a process of its own, to its end."""
+    """Run a module to its end in its own process."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
     if done.returncode:

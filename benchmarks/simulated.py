@@ -1,7 +1,7 @@
-"""Roles that take their time without using any: a run's stages on a clock that skips what is only waited for.
+"""Simulated roles, and a clock that skips their waiting times.
 
-The clock shows the CPU seconds that this process has used, and the seconds that it would have slept. So a run of hours is over in seconds,
-what it took is exact, and the driver's own work is part of it.
+The clock shows the CPU seconds that this process has used plus the seconds that it would have slept. So a run of hours is simulated in
+seconds, its duration is exact, and the driver's work is part of it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from raypref.types import ExamplesRef, RolloutRef
 T = TypeVar("T")
 
 REF: Any = bytes(28)
-"""In place of an ``ObjectRef``, whose id has as many bytes."""
+"""Stands for an ``ObjectRef``, whose id has as many bytes."""
 
 
 class _NoWaiting(selectors.DefaultSelector):
-    """Adds up the time-outs that it is given in place of waiting, and reads the clock once for each turn of the loop, as libuv does."""
+    """Sums the time-outs instead of waiting, and reads the clock once per turn of the event loop, as libuv does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _NoWaiting(selectors.DefaultSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop on that clock."""
+    """An event loop that uses this clock."""
 
     def __init__(self) -> None:
         self._clock = _NoWaiting()
@@ -56,7 +56,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def simulate(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, float]:
-    """Run to the end; the result, and how many seconds it took on the simulated clock."""
+    """Run to the end; returns the result and the seconds on the simulated clock."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         loop = runner.get_loop()
         start = loop.time()
@@ -65,14 +65,14 @@ def simulate(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, float]:
 
 
 class Station:
-    """Works on so many things at a time, in the order in which they come."""
+    """Works on ``places`` items at a time, in the order in which they arrive."""
 
     def __init__(self, places: int) -> None:
         self._free_at = [0.0] * places
-        """When each place is free: a heap."""
+        """When each place becomes free: a heap."""
 
     def work(self, seconds: float) -> Awaitable[None]:
-        """Over when the thing's turn has come and its seconds have passed."""
+        """Returns when a place has become free and ``seconds`` have passed."""
         now = asyncio.get_running_loop().time()
         done = max(now, self._free_at[0]) + seconds
         heapq.heapreplace(self._free_at, done)
@@ -81,13 +81,13 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """How long the stages take."""
+    """Durations of the stages."""
 
     engines: int
     groups_at_once: int
-    """Groups that an engine works on at a time."""
+    """Number of groups that an engine samples at a time."""
     group_s: float
-    """A group's time in an engine with as many beside it, on average: it varies as response lengths do."""
+    """Mean seconds of a group in a full engine; they vary, as response lengths do."""
     judge_s: float = 0.0
     """For each group; one oracle."""
     score_s: float = 0.0
@@ -97,7 +97,7 @@ class Speeds:
     save_s: float = 0.0
 
     def draw(self, index: int) -> float:
-        """The seconds of a group: between half and one and a half times the average, by its index."""
+        """Seconds of the group of this index: from 0.5 to 1.5 times the mean."""
         return self.group_s * (0.5 + (index * 0.6180339887) % 1.0)
 
 
@@ -118,7 +118,7 @@ class SimulatedEngines:
 
 
 class SimulatedOracle:
-    """Keeps every group, with one example of it."""
+    """Keeps every group, and makes one example of each."""
 
     METRICS: Mapping[str, float] = {
         f"{role}/{name}": 1.0
@@ -201,6 +201,6 @@ class SimulatedLearner:
 
 
 def prompts(count: int, tokens: int) -> list[types.Prompt]:
-    """Prompts of so many tokens, and about four characters a token."""
+    """Prompts of ``tokens`` tokens, with about four characters per token."""
     ids = np.arange(tokens, dtype=np.int32)
     return [types.Prompt(index, f"prompt-{index}", "word " * (tokens * 4 // 5), ids) for index in range(count)]

@@ -84,7 +84,7 @@ def show(size: str, seconds: dict[str, float]) -> None:
 
 
 class Learner:
-    """In the learner's place: a model, what sends it, and a plain copy of its bytes to compare with."""
+    """Stands for the learner: a model, its publisher, and a plain copy of as many bytes to compare with."""
 
     def __init__(self, config: Any) -> None:
         import torch
@@ -123,7 +123,7 @@ class Learner:
 
 
 class Sink:
-    """A receiver that maps the weights and does nothing with them."""
+    """A receiver that maps the weights and does nothing else."""
 
     def __init__(self) -> None:
         import torch
@@ -153,7 +153,7 @@ class Sink:
 
 
 class TimedEngine(RolloutActor):
-    """A rollout actor that adds up the seconds of its weight updates."""
+    """A rollout actor that sums the seconds of its weight updates."""
 
     _seconds = 0.0
 
@@ -173,6 +173,6 @@ class TimedEngine(RolloutActor):
         self._seconds += time.perf_counter() - start
 
     def take_seconds(self) -> float:
-        """Of the updates since the last call."""
+        """Seconds of the updates since the last call."""
         taken, self._seconds = self._seconds, 0.0
         return taken

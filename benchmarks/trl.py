@@ -1,18 +1,18 @@
-"""An online preference iteration, against TRL's online DPO trainer (``trl.experimental.online_dpo``): seconds of theirs over ours.
+"""An online preference iteration, compared with TRL's online DPO trainer (``trl.experimental.online_dpo``): seconds of theirs over ours.
 
-An iteration, on both sides: the same prompts, two responses each at temperature 1, the same reward of every response, one pair a prompt,
+An iteration, on both sides: the same prompts, two responses each at temperature 1, the same reward of every response, one pair per prompt,
 log-probs under the same fixed pi_ref, and the same number of optimiser steps of the same size on DPO's loss; float32, two threads, a
-random Llama. Start-up and a first iteration are left out on both sides. They differ in what they are: TRL samples from the policy of every
-single step, with transformers, and computes all log-probs in one padded batch; our engines sample all prompts of the iteration from
-pi_t, and get pi_{t+1} at its end, which is checked and saved to disk within the time that is measured here. TRL saves nothing.
+random Llama. Start-up and a first iteration are not counted on either side. The sides differ in this: TRL samples from the policy of every
+single step, with transformers, and computes all log-probs in one padded batch. Our engines sample all prompts of the iteration from pi_t
+and receive pi_{t+1} at its end; it is checked and saved to disk within the measured time. TRL saves nothing.
 
-TRL at its best: no gradient checkpointing (which would also switch its key-value cache off), no bfloat16, no logging, 64 responses in a
-batch. Responses are of different lengths, as answers are (``end_early``): where all run to the limit, which spares TRL its padding, the
-ratio is about 1.3 at 15M. Its vLLM mode is for GPUs: in vLLM's CPU build the weights of ``load_weights`` do not reach the packed copies
-that are sampled from.
+TRL's settings are its fastest: no gradient checkpointing (which would also switch its key-value cache off), no bfloat16, no logging, 64
+responses in a batch. Responses have different lengths, as answers do (``end_early``); where all run to the limit, so that TRL pads nothing,
+the ratio is about 1.3 at 15M. TRL's vLLM mode is for GPUs: in vLLM's CPU build the weights of ``load_weights`` do not reach the packed
+copies that the engine samples from.
 
-The sides take turns within one run of ours: before each of its iterations, the run waits until TRL has done one. On both sides a thread
-that has to wait for the other sleeps: on a machine that does something else besides, spinning is most of what would be measured.
+The sides take turns within one run of ours: before each of its iterations, the run waits until TRL has finished one. Waiting threads of
+both sides sleep, because on a machine with other work most of the measured time would be spinning.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from raypref.output.progress import Callback
 THREADS = 2
 SAMPLES = 3
 PAIRS = 32
-"""Of one optimiser step; twice as many responses are one batch of TRL's."""
+"""In one optimiser step; twice as many responses are one batch of TRL's."""
 STEPS = {"260k": 4, "15m": 2}
-"""Of one iteration."""
+"""In one iteration."""
 BARS = {"260k": 0.0, "15m": 1.5}
 PROMPT_TOKENS, RESPONSE_TOKENS = 16, 64
 HEAD_WIDTH = 32
@@ -93,7 +93,7 @@ def measure(directory: Path, size: str) -> list[tuple[float, float]]:
 
 
 def run_config(directory: Path, size: str) -> RunConfig:
-    """One iteration more than is measured, in which the models warm up, and one that never starts."""
+    """``SAMPLES`` iterations, one before them in which the models warm up, and one after them that never starts."""
     cpus = {"cpus": THREADS}
     return RunConfig.parse(
         {
@@ -119,11 +119,11 @@ def run_config(directory: Path, size: str) -> RunConfig:
 
 
 class TurnsOver(Exception):
-    """The last turn is done: the run that they were measured in need not go on."""
+    """The last turn has been measured, and the run need not go on."""
 
 
 class Turns(Callback):
-    """Has TRL do an iteration before each of ours, when no role of ours has anything to do, and times both."""
+    """Lets TRL do an iteration before each of ours, while all our roles are idle, and measures both."""
 
     def __init__(self, peer: Any, steps: int) -> None:
         self.theirs: list[float] = []
@@ -153,7 +153,7 @@ class Turns(Callback):
 
 
 class OnlineDPO:
-    """TRL's trainer, in a process of its own."""
+    """TRL's trainer, in its own process."""
 
     def __init__(self, directory: Path, prompts: list[str], steps: int) -> None:
         from datasets import Dataset

@@ -107,9 +107,16 @@ class _Log(logging.Handler):
         sys.stderr.flush()
 
 
+def _interrupt(*_: object) -> None:
+    """Do what Ctrl-C does, also where it is ignored: a shell script's background jobs ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are printed without a traceback, and exit with 2. SIGTERM ends a run as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
     for package in ("raypref", "actors"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,13 @@ def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pyt
     assert done.exit_code == 130
     checkpoint = tmp_path / "checkpoints" / "iteration_0001"
     assert done.stderr.startswith(f"stopped; --resume continues from {checkpoint}" if saved else "stopped before the first checkpoint")
+
+
+def test_sigterm_ends_a_background_job_of_a_script_too() -> None:
+    """A shell without job control has its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli._interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
