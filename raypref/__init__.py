@@ -1,11 +1,9 @@
-"""raypref: semi-online preference optimisation of language models on Ray.
+"""raypref: semi-online preference optimisation of language models on Ray. This is the public API, imported at first use.
 
 >>> import raypref
->>> config = raypref.load_config("run.yaml", ["rollout.responses=8"])
->>> result = raypref.run(config)
+>>> result = raypref.run(raypref.load_config("run.yaml", ["rollout.responses=8"]))
 
-Everything that ``dir(raypref)`` lists is public, and imported when it is first used. ``losses``, ``selection`` and ``oracles`` are the
-packages of the built-in ones; each has ``register``, the class decorator that gives one of your own a name.
+``losses``, ``selection`` and ``oracles`` are packages: their ``register`` names a class of yours. Start reading with ``loop/driver.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +16,9 @@ if TYPE_CHECKING:
     from raypref.compose import generate, run
     from raypref.config import RunConfig, load_config
     from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
-    from raypref.losses.base import Loss, LossBatch, LossValue
+    from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
+    from raypref.output.metric_info import MetricInfo
     from raypref.output.progress import Callback, ProgressLine
     from raypref.output.report import RunResult
     from raypref.selection.base import Selection
@@ -31,10 +30,12 @@ __all__ = [
     "Callback",
     "ConfigError",
     "DataError",
+    "Frozen",
     "Loss",
     "LossBatch",
     "LossNotFinite",
     "LossValue",
+    "MetricInfo",
     "Oracle",
     "OracleError",
     "PlacementError",
@@ -60,8 +61,9 @@ _MODULES = {
     "compose": ("generate", "run"),
     "config": ("RunConfig", "load_config"),
     "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "Problem", "RayprefError", "SyncError"),
-    "losses.base": ("Loss", "LossBatch", "LossValue"),
+    "losses.base": ("Frozen", "Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
+    "output.metric_info": ("MetricInfo",),
     "output.progress": ("Callback", "ProgressLine"),
     "output.report": ("RunResult",),
     "selection.base": ("Selection",),

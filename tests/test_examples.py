@@ -1,4 +1,4 @@
-"""The shipped recipes: every config parses, says what its README says, and the quickstart's ingredients are what they claim to be."""
+"""The shipped recipes: every config passes the check and says what its README says; the quickstart is made of what it claims to be."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ PAPER_SCALE = ("sppo_mistral7b", "sppo_llama3_8b")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_config_parses(path: Path) -> None:
+def test_every_config_parses_and_passes_the_check(path: Path) -> None:
     config = raypref.load_config(path)
+    assert raypref.check(config) == []
     assert config.output_dir.parts[0] == "runs"  # git ignores it, and Ray's upload leaves it out
     assert not config.policy.trust_remote_code
 
@@ -61,58 +62,22 @@ def test_the_authors_preset_differs_from_the_paper_where_the_readme_says(recipe:
     }
 
 
-@pytest.mark.parametrize("recipe", PAPER_SCALE)
-def test_the_paper_s_settings(recipe: str) -> None:
-    """SPPO, section 4.1 and appendix F."""
-    config = raypref.load_config(ROOT / "examples" / recipe / "run.yaml")
-    loss: Any = config.loss
-    assert (config.rollout.responses, config.rollout.temperature, config.rollout.top_p) == (5, 1.0, 1.0)
-    assert (loss.type, loss.eta, loss.baseline) == ("sppo", 1000.0, "half")
-    assert (config.loop.iterations, config.learner.global_batch, config.learner.optimizer.lr) == (3, 64, 5e-7)
-    schedule = config.learner.schedule
-    assert (schedule.type, schedule.warmup_ratio, schedule.horizon_iterations, schedule.span) == ("linear", 0.1, 18.0, "iteration")
-
-
-def test_inpo_s_settings() -> None:
-    """INPO, section 4.1 and appendix B; tau is not given, which makes it a third of eta."""
+def test_nothing_is_cut_for_inpo_s_judge() -> None:
+    """A prompt of 2,048 tokens, two responses of the greatest length, and the frame around them."""
     config = raypref.load_config(ROOT / "examples" / "inpo_llama3_8b" / "run.yaml")
-    loss: Any = config.loss
-    assert config.selection is not None
-    assert (config.selection.type, config.rollout.responses, config.loop.iterations) == ("tournament", 8, 3)
-    assert (loss.type, loss.eta, loss.pull, loss.needs) == ("inpo", 0.005, 1 / 3, {"reference", "previous"})
-    schedule = config.learner.schedule
-    assert (schedule.type, schedule.warmup_ratio, config.learner.optimizer.lr, config.learner.global_batch) == ("cosine", 0.03, 5e-7, 128)
     judge: Any = config.oracle
-    assert (judge.type, judge.path, judge.orders) == ("pairwise_lm", "RLHFlow/pair-preference-model-LLaMA3-8B", "both")
-    assert judge.max_tokens >= 2048 + 2 * config.rollout.max_tokens + 100  # chosen so that nothing is cut
+    assert judge.max_tokens >= 2048 + 2 * config.rollout.max_tokens + 100
 
 
-def test_spo_s_settings() -> None:
-    """SPO, section 7 and appendix D."""
-    pairs, stories = (raypref.load_config(ROOT / "examples" / name / "run.yaml") for name in ("spo_alpacafarm", "spo_tinystories"))
-    for config in (pairs, stories):
-        regulariser = config.regulariser
-        assert (config.data.type, config.loop.iterations, config.loss.type) == ("preferences", 1, "spo")
-        assert (regulariser.type, regulariser.every, regulariser.samples) == ("token_kl", 8, 32)
-    pair_loss: Any = pairs.loss
-    ranking_loss: Any = stories.loss
-    assert (pair_loss.form, pair_loss.gamma, pairs.learner.global_batch, pairs.learner.epochs) == ("pair", 0.01, 64, 4)
-    assert (ranking_loss.form, ranking_loss.gamma, ranking_loss.alpha, stories.learner.global_batch) == ("ranking", 0.01, 0.001, 32)
-    steps = -(-5000 // 32) * stories.learner.epochs
-    assert steps * stories.learner.schedule.warmup_ratio == pytest.approx(5000, rel=1e-3)
-
-
-def test_srpo_s_settings() -> None:
-    """SRPO, section 6 and appendix C.1.1."""
-    config = raypref.load_config(ROOT / "examples" / "srpo_tldr" / "run.yaml")
-    loss: Any = config.loss
-    assert (config.data.type, config.data.template, loss.type, loss.beta) == ("preferences", "tldr", "srpo", 0.01)
-    assert config.policy.lora is not None
-    assert (config.policy.lora.rank, config.policy.lora.alpha) == (16, 32.0)
-    learner = config.learner
-    assert (learner.epochs, learner.global_batch, learner.optimizer.lr, learner.optimizer.weight_decay) == (5, 128, 2e-6, 0.1)
-    steps = -(-92_858 // 128) * learner.epochs
-    assert steps * learner.schedule.warmup_ratio == pytest.approx(150, rel=1e-3)
+@pytest.mark.parametrize(
+    ("recipe", "examples", "warmup_steps"),
+    [("spo_tinystories", 5000, 5000), ("srpo_tldr", 92_858, 150)],
+)
+def test_warm_up_is_as_many_steps_as_in_the_paper(recipe: str, examples: int, warmup_steps: int) -> None:
+    """SPO appendix D, SRPO appendix C.1.1: the config states a ratio of all steps, the papers a number."""
+    learner = raypref.load_config(ROOT / "examples" / recipe / "run.yaml").learner
+    steps = -(-examples // learner.global_batch) * learner.epochs
+    assert steps * learner.schedule.warmup_ratio == pytest.approx(warmup_steps, rel=1e-3)
 
 
 def test_iterative_dpo_differs_from_inpo_in_the_loss_alone() -> None:
@@ -230,9 +195,9 @@ def test_rlhflow_s_chats_are_written_as_chats_and_compared_as_texts() -> None:
 
 def test_alpacafarm_s_better_output_is_chosen() -> None:
     row = {"instruction": "Name a bird.", "input": "", "output_1": "Cat", "output_2": "Owl", "preference": 2}
-    found = alpacafarm.pair(row)
-    assert (found["chosen"], found["rejected"]) == ("Owl", "Cat")
-    assert found["prompt"].endswith("the request.\n\n### Instruction:\nName a bird.\n\n### Response:")
+    pair = alpacafarm.pair(row)
+    assert (pair["chosen"], pair["rejected"]) == ("Owl", "Cat")
+    assert pair["prompt"].endswith("the request.\n\n### Instruction:\nName a bird.\n\n### Response:")
     assert "### Input:\nred\n" in alpacafarm.prompt_of(row | {"input": "red"})
     with pytest.raises(ValueError, match="preference 0"):
         alpacafarm.pair(row | {"preference": 0})

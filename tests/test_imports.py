@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,3 +123,57 @@ assert raypref.{package} is {package}
 print(callable({package}.register), len({package}.names()) > 4)
 """)
     assert shown.strip() == "True True"
+
+
+# The shape of the code: rooms, sizes, circles.
+
+CODE = ("raypref", "actors")
+MOST_LINES, MEDIAN_LINES = 300, 110
+
+
+@pytest.mark.parametrize(("package", "modules", "folders"), [("raypref", 13, 12), ("actors", 4, 8)])
+def test_the_top_of_a_package_is_small_and_it_has_two_levels(package: str, modules: int, folders: int) -> None:
+    top = [path for path in (ROOT / package).iterdir() if path.name != "__pycache__"]
+    assert len([path for path in top if path.suffix == ".py"]) <= modules
+    assert len([path for path in top if path.is_dir()]) <= folders
+    assert max(len(path.parts) for path in _files(package)) <= 4  # package, folder, folder, file
+
+
+@pytest.mark.parametrize("package", CODE)
+def test_files_are_short(package: str) -> None:
+    lines = {path: len((ROOT / path).read_text().splitlines()) for path in _files(package)}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+    assert statistics.median(lines.values()) < MEDIAN_LINES
+
+
+@pytest.mark.parametrize("path", [path for package in CODE for path in _files(package)], ids=str)
+def test_no_override_is_hidden_from_the_type_checker(path: Path) -> None:
+    assert "type: ignore[override" not in (ROOT / path).read_text()
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _graph() -> dict[str, set[str]]:
+    """Module -> modules of ``raypref`` and ``actors`` that it imports at module level; a package's own name stands for its ``__init__``."""
+    modules = {_module(path): path for package in CODE for path in _files(package)}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.parse((ROOT / path).read_text()).body:
+            targets: list[str] = []
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                targets = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets = [target if target in modules else node.module for target in targets]
+            graph[name] |= {target for target in targets if target in modules and target != name}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Take away, again and again, the modules that import none of those left; a circle stays."""
+    left = _graph()
+    while free := {name for name, imported in left.items() if not imported & left.keys()}:
+        left = {name: imported for name, imported in left.items() if name not in free}
+    assert {name: imported & left.keys() for name, imported in left.items()} == {}
