@@ -121,7 +121,7 @@ class LearnerRole(Protocol):
 
         Args:
             version: the engines answer requests for this ``policy_version`` from now on.
-            audience: ``engines`` for weights that are not pi_t (``raypref.loop.regulariser``): references keep what they have.
+            audience: ``engines`` for weights that are not pi_t (``raypref.loop.regulariser_samples``): references keep what they have.
         """
         ...
 
