@@ -182,7 +182,7 @@ def test_an_engine_that_sleeps_refuses_requests_until_all_of_it_is_awake(tied: B
     ray.get(tied.engine.sleep.remote(level), timeout=60)
     for step in (lambda: None, lambda: ray.get(tied.engine.wake_up.remote(["weights"]), timeout=60), tied.sync):
         step()
-        with pytest.raises(SyncError, match=rf"prompt '{re.escape(request.prompt.id)}' for an engine that sleeps"):
+        with pytest.raises(SyncError, match=rf"prompt '{re.escape(request.prompt.id)}' is for an engine that sleeps"):
             tied.ask(request)
     ray.get(tied.engine.wake_up.remote(["kv_cache"]), timeout=60)
     assert tied.largest_difference(tied.ask(*(tied.request(prompt) for prompt in PROMPTS))) < 1e-4
