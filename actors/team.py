@@ -103,16 +103,10 @@ class Team:
                 LearnerRank,
                 1,
                 {
-                    "policy": config.policy,
-                    "learner": config.learner,
-                    "loss": config.loss,
+                    "config": config.model_copy(update={"oracle": None}),  # it may hold what only its own actor can load
                     "device": "cuda:0" if device == "cuda" else "cpu",
                     "rank": seat.index,
                     "world_size": len(self.plan.of("learner")),
-                    "seed": config.seed,
-                    "iterations": config.loop.iterations,
-                    "output_dir": config.output_dir,
-                    "coefficient": config.regulariser.coefficient if config.regulariser.on else 0.0,
                 },
             )
         if seat.role == "rollout":
@@ -137,7 +131,7 @@ class Team:
                 1,
                 {
                     "policy": config.policy,
-                    "needs": config.loss.needs,
+                    "needs": config.frozen_logps,
                     "micro_batch_tokens": tokens,
                     "device": device,
                     "transport": self.transport.name,

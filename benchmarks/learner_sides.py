@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.models import END
 from benchmarks.preference_pairs import make_pairs
+from raypref.config import RunConfig
 from raypref.losses.sppo import SPPO
-from raypref.sections import LearnerConfig, PolicyConfig
+from raypref.sections import LearnerConfig, LoopConfig, PolicyConfig
 from raypref.training import collation, micro_batches
 from raypref.types import Example, TokenSequence
 
@@ -52,17 +53,14 @@ class Learner:
     def __init__(self, policy: Path, vocabulary: int, steps: int, zero_stage: int) -> None:
         from actors.learner.rank import LearnerRank
 
-        self._rank = LearnerRank(
+        config = RunConfig(
             policy=PolicyConfig(path=str(policy), dtype="float32"),
             learner=LearnerConfig.parse(LEARNER | {"zero_stage": zero_stage}),
             loss=LOSS,
-            device="cpu",
-            rank=0,
-            world_size=1,
-            seed=0,
-            iterations=1,
+            loop=LoopConfig(iterations=1),
             output_dir=policy.parent,
         )
+        self._rank = LearnerRank(config, device="cpu", rank=0, world_size=1)
         self._rank.start(self._rank.listen())
         self._rank.begin_iteration(0, 1)
         self._batches = make_batches(steps, vocabulary, self._rank.probe)

@@ -198,7 +198,7 @@ def _need(config: RunConfig, task: Task) -> Any:
     if task.kind != "run":
         return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses > 0, learner=False)
     asked = config.data.type == "prompts" or evaluates(config, task)
-    return Need(rollout=samples(config, task), reference=bool(config.loss.needs), oracle=asked)
+    return Need(rollout=samples(config, task), reference=bool(config.frozen_logps), oracle=asked)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from raypref.data.config import DataConfig
 from raypref.errors import ConfigError
 from raypref.judging.config import JudgingConfig
-from raypref.losses.base import Loss, losses
+from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
 from raypref.registry import Section
 from raypref.sections import (
@@ -69,6 +69,12 @@ class RunConfig(Section):
             "oracle": None if self.oracle is None else self.oracle.located(),
         }
         return self.model_copy(update=sections)
+
+    @property
+    def frozen_logps(self) -> frozenset[Frozen]:
+        """The frozen policies that the reference actors hold: those that the loss reads, and pi_ref for ``reference.measure_kl``."""
+        measured: frozenset[Frozen] = frozenset({"reference"} if self.reference.measure_kl and self.data.type == "prompts" else ())
+        return self.loss.needs | measured
 
     def groups_in_flight(self, responses: int | None = None) -> int:
         """``loop.window_groups``; by default the engines are full while as many groups again are judged or wait for those before them.

@@ -123,6 +123,9 @@ class ReferenceConfig(Section):
     every: PositiveInt = 1
     """Iterations between two refreshes: pi_ref is the policy at the start of iteration t - t mod every. Only with ``policy: refreshed``;
     1 makes pi_ref the same as pi_t."""
+    measure_kl: bool = False
+    """Have the reference actors hold pi_ref for the metric ``kl`` even if the loss does not need it: one more copy of the policy and one
+    more forward pass over the trained responses. Without effect where the loss reads pi_ref anyway, and for given data."""
 
 
 class RegulariserConfig(Section):

@@ -16,8 +16,9 @@ from actors.learner.group import LearnerGroup
 from actors.learner.rank import LearnerRank
 from actors.policy_model import load_model
 from raypref import types
+from raypref.config import RunConfig
 from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
-from raypref.sections import LearnerConfig, PolicyConfig
+from raypref.sections import LearnerConfig, LoopConfig, PolicyConfig, RegulariserConfig
 from raypref.training import collation
 from raypref.training.logprobs import response_logps
 
@@ -48,6 +49,14 @@ class Host(LearnerRank):
         gathered = deepspeed.zero.GatheredParameters([p for _, p in named], modifier_rank=None, enabled=self._config.zero_stage == 3)
         with gathered:
             return {name: parameter.detach().float().numpy().copy() for name, parameter in named}
+
+
+def run_config(policy: PolicyConfig, learner: LearnerConfig, loss: Loss, output_dir: Path, *, coefficient: float = 0.0) -> RunConfig:
+    """The config of a run of two iterations; ``coefficient``: of the regulariser, 0 for none."""
+    regulariser = {"type": "token_kl", "coefficient": coefficient} if coefficient else {}
+    loop = LoopConfig(iterations=2)
+    sections: dict[str, Any] = {"policy": policy, "learner": learner, "loss": loss, "loop": loop}
+    return RunConfig(**sections, regulariser=RegulariserConfig.parse(regulariser), output_dir=output_dir)
 
 
 class Square(Loss):
@@ -87,8 +96,8 @@ class Bench:
         self.call("start")
 
     def _settings(self, policy: PolicyConfig, rank: int, world_size: int, learner: dict[str, Any], **other: Any) -> dict[str, Any]:
-        common = {"policy": policy, "learner": LearnerConfig.parse(BASE | learner), "loss": Square(), "device": "cpu", "seed": 0}
-        return common | {"rank": rank, "world_size": world_size, "iterations": 2, "output_dir": self.output_dir} | other
+        config = run_config(policy, LearnerConfig.parse(BASE | learner), **{"loss": Square(), "output_dir": self.output_dir} | other)
+        return {"config": config, "device": "cpu", "rank": rank, "world_size": world_size}
 
     def become(self, policy: PolicyConfig, learner: dict[str, Any] | None = None, **other: Any) -> LearnerConfig:
         """New settings, a fresh policy, and the first iteration begun."""
@@ -96,7 +105,8 @@ class Bench:
         settings = [self._settings(policy, k, world_size, learner or {}, **other) for k in range(world_size)]
         ray.get([rank.become.remote(own) for rank, own in zip(self.ranks, settings, strict=True)], timeout=90)
         self.call("begin_iteration", 0, 5)
-        return settings[0]["learner"]
+        config: RunConfig = settings[0]["config"]
+        return config.learner
 
     def call(self, method: str, *arguments: Any) -> Any:
         return asyncio.run(getattr(self.group, method)(*arguments))

@@ -1,56 +1,30 @@
-"""What is left on disk of a batch whose loss is not finite."""
+"""The file that describes a batch whose loss is not finite."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from raypref.types import Example
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What a micro-batch of M examples with N sequences gave."""
-
-    examples: tuple[int, ...]
-    """(M,) indices into the global batch."""
-    logps: Tensor
-    """(N,) summed log-probs under the policy, one example's sequences after the other's."""
-    losses: Tensor
-    """(M,)"""
-
-
-def spread(scored: Iterable[Scored], examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """(total sequences,) log-probs and (B,) losses of the global batch, 0 where another rank has them."""
-    starts = np.cumsum([0, *(len(example.response_ids) for example in examples)])
-    logps, losses = np.zeros(starts[-1]), np.zeros(len(examples))
-    for part in scored:
-        rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in part.examples])
-        logps[rows] = part.logps.double().cpu().numpy()
-        losses[list(part.examples)] = part.losses.double().cpu().numpy()
-    return logps, losses
-
-
-def dump_batch(path: Path, examples: Sequence[Example], logps: np.ndarray, losses: np.ndarray) -> None:
+def write_batch(path: Path, examples: Sequence[Example], logps: np.ndarray, losses: np.ndarray) -> None:
     """Write a batch as JSON, the examples with a loss or log-prob that is not finite first.
 
     Args:
-        path: the file; its directory is made.
-        examples: the batch.
-        logps: (total sequences,) summed log-probs under the policy, one example's sequences after the other's.
-        losses: (B,) one loss an example.
+        path: the file; its directory is created.
+        examples: (B,) the batch.
+        logps: (sequences of all examples,) summed log-probs under the policy, in nats; one example's sequences after the other's.
+        losses: (B,) one loss per example.
     """
     ends = np.cumsum([len(example.response_ids) for example in examples])
-    rows = [_row(example, own, loss) for example, own, loss in zip(examples, np.split(logps, ends[:-1]), losses.tolist(), strict=True)]
+    by_example = zip(examples, np.split(logps, ends[:-1]), losses.tolist(), strict=True)
+    rows = [_row(example, example_logps, loss) for example, example_logps, loss in by_example]
     rows.sort(key=lambda row: row["finite"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"examples": rows}, indent=1))

@@ -1,9 +1,9 @@
-"""The passes of one optimiser step on one rank: the batch's statistics without gradient, then loss and regulariser with theirs.
+"""The passes of one optimiser step on one rank: the batch's statistics without gradient, then loss and regulariser with gradient.
 
 Shapes: B examples of the global batch, M of a micro-batch, N their sequences, R response positions.
 
-Sums are taken over the rank's micro-batches and then over the ranks, and divided by what the whole batch holds: so the split over ranks
-and micro-batches never shows in the result.
+Sums are taken over the rank's micro-batches, then over the ranks, and divided by counts of the whole batch. So the result does not
+depend on how the batch is split over ranks and micro-batches.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from actors.learner.failures import Scored
 from actors.learner.frozen import FrozenPolicy, evaluating
+from actors.learner.results import MicroBatchResult, kl_examples, kl_sums
 from raypref import types
 from raypref.losses.base import Loss, LossValue
 from raypref.training import collation, micro_batches
@@ -24,18 +24,18 @@ from raypref.training.packing import packing_of
 if TYPE_CHECKING:
     import torch
 
-_REGULARISER = "regulariser/kl"
-"""Name of its sum among the loss' metrics: nats of KL over the samples."""
+REGULARISER = "regulariser/kl"
+"""The metric of the regulariser: nats of KL per sample."""
 
 
 @dataclass(slots=True)
-class Found:
-    """What a rank found in its part of a global batch."""
+class RankSums:
+    """What one rank computed of a global batch."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Name -> () float64 sum over the rank's examples; ``loss``, ``regulariser/kl``, and the metrics of the loss."""
-    scored: list[Scored] = field(default_factory=list)
-    """What each micro-batch gave, still on the device; looked at when the step is refused."""
+    """Metric -> () float64 sum over the rank's examples (``regulariser/kl``: over its samples)."""
+    results: list[MicroBatchResult] = field(default_factory=list)
+    """Log-probs and losses of its micro-batches."""
 
     def add(self, name: str, values: torch.Tensor, weight: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + weight * values.detach().double().sum()
@@ -57,8 +57,8 @@ class Passes:
     ) -> None:
         """
         Args:
-            engine: DeepSpeed's.
-            loss: of an example.
+            engine: DeepSpeed's engine around the policy.
+            loss: the loss of an example.
             frozen: pi_ref's distributions, where the loss or the regulariser reads them.
             micro_batch_tokens: tokens of one pass, padding included.
         """
@@ -69,7 +69,7 @@ class Passes:
         self._world_size = world_size
         self._micro_batch_tokens = micro_batch_tokens
 
-    def accumulate(self, examples: Sequence[types.Example], samples: Samples, denominator: int) -> tuple[dict[str, float], Found]:
+    def accumulate(self, examples: Sequence[types.Example], samples: Samples, denominator: int) -> tuple[dict[str, float], RankSums]:
         """Gradient of mean loss + coefficient * mean KL; DeepSpeed averages over the ranks, hence the world size in the weights.
 
         Args:
@@ -78,42 +78,43 @@ class Passes:
             denominator: what the sum of the losses is divided by.
 
         Returns:
-            name -> mean over the global batch (over the samples for ``regulariser/kl``), the same on every rank; and this rank's findings.
+            metric -> mean over the global batch, the same on every rank; and what this rank computed.
         """
-        found = Found()
-        own = self._share([collation.sequences([example]) for example in examples])
-        statistics = self._statistics(examples, own)
+        rank_sums = RankSums()
+        plan = self._share([collation.sequences([example]) for example in examples])
+        statistics = self._statistics(examples, plan)
         passes: list[Callable[[], torch.Tensor]] = [
-            partial(self._loss_pass, examples, micro, statistics, denominator, found) for micro in own
+            partial(self._loss_pass, examples, micro, statistics, denominator, rank_sums) for micro in plan
         ]
         if samples.sequences:
             alone = [[sequence] for sequence in samples.sequences]
-            passes += [partial(self._regulariser_pass, samples, micro, found) for micro in self._share(alone)]
+            passes += [partial(self._regulariser_pass, samples, micro, rank_sums) for micro in self._share(alone)]
         for position, forward in enumerate(passes):
             self._engine.set_gradient_accumulation_boundary(position == len(passes) - 1)
             self._engine.backward(forward())
-        totals = self._over_ranks(found.sums)
-        means = {name: total / (len(samples.sequences) if name == _REGULARISER else denominator) for name, total in totals.items()}
-        return means, found
+        kl = kl_sums(rank_sums.results, examples, token_kl=self._loss.token_kl)
+        counts = {REGULARISER: len(samples.sequences)} | dict.fromkeys(kl, kl_examples(examples))
+        totals = self._over_ranks(rank_sums.sums | kl)
+        return {name: total / counts.get(name, denominator) for name, total in totals.items()}, rank_sums
 
     def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[micro_batches.MicroBatch, ...]:
         return micro_batches.plan_micro_batches(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
 
-    def _statistics(self, examples: Sequence[types.Example], own: Sequence[micro_batches.MicroBatch]) -> dict[str, torch.Tensor]:
-        """Name -> () mean over the B examples of what the loss wants to know of the batch; empty for a loss that wants nothing."""
+    def _statistics(self, examples: Sequence[types.Example], plan: Sequence[micro_batches.MicroBatch]) -> dict[str, torch.Tensor]:
+        """Name -> () mean over the B examples of ``Loss.statistics``; empty for a loss without statistics."""
         import torch
 
         if not self._loss.has_statistics:
             return {}
-        found = Found()
+        rank_sums = RankSums()
         with torch.no_grad(), evaluating(self._engine):
-            for micro in own:
+            for micro in plan:
                 chosen = [examples[k] for k in micro.examples]
                 logps, _ = response_logps(self._engine, collation.sequences(chosen))
                 for name, values in self._loss.statistics(collation.collate(chosen, logps, self._loss.needs)).items():
                     check_shape(f"statistic {name!r} of loss {self._loss.type!r}", values, len(chosen))
-                    found.add(name, values, float(micro.counted))
-        totals = self._over_ranks(found.sums)
+                    rank_sums.add(name, values, float(micro.counted))
+        totals = self._over_ranks(rank_sums.sums)
         return {
             name: torch.tensor(total / len(examples), dtype=torch.float64, device=self._engine.device) for name, total in totals.items()
         }
@@ -124,34 +125,37 @@ class Passes:
         micro: micro_batches.MicroBatch,
         statistics: Mapping[str, torch.Tensor],
         denominator: int,
-        found: Found,
+        rank_sums: RankSums,
     ) -> torch.Tensor:
         """() this micro-batch's part of the mean loss."""
         chosen = [examples[k] for k in micro.examples]
-        logps, value = self._evaluate(chosen, statistics)
+        logps, token_kl, value = self._evaluate(chosen, statistics)
         check_shape(f"loss {self._loss.type!r}", value.loss, len(chosen))
         for name, values in {"loss": value.loss, **value.metrics}.items():
-            found.add(name, values, float(micro.counted))
+            rank_sums.add(name, values, float(micro.counted))
         if micro.counted:
-            found.scored.append(Scored(micro.examples, logps.detach().double().sum(-1), value.loss.detach()))
+            kl = None if token_kl is None else token_kl.detach().double().sum(-1)
+            rank_sums.results.append(MicroBatchResult(micro.examples, logps.detach().double().sum(-1), value.loss.detach(), kl))
         return value.loss.sum() * (micro.counted * self._world_size / denominator)
 
-    def _evaluate(self, chosen: Sequence[types.Example], statistics: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, LossValue]:
-        """(N, R) log-probs, and the loss over them."""
+    def _evaluate(
+        self, chosen: Sequence[types.Example], statistics: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, LossValue]:
+        """(N, R) log-probs, (N, R) token-wise KL if the loss reads it, and the loss over them."""
         sequences = collation.sequences(chosen)
-        if not self._loss.token_kl:
-            logps, _ = response_logps(self._engine, sequences)
-            return logps, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics))
-        divergence, logps = self._divergence(sequences)
-        return logps, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics, token_kl=divergence))
+        if self._loss.token_kl:
+            token_kl, logps = self._divergence(sequences)
+            return logps, token_kl, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics, token_kl=token_kl))
+        logps, _ = response_logps(self._engine, sequences)
+        return logps, None, self._loss(collation.collate(chosen, logps, self._loss.needs, statistics=statistics))
 
-    def _regulariser_pass(self, samples: Samples, micro: micro_batches.MicroBatch, found: Found) -> torch.Tensor:
+    def _regulariser_pass(self, samples: Samples, micro: micro_batches.MicroBatch, rank_sums: RankSums) -> torch.Tensor:
         """() this micro-batch's part of coefficient * mean over the samples of the token-wise KL.
 
         Source: SPO (15) and Algorithm 1.
         """
         divergence = self._divergence([samples.sequences[k] for k in micro.examples])[0].double().sum()
-        found.add(_REGULARISER, divergence, float(micro.counted))
+        rank_sums.add(REGULARISER, divergence, float(micro.counted))
         return divergence * (micro.counted * samples.coefficient * self._world_size / len(samples.sequences))
 
     def _divergence(self, sequences: Sequence[types.TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,7 +164,7 @@ class Passes:
         return response_kl(self._engine, self._frozen.predictions(sequences), sequences)
 
     def _over_ranks(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """The same sums over all ranks."""
+        """The sums over all ranks. A collective: every rank gives the same names."""
         import torch
 
         names = sorted(sums)
@@ -170,10 +174,10 @@ class Passes:
 
 
 def check_shape(what: str, values: torch.Tensor, examples: int) -> None:
-    """A loss gives one value an example.
+    """Check that a loss gives one value per example.
 
     Raises:
         ValueError: it gave another shape.
     """
     if values.shape != (examples,):
-        raise ValueError(f"{what} gave shape {tuple(values.shape)} for {examples} examples; one value each")
+        raise ValueError(f"{what} has shape {tuple(values.shape)} for {examples} examples; give one value per example")

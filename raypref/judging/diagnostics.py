@@ -19,6 +19,15 @@ def of_responses(responses: Sequence[Response]) -> dict[str, float]:
     }
 
 
+def entropy(responses: Sequence[Response]) -> dict[str, float]:
+    """``entropy`` of the policy per token, estimated from all tokens that it sampled; nothing for given responses.
+
+    -sum log pi_t(token) / number of tokens, in nats: the expectation of -log pi_t(y | x) over y ~ pi_t is the entropy of a response.
+    """
+    logprobs = np.concatenate([response.logprobs for response in responses])
+    return {"entropy": -float(logprobs.mean(dtype=np.float64))} if len(logprobs) else {}
+
+
 def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
     """The oracle's answers, before the ``judging`` section makes a preference matrix of them.
 

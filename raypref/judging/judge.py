@@ -88,7 +88,7 @@ class Judge:
         examples = tuple(example for example in built if example is not None)
         picked = tuple(pick for pick, example in zip(in_rollout, built, strict=True) if example is not None)
         metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(built) - len(examples))}
-        metrics |= diagnostics.of_responses(rollout.responses)
+        metrics |= diagnostics.of_responses(rollout.responses) | diagnostics.entropy(rollout.responses)
         metrics |= diagnostics.of_verdicts(comparisons.answers, rollout.responses, kept) | comparisons.figures()
         if comparisons.asked.any():
             metrics |= selection.metrics(comparisons.matrix)

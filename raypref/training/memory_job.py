@@ -66,7 +66,7 @@ class Job:
             moments=2 if config.learner.optimizer.type == "adamw" else 1,
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,
-            reference_slots=len(config.loss.needs),
+            reference_slots=len(config.frozen_logps),
             reference_receives="previous" in config.loss.needs,
             divergence=config.loss.token_kl or config.regulariser.on,
             transport=default if config.sync.transport == "auto" else config.sync.transport,

@@ -13,7 +13,7 @@ import torch
 from actors.learner.deepspeed_setup import learner_env
 from raypref import types
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
-from tests.learner_bench import Host, Square, make_examples, make_policy, movement, plain_torch
+from tests.learner_bench import Host, Square, make_examples, make_policy, movement, plain_torch, run_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -26,12 +26,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
 
 
 def settings(policy: PolicyConfig, output_dir: Path, **learner: Any) -> dict[str, Any]:
-    config = LearnerConfig.parse(LEARNER | learner)
-    return {"policy": policy, "learner": config, "loss": Square(), "device": "cuda", "rank": 0, "world_size": 1} | {
-        "seed": 0,
-        "iterations": 1,
-        "output_dir": output_dir,
-    }
+    config = run_config(policy, LearnerConfig.parse(LEARNER | learner), Square(), output_dir)
+    return {"config": config, "device": "cuda", "rank": 0, "world_size": 1}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def test_steps_equal_plain_adamw(host: Any, policy: PolicyConfig, stage: int, tm
     batches = [make_examples(9, seed=seed) for seed in range(3)]
     for batch in batches:
         ray.get(host.step.remote([(0, 9)], batch), timeout=60)
-    expected, _ = plain_torch(policy, own["learner"], Square(), batches, [1e-3] * 3)
+    expected, _ = plain_torch(policy, own["config"].learner, Square(), batches, [1e-3] * 3)
     assert movement(ray.get(host.parameters.remote()), expected, start) < 1e-3
 
 

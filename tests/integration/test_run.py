@@ -172,7 +172,7 @@ def test_loss_that_becomes_nan(tied_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     config = config_for(tied_model, tmp_path / "run", evaluation={"every": 0}, data={"chat_template": False, "held_out_prompts": 4})
-    with pytest.raises(LossNotFinite, match=r"loss at step 2 of the run: it is nan; .* The batch of 4 examples is in .*\.json"):
+    with pytest.raises(LossNotFinite, match=r"loss at step 3 of the run: it is nan; .* The batch of 4 examples is in .*\.json"):
         raypref.run(config, prompts=PROMPTS, oracle=more_different_words, loss=BreaksInTheSecondIteration(eta=5), callbacks=[])
     (dump,) = (tmp_path / "run" / "failures").glob("*.json")
     assert len(json.loads(dump.read_text())["examples"]) == 4

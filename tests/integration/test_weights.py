@@ -25,8 +25,13 @@ from actors.weights.received_policy import ModelTensors
 from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import ConfigError
+<<<<<<< HEAD
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, SyncConfig
 from tests.learner_bench import Host, Square, make_examples
+=======
+from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
+from tests.learner_bench import Host, Square, make_examples, run_config
+>>>>>>> 9203515 (Learner: rank, training and passes apart, the run's config in place of its pieces; kl, kl_previous and entropy for every loss)
 
 pytestmark = pytest.mark.integration
 
@@ -172,8 +177,7 @@ class Bench:
     def settings(self, path: Path, rank: int, lora: LoraConfig | None = None) -> dict[str, Any]:
         learner = LearnerConfig.parse({"zero_stage": 3, "timeout_s": 60.0, "optimizer": {"lr": 0.01}, "schedule": {"type": "constant"}})
         policy = PolicyConfig(path=str(path), dtype="float32", lora=lora)
-        common = {"policy": policy, "learner": learner, "loss": Square(), "device": "cpu", "seed": 0, "iterations": 1}
-        return common | {"rank": rank, "world_size": 2, "output_dir": self.output_dir}
+        return {"config": run_config(policy, learner, Square(), self.output_dir), "device": "cpu", "rank": rank, "world_size": 2}
 
 
 @pytest.fixture(scope="module")

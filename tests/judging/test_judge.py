@@ -60,6 +60,7 @@ def test_metrics():
     metrics = judge().judge(rollout("a", "bb", "ccc", cut_off=[1])).verdict.metrics
     assert metrics == pytest.approx(
         {
+            "entropy": 0.5,
             "rollout/tokens": 6.0,
             "rollout/response_tokens": 2.0,
             "rollout/truncated": 1 / 3,
