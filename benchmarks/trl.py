@@ -136,15 +136,15 @@ class Turns(Callback):
     def on_iteration(self, iteration: int) -> None:
         import ray
 
-        end = time.perf_counter()
-        if iteration > 0 and self._steps != self._expected:
+        end, finished = time.perf_counter(), iteration - 1
+        if finished > 0 and self._steps != self._expected:
             raise RuntimeError(f"trl: our iteration took {self._steps} optimiser steps, TRL's {self._expected}")
-        if iteration > 1:
+        if finished > 1:
             self.ours.append(end - self._start)
-        if iteration > SAMPLES:
+        if finished > SAMPLES:
             raise TurnsOver
         theirs = ray.get(self._peer.iterate.remote(), timeout=TIMEOUT_S)
-        if iteration > 0:
+        if finished > 0:
             self.theirs.append(theirs)
         self._steps, self._start = 0, time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""What the learner's checkpoint holds beside DeepSpeed's own files: one JSON file, written last, which marks it complete."""
+"""The part of the learner's checkpoint that is not DeepSpeed's: one JSON file. It is written last and marks the checkpoint as complete."""
 
 from __future__ import annotations
 
@@ -13,53 +13,55 @@ from raypref import types
 from raypref.errors import ConfigError
 
 TAG = "state"
-"""DeepSpeed's name for the folder with its files."""
+"""Name of the folder with DeepSpeed's files."""
 
 _FILE = "learner.json"
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands. Random numbers are seeded by step, so their state is no part of it."""
+    """Progress of the training. Random numbers are seeded by step, so it holds no state of theirs."""
 
     iteration: int = -1
+    """Index of the iteration, from 0; -1 before the first."""
     steps: int = 0
-    """Optimiser steps of the run."""
+    """Number of optimiser steps of the run."""
     schedule_step: int = 0
-    """Steps since the schedule began."""
+    """Number of steps since the schedule began."""
     horizon_steps: float = 1.0
+    """Length of the schedule, in steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the state is spread; a checkpoint fits its own layout only."""
+    """How the state is divided over ranks. A checkpoint can only be loaded with the layout that it was written with."""
 
     ranks: int
     zero_stage: int
 
 
 def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence[types.TokenSequence] = ()) -> None:
-    """Complete the checkpoint in ``directory``; ``samples`` are those of the regulariser, which later steps go on with."""
+    """Write the JSON file; ``samples`` are the regulariser's current samples."""
     ids = [[item.prompt_ids.tolist(), item.response_ids.tolist()] for item in samples]
     (directory / _FILE).write_text(json.dumps({"progress": asdict(progress), "layout": asdict(layout), "samples": ids}))
 
 
 def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.TokenSequence, ...]]:
-    """Progress and the regulariser's samples of the checkpoint in ``directory``.
+    """The progress and the regulariser's samples stored in ``directory``.
 
     Raises:
-        ConfigError: there is no complete checkpoint, or it is of another layout.
+        ConfigError: the checkpoint is incomplete, or was written with another layout.
     """
     path = directory / _FILE
     if not path.is_file():
         raise ConfigError(f"{directory}: no complete checkpoint ({_FILE} is missing); resume from another one")
     state = json.loads(path.read_text())
     saved = Layout(**state["layout"])
-    for key, found, own in (
+    for key, written, configured in (
         ("placement.learner.ranks", saved.ranks, layout.ranks),
         ("learner.zero_stage", saved.zero_stage, layout.zero_stage),
     ):
-        if found != own:
-            raise ConfigError(f"{key}: {own}, but the checkpoint {directory} was written with {found}; set {key}={found}")
+        if written != configured:
+            raise ConfigError(f"{key}: {configured}, but the checkpoint {directory} was written with {written}; set {key}={written}")
     samples = [[np.array(ids, dtype=np.int32) for ids in pair] for pair in state.get("samples", [])]
     return Progress(**state["progress"]), tuple(types.TokenSequence(*pair) for pair in samples)

@@ -1,6 +1,6 @@
-"""From a config to a DeepSpeed engine in a process group. The one place that knows DeepSpeed's start-up.
+"""From a config to a DeepSpeed engine in a process group. The only module that knows how DeepSpeed is started.
 
-deepspeed and torch are imported by the functions: a driver imports ``actors`` without them.
+The functions import deepspeed and torch, so that a driver can import ``actors`` without them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LISTENING_TIMEOUT = timedelta(seconds=300)
 
 
 def learner_env(device: str, threads: int) -> dict[str, str]:
-    """Environment variables of a rank's process, needed before anything is imported there.
+    """Environment variables of a rank's process. They must be set before anything is imported there.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -35,7 +35,7 @@ def learner_env(device: str, threads: int) -> dict[str, str]:
 
 
 def listen() -> tuple[torch.distributed.TCPStore, str]:
-    """The store in which the ranks meet, and its address ``host:port`` for the others. The kernel picks the port, so there is no race."""
+    """The store through which the ranks find each other, and its address ``host:port``. The kernel picks a free port."""
     import ray.util
     from torch.distributed import TCPStore
 
@@ -47,12 +47,12 @@ def listen() -> tuple[torch.distributed.TCPStore, str]:
 def join_group(
     address: str, store: torch.distributed.TCPStore | None, rank: int, world_size: int, device: torch.device, timeout_s: float
 ) -> None:
-    """Join the process group of all ranks, and make DeepSpeed adopt it.
+    """Join the process group of all ranks, and have DeepSpeed use it.
 
     Args:
-        address: what ``listen`` returned on rank 0.
-        store: rank 0's own store; None elsewhere.
-        device: where tensors are: gloo connects CPUs, nccl GPUs.
+        address: of rank 0's store (``listen``).
+        store: that store on rank 0; None on the other ranks.
+        device: of the tensors: gloo connects CPUs, nccl GPUs.
         timeout_s: of every collective.
     """
     import torch.distributed as dist
@@ -65,7 +65,7 @@ def join_group(
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": host, "MASTER_PORT": port, **local})
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__ = {}  # no JIT build of a communication op that training never uses
+    deepspeed.ops.__compatible_ops__ = {}  # prevents the JIT build of a communication op that training never uses
     backend = "gloo" if device.type == "cpu" else "nccl"
     bound = None if device.type == "cpu" else device
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound)
@@ -77,7 +77,7 @@ def build_engine(
 ) -> tuple[Any, torch.optim.Optimizer]:
     """A DeepSpeed engine around ``model``, and the torch optimiser inside it, whose learning rate the caller sets.
 
-    The caller's process has joined a group. Every process group that DeepSpeed added gets the time-out of ours, not torch's 30 minutes.
+    The process must have joined a group. The process groups that DeepSpeed adds get ``learner.timeout_s``, not torch's 30 minutes.
     """
     import deepspeed
     import torch
@@ -93,7 +93,7 @@ def build_engine(
 
 
 def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:
-    """DeepSpeed's config. Micro-batches are ours: DeepSpeed is told that there is one, and where the last one ends.
+    """DeepSpeed's config. raypref forms the micro-batches itself: DeepSpeed is told that there is one, and which backward pass is the last.
 
     Args:
         trained: number of parameters that require a gradient.

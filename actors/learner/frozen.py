@@ -1,7 +1,7 @@
-"""pi_ref beside the policy that is trained: whole next-token distributions, which are too large to travel.
+"""pi_ref on the learner's ranks, for losses that compare whole next-token distributions, which are too large to send between actors.
 
-A frozen copy on every rank (not sharded, ZeRO-3 notwithstanding), or, with LoRA and a fixed reference, the policy with its adapter
-switched off, which costs no memory.
+Each rank holds a frozen copy (not sharded, even under ZeRO-3). With LoRA and a fixed reference, pi_ref is the policy with its adapter
+switched off, which takes no memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class FrozenPolicy:
-    """pi_ref on the learner's device."""
+    """pi_ref on the rank's device."""
 
     def __init__(self, policy: PolicyConfig, engine: Any, device: torch.device) -> None:
         """
         Args:
-            policy: pi_ref's directory, dtype and adapter.
-            engine: DeepSpeed's, around the policy that is trained.
-            device: where the copy goes.
+            policy: the directory, dtype and adapter of pi_ref.
+            engine: DeepSpeed's engine around the policy that is trained.
+            device: of the copy.
         """
         self._policy = policy
         self._engine = engine
@@ -36,12 +36,12 @@ class FrozenPolicy:
         self._copy: Any = None if policy.lora is not None else load_model(policy, device)
 
     def refresh(self, directory: Path) -> None:
-        """Become the policy in ``directory``; with LoRA too a copy from then on."""
+        """Make the policy in ``directory`` pi_ref: a frozen copy from then on, with LoRA too."""
         self._copy = None
         self._copy = load_model(self._policy.model_copy(update={"path": str(directory)}), self._device)
 
     def predictions(self, sequences: Sequence[types.TokenSequence]) -> Predictions:
-        """What its distributions at each response token are made from, without a gradient. A collective under ZeRO-3 with LoRA."""
+        """The inputs of its distributions at each response token, without a gradient. A collective under ZeRO-3 with LoRA."""
         import torch
 
         with torch.no_grad():
@@ -53,7 +53,7 @@ class FrozenPolicy:
 
 @contextlib.contextmanager
 def evaluating(engine: Any) -> Iterator[None]:
-    """The engine without dropout, for the time of the block."""
+    """Switch dropout off inside the block."""
     engine.eval()
     try:
         yield

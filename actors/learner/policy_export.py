@@ -17,10 +17,10 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
     """Write config, generation config, weights and tokenizer.
 
     Args:
-        weights: the policy's parameters under the checkpoint's names. Under ZeRO-3 iterating is a collective: every rank goes through all.
-        policy: where the policy came from: its architecture, generation config and tokenizer.
-        directory: made, or overwritten.
-        write: on one rank; the others only iterate.
+        weights: the policy's parameters under the checkpoint's names. Under ZeRO-3 iterating is a collective, so every rank must do it.
+        policy: the policy as it was loaded: its architecture, generation config and tokenizer.
+        directory: created, or overwritten.
+        write: True on one rank; the others only iterate.
     """
     import torch
 

@@ -41,7 +41,7 @@ from raypref.loop.regulariser_samples import RegulariserSamples
 from raypref.loop.requests import RequestBuilder
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.metrics import Averages, MetricsWriter, StageClock
+from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
 from raypref.output.progress import Callback
 from raypref.roles import Audience, Roles
 from raypref.seeds import seed_for
@@ -63,6 +63,7 @@ class Driver:
         self.callbacks = callbacks
         self.clock = StageClock()
         self.averages = Averages()
+        self.throughput = Throughput(config.placement)
         self.state = RunState()
         self.outcome = Outcome()
         self.requests = RequestBuilder(config.seed, config.rollout)
@@ -95,7 +96,7 @@ class Driver:
             while self.state.iteration < self.config.loop.iterations:
                 await self._iterate()
                 await self._sync()
-                self.metrics.write(self.state.step, self.clock.take())
+                self.metrics.write(self.state.step, self.throughput.take(self.clock.take()))
             await self._save_and_evaluate()
             with self.clock.stage("export"):
                 await self.roles.learner.export(self.config.output_dir / "policy")
@@ -111,7 +112,7 @@ class Driver:
         if not overlap:
             await self._save_and_evaluate()
         for callback in self.callbacks:
-            callback.on_iteration(state.iteration)
+            callback.on_iteration(state.iteration + 1)
         await self.reference_refresh.before(state.iteration)
         stream = self._stream()
         try:
@@ -122,11 +123,11 @@ class Driver:
             await stream.close()
         if not taken:
             raise DataError(
-                f"data: iteration {state.iteration} has no training example: the prompts are used up, or every group was dropped "
+                f"data: iteration {state.iteration + 1} has no training example: the prompts are used up, or every group was dropped "
                 f"(oracle/dropped in metrics.jsonl); the policy of the iterations before is in {self.checkpoints.directory}"
             )
         if self.roles.oracle is not None and self.data.sampled:
-            await self.roles.oracle.seal(state.iteration)
+            await self.roles.oracle.seal(state.iteration + 1)
         self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
 
     def _stream(self) -> BatchStream[Any]:
@@ -166,6 +167,8 @@ class Driver:
         assert self.roles.rollout is not None
         t = self.state.iteration
         request = self.requests.build(prompt, self.config.rollout.responses, purpose="train", iteration=t, policy_version=t)
+        for callback in self.callbacks:
+            callback.on_sample(prompt)
         with self.clock.stage("rollout"):
             return await self.roles.rollout.sample(request)
 
@@ -174,6 +177,7 @@ class Driver:
         with self.clock.stage("judge"):
             verdict, examples = await self.roles.oracle.judge(rollout, partner)
         self.averages.add(verdict.metrics)
+        self.throughput.add_sampled(verdict.metrics)
         for callback in self.callbacks:
             callback.on_group(verdict)
         return verdict, examples
@@ -217,6 +221,7 @@ class Driver:
             except LossNotFinite:
                 await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
                 raise
+        self.throughput.add_trained(values)
         self.state = replace(self.state, step=self.state.step + 1)
         self.metrics.write(self.state.step, {**values, **self.averages.take()})
         for callback in self.callbacks:

@@ -126,7 +126,8 @@ class Evaluator:
     def _write(self, iteration: int, opponent: str, matches: Sequence[Comparison]) -> None:
         directory = self._config.output_dir / "evaluation"
         directory.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(asdict(match), ensure_ascii=False) for match in matches]
+        about = {"iteration": iteration, "opponent": opponent}
+        lines = [json.dumps(about | asdict(match), ensure_ascii=False) for match in matches]
         (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -1,0 +1,6 @@
+"""What a run writes: its directory, metrics, rollouts, checkpoints, progress and report.
+
+Start with ``directory``, which lists the files. ``metric_table`` defines every metric; ``columns`` every column of rollouts and
+evaluations; the pages in ``docs/`` are generated from both. ``journal`` is used by the oracle actors, the rest by the driver, the
+composition root and the CLI. ``metric_info`` imports nothing, so that losses, oracles and selections can describe their own metrics.
+"""

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: which exist, which is complete, which one to continue from.
+"""Checkpoints on disk: which exist, which are complete, which one to continue from.
 
-``checkpoints/iteration_0002/`` holds the learner's own files and ``state.json``, written last: a directory without it was cut off while
-it was being written and is ignored.
+``checkpoints/iteration_0002/`` holds the learner's files of the policy after two iterations, and ``state.json``. That file is written
+last: a directory without it is incomplete, and ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from raypref.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where a run stands between two iterations."""
+    """Progress of a run between two iterations."""
 
     iteration: int = 0
-    """Iterations finished; also the version of the policy that the engines hold."""
+    """Number of finished iterations; also the version of the policy that the engines hold."""
     step: int = 0
-    """Optimiser steps taken in all."""
+    """Number of optimiser steps taken."""
     cursor: int = 0
-    """Prompts (or given examples) used up."""
+    """Number of prompts (or given examples) used."""
 
 
 class Checkpoints:
@@ -37,18 +37,18 @@ class Checkpoints:
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
-        """Those of a run."""
+        """The checkpoints of the run with this config."""
         return cls(config.output_dir / "checkpoints", config.checkpoint.keep)
 
     def begin(self, state: RunState) -> Path:
-        """A fresh directory for the learner to write into."""
+        """An empty directory that the learner writes into."""
         path = self._path(state)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 
     def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
-        """Mark the checkpoint complete, and remove the oldest beyond ``keep``."""
+        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``."""
         path = self._path(state)
         partial = path / "state.json.partial"
         partial.write_text(json.dumps({"state": asdict(state), "evaluations": evaluations}))
@@ -64,16 +64,16 @@ class Checkpoints:
         """The checkpoint to continue from.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no complete checkpoint.
         """
-        found = self.complete()
-        if not found:
+        checkpoints = self.complete()
+        if not checkpoints:
             raise ConfigError(f"--resume: no complete checkpoint in {self.directory}; empty output_dir and start again")
-        return found[-1]
+        return checkpoints[-1]
 
     @staticmethod
     def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:
-        """The state and the evaluations so far."""
+        """The progress and the evaluations stored in the checkpoint ``path``."""
         content = json.loads((path / "state.json").read_text())
         return RunState(**content["state"]), content["evaluations"]
 

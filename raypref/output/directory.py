@@ -1,7 +1,16 @@
-"""The output directory: a new run's, or one that goes on.
+"""The output directory of a new run, or of one that is resumed.
 
-``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``rollouts/``, ``evaluation/``, ``checkpoints/``, ``logs/``, ``policy/``,
-``summary.json``.
+    config.yaml      the resolved config
+    metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
+    rollouts/        iteration_0001-*.parquet: responses and preferences (docs/columns.md)
+    evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md)
+    checkpoints/     iteration_0001/: the training state after iteration 1
+    failures/        a batch whose loss was not finite
+    logs/            one file per actor
+    policy/          the final policy as a Hugging Face model directory
+    summary.json     the report of a finished run
+
+Iterations are counted from 1 everywhere: rollouts, checkpoint and evaluation of one iteration have the same number.
 """
 
 from __future__ import annotations
@@ -34,19 +43,19 @@ MAY_CHANGE = (
     "learner.micro_batch_tokens",
     "learner.timeout_s",
 )
-"""What a run that goes on may set otherwise: where and how it runs and the memory that it takes, never what it computes."""
+"""What may change when a run is resumed: where it runs, how it is divided, the memory that it takes; never what it computes."""
 
 
 def begin(config: RunConfig) -> None:
-    """Make the directory and write the resolved config.
+    """Create the directory and write the resolved config.
 
     Raises:
-        ConfigError: another run is there, or the directory cannot be written.
+        ConfigError: the directory holds another run, or cannot be written.
     """
     directory = config.output_dir
     if (directory / "metrics.jsonl").exists():
-        go_on = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
-        raise ConfigError(f"output_dir: {directory} holds another run; {go_on}choose or empty a directory")
+        resume_hint = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
+        raise ConfigError(f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.yaml").write_text(yaml.safe_dump(_plain(config), sort_keys=False))
@@ -55,10 +64,10 @@ def begin(config: RunConfig) -> None:
 
 
 def resume(config: RunConfig) -> Path:
-    """The newest checkpoint of the run in ``output_dir``; what was written after it is removed, since it comes again.
+    """The newest checkpoint of the run in ``output_dir``. Metrics and rollouts written after it are removed, since they are repeated.
 
     Raises:
-        ConfigError: there is none, or its run computed something else.
+        ConfigError: there is no checkpoint, or the run had a config that computes something else.
     """
     newest = Checkpoints.of(config).latest()
     before = yaml.safe_load((config.output_dir / "config.yaml").read_text())
@@ -67,7 +76,7 @@ def resume(config: RunConfig) -> Path:
             f"--resume: {', '.join(changed)} differ from the run in {config.output_dir}; set them as its config.yaml has them"
         )
     state, _ = Checkpoints.read(newest)
-    _forget_after(config.output_dir, state)
+    _remove_after(config.output_dir, state)
     return newest
 
 
@@ -77,24 +86,24 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, path: str = "") -> set[str]:
-    """Dotted paths of the values that differ, without those that may."""
+    """Dotted paths of the values that differ and must not."""
     if path in MAY_CHANGE:
         return set()
     if isinstance(before, dict) and isinstance(now, dict):
         return {
-            found
+            difference
             for key in before.keys() | now.keys()
-            for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
         }
     return set() if before == now else {path}
 
 
-def _forget_after(directory: Path, state: RunState) -> None:
-    """Remove metrics and rollouts of the iteration that was under way."""
+def _remove_after(directory: Path, state: RunState) -> None:
+    """Remove metrics and rollouts of the iteration that was interrupted."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
     shutil.rmtree(directory / "rollouts" / ".open", ignore_errors=True)
     for part in (directory / "rollouts").glob("iteration_*.parquet"):
-        if int(part.name.split("-")[0].removeprefix("iteration_")) >= state.iteration:
+        if int(part.name.split("-")[0].removeprefix("iteration_")) > state.iteration:
             part.unlink()

@@ -1,8 +1,8 @@
-"""What was sampled and judged, on disk.
+"""The journal: sampled and judged groups, on disk.
 
-Each writer appends to an Arrow stream of its own, ``.open/<writer>.arrows``: a group is on disk as soon as ``append`` returns, and
-what a killed writer leaves is a readable stream with at most its last record cut off. ``seal`` turns the stream into a Parquet part,
-``iteration_0003-<writer>-00.parquet``; ``datasets.load_dataset(directory)`` reads all parts (hidden directories are not looked into).
+Each writer appends to its own Arrow stream, ``.open/<writer>.arrows``. A group is on disk as soon as ``append`` returns. A killed writer
+leaves a readable stream, of which at most the last record is cut off. ``seal`` turns the stream into a Parquet file,
+``iteration_0003-<writer>-00.parquet``. ``datasets.load_dataset(directory)`` reads all of these files, since it skips hidden directories.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def _schema() -> Any:
 
     return pa.schema(
         {
+            "iteration": pa.int64(),
             "prompt_index": pa.int64(),
             "prompt_id": pa.string(),
             "prompt": pa.string(),
@@ -38,11 +39,12 @@ def _schema() -> Any:
 
 
 def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
-    """A group as a row: ``preference`` is (K, K), null where unknown; ``asked`` is true where the oracle was asked, also where it then
-    abstained; ``picked`` lists each example's responses."""
+    """A group as a row; ``raypref.output.columns`` describes its columns."""
     values = judged.matrix.values
     assert judged.matrix.asked is not None
+    assert rollout.policy_version is not None, "given responses are not journalled"
     return {
+        "iteration": rollout.policy_version + 1,
         "prompt_index": rollout.prompt.index,
         "prompt_id": rollout.prompt.id,
         "prompt": rollout.prompt.text,
@@ -60,13 +62,16 @@ def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
 
 
 class Journal:
-    """One writer's part of the journal. A stream that an earlier writer of the same name left open is continued."""
+    """One writer of the journal. It continues the stream that an earlier writer of the same name left open."""
 
     def __init__(self, directory: Path, writer: str) -> None:
         """
         Args:
-            directory: of the run's rollouts, the same for all writers.
-            writer: a name that no other living writer has, made of letters, digits, ``_``, ``.`` and ``-``.
+            directory: the run's ``rollouts/``, the same for all writers.
+            writer: a name that no other running writer has, made of letters, digits, ``_``, ``.`` and ``-``.
+
+        Raises:
+            ValueError: the name has other characters.
         """
         if not re.fullmatch(r"[\w.-]+", writer):
             raise ValueError(f"journal writer {writer!r}: letters, digits, '_', '.' and '-' only")
@@ -80,7 +85,7 @@ class Journal:
         self._open(read_stream(self._path) if self._path.exists() else [])
 
     def append(self, rollout: Rollout, judged: Judged) -> None:
-        """Put a judged group on disk."""
+        """Write a judged group to disk."""
         import pyarrow as pa
 
         self._stream.write_batch(pa.RecordBatch.from_pylist([row_of(rollout, judged)], schema=_schema()))
@@ -88,7 +93,14 @@ class Journal:
         self._rows += 1
 
     def seal(self, iteration: int) -> Path | None:
-        """Turn what was appended since the last seal into a Parquet part, and start anew. None when there is nothing to seal."""
+        """Write the groups since the last seal into a Parquet file, and begin a new stream.
+
+        Args:
+            iteration: number of the iteration, from 1; part of the file's name.
+
+        Returns:
+            The file; None if there are no groups.
+        """
         if not self._rows:
             return None
         self.close()
@@ -100,7 +112,7 @@ class Journal:
         return self._write_part(sealing)
 
     def _write_part(self, sealing: Path) -> Path:
-        """The part that a ``.sealing`` stream is named after. Done again after a crash, it gives the same file."""
+        """Write the Parquet file that a ``.sealing`` stream is named after. Repeated after a crash, it gives the same file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -112,26 +124,26 @@ class Journal:
         return path
 
     def close(self) -> None:
-        """End the stream; it stays on disk until it is sealed."""
+        """End the stream. It stays on disk, and the next writer of this name continues it."""
         self._stream.close()
         self._file.close()
 
     def _open(self, batches: list[Any]) -> None:
-        """A fresh stream with ``batches`` in it. The old one is replaced when the new one is whole."""
+        """Begin a stream that holds ``batches``. It replaces the old stream only when it is complete."""
         import pyarrow as pa
 
-        fresh = self._path.with_suffix(".fresh")
-        self._file = fresh.open("wb")
+        new = self._path.with_suffix(".new")
+        self._file = new.open("wb")
         self._stream = pa.ipc.new_stream(self._file, _schema())
         for batch in batches:
             self._stream.write_batch(batch)
         self._file.flush()
-        fresh.rename(self._path)
+        new.rename(self._path)
         self._rows = sum(batch.num_rows for batch in batches)
 
 
 def read_stream(path: Path) -> list[Any]:
-    """The whole record batches of a stream, also of one whose writer was killed."""
+    """The complete record batches of a stream; the writer may have been killed."""
     import pyarrow as pa
 
     batches = []
@@ -139,6 +151,6 @@ def read_stream(path: Path) -> list[Any]:
         try:
             for batch in pa.ipc.open_stream(file):
                 batches.append(batch)
-        except (pa.ArrowInvalid, OSError):  # pyarrow's two ways to say that the last record is cut off
+        except (pa.ArrowInvalid, OSError):  # pyarrow raises either if the last record is cut off
             pass
     return batches

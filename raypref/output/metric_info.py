@@ -28,6 +28,14 @@ class MetricInfo:
     remedy: str = ""
     """What to do outside the healthy range, or what to compare the metric with."""
 
+    @property
+    def healthy_text(self) -> str:
+        """The healthy range in words: ``0.5 to 1``, ``at least 0``; empty without one."""
+        lowest, highest = self.healthy or (None, None)
+        if lowest is not None and highest is not None:
+            return f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
+        return f"at least {lowest:g}" if lowest is not None else f"at most {highest:g}" if highest is not None else ""
+
     def matches(self, name: str) -> bool:
         """Whether ``name`` is this metric's name, or fits its pattern."""
         if "<" not in self.name:

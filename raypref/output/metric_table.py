@@ -48,6 +48,16 @@ class MetricTable:
             return self.find("oracle/" + name.split("/", 2)[2])
         return next((entry for entry in self._entries if entry.matches(name)), None)
 
+    def describe(self, name: str) -> str:
+        """Definition, unit, healthy range and remedy in a few lines of Markdown; empty for an unknown name."""
+        entry = self.find(name)
+        if entry is None:
+            return ""
+        lines = [entry.definition, f"Unit: {entry.unit}. Kind: {entry.kind}."]
+        if entry.healthy is not None:
+            lines.append(f"Healthy: {entry.healthy_text}.")
+        return "\n\n".join([*lines, *([entry.remedy] if entry.remedy else [])])
+
     def check(self, names: Iterable[str]) -> None:
         """Refuse names that are not in the table.
 

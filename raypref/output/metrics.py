@@ -1,4 +1,4 @@
-"""Metrics: one writer (JSON lines and TensorBoard), running averages, and a clock of the stages.
+"""Metrics while a run goes on: the writer (JSON lines and TensorBoard), running averages, a clock of the stages, throughput.
 
 ``raypref.output.metric_table`` defines the names.
 """
@@ -11,13 +11,15 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from raypref.output.metric_table import MetricTable
+from raypref.sections import PlacementConfig
 from raypref.types import Total
 
 
 class MetricsWriter:
-    """Appends to ``metrics.jsonl`` and to TensorBoard's event files under ``tensorboard/``."""
+    """Appends to ``metrics.jsonl`` and to TensorBoard's event files in ``tensorboard/``."""
 
     def __init__(self, directory: Path, after_step: int | None = None, table: MetricTable | None = None) -> None:
         """
@@ -30,12 +32,13 @@ class MetricsWriter:
 
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=None if after_step is None else after_step + 1)
+        self._board: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=None if after_step is None else after_step + 1)
         self._start = time.monotonic()
         self._table = MetricTable() if table is None else table
+        self._described: set[str] = set()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record ``values`` at an optimiser step.
+        """Record ``values`` at an optimiser step. NaN is written as null.
 
         Raises:
             ValueError: a name is not in the table.
@@ -46,15 +49,30 @@ class MetricsWriter:
         line = {"step": step, "time/run_s": round(time.monotonic() - self._start, 3)} | {name: float(v) for name, v in values.items()}
         self._file.write(json.dumps({k: (None if isinstance(v, float) and math.isnan(v) else v) for k, v in line.items()}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, float(value), step)
+            self._add_to_board(name, float(value), step)
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
 
+    def _add_to_board(self, name: str, value: float, step: int) -> None:
+        """A scalar; the first of its name carries the metric's description, which TensorBoard shows beside the plot.
+
+        ``SummaryWriter.add_scalar`` takes no description, so the first event is written without it.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+
+        if name in self._described:
+            self._board.add_scalar(name, value, step)
+            return
+        self._described.add(name)
+        metadata = SummaryMetadata(display_name=name, summary_description=self._table.describe(name))
+        event = Summary(value=[Summary.Value(tag=name, simple_value=value, metadata=metadata)])
+        self._board.file_writer.add_summary(event, step)
+
 
 class Averages:
-    """Means of per-group figures since they were last taken; sums of ``Total`` figures since the start (or the resumption).
+    """Means of per-group values since they were last taken; sums of ``Total`` values since the run was started or resumed.
 
     NaN means "does not apply" and is left out.
     """
@@ -65,6 +83,7 @@ class Averages:
         self._totals: dict[str, float] = defaultdict(float)
 
     def add(self, values: Mapping[str, float]) -> None:
+        """Count the values of one group."""
         for name, value in values.items():
             if math.isnan(value):
                 continue
@@ -75,6 +94,7 @@ class Averages:
                 self._counts[name] += 1
 
     def take(self) -> dict[str, float]:
+        """The means and totals; the means start anew."""
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
@@ -82,7 +102,7 @@ class Averages:
 
 
 class StageClock:
-    """Wall seconds in which a stage had at least one call in flight. Stages overlap, so the figures do not add up to the run's time."""
+    """Wall seconds in which a stage had at least one call in flight. Stages overlap, so they may add up to more than the run's time."""
 
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = defaultdict(_Stage)
@@ -94,18 +114,19 @@ class StageClock:
         return self._stages[name]
 
     def take(self) -> dict[str, float]:
-        """Metrics of the time since they were last taken: ``time/iteration_s``, and ``time/STAGE_s`` of every stage so far."""
+        """Metrics of the time since they were last taken: ``time/iteration_s``, and ``time/<stage>_s`` of every stage so far."""
         now, seconds = time.monotonic(), self.seconds()
         spent = {"iteration": now - self._taken_at} | {name: total - self._taken.get(name, 0.0) for name, total in seconds.items()}
         self._taken_at, self._taken = now, seconds
         return {f"time/{name}_s": round(value, 3) for name, value in spent.items()}
 
     def seconds(self) -> dict[str, float]:
+        """Stage -> its seconds since the start."""
         return {name: round(stage.total_s, 3) for name, stage in self._stages.items()}
 
 
 class _Stage:
-    """Entered by any number of calls at a time; one object for all of them, since every group enters three stages."""
+    """One stage of the clock, entered by any number of calls at a time; one object for all calls, since every group enters three."""
 
     __slots__ = ("_active", "_since", "total_s")
 
@@ -123,3 +144,34 @@ class _Stage:
         self._active -= 1
         if self._active == 0:
             self.total_s += time.monotonic() - self._since
+
+
+class Throughput:
+    """Tokens per second per GPU, sampled and trained, of one iteration at a time."""
+
+    def __init__(self, placement: PlacementConfig) -> None:
+        self._gpus = {"sampled": placement.rollout.engines * placement.rollout.tensor_parallel, "trained": placement.learner.ranks}
+        self._tokens = dict.fromkeys(self._gpus, 0.0)
+
+    def add_sampled(self, metrics: Mapping[str, float]) -> None:
+        """Count a group by its ``rollout/tokens``."""
+        self._tokens["sampled"] += metrics.get("rollout/tokens", 0.0)
+
+    def add_trained(self, metrics: Mapping[str, float]) -> None:
+        """Count a step by its ``tokens``."""
+        self._tokens["trained"] += metrics.get("tokens", 0.0)
+
+    def take(self, times: Mapping[str, float]) -> dict[str, float]:
+        """The iteration's times, and the throughput that follows from them; what did not happen is left out.
+
+        Args:
+            times: ``StageClock.take()`` at the end of the iteration.
+        """
+        seconds = {"sampled": times.get("time/rollout_s", 0.0), "trained": times.get("time/train_s", 0.0)}
+        rates = {
+            f"tokens_per_second_per_gpu/{name}": self._tokens[name] / (seconds[name] * gpus)
+            for name, gpus in self._gpus.items()
+            if self._tokens[name] and seconds[name] and gpus
+        }
+        self._tokens = dict.fromkeys(self._gpus, 0.0)
+        return {**times, **rates}

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on."""
+"""What a run shows while it goes on: callbacks, and the progress line."""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from raypref.types import Verdict
+from raypref.types import Prompt, Verdict
 
 
 class Callback:
-    """Override what you want to hear of. Called from the driver, between two awaits: be quick."""
+    """Override the hooks you need. They run on the driver's event loop, so return quickly."""
 
     def on_iteration(self, iteration: int) -> None:
-        """An iteration begins; the first is 0."""
+        """An iteration begins; the first is 1."""
+
+    def on_sample(self, prompt: Prompt) -> None:
+        """The engines are asked for a training prompt's responses."""
 
     def on_group(self, verdict: Verdict) -> None:
         """A prompt's responses were sampled and judged."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """An optimiser step was taken."""
+        """An optimiser step was taken; the first is 1."""
 
     def on_evaluation(self, result: Mapping[str, Any]) -> None:
         """The policy of a finished iteration was evaluated; ``result`` is an entry of the summary's ``evaluations``."""
 
     def on_end(self) -> None:
-        """The run is over, or failed."""
+        """The run has ended or failed."""
 
 
 class ProgressLine(Callback):
-    """One live line in a terminal; a plain line every ``every_s`` seconds where the output is a file (a Ray job's log)."""
+    """One live line in a terminal; a plain line every ``every_s`` seconds if the output is a file (a Ray job's log)."""
 
     def __init__(self, iterations: int, every_s: float = 15.0) -> None:
+        """
+        Args:
+            iterations: how many the run has.
+            every_s: seconds between two plain lines.
+        """
         from rich.console import Console
         from rich.status import Status
 
@@ -39,24 +47,23 @@ class ProgressLine(Callback):
         self._live = Status("starting", console=self._console) if self._console.is_terminal else None
         self._every_s = every_s
         self._iterations = iterations
-        self._iteration = self._step = self._groups = self._tokens = self._evaluated = 0
+        self._iteration = self._step = self._groups = self._evaluated = 0
         self._loss = self._win_rate = float("nan")
         self._start = self._printed = time.monotonic()
-        self._first_group: float | None = None
-        self._last_group = 0.0
+        self._sampling = _Sampling()
         if self._live is not None:
             self._live.start()
 
     def on_iteration(self, iteration: int) -> None:
         self._iteration = iteration
-        self._first_group, self._tokens = None, 0
+        self._sampling = _Sampling()
+
+    def on_sample(self, prompt: Prompt) -> None:
+        self._sampling.asked()
 
     def on_group(self, verdict: Verdict) -> None:
-        self._last_group = time.monotonic()
-        if self._first_group is None:
-            self._first_group = self._last_group
         self._groups += 1
-        self._tokens += int(verdict.metrics.get("rollout/tokens", 0))
+        self._sampling.answered(int(verdict.metrics.get("rollout/tokens", 0)))
         self._show()
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -73,13 +80,16 @@ class ProgressLine(Callback):
             self._live.stop()
 
     def line(self) -> str:
-        """``iteration 2/3  step 52  groups 610  5100 tokens/s  loss 0.83  win rate 0.610 after iteration 1  41 s``"""
-        sampling_s = self._last_group - self._first_group if self._first_group is not None else 0.0
+        """``iteration 2/3  step 52  groups 610  5100 tokens/s  loss 0.83  win rate 0.610 after iteration 1  41 s``
+
+        tokens/s is there while responses are being sampled.
+        """
+        rate = self._sampling.tokens_per_s()
         parts = [
-            f"iteration {self._iteration + 1}/{self._iterations}",
+            f"iteration {max(1, self._iteration)}/{self._iterations}",
             f"step {self._step}" if self._step else "",
             f"groups {self._groups}",
-            f"{self._tokens / sampling_s:.0f} tokens/s" if sampling_s > 0.1 and self._tokens else "",
+            f"{rate:.0f} tokens/s" if rate is not None else "",
             f"loss {self._loss:.4g}" if self._loss == self._loss else "",
             f"win rate {self._win_rate:.3f} after iteration {self._evaluated}" if self._evaluated else "",
             f"{time.monotonic() - self._start:.0f} s",
@@ -92,3 +102,27 @@ class ProgressLine(Callback):
         elif force or time.monotonic() - self._printed >= self._every_s:
             self._printed = time.monotonic()
             self._console.print(self.line(), highlight=False, soft_wrap=True)
+
+
+class _Sampling:
+    """The sampling of one iteration: tokens of finished groups, since the first request was sent."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._in_flight = 0
+        self._tokens = 0
+
+    def asked(self) -> None:
+        if self._started is None:
+            self._started = time.monotonic()
+        self._in_flight += 1
+
+    def answered(self, tokens: int) -> None:
+        self._in_flight -= 1
+        self._tokens += tokens
+
+    def tokens_per_s(self) -> float | None:
+        """None before the first group and while nothing is being sampled."""
+        if self._started is None or not self._tokens or self._in_flight <= 0:
+            return None
+        return self._tokens / max(time.monotonic() - self._started, 1e-3)

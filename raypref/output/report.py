@@ -1,4 +1,4 @@
-"""What a finished run tells: ``summary.json`` and the tables of the command line."""
+"""The report of a finished run: ``summary.json``, and the tables that the command line prints."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ class RunResult:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what ran. vllm's CPU build is installed under another name but imports, and counts, as vllm."""
+    """Installed versions by package. vLLM's CPU build has another package name but is imported as vllm, and listed as vllm."""
     from importlib.metadata import PackageNotFoundError, version
 
     import raypref
 
-    found = {"raypref": raypref.__version__}
+    installed = {"raypref": raypref.__version__}
     for name in VERSIONED[1:]:
         for package in (name, f"{name}-cpu"):
             try:
-                found[name] = version(package)
+                installed[name] = version(package)
                 break
             except PackageNotFoundError:
                 continue
-    return found
+    return installed
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """The win rates, the seconds by stage, and where the policy is."""
+    """Print the win rates, the seconds by stage, and the policy's directory."""
     from rich.console import Console
 
     console = Console()
@@ -75,13 +75,13 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def win_rate_table(summary: Mapping[str, Any]) -> Any:
-    """A row an iteration: win rate against the base and against the iteration before, with intervals, and mean response length."""
+    """One row per iteration: win rates against the base policy and the previous one, with intervals, and mean response length."""
     from rich.table import Table
 
     evaluations = summary["evaluations"]
     confidence = f"{summary['confidence']:.0%}"
     table = Table(title=f"held-out win rates, {evaluations[0]['base']['prompts']} prompts ({confidence} bootstrap interval)")
-    for heading in ("iteration", "against the base", "against the iteration before", "response tokens"):
+    for heading in ("iteration", "against base", "against previous", "response tokens"):
         table.add_column(heading, justify="right")
     table.add_row("base", "", "", f"{evaluations[0]['base_response_tokens']:.1f}")
     for entry in evaluations:
@@ -90,7 +90,7 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
 
 
 def seconds_table(summary: Mapping[str, Any]) -> Any:
-    """Seconds in which each stage was at work. Stages overlap, so the column may add up to more than the run."""
+    """Seconds in which each stage had a call under way. Stages overlap, so they may add up to more than the run."""
     from rich.table import Table
 
     table = Table(title="seconds by stage")
@@ -104,7 +104,7 @@ def seconds_table(summary: Mapping[str, Any]) -> Any:
 
 
 def samples_table(output_dir: Path, iteration: int, count: int = 2) -> Any:
-    """Responses of the base and of an iteration's policy to the same held-out prompts, side by side."""
+    """Responses of the base policy and of an iteration's policy to the same held-out prompts, side by side."""
     from rich.table import Table
 
     path = output_dir / "evaluation" / f"iteration_{iteration:04d}_against_base.jsonl"

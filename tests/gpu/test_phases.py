@@ -22,7 +22,7 @@ from actors.rollout.group import RolloutGroup
 from actors.weights.sender import Destination
 from raypref import types
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig
-from tests.learner_bench import Host, Square, make_examples
+from tests.learner_bench import Host, Square, make_examples, run_config
 from tests.tiny_models import WORDS, make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -62,9 +62,9 @@ def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None,
     """At least nine tenths of the master weights and moments go and come; so do the engine's weights and cache."""
     policy = PolicyConfig(path=str(model), dtype="bfloat16", lora=lora)
     learner = LearnerConfig.parse({"zero_stage": stage, "micro_batch_tokens": 512, "optimizer": {"lr": 1e-3}})
-    common = {"policy": policy, "learner": learner, "loss": Square(), "device": "cuda", "seed": 0, "iterations": 1}
+    config = run_config(policy, learner, Square(), tmp_path)
     rank = ray.remote(Host).options(num_gpus=0.5, runtime_env={"env_vars": learner_env("cuda", 1)})
-    rank = rank.remote(**common, rank=0, world_size=1, output_dir=tmp_path)
+    rank = rank.remote(config, device="cuda", rank=0, world_size=1)
     limits = RolloutConfig(max_num_seqs=8, gpu_memory_utilization=0.3, kv_cache_gib=CACHE_GIB, enforce_eager=True)
     engine = ray.remote(RolloutActor).options(num_gpus=0.5, max_concurrency=4, runtime_env={"env_vars": engine_env("cuda", 1)})
     engine = engine.remote(policy, limits, 1, "cuda", "ipc", sleeps=True)

@@ -50,7 +50,7 @@ def test_groups_are_judged_compared_and_journalled(handles):
         rollouts = [ray.put(rollout("aa", "b", prompt_id=f"p{k}", index=k)) for k in range(4)]
         judged = await asyncio.gather(*(group.judge(ref) for ref in rollouts))
         comparison = await group.compare(ray.put(rollout("a")), ray.put(rollout("bb")))
-        await group.seal(0)
+        await group.seal(1)
         return judged, comparison
 
     judged, comparison = asyncio.run(run())
@@ -61,7 +61,7 @@ def test_groups_are_judged_compared_and_journalled(handles):
     assert example.targets == pytest.approx([2, -2])
     assert comparison.win_rate == pytest.approx(0.9)
     parts = sorted(directory.glob("*.parquet"))
-    assert [part.name for part in parts] == ["iteration_0000-oracle-0-00.parquet", "iteration_0000-oracle-1-00.parquet"]
+    assert [part.name for part in parts] == ["iteration_0001-oracle-0-00.parquet", "iteration_0001-oracle-1-00.parquet"]
     assert [len(pq.read_table(part)) for part in parts] == [2, 2], "each replica judged half of the groups"
 
 

@@ -25,13 +25,8 @@ from actors.weights.received_policy import ModelTensors
 from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import ConfigError
-<<<<<<< HEAD
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, SyncConfig
-from tests.learner_bench import Host, Square, make_examples
-=======
-from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
 from tests.learner_bench import Host, Square, make_examples, run_config
->>>>>>> 9203515 (Learner: rank, training and passes apart, the run's config in place of its pieces; kl, kl_previous and entropy for every loss)
 
 pytestmark = pytest.mark.integration
 

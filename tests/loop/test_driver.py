@@ -54,7 +54,7 @@ def test_iterations_take_disjoint_prompts_in_order(tmp_path: Path) -> None:
     assert driver.roles.learner.batches == [list(range(k, k + 4)) for k in range(0, 24, 4)]
     assert outcome.steps == 6
     assert driver.roles.learner.begun == [(0, 2), (1, 2), (2, 2)]
-    assert driver.roles.oracle.sealed == [0, 1, 2]
+    assert driver.roles.oracle.sealed == [1, 2, 3]
 
 
 def test_dropped_groups_leave_no_gap(tmp_path: Path) -> None:

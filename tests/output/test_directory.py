@@ -27,7 +27,7 @@ def stopped(tmp_path: Path) -> Path:
     rollouts = tmp_path / "rollouts"
     (rollouts / ".open").mkdir(parents=True)
     (rollouts / ".open" / "oracle-0.arrows").touch()
-    for iteration in range(3):
+    for iteration in range(1, 4):
         (rollouts / f"iteration_{iteration:04d}-oracle-0-00.parquet").touch()
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     checkpoints.begin(RunState(2, 4, 16))
@@ -36,11 +36,11 @@ def stopped(tmp_path: Path) -> Path:
 
 
 def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
-    """The checkpoint stands after iteration 1 (the second) and step 4: step 5, the cut-off line and iteration 2 go."""
+    """The checkpoint stands after iteration 2 and step 4: step 5, the cut-off line and iteration 3 go."""
     assert output.resume(config_for(stopped)).name == "iteration_0002"
     assert [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     left = sorted(path.name for path in (stopped / "rollouts").iterdir())
-    assert left == ["iteration_0000-oracle-0-00.parquet", "iteration_0001-oracle-0-00.parquet"]
+    assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]
 
 
 def test_where_it_runs_may_change(stopped: Path) -> None:

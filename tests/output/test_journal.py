@@ -32,6 +32,7 @@ def test_parts_are_read_by_datasets(tmp_path):
     assert sorted(rows["prompt_id"]) == ["p0", "p1", "p2", "p3"]
     row = rows[0]
     assert (row["prompt"], row["prompt_token_ids"], row["policy_version"], row["oracle"]) == ("Why?", [1, 2, 3], 2, "table")
+    assert row["iteration"] == 3, "the policy of version 2 samples in the third iteration"
     assert (row["responses"], row["finish_reasons"]) == (["a", "bb", "ccc"], ["stop", "stop", "length"])
     assert (row["response_token_ids"], row["logprobs"][1], row["picked"]) == ([[97], [98, 98], [99, 99, 99]], [-0.5, -0.5], [[0, 1]])
     assert row["preference"] == [[0.5, pytest.approx(0.8), None], [pytest.approx(0.2), 0.5, None], [None, None, 0.5]]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raypref.output import metrics
-from raypref.output.metrics import Averages, MetricsWriter, StageClock
+from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
+from raypref.sections import PlacementConfig
 from raypref.types import Total
 
 
@@ -74,3 +75,39 @@ def test_totals_are_summed_since_the_start_whatever_they_are_called() -> None:
     assert averages.take() == {"requests": 2.0, "a_total": 5.0}
     averages.add({"requests": Total(3)})
     assert averages.take() == {"requests": 5.0}
+
+
+def test_tensorboard_shows_what_a_metric_means(tmp_path: Path) -> None:
+    """The first value of a name carries the description; the others are plain."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = MetricsWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, {"rollout/truncated": 0.25 * step})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("rollout/truncated")] == [(1, 0.25), (2, 0.5)]
+    description = events.SummaryMetadata("rollout/truncated").summary_description
+    assert description.startswith("Share of responses that were cut off at rollout.max_tokens.")
+    assert "Healthy: 0 to 0.3." in description
+
+
+def test_throughput_of_each_iteration_by_itself() -> None:
+    """2 engines of 2 GPUs: (300 + 500) tokens / (2 s x 4) = 100; 3 ranks: 600 / (1 s x 3) = 200. Then nothing is sampled."""
+    placement = PlacementConfig.parse({"rollout": {"engines": 2, "tensor_parallel": 2}, "learner": {"ranks": 3}})
+    throughput = Throughput(placement)
+    for tokens in (300.0, 500.0):
+        throughput.add_sampled({"rollout/tokens": tokens})
+    throughput.add_trained({"tokens": 600.0})
+    assert throughput.take({"time/rollout_s": 2.0, "time/train_s": 1.0}) == {
+        "time/rollout_s": 2.0,
+        "time/train_s": 1.0,
+        "tokens_per_second_per_gpu/sampled": 100.0,
+        "tokens_per_second_per_gpu/trained": 200.0,
+    }
+    throughput.add_trained({"tokens": 600.0})
+    assert throughput.take({"time/rollout_s": 0.0, "time/train_s": 2.0}) == {
+        "time/rollout_s": 0.0,
+        "time/train_s": 2.0,
+        "tokens_per_second_per_gpu/trained": 100.0,
+    }
