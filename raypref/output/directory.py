@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "output_dir",
     "placement",
     "evaluation",
+    "reference.measure_kl",
     "checkpoint",
     "sync",
     "loop.window_groups",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from actors.learner.results import MicroBatchResult, kl_examples, kl_sums
+from raypref.config import RunConfig
+from raypref.training.memory_job import Job
+from raypref.training.model_shape import ModelShape
 from raypref.types import Example
 
 
@@ -73,3 +78,15 @@ def test_a_loss_that_reads_the_token_wise_kl_gives_the_kl() -> None:
     examples = [example([-10.0, -20.0])]
     assert estimates([result((0,), [-12.0, -19.0], [0.5, 1.5])], examples, token_kl=True)["kl"] == 1.0
     assert kl_sums([], examples, token_kl=True).keys() == {"kl_previous", "kl"}
+
+
+def test_measure_kl_gives_the_references_a_slot_for_pi_ref() -> None:
+    """SPPO reads pi_t alone: one slot, or with measure_kl two. Given data has no KL to measure."""
+    sections: dict[str, Any] = {"policy": {"path": "p"}, "loss": {"type": "sppo"}, "rollout": {"responses": 2}}
+    measured = {"reference": {"measure_kl": True}}
+    assert RunConfig.parse(sections).frozen_logps == {"previous"}
+    both = RunConfig.parse(sections | measured)
+    assert both.frozen_logps == {"previous", "reference"}
+    assert RunConfig.parse(sections | measured | {"data": {"type": "preferences"}}).frozen_logps == {"previous"}
+    shape = ModelShape(layers=1, hidden=8, intermediate=16, heads=2, kv_heads=1, head_width=4, vocabulary=32, parameters=1000)
+    assert [Job.of(config, shape).reference_slots for config in (RunConfig.parse(sections), both)] == [1, 2]

@@ -60,11 +60,24 @@ def check_outputs(result: raypref.RunResult) -> None:
     assert [entry["iteration"] for entry in summary["evaluations"]] == [1, 2]
     rollouts = datasets.load_dataset("parquet", data_dir=str(result.output_dir / "rollouts"), split="train")
     assert len(rollouts) >= 8
+    assert set(rollouts["iteration"]) == {1, 2}
     lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
-    assert sum("loss" in line for line in lines) == summary["steps"]
+    steps = steps_of(result)
+    assert len(steps) == summary["steps"]
+    assert abs(steps[0]["kl_previous"]) < 2e-3, "12 tokens, each within the tolerance of the weight sync: pi_theta is pi_t"
+    assert steps[0]["entropy"] > 0.0
+    assert [line["tokens_per_second_per_gpu/sampled"] > 0.0 for line in lines if "time/iteration_s" in line] == [True, True]
+    numbered = [path.name[:14] for room in ("rollouts", "evaluation", "checkpoints") for path in (result.output_dir / room).iterdir()]
+    assert {name for name in numbered if name.startswith("iteration_")} == {"iteration_0001", "iteration_0002"}
     assert any((result.output_dir / "tensorboard").iterdir())
     assert {path.stem for path in (result.output_dir / "logs").glob("*.log")} >= {"learner-0", "rollout-0", "oracle-0"}
     assert RunConfig.parse(_yaml(result.output_dir / "config.yaml")).loss.type == "sppo"
+
+
+def steps_of(result: raypref.RunResult) -> list[dict[str, float]]:
+    """The metrics of each optimiser step."""
+    lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
 
 
 def _yaml(path: Path) -> Any:
@@ -82,6 +95,8 @@ def separate(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathF
 
 def test_separate_layout(separate: raypref.RunResult) -> None:
     check_outputs(separate)
+    assert any(abs(step["kl_previous"]) > 2e-3 for step in steps_of(separate)), "later steps move away from pi_t"
+    assert not any("kl" in step for step in steps_of(separate)), "nobody holds pi_ref"
 
 
 @pytest.mark.usefixtures("separate")
@@ -95,8 +110,13 @@ def test_colocated_layout_in_the_same_process(untied_model: Path, tmp_path: Path
         learner={"global_batch": 4, "zero_stage": 3, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
         selection={"type": "all_responses"},
         loop={"iterations": 2, "sync_interval": 1, "overlap": False},
+        reference={"measure_kl": True},
     )
-    check_outputs(raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[]))
+    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+    check_outputs(result)
+    first, second = steps_of(result)
+    assert abs(first["kl"]) < 1e-3, "pi_ref is the policy that the run starts from"
+    assert abs(second["kl"]) > abs(first["kl"])
 
 
 def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path, tmp_path: Path) -> None:
