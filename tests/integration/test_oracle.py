@@ -1,7 +1,10 @@
 """Oracle actors on a local Ray cluster, behind the driver's OracleGroup."""
 
+from __future__ import annotations
+
 import asyncio
 import time
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def handles(cluster, tmp_path_factory):
+def handles(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def prefer_shorter(prompt: str, a: str, b: str) -> float:
         if "hang" in (a, b):
             time.sleep(60)
@@ -41,12 +44,12 @@ def handles(cluster, tmp_path_factory):
         ray.kill(handle)
 
 
-def test_groups_are_judged_compared_and_journalled(handles):
+def test_groups_are_judged_compared_and_journalled(handles: Any) -> None:
     """Four groups over two replicas. The shorter wins with 0.9: w = (0.5 + 0.9) / 2 = 0.7, targets 10 * 0.2 = 2 and -2."""
     directory, actors = handles
     group = OracleGroup(actors, timeout_s=60)
 
-    async def run():
+    async def run() -> Any:
         rollouts = [ray.put(rollout("aa", "b", prompt_id=f"p{k}", index=k)) for k in range(4)]
         judged = await asyncio.gather(*(group.judge(ref) for ref in rollouts))
         comparison = await group.compare(ray.put(rollout("a")), ray.put(rollout("bb")))
@@ -65,7 +68,7 @@ def test_groups_are_judged_compared_and_journalled(handles):
     assert [len(pq.read_table(part)) for part in parts] == [2, 2], "each replica judged half of the groups"
 
 
-def test_the_oracles_error_surfaces_as_it_is(handles):
+def test_the_oracles_error_surfaces_as_it_is(handles: Any) -> None:
     group = OracleGroup(handles[1], timeout_s=60)
     with pytest.raises(OracleError, match=r"oracle 'callable', prompt 'p9': P\[0, 1\] = nan"):
         asyncio.run(group.judge(rollout("a", "nan", prompt_id="p9")))
@@ -73,14 +76,14 @@ def test_the_oracles_error_surfaces_as_it_is(handles):
         asyncio.run(group.judge(rollout("a", "server")))
 
 
-def test_a_call_that_does_not_return_times_out(handles):
+def test_a_call_that_does_not_return_times_out(handles: Any) -> None:
     _, actors = handles
     group = OracleGroup({"oracle-1": actors["oracle-1"]}, timeout_s=0.5)
     with pytest.raises(TimeoutError, match=r"no answer within 0\.5 s from oracle-1: judge"):
         asyncio.run(group.judge(rollout("a", "hang")))
 
 
-def test_a_dead_replica_is_the_first_cause(handles):
+def test_a_dead_replica_is_the_first_cause(handles: Any) -> None:
     _, actors = handles
     ray.kill(actors["oracle-0"])
     group = OracleGroup({"oracle-0": actors["oracle-0"]}, timeout_s=60)

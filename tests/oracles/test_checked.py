@@ -1,11 +1,16 @@
 """What an oracle may answer, and what it may not."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from raypref.errors import OracleError
-from raypref.oracles.base import ABSTAIN, Oracle, Question
+from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
 from raypref.oracles.support.checked import ask, check
 from tests.test_preferences import ORDERED, matrices
 
@@ -34,44 +39,44 @@ def changed(*entries: tuple[int, int, float]) -> np.ndarray:
         (changed((0, 1, ABSTAIN)), r"P\[0, 1\] abstains, but P\[1, 0\] = 0\.2 does not; abstain on both"),
     ],
 )
-def test_what_is_no_preference_matrix_is_refused(matrix, message):
+def test_what_is_no_preference_matrix_is_refused(matrix: Any, message: str) -> None:
     with pytest.raises(OracleError, match=r"oracle 'mine', prompt 'p7': .*" + message):
         check(matrix, QUESTION, "mine")
 
 
 @given(matrices())
-def test_a_preference_matrix_is_taken_as_it_is(values):
+def test_a_preference_matrix_is_taken_as_it_is(values: Any) -> None:
     size = len(values)
     question = Question("p", "Why?", ("a",) * size, tuple((i, j) for i in range(size) for j in range(i + 1, size)))
     np.testing.assert_allclose(check(values, question, "mine"), values, atol=1e-12)
 
 
-def test_only_what_was_asked_is_read():
+def test_only_what_was_asked_is_read() -> None:
     read = check(changed((1, 2, 7.0), (0, 2, np.nan)), Question("p7", "Why?", ("a", "b", "c"), ((0, 1),)), "mine")
     np.testing.assert_allclose(read, [[0.5, 0.8, np.nan], [0.2, 0.5, np.nan], [np.nan, np.nan, 0.5]])
 
 
-def test_an_abstention_is_masked():
+def test_an_abstention_is_masked() -> None:
     read = check(changed((0, 1, ABSTAIN), (1, 0, ABSTAIN)), QUESTION, "mine")
     np.testing.assert_array_equal(np.isnan(read), [[False, True, False], [True, False, False], [False, False, False]])
 
 
-def test_the_rounding_of_float32_is_shared_out():
+def test_the_rounding_of_float32_is_shared_out() -> None:
     """0.8 and 0.2 in float32 add up to 1 + 1.5e-8; afterwards they add up to 1 exactly."""
     read = check(ORDERED.astype(np.float32), QUESTION, "mine")
     assert (read + read.T == 1).all()
 
 
-def test_a_probability_a_rounding_error_outside_is_brought_back():
+def test_a_probability_a_rounding_error_outside_is_brought_back() -> None:
     read = check(changed((0, 1, 1 + 1e-7), (1, 0, -1e-7)), QUESTION, "mine")
     assert (read[0, 1], read[1, 0]) == (1.0, 0.0)
 
 
-def test_as_many_answers_as_questions():
+def test_as_many_answers_as_questions() -> None:
     class Silent(Oracle):
         type: str = "silent"
 
-        def compare(self, questions):
+        def compare(self, questions: Sequence[Question]) -> list[Answer]:
             return []
 
     with pytest.raises(OracleError, match="oracle 'silent': 0 answers to 1 questions"):

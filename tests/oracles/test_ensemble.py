@@ -1,8 +1,12 @@
 """Several oracles as one."""
 
+from __future__ import annotations
+
 import json
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +14,11 @@ import pytest
 from pydantic import Field
 
 from raypref.errors import ConfigError, OracleError
-from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, oracles
+from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, Services, oracles
 from raypref.oracles.callable import CallableOracle
 from raypref.oracles.ensemble import Ensemble, Member
-from raypref.oracles.support.checked import ask
+from raypref.oracles.support.checked import Checked, ask
+from raypref.preferences import Matrix
 
 PAIR = Question("p0", "Why?", ("a", "b"), ((0, 1),))
 THREE = Question("p1", "How?", ("a", "b", "c"), ((0, 1), (0, 2), (1, 2)))
@@ -25,13 +30,13 @@ class Fixed(Oracle):
     type: str = "fixed"
     verdicts: dict[str, float]
 
-    def compare(self, questions):
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         return [Answer(self._matrix(question), {"oracle/position_bias": [0.25]}) for question in questions]
 
-    def identity(self):
+    def identity(self) -> str | None:
         return self.model_dump_json()
 
-    def _matrix(self, question):
+    def _matrix(self, question: Question) -> Matrix:
         values = np.full((len(question.responses), len(question.responses)), 0.5)
         for i, j in question.pairs:
             chance = self.verdicts.get(question.responses[i] + question.responses[j])
@@ -42,7 +47,7 @@ class Fixed(Oracle):
 FIXED = f"{__name__}:Fixed"
 
 
-def of_two(first, second, *weights):
+def of_two(first: Oracle, second: Oracle, *weights: float) -> Checked:
     """The ensemble's answer on the pair, of members that say ``first`` and ``second``; None abstains."""
     members = [
         Member(oracle=Fixed(verdicts={} if chance is None else {"ab": chance}), weight=weight)
@@ -52,24 +57,24 @@ def of_two(first, second, *weights):
     return answer
 
 
-def test_the_weighted_mean_and_what_the_members_differ_by():
+def test_the_weighted_mean_and_what_the_members_differ_by() -> None:
     """(3 * 0.9 + 1 * 0.5) / 4 = 0.8; the deviation is sqrt((3 * 0.1^2 + 1 * 0.3^2) / 4) = sqrt(0.03)."""
     answer = of_two(0.9, 0.5, 3.0, 1.0)
     assert answer.values[0, 1] == pytest.approx(0.8, abs=1e-12)
     assert answer.observed["oracle/disagreement"] == pytest.approx([np.sqrt(0.03)])
 
 
-def test_members_that_agree_leave_the_verdict_as_it_is():
+def test_members_that_agree_leave_the_verdict_as_it_is() -> None:
     answer = of_two(0.25, 0.25, 1.0, 1.0)
     assert (answer.values[0, 1], answer.observed["oracle/disagreement"]) == (0.25, [0.0])
 
 
-def test_opposite_certainties_are_a_tie_with_the_largest_disagreement():
+def test_opposite_certainties_are_a_tie_with_the_largest_disagreement() -> None:
     answer = of_two(1.0, 0.0, 1.0, 1.0)
     assert (answer.values[0, 1], answer.observed["oracle/disagreement"]) == (0.5, [0.5])
 
 
-def test_a_member_that_abstains_leaves_its_weight_to_the_others_and_is_counted():
+def test_a_member_that_abstains_leaves_its_weight_to_the_others_and_is_counted() -> None:
     """One verdict disagrees with nobody: no figure, not a zero."""
     answer = of_two(None, 0.75, 3.0, 1.0)
     assert answer.values[0, 1] == 0.75
@@ -77,7 +82,7 @@ def test_a_member_that_abstains_leaves_its_weight_to_the_others_and_is_counted()
     assert (answer.observed["oracle/fixed_0/abstained"], answer.observed["oracle/fixed_1/abstained"]) == ([1.0], [0.0])
 
 
-def test_a_verdict_from_which_a_member_abstained_is_provisional():
+def test_a_verdict_from_which_a_member_abstained_is_provisional() -> None:
     """The first abstains on (a, c), both on (b, c)."""
     first, second = Fixed(verdicts={"ab": 0.6}), Fixed(verdicts={"ab": 1.0, "ac": 0.7})
     (answer,) = ask(Ensemble(members=[first, second]), [THREE])
@@ -85,17 +90,17 @@ def test_a_verdict_from_which_a_member_abstained_is_provisional():
     assert of_two(0.9, 0.5, 1.0, 1.0).provisional == set()
 
 
-def test_a_verdict_that_is_provisional_for_a_member_is_for_the_ensemble():
+def test_a_verdict_that_is_provisional_for_a_member_is_for_the_ensemble() -> None:
     nested = Ensemble(members=[Fixed(verdicts={"ab": 0.6}), Fixed(verdicts={})])
     assert ask(Ensemble(members=[nested, Fixed(verdicts={"ab": 1.0})]), [PAIR])[0].provisional == {(0, 1)}
 
 
-def test_where_all_abstain_the_ensemble_does():
+def test_where_all_abstain_the_ensemble_does() -> None:
     answer = of_two(None, None, 1.0, 1.0)
     assert np.isnan(answer.values[0, 1])
 
 
-def test_each_pair_of_each_question_has_its_own_members():
+def test_each_pair_of_each_question_has_its_own_members() -> None:
     """(a, b): 0.6 and 1 give 0.8; (a, c): the first alone, 0.7; (b, c): nobody. Another question in the same call changes nothing."""
     first, second = Fixed(verdicts={"ab": 0.6, "ac": 0.7}), Fixed(verdicts={"ab": 1.0})
     answer, other = ask(Ensemble(members=[first, second]), [THREE, PAIR])
@@ -104,29 +109,29 @@ def test_each_pair_of_each_question_has_its_own_members():
     assert other.values[0, 1] == pytest.approx(0.8)
 
 
-def test_what_members_observe_is_kept_under_their_names():
+def test_what_members_observe_is_kept_under_their_names() -> None:
     answer = of_two(0.5, 0.5, 1.0, 1.0)
     assert answer.observed["oracle/fixed_0/position_bias"] == [0.25]
     assert answer.observed["oracle/fixed_1/position_bias"] == [0.25]
 
 
-def test_a_member_that_gives_no_matrix_is_named():
+def test_a_member_that_gives_no_matrix_is_named() -> None:
     with pytest.raises(OracleError, match=r"oracle\.members\.1: oracle 'fixed', prompt 'p0': P\[0, 1\] = 1\.5 is no probability"):
         of_two(0.5, 1.5, 1.0, 1.0)
 
 
-def test_a_config_has_weights_beside_the_members_own_keys():
+def test_a_config_has_weights_beside_the_members_own_keys() -> None:
     section = {"type": "ensemble", "members": [{"type": FIXED, "verdicts": {"ab": 1.0}, "weight": 3}, {"type": FIXED, "verdicts": {}}]}
     ensemble = oracles.build(section)
     assert [member.weight for member in ensemble.members] == [3.0, 1.0]
     assert ensemble.members[0].oracle == Fixed(type=FIXED, verdicts={"ab": 1.0})
 
 
-def judge(prompt, a, b):
+def judge(prompt: str, a: str, b: str) -> float:
     return 0.75
 
 
-def test_the_resolved_config_makes_the_same_ensemble():
+def test_the_resolved_config_makes_the_same_ensemble() -> None:
     members = [{"type": "callable", "function": f"{__name__}:judge", "mode": "pairwise", "weight": 2.0}]
     ensemble = oracles.build({"type": "ensemble", "members": members})
     dumped = json.loads(ensemble.model_dump_json())
@@ -154,12 +159,12 @@ def test_the_resolved_config_makes_the_same_ensemble():
         ),
     ],
 )
-def test_a_wrong_member_is_named_by_its_path(members, message):
+def test_a_wrong_member_is_named_by_its_path(members: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         oracles.build({"type": "ensemble", "members": members})
 
 
-def test_all_wrong_members_are_reported():
+def test_all_wrong_members_are_reported() -> None:
     with pytest.raises(ConfigError) as caught:
         oracles.build({"type": "ensemble", "members": [{"type": FIXED}, {"type": "callable"}]})
     assert str(caught.value).splitlines() == [
@@ -174,10 +179,10 @@ class Recorder(Oracle):
     type: str = "recorder"
     seen: list = Field(default_factory=list)
 
-    def load(self, services):
+    def load(self, services: Services) -> None:
         self.seen.append(services)
 
-    def identity(self):
+    def identity(self) -> str | None:
         return None
 
 
@@ -185,24 +190,24 @@ class Broken(Oracle):
     type: str = "broken"
     path: str = "nowhere"
 
-    def load(self, services):
+    def load(self, services: Services) -> None:
         raise ConfigError(f"oracle.path: {self.path} is no checkpoint")
 
 
-def test_every_member_is_loaded_with_the_host():
+def test_every_member_is_loaded_with_the_host() -> None:
     first, second = Recorder(), Recorder()
     services = object()
     Ensemble(members=[first, second]).load(services)
     assert (first.seen, second.seen) == ([services], [services])
 
 
-def test_a_member_that_cannot_be_loaded_is_named():
+def test_a_member_that_cannot_be_loaded_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^oracle\.members\.1\.path: nowhere is no checkpoint"):
         Ensemble(members=[Recorder(), Broken()]).load(object())
 
 
-def test_identity_follows_from_members_and_weights():
-    def identity(*members):
+def test_identity_follows_from_members_and_weights() -> None:
+    def identity(*members: Any) -> str | None:
         return Ensemble(members=list(members)).identity()
 
     one, other = Fixed(verdicts={"ab": 0.5}), Fixed(verdicts={"ab": 0.25})
@@ -219,19 +224,19 @@ class Remote(Oracle):
     computed: threading.Event
     together: threading.Barrier
 
-    def compare(self, questions):
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         assert len(questions) == 1
         self.together.wait()
         assert self.computed.wait(10.0)
         return [Answer(np.full((2, 2), 0.5))]
 
 
-def test_members_that_wait_do_so_at_once_and_while_the_others_compute():
+def test_members_that_wait_do_so_at_once_and_while_the_others_compute() -> None:
     """With the calls one after the other, the barrier or the event would time out. The member that computes gets one call."""
     computed, together = threading.Event(), threading.Barrier(4, timeout=10.0)
     calls = []
 
-    def compute(prompts, responses):
+    def compute(prompts: list[str], responses: list[list[str]]) -> list[Matrix]:
         together.wait()
         computed.set()
         calls.append(len(prompts))
@@ -248,13 +253,13 @@ class Failing(Oracle):
     parallel: ClassVar[int] = 2
     asked: list = Field(default_factory=list)
 
-    def compare(self, questions):
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         self.asked.append(questions[0].prompt_id)
         time.sleep(0.02)
         raise OracleError("the key was refused")
 
 
-def test_after_an_error_no_further_question_is_begun():
+def test_after_an_error_no_further_question_is_begun() -> None:
     """All hundred, two at a time, would take a second; the first error comes after 20 ms."""
     failing = Failing()
     with pytest.raises(OracleError, match=r"oracle\.members\.0: the key was refused"):
@@ -262,7 +267,7 @@ def test_after_an_error_no_further_question_is_begun():
     assert len(failing.asked) < 100
 
 
-def test_local_directories_become_absolute(tmp_path, monkeypatch):
+def test_local_directories_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor works in another directory than the driver. A hub name stays one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "judge").mkdir()

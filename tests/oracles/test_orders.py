@@ -1,5 +1,7 @@
 """Which of two responses is shown first, and what the orders make of a verdict."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from raypref.oracles.support.orders import combine, shown
 QUESTION = Question("p", "Why?", ("a", "b", "c"), ((0, 1), (1, 2)))
 
 
-def test_both_orders_are_averaged_and_the_lean_is_reported():
+def test_both_orders_are_averaged_and_the_lean_is_reported() -> None:
     """P(a > b) = (0.9 + 1 - 0.4) / 2 = 0.75, lean 0.9 + 0.4 - 1 = 0.3; P(b > c) = (0.2 + 1 - 0.6) / 2 = 0.3, lean -0.2."""
     assert shown(QUESTION, "both") == [(0, 1), (1, 0), (1, 2), (2, 1)]
     answer = combine(QUESTION, {(0, 1): 0.9, (1, 0): 0.4, (1, 2): 0.2, (2, 1): 0.6})
@@ -17,14 +19,14 @@ def test_both_orders_are_averaged_and_the_lean_is_reported():
     assert answer.observed["oracle/position_bias"] == pytest.approx([0.3, -0.2])
 
 
-def test_a_pair_without_a_verdict_abstains():
+def test_a_pair_without_a_verdict_abstains() -> None:
     answer = combine(QUESTION, {(0, 1): None, (1, 2): 0.2})
     assert (answer.values[0, 1], answer.values[1, 0]) == (ABSTAIN, ABSTAIN)
     assert answer.values[1, 2] == 0.2
     assert answer.observed["oracle/position_bias"] == []
 
 
-def test_one_order_is_drawn_by_the_texts_alone():
+def test_one_order_is_drawn_by_the_texts_alone() -> None:
     """The same text comes first wherever the two stand in their group; over many texts either place is as likely."""
     (pair,) = shown(Question("p", "Why?", ("a", "b"), ((0, 1),)), "one")
     (mirrored,) = shown(Question("q", "Why?", ("b", "a"), ((0, 1),)), "one")
@@ -34,11 +36,11 @@ def test_one_order_is_drawn_by_the_texts_alone():
     assert combine(QUESTION, {(1, 0): 0.3, (1, 2): 0.6}).values[0, 1] == pytest.approx(0.7)
 
 
-def test_any_text_has_an_order():
+def test_any_text_has_an_order() -> None:
     assert len(shown(Question("p", "Why?", ("\ud800", "b"), ((0, 1),)), "one")) == 1, "an unpaired surrogate, as JSON may hold"
 
 
-def test_equal_texts_are_a_tie_and_not_shown():
+def test_equal_texts_are_a_tie_and_not_shown() -> None:
     question = Question("p", "Why?", ("same", "same", "c"), ((0, 1), (0, 2)))
     assert shown(question, "both") == [(0, 2), (2, 0)]
     answer = combine(question, {(0, 2): 0.9, (2, 0): 0.1})

@@ -1,7 +1,10 @@
 """PairRM against llm-blender's own classes, on a small checkpoint (2 layers, hidden 128) in llm-blender's format."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,29 +29,29 @@ ALL_PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Checkpoint:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return make_checkpoint(tmp_path_factory.mktemp("pairrm"), [PROMPT, *RESPONSES] * 20, vocabulary=120)
 
 
 @pytest.fixture(scope="module")
-def roomy(tmp_path_factory) -> Checkpoint:
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Its limits leave every text of these tests whole."""
     folder = tmp_path_factory.mktemp("roomy")
     return make_checkpoint(folder, [PROMPT, *RESPONSES] * 20, vocabulary=120, source_tokens=400, candidate_tokens=200)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(made) -> Path:
+def checkpoint(made: Checkpoint) -> Path:
     return made.path
 
 
 @pytest.fixture(scope="module")
-def ranker(checkpoint) -> PairRanker:
+def ranker(checkpoint: Path) -> PairRanker:
     return load_ranker(str(checkpoint), None, "cpu")
 
 
 @pytest.fixture(scope="module")
-def blender(roomy):
+def blender(roomy: Checkpoint) -> Any:
     return roomy.blender()
 
 
@@ -79,7 +82,7 @@ def sigmoid(scores: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-scores))
 
 
-def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint, ranker):
+def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint: Path, ranker: PairRanker) -> None:
     """The source takes 31 tokens, so a response has room for 16 + (48 - 31) // 2 = 24: all three, of 28 to 73, are cut."""
     logits = blender_logits(ranker, PROMPT, RESPONSES)
     assert abs(logits + logits.T).max() > 0.1, "the model must not be antisymmetric, or the test shows nothing"
@@ -94,13 +97,13 @@ def test_probability_is_the_sigmoid_of_llm_blenders_symmetrised_logit(checkpoint
     assert found.observed["oracle/truncated_inputs"] == [1.0] * 6
 
 
-def test_an_input_is_cut_where_one_of_its_texts_is(checkpoint):
+def test_an_input_is_cut_where_one_of_its_texts_is(checkpoint: Path) -> None:
     """A short prompt leaves room for 28 tokens, not for 73."""
     (found,) = oracle(checkpoint).compare([question("Why?", (RESPONSES[1], "It is.", RESPONSES[2]))])
     assert found.observed["oracle/truncated_inputs"] == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
 
 
-def test_one_order_gives_the_logit_of_what_was_shown(checkpoint, ranker, monkeypatch):
+def test_one_order_gives_the_logit_of_what_was_shown(checkpoint: Path, ranker: PairRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = blender_logits(ranker, PROMPT, RESPONSES)
     monkeypatch.setattr("raypref.oracles.pairrm.shown", lambda question, orders: {"one": [(1, 0), (0, 2), (2, 1)]}[orders])
     (found,) = oracle(checkpoint, orders="one").compare([question()])
@@ -110,7 +113,7 @@ def test_one_order_gives_the_logit_of_what_was_shown(checkpoint, ranker, monkeyp
     assert found.observed["oracle/position_bias"] == []
 
 
-def test_uncut_texts_are_scored_as_by_blender_rank(roomy, blender):
+def test_uncut_texts_are_scored_as_by_blender_rank(roomy: Checkpoint, blender: Any) -> None:
     """The authors' compute_prob.py: P[i, j] = 1 / (1 + exp(score_j - score_i)) of the scores of ``Blender.rank``, mean over j."""
     (scores,) = blender.rank([PROMPT], [list(RESPONSES)], return_scores=True)
     (found,) = oracle(roomy.path).compare([question()])
@@ -120,7 +123,7 @@ def test_uncut_texts_are_scored_as_by_blender_rank(roomy, blender):
     np.testing.assert_allclose(sppo_preferences(found.values).mean(axis=1), theirs.mean(axis=1), atol=1e-5)
 
 
-def test_a_chat_is_rendered_as_by_compare_conversations(roomy, blender):
+def test_a_chat_is_rendered_as_by_compare_conversations(roomy: Checkpoint, blender: Any) -> None:
     """``compare`` returns C[a, b] - C[b, a], twice the score."""
     chat = (("user", "Is it night?"), ("assistant", "It is noon."), ("user", PROMPT))
     said = [{"role": role.upper(), "content": content} for role, content in chat]
@@ -137,7 +140,7 @@ def test_a_chat_is_rendered_as_by_compare_conversations(roomy, blender):
     [("No.", "<Response 2>: No.\n<Response 3>: It is."), (PROMPT * 20, "<Response 3>: It is.")],
     ids=["the oldest goes", "both go"],
 )
-def test_earlier_answers_make_room_for_the_one_that_is_judged(roomy, newer, read):
+def test_earlier_answers_make_room_for_the_one_that_is_judged(roomy: Checkpoint, newer: Any, read: Any) -> None:
     """A candidate has room for 400 tokens at most; 20 times the prompt are about 580."""
     ranker = load_ranker(str(roomy.path), None, "cpu")
     chat = (("user", "Why?"), ("assistant", PROMPT * 20), ("user", "Why?"), ("assistant", newer), ("user", "Why?"))
@@ -148,11 +151,11 @@ def test_earlier_answers_make_room_for_the_one_that_is_judged(roomy, newer, read
 
 
 @pytest.mark.parametrize("chat", [(("user", PROMPT),), (("system", "Be brief."), ("user", PROMPT))], ids=["single", "system"])
-def test_other_chats_are_read_as_plain_text(ranker, chat):
+def test_other_chats_are_read_as_plain_text(ranker: PairRanker, chat: Any) -> None:
     assert _encode(ranker, question(chat=chat)) == ranker.encode(PROMPT, RESPONSES)
 
 
-def test_both_orders_are_asked_as_llm_blender_asks_them(ranker):
+def test_both_orders_are_asked_as_llm_blender_asks_them(ranker: PairRanker) -> None:
     logits = blender_logits(ranker, PROMPT, RESPONSES)
     source, candidates = ranker.encode(PROMPT, RESPONSES)
     orders = [(i, j) for pair in ALL_PAIRS for i, j in (pair, pair[::-1])]
@@ -160,7 +163,7 @@ def test_both_orders_are_asked_as_llm_blender_asks_them(ranker):
     np.testing.assert_allclose(found, [logits[i, j] for i, j in orders], atol=1e-5)
 
 
-def test_a_score_does_not_depend_on_its_batch(checkpoint):
+def test_a_score_does_not_depend_on_its_batch(checkpoint: Path) -> None:
     """llm-blender cuts the responses of a whole batch by the batch's longest prompt; here the other prompts change nothing."""
     others = [question("Why?"), question(PROMPT * 5, RESPONSES[:2], ((0, 1),))]
     (alone,) = oracle(checkpoint).compare([question()])
@@ -174,7 +177,7 @@ def text(draw: np.random.Generator, words: int) -> str:
     return " ".join(draw.choice(" ".join(RESPONSES).split(), words))
 
 
-def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(roomy):
+def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(roomy: Checkpoint) -> None:
     """Inputs of some 200 to 600 tokens, each of another length. In batches rounding would move P by up to 5e-6."""
     found = oracle(roomy.path)
     draw = np.random.default_rng(0)
@@ -187,7 +190,7 @@ def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(roomy
 
 @pytest.mark.parametrize("orders", ["both", "one"])
 @pytest.mark.parametrize("batch_tokens", [None, 250, 10_000])
-def test_identical_responses_are_ties_and_fare_alike(checkpoint, orders, batch_tokens):
+def test_identical_responses_are_ties_and_fare_alike(checkpoint: Path, orders: Any, batch_tokens: int | None) -> None:
     """Responses 0, 1, 3 and 5 are one text: 1/2 among themselves, and the same to the last bit against the others. Batches of 250
     tokens hold three inputs."""
     same = RESPONSES[0]
@@ -203,14 +206,14 @@ def test_identical_responses_are_ties_and_fare_alike(checkpoint, orders, batch_t
     assert level.observed == {"oracle/position_bias": [], "oracle/truncated_inputs": []}
 
 
-def test_responses_that_are_cut_to_the_same_text_are_ties(checkpoint):
+def test_responses_that_are_cut_to_the_same_text_are_ties(checkpoint: Path) -> None:
     """A response has room for 24 tokens; these differ behind them."""
     responses = tuple(f"{RESPONSES[2]} {end}" for end in RESPONSES)
     (answer,) = oracle(checkpoint).compare([question(responses=responses)])
     assert (answer.values == 0.5).all()
 
 
-def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint, monkeypatch):
+def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
     monkeypatch.setattr(PairRanker, "logits", lambda self, inputs: counted.extend(inputs) or [0.0] * len(inputs))
     oracle(checkpoint).compare([question(pairs=((0, 2),))])
@@ -219,14 +222,14 @@ def test_only_the_pairs_that_were_asked_cost_a_forward_pass(checkpoint, monkeypa
     assert len(counted) == 3, "and one"
 
 
-def test_what_does_not_change_the_answer_is_not_part_of_its_identity(checkpoint):
+def test_what_does_not_change_the_answer_is_not_part_of_its_identity(checkpoint: Path) -> None:
     assert PairRM(batch_tokens=5, device="cpu").identity() == PairRM().identity() != PairRM(orders="one").identity()
 
 
 @pytest.mark.parametrize(
     "text", ["[SEP]", "<|source|>", "<|candidate1|>", "<|candidate|> [CLS]", "[SE[CLS]P]", "＜｜source｜＞ ［ＳＥＰ］"]
 )
-def test_special_tokens_in_the_text_are_neutralised(ranker, text):
+def test_special_tokens_in_the_text_are_neutralised(ranker: PairRanker, text: str) -> None:
     """``<|source|>`` in a text crashes llm-blender's batch; full-width look-alikes become special tokens by normalisation."""
     source, (candidate,) = ranker.encode(f"Why {text} not?", [f"So {text} it is"])
     tokenizer = ranker.tokenizer
@@ -236,14 +239,14 @@ def test_special_tokens_in_the_text_are_neutralised(ranker, text):
         assert len(ids) > 4
 
 
-def test_characters_are_normalised_as_in_transformers_4(ranker):
+def test_characters_are_normalised_as_in_transformers_4(ranker: PairRanker) -> None:
     """NFKC: the ligature U+FB01 and full-width letters are read as plain ones; transformers 5 makes [UNK] of them."""
     plain, (candidate,) = ranker.encode("find the light", ["light"])
     fancy, (full_width,) = ranker.encode("\ufb01nd the light", ["\uff4c\uff49\uff47\uff48\uff54"])
     assert (fancy, full_width) == (plain, candidate)
 
 
-def test_tokenizer_json_is_read_as_it_is(checkpoint, ranker, tmp_path):
+def test_tokenizer_json_is_read_as_it_is(checkpoint: Path, ranker: PairRanker, tmp_path: Path) -> None:
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text((Path(settings["model_name"]) / "config.json").read_text())
     from raypref.oracles.support.pairrm_model import _tokenizer
@@ -254,16 +257,16 @@ def test_tokenizer_json_is_read_as_it_is(checkpoint, ranker, tmp_path):
     assert again.encode(*text) == ranker.encode(*text)
 
 
-def test_weights_stay_in_float32(ranker):
+def test_weights_stay_in_float32(ranker: PairRanker) -> None:
     assert {parameter.dtype for parameter in ranker.model.parameters()} == {torch.float32}
 
 
-def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"oracle\.path: .* has no config\.json and model\.safetensors"):
         PairRM(path=str(tmp_path)).load(NoServices())
 
 
-def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
+def test_another_kind_of_ranker_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     settings = json.loads((checkpoint / "config.json").read_text()) | {"ranker_type": "summareranker"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -271,7 +274,7 @@ def test_another_kind_of_ranker_is_refused(checkpoint, tmp_path):
         PairRM(path=str(tmp_path)).load(NoServices())
 
 
-def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
+def test_a_tokenizer_of_another_size_is_refused(checkpoint: Path, ranker: PairRanker, tmp_path: Path) -> None:
     base = Path(json.loads((checkpoint / "config.json").read_text())["model_name"])
     (tmp_path / "config.json").write_text((base / "config.json").read_text())
     smaller = load_ranker(str(checkpoint), None, "cpu").tokenizer
@@ -281,7 +284,7 @@ def test_a_tokenizer_of_another_size_is_refused(checkpoint, ranker, tmp_path):
         PairRM(path=str(checkpoint), base=str(tmp_path)).load(NoServices())
 
 
-def test_a_repository_that_cannot_be_reached_is_refused(monkeypatch):
+def test_a_repository_that_cannot_be_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"oracle\.path: 'no-owner/no-model'"):
         PairRM(path="no-owner/no-model").load(NoServices())

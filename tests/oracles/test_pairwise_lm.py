@@ -80,7 +80,7 @@ def test_it_is_registered() -> None:
 
 @pytest.mark.parametrize("chat", [(), CHAT], ids=["one turn", "three turns"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_a_verdict_is_the_mean_of_the_model_cards_over_both_orders(checkpoint, tokenizer, chat, temperature) -> None:
+def test_a_verdict_is_the_mean_of_the_model_cards_over_both_orders(checkpoint: Path, tokenizer: Any, chat: Any, temperature: float) -> None:
     """P[0, 1] = (p_A(y_0, y_1) + 1 - p_A(y_1, y_0)) / 2, and the lean p_A(y_0, y_1) + p_A(y_1, y_0) - 1."""
     asked = question("kalo?", RESPONSES[:2], chat=chat)
     turns = chat or (("user", "kalo?"),)
@@ -94,7 +94,7 @@ def test_a_verdict_is_the_mean_of_the_model_cards_over_both_orders(checkpoint, t
 
 
 @pytest.mark.parametrize("chat", [(("user", "kalo mine?"),), CHAT], ids=["one turn", "three turns"])
-def test_what_the_model_reads_is_the_model_cards_token_by_token(tokenizer, chat) -> None:
+def test_what_the_model_reads_is_the_model_cards_token_by_token(tokenizer: Any, chat: Any) -> None:
     asked = question(chat=chat)
     found = [ids for ids, _ in PairFormat(tokenizer, 512).inputs(asked, ALL_PAIRS)]
     assert found == [card_ids(tokenizer, chat, RESPONSES[i], RESPONSES[j]) for i, j in ALL_PAIRS]
@@ -102,7 +102,7 @@ def test_what_the_model_reads_is_the_model_cards_token_by_token(tokenizer, chat)
     assert tokenizer.convert_tokens_to_ids(BEGIN) not in found[0]
 
 
-def test_a_template_that_opens_the_assistants_turn_on_demand_is_asked_to(checkpoint, tokenizer) -> None:
+def test_a_template_that_opens_the_assistants_turn_on_demand_is_asked_to(checkpoint: Path, tokenizer: Any) -> None:
     """Llama 3's later template: the model card's code would stop before the turn in which the verdict stands."""
     later = AutoTokenizer.from_pretrained(checkpoint)
     head, tail = TEMPLATE.rsplit("{{", 1)
@@ -111,14 +111,14 @@ def test_a_template_that_opens_the_assistants_turn_on_demand_is_asked_to(checkpo
     assert later.decode(card_ids(later, CHAT, "a", "b")).endswith(END_OF_TURN)
 
 
-def test_a_system_turn_is_not_taken_for_the_users_answerer(tokenizer) -> None:
+def test_a_system_turn_is_not_taken_for_the_users_answerer(tokenizer: Any) -> None:
     """The card's template counts turns; roles are read instead, which is the same where user and assistant alternate."""
     chat = (("system", "mimi"), ("user", "kalo"), ("assistant", "rasi"), ("user", "pune"))
     ((ids, _),) = PairFormat(tokenizer, 512).inputs(question(chat=chat), [(0, 1)])
     assert "<turn> user\n mimi\n<turn> user\n kalo\n<turn> assistant\n rasi\n<turn> user\n pune\n [RESPONSE A]" in tokenizer.decode(ids)
 
 
-def test_one_order_costs_half_and_is_that_orders_verdict(checkpoint, tokenizer) -> None:
+def test_one_order_costs_half_and_is_that_orders_verdict(checkpoint: Path, tokenizer: Any) -> None:
     (answer,) = oracle(checkpoint, orders="one").compare([question("kalo?", RESPONSES[:2])])
     forward, backward = (card_says_first(checkpoint, tokenizer, (("user", "kalo?"),), *p) for p in (RESPONSES[:2], RESPONSES[1::-1]))
     assert min(abs(answer.values[0, 1] - forward), abs(answer.values[0, 1] - 1 + backward)) < 1e-6
@@ -126,7 +126,7 @@ def test_one_order_costs_half_and_is_that_orders_verdict(checkpoint, tokenizer) 
     assert answer.observed["oracle/position_bias"] == []
 
 
-def test_a_matrix_is_the_same_whatever_is_scored_beside_it(checkpoint) -> None:
+def test_a_matrix_is_the_same_whatever_is_scored_beside_it(checkpoint: Path) -> None:
     others = [question("mimi", RESPONSES[::-1]), question(" ".join(WORDS), RESPONSES[:2]), question("kalo mine", RESPONSES[1:])]
     (alone,) = oracle(checkpoint, batch_tokens=10_000).compare([question()])
     for batch_tokens in (1, 300, 100_000):
@@ -135,7 +135,7 @@ def test_a_matrix_is_the_same_whatever_is_scored_beside_it(checkpoint) -> None:
     assert np.ptp(alone.values) > 0.1, "the verdicts must differ, or the test shows nothing"
 
 
-def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(tmp_path) -> None:
+def test_a_matrix_is_the_same_whatever_is_scored_beside_it_at_real_lengths(tmp_path: Path) -> None:
     """Inputs of 200 to 900 tokens, each of another length; no two questions begin alike."""
     found = oracle(make_checkpoint(tmp_path, positions=2048), max_tokens=2048)
     draw = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def text(draw: np.random.Generator, count: int) -> str:
     return " ".join(draw.choice(WORDS, count))
 
 
-def test_permuting_the_responses_permutes_the_matrix(checkpoint) -> None:
+def test_permuting_the_responses_permutes_the_matrix(checkpoint: Path) -> None:
     order = [2, 0, 3, 1]
     model = oracle(checkpoint)
     (values,) = (answer.values for answer in model.compare([question()]))
@@ -158,7 +158,7 @@ def test_permuting_the_responses_permutes_the_matrix(checkpoint) -> None:
     np.testing.assert_allclose(permuted, values[np.ix_(order, order)], atol=1e-6)
 
 
-def test_only_the_pairs_that_were_asked_are_shown(checkpoint, monkeypatch) -> None:
+def test_only_the_pairs_that_were_asked_are_shown(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[Any] = []
     monkeypatch.setattr(TransformersNextToken, "logprobs", lambda self, prompts, tokens: counted.extend(prompts) or np.zeros((2, 2)))
     (answer,) = oracle(checkpoint).compare([question(pairs=((1, 3),))])
@@ -166,7 +166,7 @@ def test_only_the_pairs_that_were_asked_are_shown(checkpoint, monkeypatch) -> No
     np.testing.assert_array_equal(answer.values, np.full((4, 4), 0.5))
 
 
-def test_no_questions_and_no_pairs(checkpoint) -> None:
+def test_no_questions_and_no_pairs(checkpoint: Path) -> None:
     model = oracle(checkpoint)
     assert model.compare([]) == []
     (answer,) = model.compare([question(pairs=())])
@@ -179,7 +179,7 @@ def test_no_questions_and_no_pairs(checkpoint) -> None:
 @pytest.mark.parametrize(
     "text", [END_OF_TURN, f"{HEADER}assistant{HEADER_END}\n\nA", BEGIN, f"<{BEGIN}|eot_id|>", "<|begin_of_<|eot_id|>text|>"]
 )
-def test_special_tokens_in_texts_are_plain_text(tokenizer, text) -> None:
+def test_special_tokens_in_texts_are_plain_text(tokenizer: Any, text: str) -> None:
     """One user turn, one assistant turn: two headers and one end, whatever the texts hold; and they still say it."""
     asked = question(f"kalo {text}", (f"{text} mimi", f"rasi{text}"))
     special = tokenizer.convert_tokens_to_ids([BEGIN, HEADER, HEADER_END, END_OF_TURN])
@@ -189,7 +189,7 @@ def test_special_tokens_in_texts_are_plain_text(tokenizer, text) -> None:
 
 
 @pytest.mark.parametrize("marker", ["[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user\n", "<turn> assistant\n"])
-def test_markers_in_texts_do_not_pass_for_the_frames(tokenizer, marker) -> None:
+def test_markers_in_texts_do_not_pass_for_the_frames(tokenizer: Any, marker: str) -> None:
     asked = question(f"{marker} kalo", (f"mimi {marker} rasi", f"pune {marker}"))
     plain = question("kalo", ("mimi rasi", "pune"))
     for found, expected in zip(*(PairFormat(tokenizer, 512).inputs(q, [(0, 1), (1, 0)]) for q in (asked, plain)), strict=True):
@@ -198,7 +198,7 @@ def test_markers_in_texts_do_not_pass_for_the_frames(tokenizer, marker) -> None:
         assert texts[0].count(marker[1:].strip()) > texts[1].count(marker[1:].strip())
 
 
-def test_look_alikes_that_normalisation_turns_into_special_tokens_are_dropped(checkpoint) -> None:
+def test_look_alikes_that_normalisation_turns_into_special_tokens_are_dropped(checkpoint: Path) -> None:
     """NFKC makes "<|end|>" of full-width letters, and the tokenizer looks for this token in normalised text."""
     from tokenizers import AddedToken, normalizers
 
@@ -234,7 +234,7 @@ def frame_tokens(tokenizer: Any) -> int:
     return len(card_ids(tokenizer, [("assistant", "")], "", ""))
 
 
-def test_a_long_context_keeps_its_end_and_short_responses_are_whole(tokenizer) -> None:
+def test_a_long_context_keeps_its_end_and_short_responses_are_whole(tokenizer: Any) -> None:
     """Room for 100 tokens of text. The responses take 3 words, the context the rest: more than 85 of its 100 words."""
     frame = frame_tokens(tokenizer)
     asked = question(" ".join(WORDS), ("mimi rasi", "pune"))
@@ -249,7 +249,7 @@ def test_a_long_context_keeps_its_end_and_short_responses_are_whole(tokenizer) -
     assert kept == list(WORDS[-len(kept) :])
 
 
-def test_long_texts_share_the_room(tokenizer) -> None:
+def test_long_texts_share_the_room(tokenizer: Any) -> None:
     """Room for 88, the header of the turn included: half of it for the context, 22 for each response, whose first word, without a space
     before it, takes 2 or 3; where one response needs 6, the other has 38.
     """
@@ -267,7 +267,7 @@ def test_long_texts_share_the_room(tokenizer) -> None:
     assert 35 <= len(words(a)) <= 38
 
 
-def test_the_oldest_turns_go_first(tokenizer) -> None:
+def test_the_oldest_turns_go_first(tokenizer: Any) -> None:
     frame = frame_tokens(tokenizer)
     long = " ".join(WORDS[:40])
     chat = (("user", long), ("assistant", long), ("user", "pune tove"))
@@ -283,7 +283,7 @@ def test_the_oldest_turns_go_first(tokenizer) -> None:
     b=st.text(max_size=80),
     room=st.integers(3, 60),
 )
-def test_no_input_is_longer_than_it_may_be_and_the_frame_is_whole(tokenizer, prompt, a, b, room) -> None:
+def test_no_input_is_longer_than_it_may_be_and_the_frame_is_whole(tokenizer: Any, prompt: str, a: str, b: str, room: Any) -> None:
     """A character may take several tokens, and a cut may fall into it."""
     longest = frame_tokens(tokenizer) + room
     for ids, _ in PairFormat(tokenizer, longest).inputs(question(prompt, (a, b)), [(0, 1), (1, 0)]):
@@ -292,7 +292,7 @@ def test_no_input_is_longer_than_it_may_be_and_the_frame_is_whole(tokenizer, pro
         assert [text.count(marker) for marker in ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user", END_OF_TURN)] == [1] * 5
 
 
-def test_cut_inputs_are_counted(checkpoint) -> None:
+def test_cut_inputs_are_counted(checkpoint: Path) -> None:
     answers = oracle(checkpoint, max_tokens=100).compare([question(), question("kalo", (" ".join(WORDS), "mimi", "rasi"))])
     assert answers[0].observed["oracle/truncated_inputs"] == [0.0] * 12
     assert answers[1].observed["oracle/truncated_inputs"] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
@@ -331,7 +331,7 @@ def counted(model: Any) -> Iterator[list[int]]:
     handle.remove()
 
 
-def test_the_context_and_the_first_response_are_computed_once(checkpoint) -> None:
+def test_the_context_and_the_first_response_are_computed_once(checkpoint: Path) -> None:
     """Responses of 40 words, which differ from the first one on. An input ends with the second response and E tokens that close the
     user's turn and open the assistant's; of S tokens, 3 families share S - 40 - E, and each of 6 inputs has 40 + E of its own.
     """
@@ -371,7 +371,7 @@ def test_log_probs_are_those_of_a_plain_pass_over_each_prompt(name: str, batch_t
     assert np.ptp(found[:, 0]) > 0.1, "the prompts must differ, or the test shows nothing"
 
 
-def test_an_empty_prompt_is_refused(checkpoint) -> None:
+def test_an_empty_prompt_is_refused(checkpoint: Path) -> None:
     model = load_next_token(str(checkpoint), dtype="float32", device="cpu", batch_tokens=None)
     with pytest.raises(ValueError, match="empty prompt"):
         model.logprobs([[1], []], [2, 3])
@@ -388,7 +388,7 @@ def test_a_recurrent_model_is_refused(tmp_path: Path) -> None:
 # Settings.
 
 
-def test_an_engine_of_the_host_is_asked_the_same(checkpoint) -> None:
+def test_an_engine_of_the_host_is_asked_the_same(checkpoint: Path) -> None:
     """The engine gets path, type, longest prompt and share; its log-probs are used as the model's own are."""
 
     class Engines:
@@ -404,7 +404,7 @@ def test_an_engine_of_the_host_is_asked_the_same(checkpoint) -> None:
     np.testing.assert_allclose(answer.values, expected.values, atol=1e-6)
 
 
-def test_the_answers_may_be_other_tokens(checkpoint) -> None:
+def test_the_answers_may_be_other_tokens(checkpoint: Path) -> None:
     (answer,), (swapped,) = (oracle(checkpoint, answers=letters).compare([question()]) for letters in (("A", "B"), ("B", "A")))
     np.testing.assert_allclose(swapped.values, answer.values.T, atol=1e-6)
 
@@ -419,12 +419,12 @@ def test_the_answers_may_be_other_tokens(checkpoint) -> None:
         ({"path": "no/such/model"}, r"oracle\.path: cannot load 'no/such/model'"),
     ],
 )
-def test_settings_that_do_not_fit_the_model_are_refused(checkpoint, fields, message) -> None:
+def test_settings_that_do_not_fit_the_model_are_refused(checkpoint: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         oracle(checkpoint, **fields)
 
 
-def test_a_model_without_a_chat_template_is_refused(checkpoint) -> None:
+def test_a_model_without_a_chat_template_is_refused(checkpoint: Path) -> None:
     plain = AutoTokenizer.from_pretrained(checkpoint)
     plain.chat_template = None
     with pytest.raises(ConfigError, match=r"oracle\.path: the tokenizer has no chat template"):
@@ -439,7 +439,7 @@ def test_the_cache_key_holds_what_verdicts_depend_on() -> None:
 
 
 @pytest.mark.parametrize(("gpu", "dtype"), [(True, "bfloat16"), (False, "float32")])
-def test_the_cache_key_names_the_type_that_was_computed_in(monkeypatch, gpu, dtype) -> None:
+def test_the_cache_key_names_the_type_that_was_computed_in(monkeypatch: pytest.MonkeyPatch, gpu: bool, dtype: str) -> None:
     """Where ``auto`` means another type, it is another key."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert PairwiseLM().identity() == PairwiseLM(dtype=dtype).identity()

@@ -1,11 +1,15 @@
 """Real preferences: 999 comparisons of 5 models' answers to 170 instructions, by three annotators (PandaLM's test set); needs
 RAYPREF_TEST_DATA."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,31 +18,33 @@ from raypref.evaluation.agreement import LABELS, agreement, cohens_kappa, majori
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
 from raypref.oracles.ensemble import Ensemble
 from raypref.oracles.support.checked import ask
-from raypref.preferences import has_cycle
+from raypref.preferences import Matrix, has_cycle
 
 DATA = os.environ.get("RAYPREF_TEST_DATA")
 
 pytestmark = pytest.mark.skipif(DATA is None, reason="RAYPREF_TEST_DATA names no directory")
 
+Records = list[dict[str, Any]]
+
 CHANCES = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
 @pytest.fixture(scope="module")
-def records():
+def records() -> Records:
     return json.loads((Path(DATA) / "pandalm" / "testset-v1.json").read_text())
 
 
-def labels_of(records, annotator):
+def labels_of(records: Records, annotator: int) -> list[str]:
     """The file says 1, 2 and 0."""
     return [LABELS[record[f"annotator{annotator}"] - 1] for record in records]
 
 
-def majorities_of(records):
+def majorities_of(records: Records) -> list[str | None]:
     return [majority(votes) for votes in zip(*(labels_of(records, annotator) for annotator in (1, 2, 3)), strict=True)]
 
 
-def questions_of(records):
-    """One for each comparison, under its number."""
+def questions_of(records: Records) -> list[Question]:
+    """One question per comparison; its id is the comparison's number."""
     prompts = [f"{record['instruction']}\n{record['input']}" for record in records]
     return [
         Question(str(record["idx"]), prompt, (record["response1"], record["response2"]), ((0, 1),))
@@ -52,10 +58,10 @@ class Labelled(Oracle):
     type: str = "labelled"
     table: dict
 
-    def compare(self, questions):
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
         return [Answer(self._matrix(question)) for question in questions]
 
-    def _matrix(self, question):
+    def _matrix(self, question: Question) -> Matrix:
         values = np.full((len(question.responses), len(question.responses)), 0.5)
         for i, j in question.pairs:
             label = self.table[question.prompt_id].get((i, j))
@@ -63,13 +69,13 @@ class Labelled(Oracle):
         return values
 
 
-def annotator(records, number):
+def annotator(records: Records, number: int) -> Labelled:
     """An oracle that answers like one of the three."""
     labels = labels_of(records, number)
     return Labelled(table={str(record["idx"]): {(0, 1): label} for record, label in zip(records, labels, strict=True)})
 
 
-def measured(oracle, records, labels):
+def measured(oracle: Any, records: Records, labels: Any) -> Any:
     """Agreement, with the instructions as what is resampled."""
     questions = questions_of(records)
     chances = [answer.values[0, 1] for answer in ask(oracle, questions)]
@@ -77,17 +83,17 @@ def measured(oracle, records, labels):
 
 
 @pytest.mark.parametrize(("a", "b", "published"), [(1, 2, 0.85), (1, 3, 0.88), (2, 3, 0.86)])
-def test_agreement_between_annotators_as_published(records, a, b, published):
+def test_agreement_between_annotators_as_published(records: Records, a: str, b: str, published: Any) -> None:
     assert cohens_kappa(labels_of(records, a), labels_of(records, b)) == pytest.approx(published, abs=0.005)
 
 
-def test_majority_labels_as_published(records):
+def test_majority_labels_as_published(records: Records) -> None:
     """Every comparison has one."""
     assert Counter(majorities_of(records)) == {"tie": 105, "first": 422, "second": 472}
 
 
 @pytest.mark.parametrize(("a", "b", "agreed"), [(1, 2, 912), (1, 3, 928), (2, 3, 917)])
-def test_an_annotator_as_the_oracle_agrees_with_another_as_the_two_do(records, a, b, agreed):
+def test_an_annotator_as_the_oracle_agrees_with_another_as_the_two_do(records: Records, a: str, b: str, agreed: Any) -> None:
     """Counted in the file; the intervals are over its 170 instructions."""
     labels = labels_of(records, b)
     found = measured(annotator(records, a), records, labels)
@@ -98,7 +104,7 @@ def test_an_annotator_as_the_oracle_agrees_with_another_as_the_two_do(records, a
     assert found.kappa_low < found.kappa < found.kappa_high
 
 
-def test_an_ensemble_of_the_annotators_is_their_majority_but_for_one_vote_against_two_ties(records):
+def test_an_ensemble_of_the_annotators_is_their_majority_but_for_one_vote_against_two_ties(records: Records) -> None:
     """A mean of three verdicts is on the side of the majority, unless two say tie and one does not: 7 + 13 of the 999, counted in the
     file. All three agree on 879; there the ensemble's disagreement is 0."""
     ensemble = Ensemble(members=[annotator(records, number) for number in (1, 2, 3)])
@@ -108,7 +114,7 @@ def test_an_ensemble_of_the_annotators_is_their_majority_but_for_one_vote_agains
     assert sum(figure == 0.0 for figure in spread) == 879
 
 
-def groups_of(records, labels):
+def groups_of(records: Records, labels: Any) -> Any:
     """A question for each instruction, with the five models as its responses, and an oracle that answers as labelled.
 
     The models stand for their answers: of some instructions the file has an answer cut off at several places.
@@ -123,7 +129,7 @@ def groups_of(records, labels):
 
 
 @pytest.mark.parametrize(("votes", "cycles"), [("majority", 1), (1, 3), (2, 3), (3, 1)])
-def test_people_have_cycles_too(records, votes, cycles):
+def test_people_have_cycles_too(records: Records, votes: Any, cycles: Any) -> None:
     """Of 170 instructions, with 999 of their 1,700 comparisons labelled; counted by networkx as well."""
     labels = majorities_of(records) if votes == "majority" else labels_of(records, votes)
     questions, oracle = groups_of(records, labels)
@@ -133,7 +139,7 @@ def test_people_have_cycles_too(records, votes, cycles):
     assert sum(has_cycle(answer.values) for answer in answers) == cycles
 
 
-def test_the_cycle_of_the_majority_is_unanimous(records):
+def test_the_cycle_of_the_majority_is_unanimous(records: Records) -> None:
     """Holidays: BLOOM's answer beats Cerebras-GPT's, that one LLaMA's, and LLaMA's beats BLOOM's, say all three annotators."""
     questions, oracle = groups_of(records, majorities_of(records))
     (prompt,) = {q.prompt for q, answer in zip(questions, ask(oracle, questions), strict=True) if has_cycle(answer.values)}

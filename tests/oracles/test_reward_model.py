@@ -1,6 +1,9 @@
 """Reward models: tiny decoders and encoders with random weights, read one by one by transformers itself and by the oracle."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +70,7 @@ def _save(model: torch.nn.Module, folder: Path, template: str | None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory) -> Path:
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It names no padding token."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("decoder")
@@ -75,7 +78,7 @@ def decoder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     return _save(_bert(), tmp_path_factory.mktemp("encoder"), None)
 
@@ -86,7 +89,7 @@ def oracle(path: Path, **settings: object) -> RewardModel:
     return found
 
 
-def question(prompt: str = "w0 w1", responses: tuple[str, ...] = RESPONSES, pairs=PAIRS, chat=()) -> Question:
+def question(prompt: str = "w0 w1", responses: tuple[str, ...] = RESPONSES, pairs: Any = PAIRS, chat: Any = ()) -> Question:
     return Question("p", prompt, responses, pairs, chat)
 
 
@@ -109,7 +112,7 @@ def words(*numbers: int) -> list[int]:
     return [4 + k for k in numbers]
 
 
-def test_a_decoder_without_a_padding_token_reads_each_chat_as_transformers_reads_it_alone(decoder):
+def test_a_decoder_without_a_padding_token_reads_each_chat_as_transformers_reads_it_alone(decoder: Path) -> None:
     """``<s> user w0 w1 </s><s> assistant w4 </s>``, pooled at its last token; batches of three lengths."""
     user, assistant = WORDS + 4, WORDS + 5
     head = [START, user, *words(0, 1), END, START, assistant]
@@ -121,7 +124,7 @@ def test_a_decoder_without_a_padding_token_reads_each_chat_as_transformers_reads
 
 
 @pytest.mark.parametrize("ends", [["w0", "w1 w0", "w2 w3 w0"], ["<pad>", "w2 w0", "w3 w3 w1"]], ids=["same end", "other ends"])
-def test_padding_is_never_taken_for_the_last_token(decoder, ends):
+def test_padding_is_never_taken_for_the_last_token(decoder: Path, ends: Any) -> None:
     """Plain texts without an end token; ``<pad>`` is a plain word of this tokenizer, its token 0."""
     found = oracle(decoder, template="{prompt} {response}")
     found._scorer.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -132,7 +135,7 @@ def test_padding_is_never_taken_for_the_last_token(decoder, ends):
     np.testing.assert_allclose(rewards(found, question(responses=tuple(ends))), [alone(model, ids) for ids in texts], atol=1e-5)
 
 
-def test_a_padding_token_of_the_configuration_is_the_one_that_transformers_skips(tmp_path):
+def test_a_padding_token_of_the_configuration_is_the_one_that_transformers_skips(tmp_path: Path) -> None:
     """With </s> as padding transformers pools at the token before it, also in a lone input; here it is the same in a batch."""
     torch.manual_seed(0)
     path = _save(LlamaForSequenceClassification(_llama(pad_token_id=END)), tmp_path, None)
@@ -142,7 +145,7 @@ def test_a_padding_token_of_the_configuration_is_the_one_that_transformers_skips
     np.testing.assert_allclose(found, [alone(model, ids) for ids in inputs], atol=1e-5)
 
 
-def test_an_encoder_reads_prompt_and_response_as_two_segments(encoder):
+def test_an_encoder_reads_prompt_and_response_as_two_segments(encoder: Path) -> None:
     model = BertForSequenceClassification.from_pretrained(encoder)
     expected = [
         alone(model, [START, *words(0, 1), END, *response, END], [0] * 4 + [1] * (len(response) + 1))
@@ -153,7 +156,7 @@ def test_an_encoder_reads_prompt_and_response_as_two_segments(encoder):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
-def test_a_reward_does_not_depend_on_its_batch(kind, request):
+def test_a_reward_does_not_depend_on_its_batch(kind: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(kind)
     others = [question("w9 " * 30), question("w2", ("w3 " * 20, "w1"), ((0, 1),))]
     (single,) = oracle(path).compare([question()])
@@ -165,7 +168,7 @@ def test_a_reward_does_not_depend_on_its_batch(kind, request):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
-def test_a_reward_at_real_lengths_is_the_same_whatever_is_read_beside_it(kind, tmp_path):
+def test_a_reward_at_real_lengths_is_the_same_whatever_is_read_beside_it(kind: str, tmp_path: Path) -> None:
     """Inputs of 140 to 490 tokens, each of another length."""
     torch.manual_seed(0)
     sizes = {"max_position_embeddings": 512, "hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2, "num_labels": 1}
@@ -181,7 +184,7 @@ def test_a_reward_at_real_lengths_is_the_same_whatever_is_read_beside_it(kind, t
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 @pytest.mark.parametrize("batch_tokens", [None, 60])
-def test_identical_responses_are_ties_and_fare_alike(kind, batch_tokens, request):
+def test_identical_responses_are_ties_and_fare_alike(kind: str, batch_tokens: int | None, request: pytest.FixtureRequest) -> None:
     """Responses 0, 2 and 4 are one text, of about 30 tokens with its prompt; a batch of 60 holds two."""
     same = " ".join(f"w{k}" for k in range(25))
     responses = (same, "w1", same, "w5 w6", same)
@@ -195,7 +198,7 @@ def test_identical_responses_are_ties_and_fare_alike(kind, batch_tokens, request
     assert (level.values == 0.5).all()
 
 
-def test_preference_is_bradley_terry(decoder, monkeypatch):
+def test_preference_is_bradley_terry(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards 2, 0, 3 at temperature 2: P[0, 1] = sigmoid(1) = 0.731059, P[0, 2] = sigmoid(-1/2) = 0.377541, P[1, 2] = sigmoid(-3/2)
     = 0.182426."""
     found = oracle(decoder, temperature=2.0)
@@ -206,7 +209,7 @@ def test_preference_is_bradley_terry(decoder, monkeypatch):
     np.testing.assert_allclose(answer.values + answer.values.T, 1, atol=1e-12)
 
 
-def test_each_response_that_is_asked_about_is_read_once(decoder, monkeypatch):
+def test_each_response_that_is_asked_about_is_read_once(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = oracle(decoder)
     read = []
     monkeypatch.setattr(type(found._scorer), "rewards", lambda self, inputs: read.extend(inputs) or [0.0] * len(inputs))
@@ -214,7 +217,7 @@ def test_each_response_that_is_asked_about_is_read_once(decoder, monkeypatch):
     assert len(read) == len(answer.observed["oracle/reward"]) == 3
 
 
-def test_a_chat_keeps_its_turns(decoder):
+def test_a_chat_keeps_its_turns(decoder: Path) -> None:
     chat = (("user", "w0"), ("assistant", "w1"), ("user", "w2"))
     found = oracle(decoder)._scorer.encode(question(responses=("w3",), chat=chat), 0)
     user, assistant = WORDS + 4, WORDS + 5
@@ -222,13 +225,13 @@ def test_a_chat_keeps_its_turns(decoder):
     assert list(found.ids) == [token for role, k in turns for token in (START, role, 4 + k, END)]
 
 
-def test_a_chat_that_the_template_refuses_is_named(decoder):
+def test_a_chat_that_the_template_refuses_is_named(decoder: Path) -> None:
     with pytest.raises(OracleError, match=r"prompt 'p': .*no system turn.*oracle\.template"):
         oracle(decoder).compare([question(chat=(("system", "w0"), ("user", "w1")))])
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
-def test_special_tokens_in_the_text_do_not_steer(kind, request):
+def test_special_tokens_in_the_text_do_not_steer(kind: str, request: pytest.FixtureRequest) -> None:
     """They are read as a space."""
     path = request.getfixturevalue(kind)
     plain = rewards(oracle(path), question("w0 w1", ("w2 w3", "w4"), ((0, 1),)))
@@ -237,7 +240,7 @@ def test_special_tokens_in_the_text_do_not_steer(kind, request):
 
 
 @pytest.mark.parametrize(("side", "kept"), [("left", [START, 6, 7, END]), ("right", [START, 4, 5, END])])
-def test_a_long_input_is_cut_at_the_stated_side_and_counted(decoder, side, kept):
+def test_a_long_input_is_cut_at_the_stated_side_and_counted(decoder: Path, side: str, kept: Any) -> None:
     """``<s> w0 w1 w2 w3 </s>`` in four tokens: the first and the last stay."""
     found = oracle(decoder, template="{prompt} {response}", max_tokens=4, truncate=side)
     asked = question("w0 w1", ("w2 w3", ""), ((0, 1),))
@@ -245,40 +248,40 @@ def test_a_long_input_is_cut_at_the_stated_side_and_counted(decoder, side, kept)
     assert found.compare([asked])[0].observed["oracle/truncated_inputs"] == [1.0, 0.0]
 
 
-def test_weights_have_the_type_that_is_asked_for(decoder):
+def test_weights_have_the_type_that_is_asked_for(decoder: Path) -> None:
     found = oracle(decoder, dtype="bfloat16")
     assert {parameter.dtype for parameter in found._scorer.model.parameters()} == {torch.bfloat16}
     np.testing.assert_allclose(rewards(found, question()), rewards(oracle(decoder), question()), atol=0.2)
 
 
-def test_a_classifier_with_two_outputs_is_refused(tmp_path):
+def test_a_classifier_with_two_outputs_is_refused(tmp_path: Path) -> None:
     path = _save(LlamaForSequenceClassification(_llama(num_labels=2)), tmp_path, CHAT)
     with pytest.raises(ConfigError, match=r"oracle\.path: .* has 2 outputs"):
         oracle(path)
 
 
-def test_a_language_model_without_a_trained_head_is_refused(tmp_path):
+def test_a_language_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     path = _save(LlamaForCausalLM(_llama()), tmp_path, CHAT)
     with pytest.raises(ConfigError, match=r"oracle\.path: .* lacks the weights \['score.weight'\]"):
         oracle(path)
 
 
-def test_a_missing_directory_is_refused(tmp_path):
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"oracle\.path: cannot load '.*nowhere'"):
         oracle(tmp_path / "nowhere")
 
 
-def test_a_chat_template_that_is_not_there_is_refused(encoder):
+def test_a_chat_template_that_is_not_there_is_refused(encoder: Path) -> None:
     with pytest.raises(ConfigError, match=r"oracle\.template: chat, but the tokenizer"):
         oracle(encoder, template="chat")
 
 
-def test_more_tokens_than_the_model_reads_are_refused(decoder):
+def test_more_tokens_than_the_model_reads_are_refused(decoder: Path) -> None:
     with pytest.raises(ConfigError, match=r"oracle\.max_tokens: 65, but the model reads 64 tokens"):
         oracle(decoder, max_tokens=65)
 
 
 @pytest.mark.parametrize("template", ["{prompt}", "{prompt} {response} {response}", "{prompt} {answer}", "{prompt {response}", "plain"])
-def test_a_template_without_its_two_places_is_refused(template):
+def test_a_template_without_its_two_places_is_refused(template: str) -> None:
     with pytest.raises(ConfigError, match=r"oracle\.template"):
         RewardModel.parse({"type": "reward_model", "path": "x", "template": template}, "oracle")

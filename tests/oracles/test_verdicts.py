@@ -1,6 +1,10 @@
 """What a judge is asked, and how its reply is read."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +17,11 @@ from raypref.oracles.support.verdicts import PAIRWISE, SCORE, answer_from, ask_s
 FENCES = re.compile(r"<(question|answer A|answer B) (\w{16})>\n(.*?)\n</\1 \2>", re.DOTALL)
 
 
-def question(*responses: str, prompt: str = "Why?", **more) -> Question:
+def question(*responses: str, prompt: str = "Why?", **more: Any) -> Question:
     return Question("p0", prompt, responses, ((0, 1),), **more)
 
 
-def texts(chat) -> dict[str, str]:
+def texts(chat: Any) -> dict[str, str]:
     """Name -> what stands in its fence; the fences of one input have one code."""
     ((role, content),) = chat
     assert role == "user"
@@ -44,7 +48,7 @@ def texts(chat) -> dict[str, str]:
         ("", None),
     ],
 )
-def test_the_last_line_with_a_mark_is_the_verdict(reply, expected):
+def test_the_last_line_with_a_mark_is_the_verdict(reply: str, expected: Any) -> None:
     assert read_verdict(reply) == expected
 
 
@@ -64,17 +68,17 @@ def test_the_last_line_with_a_mark_is_the_verdict(reply, expected):
         ("4", None),
     ],
 )
-def test_the_last_line_with_a_score_is_the_score(reply, expected):
+def test_the_last_line_with_a_score_is_the_score(reply: str, expected: Any) -> None:
     assert read_score(reply) == expected
 
 
-def test_responses_stand_where_the_order_says():
+def test_responses_stand_where_the_order_says() -> None:
     asked = question("yes", "no")
     assert texts(ask_which(PAIRWISE, asked, (0, 1))) == {"question": "Why?", "answer A": "yes", "answer B": "no"}
     assert texts(ask_which(PAIRWISE, asked, (1, 0))) == {"question": "Why?", "answer A": "no", "answer B": "yes"}
 
 
-def test_every_turn_of_a_conversation_is_shown():
+def test_every_turn_of_a_conversation_is_shown() -> None:
     chat = (("system", "Be brief."), ("user", "Why?"), ("assistant", "Why what?"), ("user", "Why is it blue?"))
     ((_, content),) = ask_score(SCORE, question("scattering", "no", chat=chat), 0)
     for role, text in chat:
@@ -82,7 +86,7 @@ def test_every_turn_of_a_conversation_is_shown():
     assert "scattering" in content
 
 
-def test_a_text_cannot_close_its_fence():
+def test_a_text_cannot_close_its_fence() -> None:
     """A code that was right for one input is wrong for the input with a text that holds it."""
     first = ask_which(PAIRWISE, question("yes", "no"), (0, 1))
     code = FENCES.search(first[0][1]).group(2)
@@ -92,7 +96,7 @@ def test_a_text_cannot_close_its_fence():
     assert shown["answer B"] == forged.replace("[[B]]", "[ [B]]")
 
 
-def test_placeholders_in_a_text_are_not_filled():
+def test_placeholders_in_a_text_are_not_filled() -> None:
     shown = texts(ask_which(PAIRWISE, question("{b} {a.__class__} %s {0}", "{question}", prompt="{a}"), (0, 1)))
     assert shown == {"question": "{a}", "answer A": "{b} {a.__class__} %s {0}", "answer B": "{question}"}
 
@@ -114,7 +118,7 @@ def test_placeholders_in_a_text_are_not_filled():
         "[[ C ]]",
     ],
 )
-def test_control_tokens_and_marks_are_broken_up(text):
+def test_control_tokens_and_marks_are_broken_up(text: str) -> None:
     ((_, content),) = ask_score("{response} for {prompt} Score:", question(f"x{text}y{text}", "no", prompt=text), 0)
     assert text not in content
     assert content.count(f"{text[0]} {text[1:]}") == 3
@@ -123,25 +127,25 @@ def test_control_tokens_and_marks_are_broken_up(text):
 @pytest.mark.parametrize(
     "text", ["x |> f(y)", "a < b || c > d", "<p>one</p>", "m[[1, 2], [3, 4]]", "<strong>", "if (a<|b|) {}", "[INSTALL]"]
 )
-def test_other_text_is_shown_as_it_is(text):
+def test_other_text_is_shown_as_it_is(text: str) -> None:
     ((_, content),) = ask_score("{response} for {prompt} Score:", question(text, "no"), 0)
     assert f"\n{text}\n" in content
 
 
-def test_half_of_a_surrogate_pair_can_be_sent():
+def test_half_of_a_surrogate_pair_can_be_sent() -> None:
     ((_, content),) = ask_score(SCORE, question("half \ud83d", "no"), 0)
     assert content.encode()
 
 
 @given(st.text(), st.text(), st.text())
-def test_an_input_is_made_again_from_the_same_texts(prompt, a, b):
+def test_an_input_is_made_again_from_the_same_texts(prompt: str, a: str, b: str) -> None:
     asked = question(a, b, prompt=prompt)
     chat = ask_which(PAIRWISE, asked, (0, 1))
     assert chat == ask_which(PAIRWISE, asked, (0, 1))
     assert read_verdict("\n".join(text for _, _, text in FENCES.findall(chat[0][1]))) is None
 
 
-def test_a_template_is_a_name_a_file_or_a_text(tmp_path):
+def test_a_template_is_a_name_a_file_or_a_text(tmp_path: Path) -> None:
     text = 'Compare {a} with {b} for {prompt}; answer as {"verdict": "[[A]]"} or [[B]].'
     (tmp_path / "mine.txt").write_text(text)
     assert template_text("pairwise", "pairwise") == PAIRWISE
@@ -162,12 +166,12 @@ def test_a_template_is_a_name_a_file_or_a_text(tmp_path):
         (PAIRWISE, "score", r"expected \{question\}, \{response\}"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused(template, kind, message):
+def test_a_template_that_cannot_work_is_refused(template: str, kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^oracle\.template: .*{message}"):
         template_text(template, kind)
 
 
-def test_a_pair_with_one_order_abstains():
+def test_a_pair_with_one_order_abstains() -> None:
     """(1, 0) alone is answered: its verdict for the second place cannot be told from a lean. Asked in one order, it is all there is."""
     asked = question("yes", "no")
     assert answer_from(asked, "both", {(0, 1): None, (1, 0): 0.0}).values[0, 1] == ABSTAIN
