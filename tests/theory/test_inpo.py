@@ -14,7 +14,7 @@ def test_population_losses_differ_by_a_constant_and_the_minimiser_is_the_exact_s
 
 def test_a_loss_with_its_two_references_exchanged_is_found_out() -> None:
     exchanged = property(lambda self: {"reference": 1.0 - self.pull, "previous": self.pull})
-    with mock.patch.object(INPO, "parts", exchanged):
+    with mock.patch.object(INPO, "weights", exchanged):
         assert some_fail(inpo.propositions())
 
 
