@@ -198,6 +198,7 @@ def make_examples(count: int, *, seed: int = 0, most_sequences: int = 3, scale: 
                 targets=scale * rng.normal(size=size),
                 policy_version=0,
                 previous_logps=np.array([-4.2 * len(response) for response in responses]),
+                sampled_logps=np.array([-4.0 * len(response) for response in responses]),
             )
         )
     return tuple(examples)

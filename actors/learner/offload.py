@@ -1,10 +1,10 @@
 """The optimiser's state of a learner rank in host memory while engines use its GPU, and back.
 
-What goes: the fp32 master weights, the optimiser's moments, the gradient buffers. What stays: the parameters that the forward pass
-reads, which are synced, probed and exported in between. A checkpoint may be saved from either place, and loaded at home only.
+Moved: the fp32 master weights, the optimiser's moments, the gradient buffers. Not moved: the parameters that the forward pass reads, which
+are still synced, probed and exported. A checkpoint can be saved in either state, but loaded only after ``reload``.
 
-DeepSpeed's ``offload_states`` does it for ZeRO 2, and for ZeRO 1 in float32. Its ZeRO-3 refuses optimisers other than its own FusedAdam:
-there the master weights and moments are moved here, the gradient buffers by DeepSpeed. Read in DeepSpeed 0.19.8: ``stage_1_and_2.py``,
+DeepSpeed's ``offload_states`` moves them for ZeRO 2, and for ZeRO 1 in float32. For ZeRO-3 it accepts only its own FusedAdam, so this
+module moves the master weights and moments itself, and DeepSpeed the gradient buffers. Source: DeepSpeed 0.19.8, ``stage_1_and_2.py``,
 ``stage3.py``, ``bf16_optimizer.py``.
 """
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def offload(engine: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Move to host memory what is at home; DeepSpeed then returns the freed GPU memory, its caches too.
+    """Move the state to host memory; DeepSpeed then returns the freed GPU memory, caches included. Does nothing if it is there already.
 
     Args:
-        engine: DeepSpeed's.
+        engine: DeepSpeed's engine.
         optimizer: the torch optimiser inside it.
     """
     from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as State
@@ -36,7 +36,7 @@ def offload(engine: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def reload(engine: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Move everything back to the rank's device; nothing happens to what is there."""
+    """Move the state back to the rank's device. Does nothing if it is there already."""
     engine.reload_states()
     if engine.zero_optimization_stage() == 3:
         for tensor in _stage_3_states(engine, optimizer):
@@ -44,7 +44,7 @@ def reload(engine: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _stage_3_states(engine: Any, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """The rank's shards: master weights, then what the optimiser keeps for each."""
+    """The rank's shards: the master weights, then the optimiser's tensors for each of them."""
     yield from engine.optimizer.fp32_partitioned_groups_flat
     for state in optimizer.state.values():
-        yield from (tensor for tensor in state.values() if tensor.dim())  # a count of steps stays where its optimiser wants it
+        yield from (tensor for tensor in state.values() if tensor.dim())  # the step count stays on the device that the optimiser expects

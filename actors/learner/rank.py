@@ -90,7 +90,6 @@ class LearnerRank:
         torch.manual_seed(self._run.seed)  # an adapter starts with the same weights on every rank
         model = load_model(self._policy, device, trainable=True)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
-        self._device = device
         frozen = self._loss.token_kl or self._coefficient > 0
         self._frozen = FrozenPolicy(self._policy, self._engine, device) if frozen else None
         passes = Passes(

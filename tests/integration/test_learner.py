@@ -16,6 +16,7 @@ from actors.policy_model import load_model, load_tokenizer
 from raypref import types
 from raypref.errors import ConfigError, LossNotFinite
 from raypref.sections import LoraConfig, PolicyConfig
+from raypref.training import collation
 from raypref.training.logprobs import response_logps
 from tests.learner_bench import LR, Benches, Square, TokenNegative, make_examples, movement, plain_torch
 
@@ -53,7 +54,19 @@ def test_shards_average_to_the_whole(benches: Benches, policy: PolicyConfig) -> 
     for parameters, metrics in results:
         assert movement(parameters, expected, start) < 1e-4
         assert metrics == pytest.approx(results[0][1], rel=1e-5)
+        assert metrics["kl_previous"] == pytest.approx(expected_kl(policy, make_examples(7, seed=3)), rel=1e-5)
         assert metrics["tokens"] == sum(len(r) for example in make_examples(7, seed=3) for r in example.response_ids)
+
+
+def expected_kl(policy: PolicyConfig, examples: tuple[types.Example, ...]) -> float:
+    """The mean over examples of the mean over sequences of log pi_t(y | x) - log pi_theta(y | x), one sequence a pass."""
+    model: Any = load_model(policy, torch.device("cpu"))
+    means = []
+    for example in examples:
+        assert example.sampled_logps is not None
+        logps = [response_logps(model, [sequence])[0].double().sum().item() for sequence in collation.sequences([example])]
+        means.append(np.mean(example.sampled_logps - np.array(logps)))
+    return float(np.mean(means))
 
 
 def test_rmsprop(benches: Benches, policy: PolicyConfig) -> None:

@@ -63,17 +63,17 @@ def test_a_killed_writers_stream_is_continued(tmp_path, lost_bytes):
     second.append(*entry(7))
     import pyarrow.parquet as pq
 
-    kept = pq.read_table(second.seal(0)).column("prompt_id").to_pylist()
+    kept = pq.read_table(second.seal(1)).column("prompt_id").to_pylist()
     assert kept == (["p0", "p1", "p2", "p7"] if lost_bytes == 0 else ["p0", "p1", "p7"])
     second.close()
 
 
 def test_sealing_again_adds_a_part_and_an_empty_stream_gives_none(tmp_path):
     journal = Journal(tmp_path, "w")
-    assert journal.seal(0) is None
-    for expected in ("iteration_0000-w-00.parquet", "iteration_0000-w-01.parquet"):
+    assert journal.seal(1) is None
+    for expected in ("iteration_0001-w-00.parquet", "iteration_0001-w-01.parquet"):
         journal.append(*entry(0))
-        assert journal.seal(0).name == expected
+        assert journal.seal(1).name == expected
     journal.close()
 
 
@@ -85,12 +85,12 @@ def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp
     journal.append(*entry(0))
     monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        journal.seal(0)
+        journal.seal(1)
     journal.close()
     monkeypatch.undo()
     again = Journal(tmp_path, "w")
-    assert pq.read_table(tmp_path / "iteration_0000-w-00.parquet").column("prompt_id").to_pylist() == ["p0"]
-    assert again.seal(0) is None
+    assert pq.read_table(tmp_path / "iteration_0001-w-00.parquet").column("prompt_id").to_pylist() == ["p0"]
+    assert again.seal(1) is None
     again.close()
 
 
