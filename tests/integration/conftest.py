@@ -13,6 +13,16 @@ from pathlib import Path
 import pytest
 
 from raypref.sections import PolicyConfig
+from tests.integration.runs import (
+    INPO_PROMPTS,
+    PROMPTS,
+    RecordedRun,
+    config_for,
+    given_config,
+    inpo_config,
+    more_different_words,
+    record_run,
+)
 from tests.learner_bench import Benches, make_policy
 from tests.tiny_models import make_model
 
@@ -52,3 +62,58 @@ def benches(cluster: None, policy: PolicyConfig, tmp_path_factory: pytest.TempPa
     started = Benches(policy, tmp_path_factory.mktemp("learner"))
     yield started
     started.close()
+
+
+@pytest.fixture(scope="package")
+def sppo_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """Every role in a bundle of its own; tied embeddings, best and worst of four, two iterations that split the prompts."""
+    config = config_for(tied_model, tmp_path_factory.mktemp("sppo") / "run")
+    return record_run(config, prompts=PROMPTS, oracle=more_different_words)
+
+
+@pytest.fixture(scope="package")
+def inpo_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """INPO, which reads both frozen slots, on tournaments of eight; two engines, two ranks, one reference; two iterations of four batches
+    of 4, overlapped, with a window of 6."""
+    return record_run(inpo_config(tied_model, tmp_path_factory.mktemp("inpo") / "run"), prompts=INPO_PROMPTS, oracle=more_different_words)
+
+
+@pytest.fixture(scope="package")
+def spo_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """SPO on sampled responses, held to the reference model by its regulariser, with samples before steps 0 and 2."""
+    config = config_for(
+        tied_model,
+        tmp_path_factory.mktemp("spo") / "run",
+        loss={"type": "spo"},
+        regulariser={"type": "token_kl", "coefficient": 0.05, "every": 2, "samples": 6},
+        loop={"iterations": 1},
+        evaluation={"every": 0},
+    )
+    return record_run(config, prompts=PROMPTS, oracle=more_different_words)
+
+
+@pytest.fixture(scope="package")
+def pairs_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """DPO on given pairs with SPO's regulariser, on two ranks: six steps of several micro-batches, samples before steps 0, 2 and 4."""
+    config = given_config(
+        tied_model,
+        tmp_path_factory.mktemp("pairs"),
+        loss={"type": "dpo", "beta": 0.1},
+        regulariser={"type": "token_kl", "coefficient": 0.05, "every": 2, "samples": 6},
+        placement={"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2}},
+    )
+    return record_run(config, oracle=more_different_words)
+
+
+@pytest.fixture(scope="package")
+def lora_run(cluster: None, untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """KTO with an adapter, on sampled responses and on mismatched ones."""
+    config = config_for(
+        untied_model,
+        tmp_path_factory.mktemp("lora") / "run",
+        policy={"path": str(untied_model), "dtype": "float32", "lora": {"rank": 4, "alpha": 8.0}},
+        loss={"type": "kto"},
+        loop={"iterations": 1},
+        evaluation={"every": 0},
+    )
+    return record_run(config, prompts=PROMPTS, oracle=more_different_words)

@@ -6,7 +6,6 @@ same journal; that is checked first. What they train on from there must be the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import raypref
-from raypref.output.progress import Callback
-from raypref.types import Verdict
-from tests.integration.test_run import config_for, more_different_words
+from tests.integration.runs import INPO_PROMPTS, Order, RecordedRun, inpo_config, more_different_words
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
-
-PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(36)]
-
-
-class Order(Callback):
-    """What happened, in order: a "group" or a "step"."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def on_group(self, verdict: Verdict) -> None:
-        self.events.append("group")
-
-    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.events.append("step")
 
 
 def journal(result: raypref.RunResult) -> dict[Any, Any]:
@@ -45,31 +27,17 @@ def journal(result: raypref.RunResult) -> dict[Any, Any]:
     return {(row["policy_version"], row["prompt_id"]): row for row in rows}
 
 
-def test_overlapped_run_ends_in_the_parameters_of_the_other(tied_model: Path, tmp_path: Path) -> None:
+def test_overlapped_run_ends_in_the_parameters_of_the_other(inpo_run: RecordedRun, tied_model: Path, tmp_path: Path) -> None:
     """INPO, which reads both frozen slots; two engines, two ranks, one reference; two iterations of four batches of 4, window 6.
 
     Overlapped, the first step is taken when at most the batch of 4 and the window of 6 are judged; else after all 16.
     """
-    results, orders = [], []
-    for overlap in (True, False):
-        order = Order()
-        config = config_for(
-            tied_model,
-            tmp_path / ("overlapped" if overlap else "in_turn"),
-            loss={"type": "inpo"},
-            loop={"iterations": 2, "prompts_per_iteration": 16, "window_groups": 6, "overlap": overlap},
-            placement={
-                "device": "cpu",
-                "learner": {"ranks": 2, "cpus": 0.5},
-                "rollout": {"engines": 2, "cpus": 0.5},
-                "reference": {"gpus": 0, "cpus": 0.5},
-                "oracle": {"gpus": 0},
-            },
-        )
-        results.append(raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[order]))
-        orders.append(order.events)
-    assert [order.index("step") <= 10 for order in orders] == [True, False]
-    assert [order.index("step") for order in orders][1] == 16
+    order = Order()
+    config = inpo_config(tied_model, tmp_path / "in_turn", overlap=False)
+    in_turn = raypref.run(config, prompts=INPO_PROMPTS, oracle=more_different_words, callbacks=[order])
+    results = (inpo_run.result, in_turn)
+    assert inpo_run.events.index("step") <= 10
+    assert order.events.index("step") == 16
     first, second = (journal(result) for result in results)
     assert len(first) == 32
     assert first == second

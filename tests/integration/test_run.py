@@ -18,32 +18,9 @@ from raypref.config import RunConfig
 from raypref.errors import ConfigError, LossNotFinite, OracleError, PlacementError
 from raypref.losses.base import LossBatch, LossValue
 from raypref.losses.sppo import SPPO
+from tests.integration.runs import PROMPTS, RecordedRun, config_for, given_config, more_different_words
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(20)]
-
-
-def more_different_words(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
-    """Prefers responses with more different words: P = sigmoid(difference / 2)."""
-    scores = [np.array([len(set(text.split())) for text in group], dtype=np.float64) for group in responses]
-    return [1 / (1 + np.exp(-(own[:, None] - own[None, :]) / 2)) for own in scores]
-
-
-def config_for(model: Path, output_dir: Path, **sections: Any) -> RunConfig:
-    values: dict[str, Any] = {
-        "output_dir": str(output_dir),
-        "policy": {"path": str(model), "dtype": "float32"},
-        "data": {"chat_template": False, "held_out_prompts": 4},
-        "loop": {"iterations": 2},
-        "rollout": {"responses": 4, "max_tokens": 12, "max_num_seqs": 32, "kv_cache_gib": 0.05},
-        "selection": {"type": "best_worst"},
-        "loss": {"type": "sppo", "eta": 5.0},
-        "learner": {"global_batch": 4, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
-        "placement": {"device": "cpu", "oracle": {"gpus": 0}},
-        "evaluation": {"bootstrap_resamples": 200},
-    }
-    return RunConfig.parse(values | sections)
 
 
 def check_outputs(result: raypref.RunResult) -> None:
@@ -86,11 +63,9 @@ def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-@pytest.fixture(scope="module")
-def separate(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> raypref.RunResult:
-    """Every role in a bundle of its own; tied embeddings, best and worst, two iterations that split the prompts."""
-    config = config_for(tied_model, tmp_path_factory.mktemp("separate") / "run")
-    return raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+@pytest.fixture
+def separate(sppo_run: RecordedRun) -> raypref.RunResult:
+    return sppo_run.result
 
 
 def test_separate_layout(separate: raypref.RunResult) -> None:
@@ -170,7 +145,7 @@ def test_oracle_that_answers_nan_stops_the_run(tied_model: Path, tmp_path: Path)
     def broken(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
         return [np.full((len(group), len(group)), np.nan) for group in responses]
 
-    config = config_for(tied_model, tmp_path, evaluation={"every": 0})
+    config = config_for(tied_model, tmp_path, loss={"type": "simpo"}, evaluation={"every": 0})
     with pytest.raises(OracleError, match=r"oracle 'callable', prompt '\d+': P\[0, 0\] = nan"):
         raypref.run(config, prompts=PROMPTS, oracle=broken, callbacks=[])
 
@@ -188,12 +163,12 @@ class BreaksInTheSecondIteration(SPPO):
 
 @pytest.mark.usefixtures("cluster")
 def test_loss_that_becomes_nan(tied_model: Path, tmp_path: Path) -> None:
-    """Two steps an iteration, NaN from the third: the first iteration's checkpoint stays, the batch and the good policy are written."""
+    """Two steps per iteration, NaN from the third: the first iteration's checkpoint stays, the batch and the good policy are written."""
     from transformers import AutoModelForCausalLM
 
-    config = config_for(tied_model, tmp_path / "run", evaluation={"every": 0}, data={"chat_template": False, "held_out_prompts": 4})
+    config = given_config(tied_model, tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8}, evaluation={"every": 0})
     with pytest.raises(LossNotFinite, match=r"loss at step 3 of the run: it is nan; .* The batch of 4 examples is in .*\.json"):
-        raypref.run(config, prompts=PROMPTS, oracle=more_different_words, loss=BreaksInTheSecondIteration(eta=5), callbacks=[])
+        raypref.run(config, loss=BreaksInTheSecondIteration(eta=5), callbacks=[])
     (dump,) = (tmp_path / "run" / "failures").glob("*.json")
     assert len(json.loads(dump.read_text())["examples"]) == 4
     assert (tmp_path / "run" / "checkpoints" / "iteration_0001" / "state.json").exists()

@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 import raypref
-from raypref.config import RunConfig
-from tests.integration.test_run import PROMPTS, config_for, more_different_words
+from tests.integration.runs import PROMPTS, RecordedRun, config_for, given_config, metric_values, more_different_words, record_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
 
@@ -38,49 +37,15 @@ class Unit(Loss):
 '''
 
 
-def lines_of(result: raypref.RunResult, name: str) -> list[float]:
-    """A metric's values, in the order of the steps."""
-    lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if line.get(name) is not None]
-
-
-def pairs(path: Path, count: int = 28) -> Path:
-    """Pairs of which the better answer says w50, in the layout of UltraFeedback-binarized."""
-    words = np.random.default_rng(0).integers(0, 40, (count, 6))
-    records = [
-        {
-            "prompt": " ".join(f"w{w}" for w in row[:3]),
-            "chosen": " ".join([" w50"] * 3),
-            "rejected": " ".join(f" w{w}" for w in row[3:]),
-        }
-        for row in words
-    ]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def given_config(model: Path, directory: Path, **sections: Any) -> RunConfig:
-    data = {"type": "preferences", "path": str(pairs(directory / "pairs.jsonl")), "chat_template": False, "held_out_prompts": 4}
-    run = directory / "run"
-    return config_for(model, run, **{"data": data, "selection": None, "loop": {"iterations": 1}} | sections)
-
-
-def test_given_pairs_regularised_and_evaluated(tied_model: Path, tmp_path: Path) -> None:
-    """Offline DPO with SPO's regulariser, T = 2: six steps, samples before steps 0, 2 and 4; the chosen answers become likelier."""
-    config = given_config(
-        tied_model,
-        tmp_path,
-        loss={"type": "dpo", "beta": 0.1},
-        regulariser={"type": "token_kl", "coefficient": 0.05, "every": 2, "samples": 6},
-        placement={"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2}},
-    )
-    result = raypref.run(config, oracle=more_different_words, callbacks=[])
-    divergence, accuracy = lines_of(result, "regulariser/kl"), lines_of(result, "rewards/accuracies")
+def test_given_pairs_regularised_and_evaluated(pairs_run: RecordedRun) -> None:
+    """The policy leaves the reference model while it learns; the chosen answers become likelier; what is held out is evaluated."""
+    result = pairs_run.result
+    divergence, accuracy = metric_values(result, "regulariser/kl"), metric_values(result, "rewards/accuracies")
     assert len(divergence) == result.summary["steps"] == 6
     assert divergence[0] == pytest.approx(0.0, abs=1e-4)
     assert divergence[-1] > 0.01
     assert np.mean(accuracy[-3:]) > 0.6
-    assert len(lines_of(result, "sync/logprob_difference_max")) == 4, "after the start, for steps 2 and 4, and at the end"
+    assert len(metric_values(result, "sync/logprob_difference_max")) == 4, "after the start, for steps 2 and 4, and at the end"
     assert result.summary["sync"]["sync/logprob_difference_max"] < 1e-4
     (evaluation,) = result.summary["evaluations"]
     assert evaluation["base"]["prompts"] == 4
@@ -98,7 +63,7 @@ def test_two_references_semi_online_on_given_pairs(tied_model: Path, tmp_path: P
         evaluation={"every": 0},
     )
     result = raypref.run(config, callbacks=[])
-    values = lines_of(result, "loss")
+    values = metric_values(result, "loss")
     assert len(values) == 6
     assert values[0] == pytest.approx(1.0, rel=1e-3)
     assert values[4] == pytest.approx(1.0, rel=1e-3)
@@ -111,27 +76,39 @@ def test_a_loss_of_ones_own_in_one_file(tied_model: Path, tmp_path: Path, monkey
     assert len([line for line in OWN_LOSS.splitlines() if line.strip()]) <= 15
     (tmp_path / "own_unit_loss.py").write_text(OWN_LOSS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = config_for(tied_model, tmp_path / "run", loss={"type": "own_unit_loss:Unit"}, loop={"iterations": 1}, evaluation={"every": 0})
+    config = given_config(tied_model, tmp_path, loss={"type": "own_unit_loss:Unit"}, evaluation={"every": 0})
     assert type(config.loss).__module__ == "own_unit_loss"
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
-    assert lines_of(result, "loss")[0] == pytest.approx(1.0, rel=1e-3), "at the first step the policy is pi_t"
-    assert len(lines_of(result, "rewards/margins")) == result.summary["steps"] > 1
+    result = raypref.run(config, callbacks=[])
+    assert metric_values(result, "loss")[0] == pytest.approx(1.0, rel=1e-3), "at the first step the policy is pi_t"
+    assert len(metric_values(result, "rewards/margins")) == result.summary["steps"] > 1
     del sys.modules["own_unit_loss"]
 
 
-@pytest.mark.parametrize("loss", ["srpo", "kto", "spo"])
-def test_every_kind_of_example_on_self_generated_data(tied_model: Path, tmp_path: Path, loss: str) -> None:
-    """Six sequences by a template of one's own; mismatched ones; statistics of the batch."""
-    data = {"chat_template": False, "held_out_prompts": 4, "template": "{prompt} {answer} {prompt}"}
-    config = config_for(tied_model, tmp_path, data=data, loss={"type": loss}, loop={"iterations": 1}, evaluation={"every": 0})
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
+@pytest.fixture(scope="module")
+def srpo_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+    """SRPO, whose examples have six sequences by a template of the user's, evaluated with two revisions."""
+    config = config_for(
+        tied_model,
+        tmp_path_factory.mktemp("srpo") / "run",
+        data={"chat_template": False, "held_out_prompts": 4, "template": "{prompt} {answer} {prompt}"},
+        loss={"type": "srpo"},
+        loop={"iterations": 1},
+        evaluation={"revisions": 2, "bootstrap_resamples": 50},
+    )
+    return record_run(config, prompts=PROMPTS, oracle=more_different_words)
+
+
+@pytest.mark.parametrize("run", ["srpo_run", "lora_run", "spo_run"])
+def test_every_kind_of_example_on_self_generated_data(run: str, request: pytest.FixtureRequest) -> None:
+    """Six sequences by a template; KTO's mismatched ones; SPO's statistics of the batch."""
+    result = request.getfixturevalue(run).result
     assert result.summary["steps"] == 4
-    assert np.isfinite(lines_of(result, "loss")).all()
-    assert set(lines_of(result, "oracle/overlong")) == {0.0}
+    assert np.isfinite(metric_values(result, "loss")).all()
+    assert set(metric_values(result, "oracle/overlong")) == {0.0}
 
 
 def test_generate_from_the_command_line(tied_model: Path, tmp_path: Path) -> None:
-    """Two answers a prompt, each revised twice, by engines that load the policy themselves; again, the same to the letter."""
+    """Two answers per prompt, each revised twice, by engines that load the policy themselves; again, the same to the letter."""
     import yaml
     from typer.testing import CliRunner
 
@@ -158,12 +135,8 @@ def test_generate_from_the_command_line(tied_model: Path, tmp_path: Path) -> Non
     assert len(set(answers)) > len(answers) // 2
 
 
-def test_evaluation_with_revisions(tied_model: Path, tmp_path: Path) -> None:
-    data = {"chat_template": False, "held_out_prompts": 4, "template": "{prompt} {answer} {prompt}"}
-    evaluation = {"revisions": 2, "bootstrap_resamples": 50}
-    config = config_for(tied_model, tmp_path, data=data, loss={"type": "srpo"}, loop={"iterations": 1}, evaluation=evaluation)
-    result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
-    (entry,) = result.summary["evaluations"]
+def test_evaluation_with_revisions(srpo_run: RecordedRun) -> None:
+    (entry,) = srpo_run.result.summary["evaluations"]
     assert [point["prompts"] for point in entry["revisions"]] == [4, 4, 4]
     assert entry["revisions"][0]["win_rate"] == pytest.approx(entry["base"]["win_rate"]), "no revision: the ordinary evaluation"
 
@@ -175,6 +148,8 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tied_model: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "raypref", "train", str(tmp_path / "run.yaml"), "evaluation.every=0"]
     environment = os.environ | {"RAY_ADDRESS": "local"}
     told = []
+    # SIGINT as in a shell's foreground, however the tests were started.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(command, cwd=Path(raypref.__file__).parents[1], env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

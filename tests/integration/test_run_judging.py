@@ -18,7 +18,7 @@ from raypref.errors import OracleError
 from raypref.oracles.base import Answer, Oracle, Question, Services
 from raypref.output.metric_info import MetricInfo
 from raypref.types import Total
-from tests.integration.test_run import PROMPTS, config_for
+from tests.integration.runs import PROMPTS, config_for
 from tests.oracles.pairrm_checkpoint import make_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
@@ -85,7 +85,7 @@ def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(untied_model: P
             return super()._answer(Question(question.prompt_id, question.prompt, question.responses, question.pairs, policy_version=7))
 
     with pytest.raises(OracleError, match=r"the policy could not be asked: SyncError: .* is for policy version 7"):
-        raypref.run(config_for(untied_model, tmp_path), prompts=PROMPTS[:16], oracle=AsksForAnotherPolicy())
+        raypref.run(config_for(untied_model, tmp_path, loss={"type": "simpo"}), prompts=PROMPTS[:16], oracle=AsksForAnotherPolicy())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
@@ -118,7 +118,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS[:8]))
     config = config_for(untied_model, tmp_path / "run").model_dump(mode="json", exclude={"oracle"})
-    config["oracle"] = {"type": "callable", "function": "tests.integration.test_run:more_different_words"}
+    config["oracle"] = {"type": "callable", "function": "tests.integration.runs:more_different_words"}
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config))
 
@@ -127,7 +127,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
         assert result.exit_code == 0, result.output
         return result.output
 
-    for name, arguments in {"first": [], "best": ["--responses", "4", "--best"], "all": ["--responses", "4"]}.items():
+    for name, arguments in {"first": [], "best": ["--responses", "4", "--best"]}.items():
         command("generate", file, "--prompts", prompts, "--output", tmp_path / f"{name}.jsonl", *arguments)
     assert [len(json.loads(line)["responses"]) for line in (tmp_path / "best.jsonl").read_text().splitlines()] == [1] * 8
 
@@ -143,7 +143,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
     assert rates[1, 2] == 0.5, "the same policy and the same seed give the same answers"
     assert (tmp_path / "m" / "matrix.svg").read_text().startswith("<svg")
 
-    command("evaluate", "best-of-n", file, "--responses", f"all={tmp_path / 'all.jsonl'}", "--output", tmp_path / "n")
+    command("evaluate", "best-of-n", file, "--responses", f"all={tmp_path / 'best.all.jsonl'}", "--output", tmp_path / "n")
     curve = json.loads((tmp_path / "n" / "best_of_n.json").read_text())
     assert [point["n"] for point in curve] == [1, 2, 4]
     assert curve[0]["against_first"]["win_rate"] == 0.5 < curve[2]["against_first"]["win_rate"]
@@ -152,7 +152,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
     command("evaluate", "references", file, *sets[:2], *against, "--output", tmp_path / "r")
     (scored,) = json.loads((tmp_path / "r" / "references.json").read_text())
     assert scored["preference"]["win_rate"] == pytest.approx(rates[0, 1])
-    command("evaluate", "best", file, *sets[:2], "--responses", f"all={tmp_path / 'all.jsonl'}", *against, "--output", tmp_path / "b")
+    command("evaluate", "best", file, *sets[:2], "--responses", f"all={tmp_path / 'best.all.jsonl'}", *against, "--output", tmp_path / "b")
     assert json.loads((tmp_path / "b" / "best.json").read_text())["best"] == "best"
 
     command("evaluate", "revisions", file, "--responses", tmp_path / "best.jsonl", *against, "--output", tmp_path / "v")
