@@ -82,7 +82,7 @@ class TokenNegative(Loss):
 
 
 class Bench:
-    """A learner group whose settings change; calls are made as the driver makes them."""
+    """A learner group whose settings change; calls are made as the driver makes them, ``start`` first."""
 
     def __init__(self, world_size: int, policy: PolicyConfig, output_dir: Path) -> None:
         self.output_dir = output_dir
@@ -93,7 +93,6 @@ class Bench:
             for k in range(world_size)
         ]
         self.group = LearnerGroup(self.ranks, timeout_s=90.0)
-        self.call("start")
 
     def _settings(self, policy: PolicyConfig, rank: int, world_size: int, learner: dict[str, Any], **other: Any) -> dict[str, Any]:
         config = run_config(policy, LearnerConfig.parse(BASE | learner), **{"loss": Square(), "output_dir": self.output_dir} | other)
@@ -137,14 +136,19 @@ class Benches(dict[int, Bench]):
     def __init__(self, policy: PolicyConfig, directory: Path) -> None:
         super().__init__()
         self._policy, self._directory = policy, directory
-        for world_size in (1, 2):
-            self[world_size]
+        self.update({world_size: self._create(world_size) for world_size in (1, 2)})
+        for bench in self.values():
+            bench.call("start")
 
     def __missing__(self, world_size: int) -> Bench:
+        self[world_size] = bench = self._create(world_size)
+        bench.call("start")
+        return bench
+
+    def _create(self, world_size: int) -> Bench:
         output_dir = self._directory / f"ranks-{world_size}-{uuid.uuid4().hex[:8]}"
         output_dir.mkdir()
-        self[world_size] = bench = Bench(world_size, self._policy, output_dir)
-        return bench
+        return Bench(world_size, self._policy, output_dir)
 
     def close(self) -> None:
         for bench in self.values():

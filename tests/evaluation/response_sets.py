@@ -17,16 +17,16 @@ HOW = {"resamples": 200, "confidence": 0.9, "seed": 0}
 
 def response_set(name: str, *answers: Sequence[str] | str, ids: bool = True, tokens: bool = False) -> ResponseSet:
     """The k-th argument: the responses to prompt ``question k``, of id ``qk``; a token is a letter."""
-    made = []
+    records = []
     for number, given in enumerate(answers):
         texts = (given,) if isinstance(given, str) else tuple(given)
         counts = tuple(map(len, texts)) if tokens else None
-        made.append(Answers(f"{name}:{number + 1}", f"q{number}" if ids else None, f"question {number}", texts, counts))
-    return ResponseSet(name, tuple(made))
+        records.append(Answers(f"{name}:{number + 1}", f"q{number}" if ids else None, f"question {number}", texts, counts))
+    return ResponseSet(name, tuple(records))
 
 
 class TableJudge:
-    """P(a > b) by the responses' texts, ``"a>b"``; mirrored where the mirror image is there; remembers who met whom. A call costs 0.25."""
+    """P(a > b) from a table of ``"a>b"``, or one minus that of ``"b>a"``; ``met`` lists the comparisons. A call costs 0.25."""
 
     def __init__(self, table: Mapping[str, float]) -> None:
         self.table = table

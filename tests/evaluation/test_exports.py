@@ -18,7 +18,7 @@ SET = response_set("mine", ("x", "yz"), ("v", "wörd"), tokens=True)
 
 
 def _read(path: Path) -> list[tuple[str | None, str | None, tuple[str, ...], tuple[int, ...] | None]]:
-    return [(own.id, own.prompt, own.responses, own.tokens) for own in read_responses(path).answers]
+    return [(one.id, one.prompt, one.responses, one.tokens) for one in read_responses(path).answers]
 
 
 def test_alpaca_eval_there_and_back(tmp_path: Path) -> None:
@@ -48,13 +48,13 @@ def test_arena_hard_v01_has_a_length_for_the_conversation_where_there_is_one(tmp
 
 def test_arena_hard_v2_there_and_back(tmp_path: Path) -> None:
     chat = (("system", "Be brief."), ("user", "Why?"))
-    made = ResponseSet("mine", (replace(SET.answers[0], chat=chat, prompt="system: Be brief.\n\nuser: Why?"), SET.answers[1]))
-    write_arena_hard_v2(tmp_path / "mine.jsonl", made, response=1)
+    answered = ResponseSet("mine", (replace(SET.answers[0], chat=chat, prompt="system: Be brief.\n\nuser: Why?"), SET.answers[1]))
+    write_arena_hard_v2(tmp_path / "mine.jsonl", answered, response=1)
     row = json.loads((tmp_path / "mine.jsonl").read_text().splitlines()[0])
     assert row["messages"][-1] == {"role": "assistant", "content": {"answer": "yz"}}
     assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
     first, second = read_responses(tmp_path / "mine.jsonl").answers
-    assert (first.id, first.prompt, first.chat, first.responses, first.tokens) == ("q0", made.answers[0].prompt, chat, ("yz",), (2,))
+    assert (first.id, first.prompt, first.chat, first.responses, first.tokens) == ("q0", answered.answers[0].prompt, chat, ("yz",), (2,))
     assert (second.prompt, second.responses) == ("question 1", ("wörd",))
 
 

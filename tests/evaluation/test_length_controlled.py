@@ -140,9 +140,9 @@ def oscillating() -> tuple[tuple[Array, Array, Array, Array], AgainstBaseline]:
 def test_agreement_with_scikit_learn() -> None:
     """LogisticRegressionCV of scikit-learn 1.9.1 as the reference code calls it (liblinear, no intercept, rows doubled with the
     probabilities as weights, GroupKFold of 5, ten C), with penalty="l2" and a tolerance of 1e-8; the variant first, at a weight of 0.2."""
-    own, variant = oscillating()
-    alone = rate_of(*own, **QUICK)
-    anchored = rate_of(*own, variants=[variant], **QUICK)
+    comparisons, variant = oscillating()
+    alone = rate_of(*comparisons, **QUICK)
+    anchored = rate_of(*comparisons, variants=[variant], **QUICK)
     assert (alone.win_rate, anchored.win_rate) == (pytest.approx(0.39500099, abs=1e-7), pytest.approx(0.38753766, abs=1e-7))
     np.testing.assert_allclose([alone.theta, alone.phi, alone.psi], [-0.482724, 1.116186, 0.845199], atol=1e-6)
     np.testing.assert_allclose([anchored.theta, anchored.phi, anchored.psi], [-0.502381, 1.179376, 0.716182], atol=1e-6)
@@ -152,11 +152,11 @@ def test_agreement_with_scikit_learn() -> None:
 def test_variants_decide_what_length_is_worth() -> None:
     """Two variants whose length never mattered, and which outweigh the model's comparisons: phi = 0, and the rate is the raw 0.65. With no
     weight it is the 2/3 of the two groups alone. The weight is shared: 0.1 each of two variants is 0.2 of one."""
-    own = two_groups(0.8, 0.5)
+    comparisons = two_groups(0.8, 0.5)
     variant = AgainstBaseline(*two_groups(0.5, 0.5))
 
     def rate(variants: Sequence[AgainstBaseline], weight: float) -> LengthControlled:
-        return rate_of(*own, variants=variants, variant_weight=weight, penalties=NEARLY_FREE, **QUICK)
+        return rate_of(*comparisons, variants=variants, variant_weight=weight, penalties=NEARLY_FREE, **QUICK)
 
     assert rate([variant, variant], 1e7).phi == pytest.approx(0, abs=1e-5)
     assert rate([variant, variant], 1e7).win_rate == pytest.approx(0.65, abs=1e-5)
@@ -191,8 +191,8 @@ def test_without_a_penalty_and_a_difference_in_length_it_is_the_raw_win_rate() -
 
 
 def test_the_interval_follows_from_the_seed() -> None:
-    own, _ = oscillating()
-    results = [rate_of(*own, resamples=20, confidence=0.9, seed=seed) for seed in (0, 0, 1)]
+    comparisons, _ = oscillating()
+    results = [rate_of(*comparisons, resamples=20, confidence=0.9, seed=seed) for seed in (0, 0, 1)]
     assert results[0] == results[1]
     assert (results[0].low, results[0].high) != (results[2].low, results[2].high)
     assert results[0].low < results[0].win_rate < results[0].high

@@ -20,7 +20,7 @@ def _reversed(answered: ResponseSet) -> ResponseSet:
 def test_by_id_in_the_first_sets_order() -> None:
     matched = match([response_set("a", "x", "y"), _reversed(response_set("b", "v", "w"))])
     assert [prompt.id for prompt in matched.prompts] == ["q0", "q1"]
-    assert [[own.responses for own in row] for row in matched.answers] == [[("x",), ("y",)], [("v",), ("w",)]]
+    assert [[one.responses for one in row] for row in matched.answers] == [[("x",), ("y",)], [("v",), ("w",)]]
     assert matched.unmatched == (0, 0)
 
 
@@ -28,13 +28,13 @@ def test_by_id_in_the_first_sets_order() -> None:
 def test_by_text_where_one_has_no_ids(ids: tuple[bool, bool]) -> None:
     first, second = ids
     matched = match([response_set("a", "x", "y", ids=first), _reversed(response_set("b", "v", "w", ids=second))])
-    assert [[own.responses[0] for own in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
+    assert [[one.responses[0] for one in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
     assert [prompt.id for prompt in matched.prompts] == (["q0", "q1"] if first else ["0", "1"])
 
 
 def test_by_text_where_no_id_is_common() -> None:
     other = response_set("b", "v", "w")
-    renamed = ResponseSet("b", tuple(replace(own, id=f"other {own.id}") for own in other.answers))
+    renamed = ResponseSet("b", tuple(replace(one, id=f"other {one.id}") for one in other.answers))
     assert len(match([response_set("a", "x", "y"), renamed]).prompts) == 2
     with pytest.raises(DataError, match="no prompt is in all of them"):
         match([response_set("a", "x", "y"), renamed], by="id")
@@ -42,9 +42,9 @@ def test_by_text_where_no_id_is_common() -> None:
 
 def test_a_text_that_is_there_twice_is_matched_in_order() -> None:
     sets = [response_set(name, *texts, ids=False) for name, texts in (("a", "xy"), ("b", "vw"))]
-    same = [ResponseSet(own.name, tuple(replace(answers, prompt="again") for answers in own.answers)) for own in sets]
+    same = [ResponseSet(one.name, tuple(replace(answers, prompt="again") for answers in one.answers)) for one in sets]
     matched = match(same)
-    assert [[own.responses[0] for own in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
+    assert [[one.responses[0] for one in row] for row in matched.answers] == [["x", "y"], ["v", "w"]]
 
 
 def test_unmatched_prompts_are_refused_or_counted() -> None:
@@ -64,7 +64,7 @@ def test_one_id_with_two_texts_is_refused() -> None:
 
 def test_prompts_come_from_whichever_file_has_them() -> None:
     """As with Arena-Hard v0.1, whose answers name the question by its id alone."""
-    bare = [ResponseSet(own.name, tuple(replace(answers, prompt=None) for answers in own.answers)) for own in (response_set("b", "v"),)]
+    bare = [ResponseSet(one.name, tuple(replace(answers, prompt=None) for answers in one.answers)) for one in (response_set("b", "v"),)]
     assert match([*bare, response_set("a", "x")]).prompts[0].text == "question 0"
     with pytest.raises(DataError, match=r"b:1: no file has the prompt of id 'q0'"):
         match([*bare, replace(bare[0], name="c")])
@@ -86,8 +86,8 @@ def test_lengths_are_tokens_only_where_all_files_have_them() -> None:
     """Tokens are counted as letters and one more: 3 and 2 (mean 2.5) against 5 tokens, 2 and 1 (mean 1.5) against 4 characters."""
 
     def counted(name: str, *texts: str) -> ResponseSet:
-        made = response_set(name, texts)
-        return ResponseSet(name, (replace(made.answers[0], tokens=tuple(len(text) + 1 for text in texts)),))
+        answered = response_set(name, texts)
+        return ResponseSet(name, (replace(answered.answers[0], tokens=tuple(len(text) + 1 for text in texts)),))
 
     with_tokens = match([counted("a", "xy", "z"), counted("b", "four")])
     assert with_tokens.unit == "tokens"

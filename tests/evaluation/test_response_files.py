@@ -47,7 +47,7 @@ def test_alpaca_eval_outputs(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     read = read_responses(path)
     assert read.name == "m"
-    assert [(own.id, own.prompt, own.responses, own.tokens) for own in read.answers] == [
+    assert [(one.id, one.prompt, one.responses, one.tokens) for one in read.answers] == [
         (None, "Why?", ("",), None),
         (None, "Add.\n\n1 and 2", ("3",), None),
     ]
@@ -95,7 +95,7 @@ def test_columns_of_a_parquet_file(tmp_path: Path) -> None:
     table = pyarrow.table({"prompt": ["a?", "b?"], "responses": [["x", "yz"], ["w", ""]], "tokens": [[1, 2], [1, 1]]})
     pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
     read = read_responses(tmp_path / "p.parquet")
-    assert [(own.responses, own.tokens, own.place.split(", ")[1]) for own in read.answers] == [
+    assert [(one.responses, one.tokens, one.place.split(", ")[1]) for one in read.answers] == [
         (("x", "yz"), (1, 2), "row 1"),
         (("w", ""), (1, 1), "row 2"),
     ]

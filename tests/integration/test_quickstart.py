@@ -24,7 +24,7 @@ SHELL = {name: value for name, value in os.environ.items() if name != "RAY_ADDRE
     "RAY_AUTH_MODE": "disabled",
     "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
 }
-"""A shell with the virtual environment active: without what keeps tests from joining a cluster, and whatever token its user may have."""
+"""A shell with the virtual environment active. Unlike the tests it may join a cluster; a token that its user may have is ignored."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def submit(command: list[str | Path], timeout_s: float = 120.0) -> subprocess.Co
 
 @contextlib.contextmanager
 def head_node() -> Iterator[str]:
-    """A cluster of its own, on ports of its own; yields the address that jobs are submitted to."""
+    """A second cluster, on free ports; yields the address that jobs are submitted to."""
     port = free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", f"--port={free_port()}", f"--dashboard-port={port}"]
     # A folder with a short name: Ray makes Unix sockets there, whose paths must not exceed 107 bytes.

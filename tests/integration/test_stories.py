@@ -24,10 +24,10 @@ pytestmark = [
 
 
 def livelier(prompts: list[str], responses: list[list[str]]) -> list[NDArray[np.float64]]:
-    """Prefers stories with more talking and more feeling: P = sigmoid of the difference in such marks."""
-    marks = ("!", '"', "happy", "smile", "laugh", "love", "fun")
-    scores = [np.array([sum(text.count(mark) for mark in marks) for text in group], dtype=np.float64) for group in responses]
-    return [1 / (1 + np.exp(-(own[:, None] - own[None, :]) / 2)) for own in scores]
+    """Prefers stories with more talking and more feeling: P = sigmoid(difference in the number of such marks / 2)."""
+    signs = ("!", '"', "happy", "smile", "laugh", "love", "fun")
+    scores = [np.array([sum(text.count(sign) for sign in signs) for text in group], dtype=np.float64) for group in responses]
+    return [1 / (1 + np.exp(-(marks[:, None] - marks[None, :]) / 2)) for marks in scores]
 
 
 def test_held_out_win_rate_rises(tmp_path: Path) -> None:
