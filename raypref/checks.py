@@ -45,7 +45,7 @@ def check(config: RunConfig, task: Task | None = None) -> list[Problem]:
 
 
 def check_learner(policy: PolicyConfig, learner: LearnerConfig) -> None:
-    """Refuse what DeepSpeed trains wrongly without an error, also where a rank is started by itself.
+    """Refuse what DeepSpeed trains wrongly without an error. A learner rank calls this as well, for callers without a whole config.
 
     Raises:
         ConfigError: see ``_zero_stage_problems``.
@@ -135,7 +135,7 @@ def _template(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield Problem("data.template", None, f"required for revisions ({wanted})", remedy)
     if wanted and template == "chat" and not config.data.chat_template:
         reason = "but data.chat_template is false"
-        yield Problem("data.template", template, reason, "set data.chat_template=true; for a model that continues text, give your own text")
+        yield Problem("data.template", template, reason, "set data.chat_template=true; for a model that continues text, give a text")
 
 
 def _one_kind_of_sequences(config: RunConfig, task: Task) -> Iterator[Problem]:
@@ -163,7 +163,7 @@ def _sleep(config: RunConfig, task: Task) -> Iterator[Problem]:
         return
     if config.placement.layout != "colocated":
         remedy = "set placement.layout=colocated, or placement.sleep=false"
-        yield Problem("placement.sleep", True, "but the engines have GPUs of their own", remedy)
+        yield Problem("placement.sleep", True, "but the engines share no GPUs with the learner", remedy)
     if config.loop.overlap:
         reason = "but with loop.overlap the engines sample while the learner trains"
         yield Problem("placement.sleep", True, reason, "set loop.overlap=false")
@@ -181,7 +181,7 @@ def _loss_against_demonstrations(config: RunConfig, task: Task) -> Iterator[Prob
 
 
 def _loss_against_selection(config: RunConfig, task: Task) -> Iterator[Problem]:
-    """Of given preferences the data decides, which is read in full before anything starts."""
+    """For given preferences this depends on each record; all of them are read before anything starts."""
     if task.kind != "run" or config.data.type != "prompts" or config.selection is None or config.rollout.responses < 2:
         return
     problem = misfit(config.selection, config.loss, config.judging, config.rollout.responses)

@@ -48,9 +48,9 @@ def run(
     callbacks: Sequence[Callback] | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Run the loop to its end, on the Ray cluster that is there or on a local one.
+    """Run the loop to its end, on the existing Ray cluster or on a local one.
 
-    Works inside a ``ray.init`` of the caller's and any number of times in one process.
+    Works inside the caller's ``ray.init``, and any number of times in one process.
 
     Args:
         config: what to run.
@@ -59,11 +59,11 @@ def run(
         oracle: in place of the ``oracle`` section: an ``Oracle``, or a function (see ``CallableOracle``).
         selection: in place of the ``selection`` section.
         loss: in place of the ``loss`` section.
-        callbacks: told of every group, step and evaluation; default: a progress line.
+        callbacks: called at every group, step and evaluation; default: a progress line.
         resume: continue from the newest checkpoint in ``output_dir``.
 
     Raises:
-        ConfigError, DataError: before anything starts.
+        ConfigError, DataError: before anything starts; all problems of the config in one message.
         PlacementError: the cluster cannot hold the run.
         SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
     """
@@ -114,10 +114,10 @@ def generate(
         config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
         prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
         output: a JSONL file (see ``raypref.loop.generation.record_of``), replaced.
-        responses: first answers a prompt.
-        revisions: how often each is revised; needs ``data.template``.
-        best: of a prompt's last answers keep the one with the highest mean score under the oracle (best of n, SPPO section 5). All
-            answers are written beside ``output``, to ``<its name>.all.jsonl``, before the oracle is asked.
+        responses: first answers per prompt.
+        revisions: number of revisions of each; needs ``data.template``.
+        best: keep the one of each prompt's last answers with the highest mean score under the oracle (best of n, SPPO section 5). All
+            answers are first written next to ``output``, to ``<its name>.all.jsonl``.
 
     Raises:
         ConfigError, DataError: before anything starts.
@@ -144,14 +144,14 @@ def generate(
 
 
 def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, Any, T]]) -> T:
-    """Do something with the config's oracle, on actors of ``placement.oracle`` and no others.
+    """Run a coroutine with the config's oracle; only the actors of ``placement.oracle`` are started.
 
     Args:
         config: oracle, judging, placement and output_dir are what matters.
         work: a coroutine function of the oracle's role.
 
     Raises:
-        ConfigError: there is no oracle, or it needs what is not there (the policy, for one).
+        ConfigError: there is no oracle, or it asks the policy.
         PlacementError: the cluster cannot hold the actors.
     """
     config = config.located()
@@ -203,7 +203,7 @@ def _need(config: RunConfig, task: Task) -> Any:
 
 @contextlib.contextmanager
 def _assembled(config: RunConfig, task: Task) -> Iterator[Any]:
-    """The ``Team`` of the actors that a task needs, on the cluster that is there or a local one; the caller's modules reach every node."""
+    """The ``Team`` of the actors that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
     from actors.cluster.connection import connected, ship_own_modules
     from actors.cluster.placement import plan_placement
     from actors.team import Team

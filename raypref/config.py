@@ -1,4 +1,4 @@
-"""The run's configuration: one section a concern, each field with its unit and range.
+"""The run's configuration: one section per concern, each field with its unit and range.
 
 A YAML file holds the sections; dotted overrides (``loss.eta=500``) change single values; unknown keys are refused.
 """
@@ -77,10 +77,10 @@ class RunConfig(Section):
         return self.loss.needs | measured
 
     def groups_in_flight(self, responses: int | None = None) -> int:
-        """``loop.window_groups``; by default the engines are full while as many groups again are judged or wait for those before them.
+        """``loop.window_groups``; by default twice as many as fill the engines: as many again are judged, or wait for earlier groups.
 
         Args:
-            responses: of a group; default: ``rollout.responses``.
+            responses: per group; default: ``rollout.responses``.
         """
         if self.loop.window_groups is not None:
             return self.loop.window_groups

@@ -49,8 +49,8 @@ class Problem:
 
     @classmethod
     def of(cls, error: RayprefError) -> Self:
-        """The problem that an error names; it reads the same."""
-        path, _, rest = str(error).partition(": ")
+        """The problem that an error names; it reads the same, on one line."""
+        path, _, rest = str(error).replace("\n", " ").partition(": ")
         reason, _, remedy = rest.rpartition("; ")
         return cls(path, None, reason, remedy) if reason else cls(path, None, remedy, "")
 

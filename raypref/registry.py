@@ -31,7 +31,7 @@ RENAMED: dict[str, str] = {
 """Old key -> new key, both as dotted paths. An old key is refused, and the new one named."""
 
 _MOST_HINTS = 3
-"""A key that stands in more places of the config than this says nothing about which one was meant."""
+"""With more places than this, a hint at all of them would not help."""
 
 
 class _SectionType(ModelMetaclass):
@@ -124,7 +124,7 @@ class Registry(Generic[T]):
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
                 f"{self.axis}.type: no {self.axis} is called {name!r}; {hint}known: {', '.join(self.names())}; "
-                f"your own is named as 'module:Class'"
+                f"a class of yours is named 'module:Class'"
             )
         return self._classes[name]
 
@@ -139,12 +139,12 @@ class Registry(Generic[T]):
     def _import(self, name: str) -> type[T]:
         module_name, _, attribute = name.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), attribute)
+            named = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"{self.axis}.type: cannot import {name!r}: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, self.base)):
+        if not (isinstance(named, type) and issubclass(named, self.base)):
             raise ConfigError(f"{self.axis}.type: {name!r} is not a subclass of {self.base.__module__}.{self.base.__name__}")
-        return found
+        return named
 
 
 def _refusal(cls: type[BaseModel], error: pydantic.ValidationError, path: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Sections of the config that belong to no single room; the others stand where they are used (``data.config``, ``judging.config``).
+"""Sections of the config that several folders use. ``data`` and ``judging`` have theirs in ``data/config.py`` and ``judging/config.py``.
 
 Every field's docstring gives its meaning, unit and range.
 """
@@ -35,13 +35,13 @@ class PolicyConfig(Section):
     path: str
     """A Hugging Face model directory, or a hub name."""
     tokenizer: str | None = None
-    """Where the tokenizer is, if not beside the model."""
+    """Directory or hub name of the tokenizer; default: ``path``."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute type of the learner, the reference and the engines."""
+    """Number format in which the learner, the reference and the engines compute."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """transformers' ``attn_implementation`` in the learner and the reference; flash_attention_2 needs the package flash-attn."""
     max_context_tokens: PositiveInt | None = None
-    """Prompt and response together; default: the model's own limit."""
+    """Longest prompt and response together, in tokens; default: the model's limit."""
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
@@ -49,19 +49,19 @@ class PolicyConfig(Section):
 
 
 class LoopConfig(Section):
-    """The dial from offline to online.
+    """How much is trained between two weight syncs: from offline to online.
 
     Without ``prompts_per_iteration`` and ``sync_interval`` the prompts are split evenly over the iterations, as the papers do it.
     """
 
     iterations: PositiveInt = 3
-    """An iteration is what lies between two syncs of the sampling policy."""
+    """Number of iterations; an iteration is the training between two syncs of the sampling policy."""
     prompts_per_iteration: PositiveInt | None = None
-    """Prompts of one iteration; its steps follow (semi-online, as the papers do it)."""
+    """Prompts per iteration; the number of steps follows (semi-online, as in the papers)."""
     sync_interval: PositiveInt | None = None
-    """Optimiser steps between syncs; 1 is online. The iteration takes as many prompts as that needs."""
+    """Optimiser steps per iteration; 1 is online. The number of prompts follows."""
     window_groups: PositiveInt | None = None
-    """How many prompts may be in flight between the engines and the learner. Default: twice what fills the engines, at least 256."""
+    """Most prompts in flight between the engines and the learner. Default: twice as many as fill the engines, at least 256."""
     overlap: bool = True
     """Train while the engines still sample. Changes the time, never the result."""
 
@@ -76,16 +76,16 @@ class RolloutConfig(Section):
     """Sampling."""
 
     responses: Annotated[int, Field(ge=1)] = 5
-    """K, responses a prompt."""
+    """K, responses per prompt."""
     temperature: PositiveFloat = 1.0
-    """1.0 samples from the policy itself, which is what the theory asks for."""
+    """1.0 samples from the policy itself, as the theory assumes."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 2048
     """Longest response, in tokens."""
     max_num_seqs: PositiveInt = 256
-    """Sequences an engine decodes at once."""
+    """Most sequences that one engine decodes at once."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.85
-    """Share of the GPU that an engine takes; lower it for ``placement.layout: colocated``."""
+    """Share of the GPU's memory that an engine takes; lower it for ``placement.layout: colocated``."""
     kv_cache_gib: PositiveFloat | None = None
     """Fixed size of the key-value cache in GiB; default: what ``gpu_memory_utilization`` leaves (on a CPU: 0.25)."""
     enforce_eager: bool = False
@@ -111,15 +111,15 @@ class OptimizerConfig(Section):
     weight_decay: NonNegative = 0.0
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's second moment decay, and RMSprop's smoothing constant (torch's own default there: 0.99)."""
+    """AdamW's second moment decay, and RMSprop's smoothing constant (torch's default there: 0.99)."""
     eps: PositiveFloat = 1e-8
 
 
 class ReferenceConfig(Section):
-    """pi_ref. pi_t, the policy at the iteration's start, is a slot of its own, which a loss asks for by itself."""
+    """The reference policy pi_ref. The previous policy pi_t is another one; a loss declares which of the two it needs."""
 
     policy: Literal["fixed", "refreshed"] = "fixed"
-    """fixed: the policy that the run started from; refreshed: the policy of every so many iterations ago."""
+    """fixed: the policy that the run started from; refreshed: a later policy, replaced after every ``every`` iterations."""
     every: PositiveInt = 1
     """Iterations between two refreshes: pi_ref is the policy at the start of iteration t - t mod every. Only with ``policy: refreshed``;
     1 makes pi_ref the same as pi_t."""
@@ -131,30 +131,30 @@ class ReferenceConfig(Section):
 class RegulariserConfig(Section):
     """SPO's global regulariser: coefficient * mean over samples of the token-wise KL(pi_theta || pi_ref), over the whole vocabulary.
 
-    Source: SPO (15), Algorithm 1. The samples are responses of pi_theta to prompts that are due around the step, one a prompt. Where
-    pi_theta samples the training data too, an iteration's sampling is finished before its first step: nothing overlaps then.
+    Source: SPO (15), Algorithm 1. The samples are responses of pi_theta to prompts that are due around the step, one per prompt.
+    If the training data is sampled too, all of an iteration's sampling comes before its first step: nothing overlaps.
     """
 
     type: Literal["none", "token_kl"] = "none"
-    """none: no regulariser beyond the loss' own."""
+    """none: no regulariser, apart from what the loss contains."""
     coefficient: Annotated[float, Field(ge=0)] = 0.1
-    """Weight of the KL, in units of loss for one nat a response (the paper: 0.01 and 0.1)."""
+    """Weight of the KL, in units of loss per nat per response (the paper: 0.01 and 0.1)."""
     every: PositiveInt = 8
     """T, optimiser steps between two sets of samples (the paper: 8); counted over the whole run."""
     samples: PositiveInt = 32
-    """Responses in a set (the paper: 32)."""
+    """Responses per set (the paper: 32)."""
     max_tokens: PositiveInt | None = None
     """Longest sample, in tokens; default: ``rollout.max_tokens``."""
 
     @property
     def on(self) -> bool:
-        """Whether there is one."""
+        """Whether the run has a regulariser."""
         return self.type != "none"
 
     @model_validator(mode="after")
-    def _weighty(self) -> Self:
+    def _coefficient_above_0(self) -> Self:
         if self.on and not self.coefficient:
-            raise ConfigError("regulariser.coefficient: 0 has no effect and samples for nothing; set regulariser.type=none")
+            raise ConfigError("regulariser.coefficient: 0 has no effect, but costs the samples; set regulariser.type=none")
         return self
 
 
@@ -162,20 +162,20 @@ class LearnerConfig(Section):
     """Training."""
 
     global_batch: PositiveInt = 64
-    """Examples of one optimiser step (a pair is one example), over all ranks."""
+    """Examples per optimiser step over all ranks; a pair is one example."""
     micro_batch_tokens: PositiveInt = 8192
-    """Tokens of one forward pass on one rank, padding included; what does not fit is accumulated. An example that is longer by itself
-    (a pair: both responses) has a pass of its own. The reference's passes are as large."""
+    """Tokens per micro-batch (one forward pass on one rank), padding included; gradients are accumulated over micro-batches. An example
+    that is longer (a pair: both responses) is a micro-batch by itself. The reference uses the same limit."""
     epochs: PositiveInt = 1
     """Passes over an iteration's examples."""
     max_grad_norm: NonNegative = 1.0
-    """Clip the global gradient norm; 0 does not clip."""
+    """Largest global gradient norm, above which the gradient is scaled down; 0: no limit."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO: what is sharded over the ranks (1 optimiser state, 2 gradients, 3 parameters)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     timeout_s: PositiveFloat = 1800.0
-    """Longest wait, in seconds, for a collective, a step, or one answer of an engine, reference or oracle."""
+    """Longest wait for a collective, a step, or one answer of an engine, reference or oracle, in seconds."""
 
 
 class SyncConfig(Section):
@@ -184,7 +184,7 @@ class SyncConfig(Section):
     transport: Literal["auto", "nccl", "ipc", "shm"] = "auto"
     """auto: nccl for separate GPUs, ipc for colocated ones, shared memory on a CPU."""
     check: bool = True
-    """After every sync compare checksums, then log-probs on the same tokens; a run that fails stops."""
+    """After every sync compare checksums, then log-probs on the same tokens; stop the run if they differ."""
     probe_prompts: PositiveInt = 4
     """Prompts that every engine answers for the check."""
     probe_tokens: PositiveInt = 32
@@ -197,15 +197,15 @@ class SyncConfig(Section):
 class RolloutPlacement(Section):
     engines: Annotated[int, Field(ge=0)] = 1
     tensor_parallel: PositiveInt = 1
-    """GPUs of one engine, always on one node."""
+    """GPUs per engine, always on one node."""
     cpus: PositiveFloat = 1.0
-    """CPU cores of one engine, for each of its GPUs."""
+    """CPU cores per GPU of an engine."""
 
 
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
     gpus: Fraction = 1.0
-    """Share of a GPU of one replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
+    """Share of a GPU per replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
     cpus: PositiveFloat = 1.0
 
 
@@ -216,14 +216,14 @@ class LearnerPlacement(Section):
 
 
 class PlacementConfig(Section):
-    """Where the roles run. Bundles follow from this; they are placed together or not at all."""
+    """Where the roles run. The bundles of resources follow from this section; all of them are placed, or none."""
 
     layout: Literal["separate", "colocated"] = "separate"
-    """separate: every role on GPUs of its own; colocated: engines, references and oracles share the learner's GPUs."""
+    """separate: each role has GPUs to itself; colocated: engines, references and oracles share the learner's GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """cpu: Ray counts GPUs that are not there, so that the placement is the same. auto: cuda where a GPU is found."""
+    """cpu: Ray counts GPUs that do not exist, so that the placement is the same. auto: cuda if there is a GPU."""
     sleep: bool = False
-    """Colocated engines and the learner take turns: engines give their GPU memory back while the learner trains, and the optimiser's state
+    """Colocated engines and the learner take turns: the engines free their GPU memory while the learner trains, and the optimiser's state
     is in host memory while they sample. Needs ``loop.overlap: false`` and ``learner.zero_stage`` 2 or 3; ``rollout.gpu_memory_utilization``
     may then be what the learner's parameters, the references and the oracles leave."""
     rollout: RolloutPlacement = RolloutPlacement()
@@ -231,17 +231,17 @@ class PlacementConfig(Section):
     oracle: ReplicaPlacement = ReplicaPlacement()
     learner: LearnerPlacement = LearnerPlacement()
     timeout_s: PositiveFloat = 600.0
-    """How long to wait for a cluster that may still grow, in seconds."""
+    """Longest wait for a cluster that may still grow, in seconds."""
 
 
 class EvaluationConfig(Section):
-    """Win rates on held-out prompts, under the run's own oracle."""
+    """Win rates on held-out prompts, judged by the run's oracle."""
 
     responses: PositiveInt = 1
-    """Responses a prompt and policy."""
+    """Responses per prompt and policy."""
     every: Annotated[int, Field(ge=0)] = 1
-    """Evaluate after every so many iterations; 0 never. A resumed run compares its next policy with the one that it continues from,
-    whenever that was evaluated."""
+    """Iterations between two evaluations; 0: never. A resumed run compares its next policy with the one from which it continues,
+    even if that one was not evaluated."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
     needs ``data.template``."""
@@ -254,7 +254,7 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """One is saved at the end of every iteration."""
+    """A checkpoint is saved at the end of every iteration."""
 
     keep: PositiveInt = 2
-    """Newest checkpoints that stay on disk."""
+    """How many checkpoints stay on disk, the newest ones."""

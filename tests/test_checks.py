@@ -208,7 +208,7 @@ def test_what_must_hold_for_turns() -> None:
 
     assert turns() == []
     assert turns(policy={"path": "m", "dtype": "float32"}, learner={"zero_stage": 1}) == []
-    assert turns(placement={"sleep": True}) == ["placement.sleep: true, but the engines have GPUs of their own"]
+    assert turns(placement={"sleep": True}) == ["placement.sleep: true, but the engines share no GPUs with the learner"]
     assert turns(loop={}) == ["placement.sleep: true, but with loop.overlap the engines sample while the learner trains"]
     assert turns(learner={"zero_stage": 1}) == [
         "learner.zero_stage: 1, whose optimiser state in bfloat16 cannot leave the GPU, as placement.sleep needs"

@@ -1,1 +1,1 @@
-"""The loop on a CPU machine, from nothing: its own text, tokenizer, base policy and oracle."""
+"""The loop on a CPU machine, from nothing: text, tokenizer, base policy and oracle."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 HUB = "hf://datasets/tatsu-lab/alpaca_farm"
-"""Read as plain JSON: the data set's own loading script is one that ``datasets`` no longer runs."""
+"""Read as plain JSON: the data set's loading script is one that ``datasets`` no longer runs."""
 SFT, PREFERENCES, EVALUATION = "alpaca_instructions/sft.json", "alpaca_gpt4_preference.json", "alpaca_farm_evaluation.json"
 """10,000 instructions with answers; 19,472 pairs that GPT-4 labelled; AlpacaFarm's evaluation instructions."""
 TASK = "Below is an instruction that describes a task"

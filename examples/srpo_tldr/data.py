@@ -41,10 +41,10 @@ def post_of(row: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: the prompt is not made of SUBREDDIT, TITLE, POST and TL;DR.
     """
-    found = POST.fullmatch(row["prompt"])
-    if found is None:
+    post = POST.fullmatch(row["prompt"])
+    if post is None:
         raise ValueError(f"TL;DR: expected 'SUBREDDIT: r/... TITLE: ... POST: ... TL;DR:', got {row['prompt']!r}")
-    return found.groupdict()
+    return post.groupdict()
 
 
 def demonstration(row: Mapping[str, Any]) -> dict[str, str]:

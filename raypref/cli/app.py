@@ -91,7 +91,7 @@ def generate(
         typer.Option("--best", help="Keep the answer that the oracle scores highest; all are first written to <output's stem>.all.jsonl."),
     ] = False,
 ) -> None:
-    """Have the policy answer prompts, revise its own answers, and keep the best of them."""
+    """Have the policy answer prompts, revise its answers, and keep the best of them."""
     from raypref.compose import generate as run
     from raypref.config import load_config
 

@@ -36,8 +36,8 @@ def problems_of(path: Path, overrides: Sequence[str]) -> list[Problem]:
     config, problems = _parsed(read_values(path, overrides))
     if config is None:
         return problems
-    found, facts = inspect(config, Task())
-    problems += found
+    more, facts = inspect(config, Task())
+    problems += more
     known = {problem.path for problem in problems}
     return problems + [problem for problem in _data_problems(config, facts) if problem.path not in known]
 

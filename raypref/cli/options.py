@@ -39,9 +39,9 @@ SETS = ("responses", "policies", "prompts", "questions", "partial")
 def command(
     app: typer.Typer, evaluation: Callable[..., Any], *results: str, inputs: Sequence[str] = SETS, name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: a command with the shared options beside those of the function.
+    """Decorator: a command with the shared options and those of the function.
 
-    The function gets ``evaluation(config, overrides, output, results, inputs)`` as its first argument, then its own options.
+    The first argument of the function is ``evaluation(config, overrides, output, results, inputs)``; then come the options that it declares.
 
     Args:
         app: what the command belongs to.

@@ -117,7 +117,7 @@ def test_a_checkpoint_of_other_ranks_is_refused_before_anything_starts(separate:
 def test_turns_that_cannot_be_taken_are_refused_before_anything_starts(tied_model: Path, tmp_path: Path, caplog: Any) -> None:
     caplog.set_level("INFO", "raypref.compose")
     config = config_for(tied_model, tmp_path / "run", placement={"device": "cpu", "sleep": True})
-    with pytest.raises(ConfigError, match=r"placement\.sleep: true, but the engines have GPUs of their own"):
+    with pytest.raises(ConfigError, match=r"placement\.sleep: true, but the engines share no GPUs with the learner"):
         raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])
     assert "starting" not in caplog.text
 
