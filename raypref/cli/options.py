@@ -41,7 +41,7 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: a command with the shared options and those of the function.
 
-    The first argument of the function is ``evaluation(config, overrides, output, results, inputs)``; then come the options that it declares.
+    The first argument of the function is ``evaluation(config, overrides, output, results, inputs)``; its options follow.
 
     Args:
         app: what the command belongs to.
