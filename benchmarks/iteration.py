@@ -129,7 +129,7 @@ def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
     """Seconds of each sample: overlapped, one stage after another with one thread per role, the same with two. The three take turns."""
     from actors.cluster.placement import Need, plan_placement
     from actors.policy_model import facts_of
-    from actors.team import Team
+    from actors.run_actors import RunActors
     from examples.quickstart.base_policy import prepare
     from raypref.loop.loading import load_run_data
 
@@ -140,7 +140,7 @@ def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
         for threads in (1, 2):
             config = real_config(folder, threads)
             plan = plan_placement(config.placement, Need(rollout=True, reference=True, oracle=True))
-            teams.append(stack.enter_context(Team.assembled(config, plan, "cpu", may_grow=False)))
+            teams.append(stack.enter_context(RunActors.reserved(config, plan, "cpu", may_grow=False)))
         data = load_run_data(teams[0].config, facts_of(teams[0].config.policy), records=texts, held_out=None)
         return asyncio.run(turns(teams, data, folder))
 
@@ -148,7 +148,7 @@ def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
 async def turns(teams: Sequence[Any], data: RunData, folder: Path) -> tuple[list[float], list[float], list[float]]:
     one, two = teams
     for team in teams:
-        await team.connect()
+        await team.start()
     seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
     for sample in range(SAMPLES + 1):
         for side, (team, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):

@@ -98,11 +98,19 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         after_step = Checkpoints.read(resume_from)[0].step
         learner_checkpoint.read(resume_from / "learner", Layout(config.placement.learner.ranks, config.learner.zero_stage))
     with (
-        _assembled(config, task) as team,
+        _actors(config, task) as actors,
         contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
     ):
-        driver = Driver(config, team.roles, data, metrics=metrics, callbacks=callbacks)
-        return _finish(team, _train(team, driver, resume_from, begun))
+
+        async def train() -> Outcome:
+            start_s = time.monotonic() - begun
+            logger.info("started in %.0f s", start_s)
+            driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks)
+            outcome = await driver.run(resume_from)
+            outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
+            return outcome
+
+        return _with_actors(actors, train)
 
 
 def generate(
@@ -133,14 +141,14 @@ def generate(
     questions, revise = load_questions(config, facts, prompts, revisions)
 
     async def answers() -> list[Chain]:
-        chains = await generate_chains(team.roles.rollout, config, questions, responses, revisions, revise)
+        chains = await generate_chains(actors.roles.rollout, config, questions, responses, revisions, revise)
         if not best:
             return chains
         write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
-        return await best_of(chains, team.roles.oracle)
+        return await best_of(chains, actors.roles.oracle)
 
-    with _assembled(config, task) as team:
-        write_chains(output, _finish(team, answers()))
+    with _actors(config, task) as actors:
+        write_chains(output, _with_actors(actors, answers))
 
 
 def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, Any, T]]) -> T:
@@ -157,8 +165,8 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
     config = config.located()
     task = Task("compare")
     refuse([*check(config, task), *_placement_problems(config, task)])
-    with _assembled(config, task) as team:
-        return _finish(team, work(team.roles.oracle))
+    with _actors(config, task) as actors:
+        return _with_actors(actors, lambda: work(actors.roles.oracle))
 
 
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
@@ -202,44 +210,36 @@ def _need(config: RunConfig, task: Task) -> Any:
 
 
 @contextlib.contextmanager
-def _assembled(config: RunConfig, task: Task) -> Iterator[Any]:
-    """The ``Team`` of the actors that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
+def _actors(config: RunConfig, task: Task) -> Iterator[Any]:
+    """The ``RunActors`` that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
     from actors.cluster.connection import connected, ship_own_modules
     from actors.cluster.placement import plan_placement
-    from actors.team import Team
+    from actors.run_actors import RunActors
 
     plan = plan_placement(config.placement, _need(config, task))
     logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
         ship_own_modules()
-        with Team.assembled(config, plan, device, may_grow=may_grow) as team:
-            yield team
+        with RunActors.reserved(config, plan, device, may_grow=may_grow) as actors:
+            yield actors
 
 
-async def _train(team: Any, driver: Driver, resume_from: Path | None, begun: float) -> Outcome:
-    await team.connect()
-    start_s = time.monotonic() - begun
-    logger.info("started in %.0f s", start_s)
-    outcome = await driver.run(resume_from)
-    outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
-    return outcome
+def _with_actors(actors: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Start the actors, do ``work``, and let the actors end; in another thread where an event loop already runs here (a notebook)."""
 
-
-def _finish(team: Any, work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` to its end and close the team; in another thread where an event loop already runs here (a notebook)."""
-
-    async def work_and_close() -> T:
+    async def start_work_and_close() -> T:
         try:
-            return await work
+            await actors.start()
+            return await work()
         finally:
-            await team.close()
+            await actors.close()
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work_and_close())
+        return asyncio.run(start_work_and_close())
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, work_and_close()).result()
+        return thread.submit(asyncio.run, start_work_and_close()).result()
 
 
 def _with_objects(

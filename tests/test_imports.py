@@ -87,7 +87,7 @@ def test_the_driver_pays_for_no_engine() -> None:
     """The driver's process imports the actors' classes to start them; the engines are imported where they run."""
     loaded = _fresh("""
 import sys
-import actors.team
+import actors.run_actors
 print([name for name in ("vllm", "deepspeed", "transformers") if name in sys.modules])
 """)
     assert loaded.strip() == "[]"

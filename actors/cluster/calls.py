@@ -32,7 +32,7 @@ async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], tim
         TimeoutError: naming the calls that did not answer.
         Exception: the cause, as it was raised on its rank.
     """
-    tasks = [asyncio.ensure_future(_result(call)) for call in calls]
+    tasks = [asyncio.ensure_future(result(call)) for call in calls]
     try:
         done, waiting = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         errors = _errors(done)
@@ -50,7 +50,7 @@ async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], tim
     return [task.result() for task in tasks]
 
 
-async def _result(call: Awaitable[Any]) -> Any:
+async def result(call: Awaitable[Any]) -> Any:
     """The call's result, or the error as it was raised in the actor, the actor's traceback attached as Ray formats it."""
     from ray.exceptions import RayTaskError
 

@@ -1,22 +1,24 @@
-"""From a plan to running actors: one placement group for the run, one actor a seat."""
+"""From a plan to running actors: one placement group for the run, and an actor for each placement."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.cluster.placement import Plan, Seat, cannot_fit
+from actors.cluster.calls import result
+from actors.cluster.placement import ActorPlacement, Plan, cannot_fit
 from raypref.errors import ConfigError, PlacementError, RayprefError
 
 logger = logging.getLogger(__name__)
@@ -105,41 +107,51 @@ def _appears(path: Path, timeout_s: float = 10.0) -> bool:
 
 
 def start(
-    cls: type,
-    seat: Seat,
+    make: partial[Any],
+    placement: ActorPlacement,
     group: PlacementGroup,
     log_dir: Path,
     *,
     env: Mapping[str, str],
     max_concurrency: int = 1,
-    kwargs: Mapping[str, Any],
 ) -> Any:
-    """Create the actor of a seat; its output goes to ``log_dir/<role>-<index>.log``.
+    """Create one actor; its output goes to ``log_dir/<role>-<index>.log``.
+
+    Args:
+        make: the actor's class with its arguments.
+        placement: where it runs.
+        group: the run's bundles.
+        log_dir: made if need be.
+        env: environment variables of its process.
+        max_concurrency: calls that it takes at a time.
 
     Returns:
-        the actor's handle, at once; the constructor's errors surface with the first call (see ``ready``).
+        The actor's handle, at once; the constructor's errors surface with the first call (see ``ready``).
     """
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=seat.bundle, placement_group_capture_child_tasks=True)
+    strategy = PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=placement.bundle, placement_group_capture_child_tasks=True
+    )
     options: dict[str, Any] = {
-        "num_cpus": seat.cpus,
-        "num_gpus": seat.gpus,
+        "num_cpus": placement.cpus,
+        "num_gpus": placement.gpus,
         "scheduling_strategy": strategy,
         "runtime_env": {"env_vars": dict(env)},
         "max_concurrency": max_concurrency,
     }
-    log_file = log_dir / f"{seat.name}.log"
-    return ray.remote(_seated(cls, seat.name)).options(**options).remote(log_file=str(log_file), **kwargs)
+    log_file = str(log_dir / f"{placement.name}.log")
+    actor = ray.remote(_actor_class(make.func, placement.name)).options(**options)
+    return actor.remote(*make.args, log_file=log_file, **make.keywords)
 
 
-def _seated(cls: type, name: str) -> type:
-    """The class as it runs in an actor: logs to its own file, and shows its seat in the dashboard."""
+def _actor_class(cls: Any, name: str) -> type:
+    """The class as it runs in an actor: it logs to a file, and the dashboard shows it by ``name``."""
 
-    class Seated(cls):
-        def __init__(self, *, log_file: str, **kwargs: Any) -> None:
+    class Actor(cls):
+        def __init__(self, *args: Any, log_file: str, **kwargs: Any) -> None:
             log_to_file(Path(log_file), name)
             self._refusal: RayprefError | None = None
             try:
-                super().__init__(**kwargs)
+                super().__init__(*args, **kwargs)
             except RayprefError as error:  # Ray would report the death of the actor, and lose what it died of
                 self._refusal = error
 
@@ -147,7 +159,7 @@ def _seated(cls: type, name: str) -> type:
             return name
 
         def alive(self) -> str:
-            """Returns once the constructor has; raises what it refused."""
+            """Returns once the constructor has; raises what the constructor raised."""
             if self._refusal is not None:
                 raise self._refusal
             return name
@@ -155,12 +167,12 @@ def _seated(cls: type, name: str) -> type:
         def gpu_ids(self) -> list[str]:
             return [str(gpu) for gpu in ray.get_gpu_ids()]
 
-    Seated.__name__ = Seated.__qualname__ = cls.__name__
-    return Seated
+    Actor.__name__ = Actor.__qualname__ = cls.__name__
+    return Actor
 
 
 def log_to_file(path: Path, name: str) -> None:
-    """Send this process' standard output and error, those of C++ code too, to a file; log lines carry the seat's name."""
+    """Send this process' standard output and error, those of C++ code too, to a file; log lines carry the actor's name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
@@ -171,29 +183,33 @@ def log_to_file(path: Path, name: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s", force=True)
 
 
-def ready(handles: Mapping[str, Any], timeout_s: float) -> None:
+async def ready(handles: Mapping[str, Any], timeout_s: float) -> None:
     """Wait until every actor's constructor has returned.
 
     Raises:
-        Exception: the first constructor's error, or a time-out that names who is not ready.
+        Exception: the first constructor's error.
+        TimeoutError: names the actors that are not ready.
     """
-    waiting = {handle.alive.remote(): name for name, handle in handles.items()}
-    deadline = time.monotonic() + timeout_s
-    while waiting:
-        done, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            raise TimeoutError(f"not ready after {timeout_s:g} s: {', '.join(sorted(waiting.values()))}; their logs say why")
-        try:
-            ray.get(done[0])
-        except RayTaskError as error:
-            raise error.cause from error
-        del waiting[done[0]]
+    names = {asyncio.ensure_future(result(handle.alive.remote())): name for name, handle in handles.items()}
+    if not names:
+        return
+    try:
+        done, waiting = await asyncio.wait(names, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in names:
+            task.cancel()
+    for task in done:
+        task.result()
+    if waiting:
+        late = sorted(names[task] for task in waiting)
+        raise TimeoutError(f"not ready after {timeout_s:g} s: {', '.join(late)}; their logs say why")
 
 
-def gpus_of(handles: Sequence[Any], timeout_s: float) -> list[str]:
-    """The GPUs that Ray gave to actors, for the guests that share them."""
-    ids: list[list[str]] = ray.get([handle.gpu_ids.remote() for handle in handles], timeout=timeout_s)
-    return [gpu for own in ids for gpu in own]
+async def gpus_of(handles: Sequence[Any], timeout_s: float) -> list[str]:
+    """The GPUs that Ray gave to actors."""
+    calls = asyncio.gather(*(result(handle.gpu_ids.remote()) for handle in handles))
+    ids: list[list[str]] = await asyncio.wait_for(calls, timeout_s)
+    return [gpu for gpus in ids for gpu in gpus]
 
 
 def stop(handles: Sequence[Any], group: PlacementGroup) -> None:

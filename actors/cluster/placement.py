@@ -4,10 +4,10 @@ Separate layout, 2 engines of tensor parallel 2, 2 references, 1 oracle without 
 
     learner   4 x {GPU 1}      rollout   2 x {GPU 2}      reference 2 x {GPU 1}      oracle 1 x {CPU}
 
-Colocated, 4 ranks, tensor parallel 2: 2 bundles of {GPU 2}; each holds two learner ranks, which own the GPUs, and as guests an engine and
-its share of the references and oracles.
+Colocated, 4 ranks, tensor parallel 2: 2 bundles of {GPU 2}. Each holds two learner ranks, for which Ray reserves the GPUs. An engine and
+some of the references and oracles run in the same bundle and share these GPUs.
 
-An engine is one bundle, and a bundle lies on one node: so its tensor-parallel ranks do, too.
+An engine is one bundle, and a bundle lies on one node, so the engine's tensor-parallel ranks are on one node, too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from raypref.errors import ConfigError
 from raypref.sections import PlacementConfig
+
+Role = Literal["learner", "rollout", "reference", "oracle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +31,23 @@ class Need:
     reference: bool
     oracle: bool
     learner: bool = True
-    """False for generation: separate engines alone, which load the policy themselves."""
+    """False for generation and for questions to an oracle: engines then load the policy themselves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """Where one actor sits."""
+class ActorPlacement:
+    """Where one actor runs."""
 
-    role: str
+    role: Role
     index: int
+    """Among the actors of its role."""
     bundle: int
+    """Index in ``Plan.bundles``."""
     cpus: float
     gpus: float
-    """GPUs that Ray reserves for the actor; 0 for a guest of a colocated bundle."""
-    guest_of: tuple[int, ...] = ()
-    """Learner ranks whose GPUs a guest shares."""
+    """GPUs that Ray reserves for the actor; 0 for one that uses those of learner ranks."""
+    shares_gpus_of: tuple[int, ...] = ()
+    """Learner ranks whose GPUs it uses."""
 
     @property
     def name(self) -> str:
@@ -51,27 +56,29 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Bundles of one placement group, and who sits in which."""
+    """Bundles of one placement group, and which actor runs in which."""
 
     bundles: tuple[Mapping[str, float], ...]
-    seats: tuple[Seat, ...]
+    actors: tuple[ActorPlacement, ...]
 
-    def of(self, role: str) -> list[Seat]:
-        return [seat for seat in self.seats if seat.role == role]
+    def of(self, role: Role) -> list[ActorPlacement]:
+        """The actors of a role, by index."""
+        return [actor for actor in self.actors if actor.role == role]
 
     def total(self, resource: str) -> float:
+        """The sum over all bundles, of ``GPU`` or ``CPU``."""
         return sum(bundle.get(resource, 0.0) for bundle in self.bundles)
 
     def arithmetic(self) -> str:
         """``learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} = 8 GPU, 8 CPU``"""
-        owners = {seat.bundle: "+".join(sorted({s.role for s in self.seats if s.bundle == seat.bundle})) for seat in self.seats}
-        kinds = Counter((owners[k], _show(bundle)) for k, bundle in enumerate(self.bundles))
-        terms = " + ".join(f"{owner} {count} x {{{shape}}}" for (owner, shape), count in kinds.items())
+        roles = ["+".join(sorted({actor.role for actor in self.actors if actor.bundle == k})) for k in range(len(self.bundles))]
+        kinds = Counter((names, _show(bundle)) for names, bundle in zip(roles, self.bundles, strict=True))
+        terms = " + ".join(f"{names} {count} x {{{shape}}}" for (names, shape), count in kinds.items())
         return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU"
 
 
 def plan_placement(config: PlacementConfig, need: Need) -> Plan:
-    """Bundles and seats for a run.
+    """The bundles of a run, and the actors in them.
 
     Raises:
         ConfigError: the layout cannot be made of these numbers.
@@ -83,11 +90,11 @@ def plan_placement(config: PlacementConfig, need: Need) -> Plan:
 
 def _separate(config: PlacementConfig, need: Need) -> Plan:
     bundles: list[Mapping[str, float]] = []
-    seats: list[Seat] = []
+    actors: list[ActorPlacement] = []
 
-    def place(role: str, count: int, gpus: float, cpus: float) -> None:
+    def place(role: Role, count: int, gpus: float, cpus: float) -> None:
         for index in range(count):
-            seats.append(Seat(role, index, len(bundles), cpus, gpus))
+            actors.append(ActorPlacement(role, index, len(bundles), cpus, gpus))
             bundles.append({"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
     if need.reference and config.reference.replicas > 1 and config.reference.gpus < 1:
@@ -104,7 +111,7 @@ def _separate(config: PlacementConfig, need: Need) -> Plan:
         place("reference", config.reference.replicas, config.reference.gpus, config.reference.cpus)
     if need.oracle:
         place("oracle", config.oracle.replicas, config.oracle.gpus, config.oracle.cpus)
-    return Plan(tuple(bundles), tuple(seats))
+    return Plan(tuple(bundles), tuple(actors))
 
 
 def _colocated(config: PlacementConfig, need: Need) -> Plan:
@@ -121,23 +128,24 @@ def _colocated(config: PlacementConfig, need: Need) -> Plan:
             f"tensor_parallel {width}; set it to {count}"
         )
     cpus = [0.0] * count
-    seats = []
+    actors: list[ActorPlacement] = []
 
-    def seat(role: str, index: int, bundle: int, cores: float, owner: bool) -> None:
-        hosts = () if owner else tuple(range(bundle * width, (bundle + 1) * width))
-        seats.append(Seat(role, index, bundle, cores, 1.0 if owner else 0.0, hosts))
+    def place(role: Role, index: int, bundle: int, cores: float) -> None:
+        ranks = () if role == "learner" else tuple(range(bundle * width, (bundle + 1) * width))
+        actors.append(ActorPlacement(role, index, bundle, cores, 1.0 if role == "learner" else 0.0, ranks))
         cpus[bundle] += cores
 
     for rank in range(ranks):
-        seat("learner", rank, rank // width, config.learner.cpus, owner=True)
+        place("learner", rank, rank // width, config.learner.cpus)
     if need.rollout:
         for engine in range(count):
-            seat("rollout", engine, engine, config.rollout.cpus * width, owner=False)
-    for role, wanted, section in (("reference", need.reference, config.reference), ("oracle", need.oracle, config.oracle)):
-        for replica in range(section.replicas if wanted else 0):
-            seat(role, replica, replica % count, section.cpus, owner=False)
+            place("rollout", engine, engine, config.rollout.cpus * width)
+    for replica in range(config.reference.replicas if need.reference else 0):
+        place("reference", replica, replica % count, config.reference.cpus)
+    for replica in range(config.oracle.replicas if need.oracle else 0):
+        place("oracle", replica, replica % count, config.oracle.cpus)
     bundles = tuple({"CPU": cores, "GPU": float(width)} for cores in cpus)
-    return Plan(bundles, tuple(seats))
+    return Plan(bundles, tuple(actors))
 
 
 def cannot_fit(plan: Plan, nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -2,5 +2,5 @@
 
 ``group`` is the driver's side (``raypref.roles.RolloutRole``): it routes requests to engines. ``actor`` runs in the engine's process: it
 accepts or refuses requests and streams finished rollouts. ``engine`` is the only module that calls vLLM. Start with ``group``.
-``actors.team`` starts the actors; nothing else imports this room.
+``actors.run_actors`` starts the actors; nothing else imports this room.
 """

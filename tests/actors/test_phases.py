@@ -11,7 +11,7 @@ import pytest
 from actors.cluster.placement import Need, plan_placement
 from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Level, Phases
-from actors.team import takes_turns
+from actors.run_actors import takes_turns
 from raypref.config import RunConfig
 from raypref.errors import SyncError
 

@@ -19,31 +19,31 @@ def plan(need: Need = ALL, **sections: Any) -> Any:
 
 def test_separate_layout() -> None:
     """4 ranks + 2 engines of 2 GPUs + 1 reference + an oracle without a GPU: 4 + 4 + 1 GPUs; cores 4 + 2*2 + 1 + 1."""
-    made = plan(learner={"ranks": 4}, rollout={"engines": 2, "tensor_parallel": 2}, oracle={"gpus": 0})
-    assert made.total("GPU") == 9
-    assert made.total("CPU") == 10
-    assert [seat.bundle for seat in made.of("rollout")] == [4, 5]
-    assert [made.bundles[seat.bundle]["GPU"] for seat in made.of("rollout")] == [2, 2]
-    assert "GPU" not in made.bundles[made.of("oracle")[0].bundle]
-    assert made.arithmetic() == (
+    placed = plan(learner={"ranks": 4}, rollout={"engines": 2, "tensor_parallel": 2}, oracle={"gpus": 0})
+    assert placed.total("GPU") == 9
+    assert placed.total("CPU") == 10
+    assert [actor.bundle for actor in placed.of("rollout")] == [4, 5]
+    assert [placed.bundles[actor.bundle]["GPU"] for actor in placed.of("rollout")] == [2, 2]
+    assert "GPU" not in placed.bundles[placed.of("oracle")[0].bundle]
+    assert placed.arithmetic() == (
         "learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} + reference 1 x {GPU 1, CPU 1} + oracle 1 x {CPU 1} = 9 GPU, 10 CPU"
     )
 
 
 def test_colocated_layout() -> None:
-    """4 ranks, engines of 2 GPUs: 2 bundles of 2; guests own no GPU and share those of their bundle's ranks."""
-    made = plan(layout="colocated", learner={"ranks": 4}, rollout={"engines": 2, "tensor_parallel": 2}, reference={"replicas": 2})
-    assert [bundle["GPU"] for bundle in made.bundles] == [2, 2]
-    assert [(seat.bundle, seat.gpus, seat.guest_of) for seat in made.of("rollout")] == [(0, 0, (0, 1)), (1, 0, (2, 3))]
-    assert [seat.bundle for seat in made.of("learner")] == [0, 0, 1, 1]
-    assert [seat.bundle for seat in made.of("reference")] == [0, 1]
-    assert made.total("GPU") == 4
+    """4 ranks, engines of 2 GPUs: 2 bundles of 2; Ray reserves none for an engine, which uses those of its bundle's ranks."""
+    placed = plan(layout="colocated", learner={"ranks": 4}, rollout={"engines": 2, "tensor_parallel": 2}, reference={"replicas": 2})
+    assert [bundle["GPU"] for bundle in placed.bundles] == [2, 2]
+    assert [(actor.bundle, actor.gpus, actor.shares_gpus_of) for actor in placed.of("rollout")] == [(0, 0, (0, 1)), (1, 0, (2, 3))]
+    assert [actor.bundle for actor in placed.of("learner")] == [0, 0, 1, 1]
+    assert [actor.bundle for actor in placed.of("reference")] == [0, 1]
+    assert placed.total("GPU") == 4
 
 
 def test_roles_that_are_not_needed_take_nothing() -> None:
-    made = plan(Need(rollout=False, reference=False, oracle=False))
-    assert made.total("GPU") == 1
-    assert {seat.role for seat in made.seats} == {"learner"}
+    placed = plan(Need(rollout=False, reference=False, oracle=False))
+    assert placed.total("GPU") == 1
+    assert {actor.role for actor in placed.actors} == {"learner"}
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ def test_impossible_layouts(sections: dict[str, Any], message: str) -> None:
 
 def test_engine_stays_on_one_node() -> None:
     """Two nodes of 2 GPUs have 4 in all, but an engine of 4 fits on neither."""
-    made = plan(Need(rollout=True, reference=False, oracle=False), learner={"ranks": 1}, rollout={"tensor_parallel": 4})
-    reason = cannot_fit(made, [{"GPU": 2, "CPU": 8}, {"GPU": 2, "CPU": 8}])
+    placed = plan(Need(rollout=True, reference=False, oracle=False), learner={"ranks": 1}, rollout={"tensor_parallel": 4})
+    reason = cannot_fit(placed, [{"GPU": 2, "CPU": 8}, {"GPU": 2, "CPU": 8}])
     assert reason is not None
     assert "rollout 1 x {GPU 4, CPU 4}" in reason
     assert "(in all 4 GPU, 16 CPU)" in reason
     assert "no node has room for a bundle of {GPU 4, CPU 4}" in reason
-    assert cannot_fit(made, [{"GPU": 2, "CPU": 8}, {"GPU": 4, "CPU": 8}]) is None
+    assert cannot_fit(placed, [{"GPU": 2, "CPU": 8}, {"GPU": 4, "CPU": 8}]) is None
 
 
 def test_cores_count_too() -> None:
-    made = plan(learner={"ranks": 2})
-    assert cannot_fit(made, [{"GPU": 8, "CPU": 4}]) is not None
-    assert cannot_fit(made, [{"GPU": 8, "CPU": 5}]) is None
+    placed = plan(learner={"ranks": 2})
+    assert cannot_fit(placed, [{"GPU": 8, "CPU": 4}]) is not None
+    assert cannot_fit(placed, [{"GPU": 8, "CPU": 5}]) is None

@@ -132,19 +132,19 @@ def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytes
         async def sample(self, request: types.SampleRequest) -> types.Rollout:
             return await sample(request.prompt, request.count, "generate")
 
-    async def close() -> None:
+    async def nothing() -> None:
         pass
 
     @contextlib.contextmanager
     def assembled(*args: Any, **kwargs: Any) -> Any:
-        yield SimpleNamespace(roles=SimpleNamespace(rollout=Engines(), oracle=Fails()), close=close)
+        yield SimpleNamespace(roles=SimpleNamespace(rollout=Engines(), oracle=Fails()), start=nothing, close=nothing)
 
     @contextlib.contextmanager
     def connected(*args: Any) -> Any:
         yield "cpu", False
 
     monkeypatch.setattr("actors.cluster.connection.connected", connected)
-    monkeypatch.setattr("actors.team.Team.assembled", assembled)
+    monkeypatch.setattr("actors.run_actors.RunActors.reserved", assembled)
     monkeypatch.setattr("actors.policy_model.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
     monkeypatch.setattr("raypref.loop.generation.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
     config = {

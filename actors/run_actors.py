@@ -1,0 +1,240 @@
+"""The actors of one run: bundles reserved, actors created and connected, and the four roles that the driver sees.
+
+with RunActors.reserved(config, plan, device, may_grow=...) as actors:
+    await actors.start()
+    ... actors.roles ...
+    await actors.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+import raypref
+from actors.cluster import launch
+from actors.cluster.connection import Device
+from actors.cluster.placement import ActorPlacement, Plan, Role
+from actors.learner.deepspeed_setup import learner_env
+from actors.learner.group import LearnerGroup
+from actors.learner.phases import FORGET, KEEP, Phases
+from actors.learner.rank import LearnerRank
+from actors.oracle.actor import SPARE_CALLS, OracleActor
+from actors.oracle.group import OracleGroup
+from actors.oracle.services import PolicyAccess
+from actors.policy_model import facts_of
+from actors.reference.actor import ReferenceActor
+from actors.reference.group import ReferenceGroup
+from actors.rollout.actor import RolloutActor
+from actors.rollout.engine import engine_env
+from actors.rollout.group import RolloutGroup
+from actors.weights import transport
+from actors.weights.sender import Destination
+from raypref.config import RunConfig
+from raypref.data.examples import ExampleBuilder
+from raypref.roles import Roles
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 1800.0
+"""Longest wait for the actors to load their models."""
+CLOSE_TIMEOUT_S = 30.0
+"""Longest wait for an actor to end by itself; then it is killed."""
+STREAM_AND_CALLS = 4
+"""Calls at a time of an engine's actor: its stream lasts as long as the run; submissions and the calls of a weight sync come beside it."""
+
+
+class RunActors:
+    """The actors of one run, and the roles that the driver sees."""
+
+    roles: Roles
+    """There once ``start`` has returned."""
+
+    def __init__(self, config: RunConfig, plan: Plan, device: Device, group: PlacementGroup) -> None:
+        """See ``reserved``."""
+        self.config = config
+        self.plan = plan
+        self.device = device
+        self._group = group
+        self._transport = transport.choose(config.sync.transport, device, config.placement.layout)
+        self._takes_turns = takes_turns(config, plan)
+        self._handles: dict[str, Any] = {}
+        """Name of an actor -> its handle."""
+        self._closable: list[RolloutGroup | ReferenceGroup | OracleGroup] = []
+        """Groups of actors that are ready, and can end by themselves."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def reserved(cls, config: RunConfig, plan: Plan, device: Device, *, may_grow: bool) -> Iterator[RunActors]:
+        """Reserve the bundles of the plan for the time of the block; whatever happens, after it the actors are gone and the bundles free.
+
+        Args:
+            config: the run's.
+            plan: which actors there are, and where.
+            device: what they compute on.
+            may_grow: whether the cluster may get more nodes.
+
+        Raises:
+            PlacementError: the cluster cannot hold the plan.
+            ConfigError: a node does not see ``output_dir``, or ``sync.transport`` does not fit.
+        """
+        one_node = transport.choose(config.sync.transport, device, config.placement.layout).one_node
+        group = launch.reserve(plan, config.placement.timeout_s, may_grow, "STRICT_PACK" if one_node else "PACK")
+        actors = cls(config, plan, device, group)
+        try:
+            launch.check_nodes(group, config.output_dir, raypref.__version__)
+            yield actors
+        finally:
+            launch.stop(list(actors._handles.values()), group)
+
+    async def start(self) -> None:
+        """Create the actors, let them load their models side by side, and connect the learner with the other copies of its policy.
+
+        Where roles share GPUs they start one after the other: the others must be told which GPUs the learner's ranks got, and while an
+        engine measures the free memory of its GPU no other actor may take some.
+
+        Raises:
+            ConfigError: an actor refuses its settings, or the policy cannot be loaded.
+        """
+        shared = self.device == "cuda" and self.config.placement.layout == "colocated"
+        in_turn: tuple[tuple[Role, ...], ...] = (("learner",), ("rollout",), ("reference", "oracle"))
+        for roles in in_turn:
+            for placement in (placement for role in roles for placement in self.plan.of(role)):
+                await self._create(placement)
+            if shared:
+                await launch.ready(self._handles, START_TIMEOUT_S)
+        learner, others = self._make_roles()
+        await launch.ready(dict(self._named("learner")), START_TIMEOUT_S)  # quick: the model is loaded by ``learner.start``
+        await asyncio.gather(self._others_ready(others), *([learner.start()] if self.plan.of("learner") else []))
+        if self.plan.of("learner") and (destinations := self._destinations()):
+            await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
+
+    async def close(self) -> None:
+        """Let the engines, references and oracles end by themselves: killed ones leave shared memory behind. Does nothing before they are
+        ready: one that still loads would not answer."""
+        closing = [asyncio.wait_for(group.close(), CLOSE_TIMEOUT_S) for group in self._closable]
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                logger.warning("an actor did not end by itself: %s", outcome)
+
+    async def _others_ready(self, groups: Sequence[RolloutGroup | ReferenceGroup | OracleGroup]) -> None:
+        others = self._named("rollout") + self._named("reference") + self._named("oracle")
+        await launch.ready(dict(others), START_TIMEOUT_S)
+        self._closable = list(groups)
+
+    async def _create(self, placement: ActorPlacement) -> None:
+        make, calls = self._constructor(placement)
+        env = await self._environment(placement)
+        log_dir = self.config.output_dir / "logs"
+        self._handles[placement.name] = launch.start(make, placement, self._group, log_dir, env=env, max_concurrency=calls)
+
+    def _constructor(self, placement: ActorPlacement) -> tuple[partial[Any], int]:
+        """What makes the actor, and how many calls it takes at a time."""
+        if placement.role == "learner":
+            return self._learner_rank(placement.index), 1
+        if placement.role == "rollout":
+            return self._engine(), STREAM_AND_CALLS
+        if placement.role == "reference":
+            return self._reference(), 1
+        return self._oracle(placement.name), self.config.judging.groups + SPARE_CALLS
+
+    def _learner_rank(self, rank: int) -> partial[LearnerRank]:
+        config = self.config.model_copy(update={"oracle": None})  # an oracle may hold what only its actor can load
+        device = "cuda:0" if self.device == "cuda" else "cpu"
+        return partial(LearnerRank, config, device=device, rank=rank, world_size=len(self.plan.of("learner")))
+
+    def _engine(self) -> partial[RolloutActor]:
+        return partial(
+            RolloutActor,
+            self.config.policy,
+            self.config.rollout,
+            tensor_parallel=self.config.placement.rollout.tensor_parallel,
+            device=self.device,
+            transport=self._transport.name,
+            seed=self.config.seed,
+            load_weights=not self.plan.of("learner"),
+            sleeps=self._takes_turns,
+        )
+
+    def _reference(self) -> partial[ReferenceActor]:
+        tokens = self.config.learner.micro_batch_tokens
+        return partial(ReferenceActor, self.config.policy, self.config.frozen_logps, tokens, self.device, self._transport.name)
+
+    def _oracle(self, name: str) -> partial[OracleActor]:
+        config = self.config
+        if config.oracle is None:
+            raise ValueError("oracle: a plan with oracle actors for a config without an oracle")
+        return partial(
+            OracleActor,
+            oracle=config.oracle,
+            selection=config.selection,
+            loss=config.loss,
+            examples=self._examples,
+            journal_dir=config.output_dir / "rollouts",
+            name=name,
+            judging=config.judging,
+            device=self.device,
+            policy=PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None,
+            timeout_s=config.learner.timeout_s,
+        )
+
+    @cached_property
+    def _examples(self) -> ExampleBuilder | None:
+        """Builds the run's examples, in every oracle actor; None where nothing is trained."""
+        if not self.plan.of("learner"):
+            return None
+        return ExampleBuilder.of_run(self.config.loss, self.config.data, facts_of(self.config.policy))
+
+    async def _environment(self, placement: ActorPlacement) -> dict[str, str]:
+        """Environment variables of the actor's process, which GPUs it sees among them."""
+        threads = max(1, int(placement.cpus))
+        if placement.role == "rollout":
+            env = engine_env(self.device, max(1, threads // self.config.placement.rollout.tensor_parallel))
+        elif placement.role == "oracle":
+            env = engine_env(self.device, threads)  # it may have an engine of its own
+        else:
+            env = learner_env(self.device, threads)
+        if self.device == "cuda" and not placement.shares_gpus_of and placement.gpus:
+            return env  # Ray shows the actor the GPUs that it reserved for it
+        visible: list[str] = []
+        if self.device == "cuda" and placement.shares_gpus_of:
+            ranks = [self._handles[f"learner-{rank}"] for rank in placement.shares_gpus_of]
+            visible = await launch.gpus_of(ranks if placement.role == "rollout" else ranks[:1], START_TIMEOUT_S)
+        return env | {"CUDA_VISIBLE_DEVICES": ",".join(visible), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+
+    def _named(self, role: Role) -> list[tuple[str, Any]]:
+        """Name and handle of each actor of a role."""
+        return [(placement.name, self._handles[placement.name]) for placement in self.plan.of(role)]
+
+    def _make_roles(self) -> tuple[LearnerGroup, list[RolloutGroup | ReferenceGroup | OracleGroup]]:
+        """Make the driver's side of every role that the plan has: ``roles``. Returns the learner's, and the others."""
+        timeout_s = self.config.learner.timeout_s
+        engines, references, oracles = self._named("rollout"), self._named("reference"), self._named("oracle")
+        rollout = RolloutGroup(engines, timeout_s) if engines else None
+        reference = ReferenceGroup(references, timeout_s) if references else None
+        sample = None if rollout is None else rollout.sample
+        oracle = OracleGroup(dict(oracles), timeout_s, in_flight=self.config.judging.groups, policy=sample) if oracles else None
+        ranks = [handle for _, handle in self._named("learner")]
+        level = KEEP if self.config.policy.lora is not None else FORGET  # a sync of an adapter sends only a part of the weights
+        learner = LearnerGroup(ranks, timeout_s, Phases(ranks, engines, level, timeout_s) if self._takes_turns else None)
+        self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
+        return learner, [group for group in (oracle, rollout, reference) if group is not None]
+
+    def _destinations(self) -> list[Destination]:
+        """Where the learner's weights go: the engines, and the references if they hold pi_t."""
+        workers = self.config.placement.rollout.tensor_parallel
+        destinations = [Destination(name, handle, workers) for name, handle in self._named("rollout")]
+        if "previous" in self.config.loss.needs:
+            destinations += [Destination(name, handle) for name, handle in self._named("reference")]
+        return destinations
+
+
+def takes_turns(config: RunConfig, plan: Plan) -> bool:
+    """Whether the learner and the engines of this plan take turns on their GPUs (``placement.sleep``)."""
+    return config.placement.sleep and bool(plan.of("learner") and plan.of("rollout"))
