@@ -1,9 +1,11 @@
-"""The actors of one run: bundles reserved, actors created and connected, and the four roles that the driver sees.
+"""The actors of one run, and the four roles that the driver sees of them.
 
-with RunActors.reserved(config, plan, device, may_grow=...) as actors:
-    await actors.start()
-    ... actors.roles ...
-    await actors.close()
+    with RunActors.reserved(config, plan, device, may_grow=...) as actors:       # bundles
+        await actors.start()                                                     # actors, side by side
+        await Driver(config, actors.roles, ...).run()
+        await actors.close()
+
+Only ``raypref.compose`` uses it.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class RunActors:
         group = launch.reserve(plan, config.placement.timeout_s, may_grow, "STRICT_PACK" if one_node else "PACK")
         actors = cls(config, plan, device, group)
         try:
-            launch.check_nodes(group, config.output_dir, raypref.__version__)
+            if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
+                launch.check_nodes(group, config.output_dir, raypref.__version__)
             yield actors
         finally:
             launch.stop(list(actors._handles.values()), group)

@@ -58,10 +58,10 @@ def _own_handler(number: signal.Signals) -> Iterator[None]:
 
 def _device_of(config: RunConfig) -> Device:
     """``placement.device``, or cuda where ``auto`` finds a GPU: on this machine, or as Ray found one on a node."""
-    import torch
-
     if config.placement.device != "auto":
         return config.placement.device
+    import torch
+
     resources = ray.cluster_resources() if ray.is_initialized() else {}
     real = torch.cuda.is_available() or any(name.startswith("accelerator_type:") for name in resources)
     return "cuda" if real else "cpu"
@@ -88,7 +88,16 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     if device == "cpu":
         cores = os.cpu_count() or 1
         counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
-    ray.init(address="local", namespace=name, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **counted)
+    unused = {"prestart_worker_first_driver": False}  # idle workers; every actor of a run has an environment, and so a worker of its own
+    ray.init(
+        address="local",
+        namespace=name,
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        _system_config=unused,
+        **counted,
+    )
 
 
 def _own_packages() -> list[ModuleType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -55,7 +56,7 @@ def _free() -> str:
 
 
 def check_nodes(group: PlacementGroup, output_dir: Path, version: str, timeout_s: float = 120.0) -> None:
-    """Every node of the run can import this raypref and writes where the others read.
+    """Check that every node of the run can import this raypref and writes where the others read.
 
     Raises:
         ConfigError: naming the node and what is missing there.
@@ -150,10 +151,13 @@ def _actor_class(cls: Any, name: str) -> type:
         def __init__(self, *args: Any, log_file: str, **kwargs: Any) -> None:
             log_to_file(Path(log_file), name)
             self._refusal: RayprefError | None = None
+            gc.disable()  # a constructor imports a great many objects that stay; looking through them takes a fifth of the time
             try:
                 super().__init__(*args, **kwargs)
             except RayprefError as error:  # Ray would report the death of the actor, and lose what it died of
                 self._refusal = error
+            finally:
+                gc.enable()
 
         def __repr__(self) -> str:
             return name

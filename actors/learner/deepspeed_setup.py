@@ -83,6 +83,7 @@ def build_engine(
     import torch
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    _import_muon_without_compiling()
     optimizer = _optimizer(trained, learner.optimizer)
     config = engine_config(policy, learner, world_size, sum(parameter.numel() for parameter in trained))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -90,6 +91,18 @@ def build_engine(
     for group in list(c10d._world.pg_map):
         c10d._set_pg_timeout(timedelta(seconds=learner.timeout_s), group)
     return engine, optimizer
+
+
+def _import_muon_without_compiling() -> None:
+    """Save 2 s: DeepSpeed imports its Muon optimiser for every other one, too, and with it torch's compiler, for kernels that never run."""
+    from deepspeed.runtime import compiler
+
+    compile_kernels = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_kernels
 
 
 def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:

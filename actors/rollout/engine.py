@@ -13,6 +13,7 @@ must have the environment of ``engine_env``.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -198,6 +199,7 @@ def _start(
         )
     weight_transport.load(transport).register()
     cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
+    gc.freeze()  # vLLM collects garbage five times while it starts; without this each time among all that was imported, 2 s in total
     with _reported(policy):
         llm = LLM(
             policy.path,
