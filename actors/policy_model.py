@@ -1,7 +1,7 @@
-"""The policy as transformers knows it: model, tokenizer, end tokens, context limit.
+"""Loads the policy with transformers: model, tokenizer, end tokens, context limit.
 
-Learner, reference and engines take these from here, so that they cannot disagree. transformers is imported by the functions, not by the
-module: the driver's process imports ``actors`` without paying for it.
+The learner, references and engines all use this module, so that they cannot disagree. Its functions import transformers, the module does
+not: importing ``actors`` in the driver's process stays quick.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
 
     Args:
         policy: which model, and how.
-        device: where its parameters go.
+        device: of its parameters.
         trainable: for the learner: with ``policy.lora`` the model is wrapped by peft and only the adapter requires a gradient (its
             initial values come from torch's generator, which the caller seeds); ``policy.gradient_checkpointing`` applies.
             Otherwise: the bare model in evaluation mode, without gradients and without an adapter.
@@ -64,8 +64,8 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
 
 @contextlib.contextmanager
 def _garbage_left_alone() -> Iterator[None]:
-    """No garbage collection for the time of the block. transformers' imports make a great many objects that stay; looking through them
-    again and again takes a fifth of the time."""
+    """No garbage collection in the block: transformers' imports make a great many objects that stay, and searching them for garbage again
+    and again takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -82,7 +82,7 @@ def stored_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_tokenizer(policy: PolicyConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``policy.tokenizer``, or the one beside the model.
+    """The tokenizer in ``policy.tokenizer``, by default the one beside the model.
 
     Raises:
         ConfigError: there is none.
@@ -130,22 +130,24 @@ def context_limit(policy: PolicyConfig) -> int:
     """How many tokens a prompt and its response may have together.
 
     Raises:
-        ConfigError: ``policy.max_context_tokens`` is above what the model was made for, or neither says anything; or the model's rotary
-            frequencies change at a length below it (longrope), for a whole batch, as soon as one sequence is longer.
+        ConfigError: ``policy.max_context_tokens`` is above the model's positions, or neither states a limit; or the model's rotary
+            frequencies change at a length below the limit (longrope): one longer sequence changes them for its whole batch.
     """
     config = _model_config(policy).get_text_config()
-    own = getattr(config, "max_position_embeddings", None)
-    asked = own if policy.max_context_tokens is None else policy.max_context_tokens
+    positions = getattr(config, "max_position_embeddings", None)
+    asked = positions if policy.max_context_tokens is None else policy.max_context_tokens
     if asked is None:
-        raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit of its own; set one")
-    if own is not None and asked > own:
-        raise ConfigError(f"policy.max_context_tokens: {asked} is above the {own} positions of {policy.path}; set at most {own}")
+        raise ConfigError(f"policy.max_context_tokens: {policy.path} states no limit; set one")
+    if positions is not None and asked > positions:
+        raise ConfigError(
+            f"policy.max_context_tokens: {asked} is above the {positions} positions of {policy.path}; set at most {positions}"
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     switch = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
     if switch is not None and asked > switch:
         raise ConfigError(
-            f"policy.max_context_tokens: {asked}, but {policy.path} has other rotary frequencies beyond {switch} tokens (longrope), which "
-            f"one long sequence would bring upon all others of its batch; set at most {switch}"
+            f"policy.max_context_tokens: {asked}, but {policy.path} uses other rotary frequencies beyond {switch} tokens (longrope), and "
+            f"one long sequence would change them for all others of its batch; set at most {switch}"
         )
     return int(asked)
 
@@ -166,7 +168,7 @@ def _pretrained(policy: PolicyConfig, load: Any, key: str = "policy.path", **arg
 
 
 def _check_directory(path: str, key: str) -> None:
-    """Refuse what can be no hub name (``name`` or ``owner/name``) and is no directory, before a hub is asked for it."""
+    """Raise ``ConfigError`` for a path that is neither a directory nor, by its form (``name``, ``owner/name``), a hub name."""
     if Path(path).is_dir():
         return
     looks_local = path.startswith((".", "~", os.sep)) or path.count("/") > 1 or Path(path).exists()

@@ -212,14 +212,14 @@ def _need(config: RunConfig, task: Task) -> Any:
 @contextlib.contextmanager
 def _actors(config: RunConfig, task: Task) -> Iterator[Any]:
     """The ``RunActors`` that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
-    from actors.cluster.connection import connected, ship_own_modules
+    from actors.cluster.connection import connected, ship_modules
     from actors.cluster.placement import plan_placement
     from actors.run_actors import RunActors
 
     plan = plan_placement(config.placement, _need(config, task))
     logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
     with connected(plan, config) as (device, may_grow):
-        ship_own_modules()
+        ship_modules()
         with RunActors.reserved(config, plan, device, may_grow=may_grow) as actors:
             yield actors
 

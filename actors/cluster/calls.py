@@ -1,4 +1,4 @@
-"""Waiting for remote calls: within a time-out, and with the error that came first as what surfaces."""
+"""Waiting for remote calls: within a time-out, and so that the error that surfaces is the first cause."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 _GRACE_S = 5.0
-"""How long the other ranks' errors are waited for once one has failed: a peer's death is noticed by its neighbours in half a second."""
+"""How long to wait for the errors of other ranks once one has failed: ranks notice a peer's death within half a second."""
 
 _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "timed out", "NCCL", "gloo")
-"""In a message: a collective failed, because of what happened on another rank."""
-
+"""A message with one of these says that a collective failed because of what happened on another rank."""
 
 IN_FLIGHT = 2
-"""Calls that a replica is given at a time: one at work, one waiting, so that it never idles and a time-out is of work, not of a queue."""
+"""Calls that a replica is given at a time: it works on one while the next is there, so it never idles. More would wait in its queue, and a
+time-out would count the waiting."""
 
 
 async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], timeout_s: float) -> list[Any]:
     """Results of remote calls that depend on each other.
 
-    When one fails, the others soon fail of it, or wait for it in a collective. The error that surfaces is the first that is no
-    consequence of another: an actor's death or an error of its own before a failed collective.
+    When one fails, the others soon fail because of it, or wait for it in a collective. So an actor's death, or an exception that is not
+    about a collective, is raised in preference to a collective's failure.
 
     Args:
         calls: awaitables, Ray's references among them.
-        names: of the calls, for the message of a time-out.
+        names: of the calls, for a time-out's message.
         timeout_s: longest wait for all of them.
 
     Raises:
-        TimeoutError: naming the calls that did not answer.
-        Exception: the cause, as it was raised on its rank.
+        TimeoutError: names the calls that did not answer.
+        Exception: the first cause, as it was raised on its rank.
     """
     tasks = [asyncio.ensure_future(result(call)) for call in calls]
     try:
@@ -51,7 +51,7 @@ async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], tim
 
 
 async def result(call: Awaitable[Any]) -> Any:
-    """The call's result, or the error as it was raised in the actor, the actor's traceback attached as Ray formats it."""
+    """The call's result. An error is raised as it was in the actor, with the actor's traceback, as Ray formats it, in a note."""
     from ray.exceptions import RayTaskError
 
     try:

@@ -23,7 +23,6 @@ from raypref.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-
 Device = Literal["cuda", "cpu"]
 
 
@@ -32,12 +31,12 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
     """Join the cluster that the caller or the machine is connected to, or start a local one for the time of the block.
 
     Yields:
-        what the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
+        What the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
     """
     if ray.is_initialized():
         yield _device_of(config), True
         return
-    with _own_handler(signal.SIGTERM):
+    with _kept_handler(signal.SIGTERM):
         started_here = not _join(config.name)
         if started_here:
             _start_local(plan, _device_of(config), config.name)
@@ -48,23 +47,23 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
 
 
 @contextlib.contextmanager
-def _own_handler(number: signal.Signals) -> Iterator[None]:
-    """After the block the process does with a signal what it did before: ``ray.init`` has it abort with a stack trace at SIGTERM."""
-    before = signal.getsignal(number)
+def _kept_handler(number: signal.Signals) -> Iterator[None]:
+    """Restore the signal's handler after the block: ``ray.init`` makes the process abort with a stack trace at SIGTERM."""
+    handler = signal.getsignal(number)
     yield
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(number, before)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def _device_of(config: RunConfig) -> Device:
-    """``placement.device``, or cuda where ``auto`` finds a GPU: on this machine, or as Ray found one on a node."""
+    """``placement.device``; for ``auto`` cuda where this machine or a node of the cluster has a GPU."""
     if config.placement.device != "auto":
         return config.placement.device
     import torch
 
     resources = ray.cluster_resources() if ray.is_initialized() else {}
-    real = torch.cuda.is_available() or any(name.startswith("accelerator_type:") for name in resources)
-    return "cuda" if real else "cpu"
+    has_gpu = torch.cuda.is_available() or any(name.startswith("accelerator_type:") for name in resources)
+    return "cuda" if has_gpu else "cpu"
 
 
 def _join(name: str) -> bool:
@@ -72,7 +71,7 @@ def _join(name: str) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     if address == "local":
         return False
-    packages = [str(Path(inspect.getfile(module)).parent) for module in _own_packages()]
+    packages = [str(Path(inspect.getfile(module)).parent) for module in _packages()]
     try:
         ray.init(address="auto", namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
     except ConnectionError:
@@ -83,7 +82,10 @@ def _join(name: str) -> bool:
 
 
 def _start_local(plan: Plan, device: str, name: str) -> None:
-    """A cluster of this machine alone. On a CPU machine Ray is told to count what the plan asks for, so that the placement is real."""
+    """Start a cluster of this machine alone.
+
+    On a CPU Ray is told to count the GPUs and cores that the plan asks for, so that placement works as on a cluster.
+    """
     counted: dict[str, Any] = {}
     if device == "cpu":
         cores = os.cpu_count() or 1
@@ -100,18 +102,18 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     )
 
 
-def _own_packages() -> list[ModuleType]:
+def _packages() -> list[ModuleType]:
     import actors
     import raypref
 
     return [raypref, actors]
 
 
-def ship_own_modules() -> None:
-    """Make the caller's own functions and classes reach every node, with the modules that they use.
+def ship_modules() -> None:
+    """Make the caller's functions and classes reach every node, with the modules that they use.
 
-    What ``__main__`` defines travels by value anyway. A module that is neither installed nor part of raypref may exist on the driver's
-    machine alone, so what is pickled of it travels by value, too.
+    What ``__main__`` defines is pickled by value anyway. A module that is neither installed nor part of raypref may exist on the driver's
+    machine only, so it is pickled by value, too.
     """
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType) and not _on_every_node(module):

@@ -30,11 +30,11 @@ def reserve(plan: Plan, timeout_s: float, may_grow: bool, strategy: str = "PACK"
 
     Args:
         timeout_s: how long to wait for nodes or other jobs.
-        may_grow: whether the cluster may get more nodes; one that cannot is refused at once when it is too small.
-        strategy: of the placement group: PACK takes few nodes, STRICT_PACK one.
+        may_grow: whether the cluster may get more nodes; if not, a plan that is too large for it is refused at once.
+        strategy: of the placement group: PACK uses few nodes, STRICT_PACK exactly one.
 
     Raises:
-        PlacementError: with the arithmetic.
+        PlacementError: the bundles were not free in time; shows what is needed and what there is.
     """
     if not may_grow and (reason := cannot_fit(plan, _nodes())):
         raise PlacementError(f"placement: this cluster can never hold the run\n{reason}")
@@ -67,9 +67,9 @@ def check_nodes(group: PlacementGroup, output_dir: Path, version: str, timeout_s
         strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
         probe = ray.remote(_make_probe()).options(num_cpus=0, scheduling_strategy=strategy)
         name = f".probe-{node_id}"
-        found = ray.get(probe.remote(str(output_dir / name), version), timeout=timeout_s)
-        if found:
-            raise ConfigError(f"node {node_id}: {found}")
+        problem = ray.get(probe.remote(str(output_dir / name), version), timeout=timeout_s)
+        if problem:
+            raise ConfigError(f"node {node_id}: {problem}")
         if not _appears(output_dir / name):
             raise ConfigError(
                 f"output_dir: {output_dir} on node {node_id} is not the directory that the driver sees; give a path that all nodes share"
@@ -78,7 +78,10 @@ def check_nodes(group: PlacementGroup, output_dir: Path, version: str, timeout_s
 
 
 def _make_probe() -> Callable[[str, str], str | None]:
-    """What runs on each node: what is wrong there, or None. An inner function, since those travel by value: the node may lack raypref."""
+    """The function that runs on each node and says what is wrong there, or None.
+
+    It is an inner function because Ray sends those by value: the node may lack raypref.
+    """
 
     def probe(path: str, version: str) -> str | None:
         from pathlib import Path
@@ -100,7 +103,7 @@ def _make_probe() -> Callable[[str, str], str | None]:
 
 
 def _appears(path: Path, timeout_s: float = 10.0) -> bool:
-    """Whether a file that another node made is seen here; a network file system may take seconds to show it."""
+    """Whether a file that another node wrote can be seen here; a network file system may take seconds to show it."""
     deadline = time.monotonic() + timeout_s
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -151,7 +154,7 @@ def _actor_class(cls: Any, name: str) -> type:
         def __init__(self, *args: Any, log_file: str, **kwargs: Any) -> None:
             log_to_file(Path(log_file), name)
             self._refusal: RayprefError | None = None
-            gc.disable()  # a constructor imports a great many objects that stay; looking through them takes a fifth of the time
+            gc.disable()  # imports make a great many objects that stay; searching them for garbage takes a fifth of the time
             try:
                 super().__init__(*args, **kwargs)
             except RayprefError as error:  # Ray would report the death of the actor, and lose what it died of

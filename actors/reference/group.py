@@ -21,8 +21,9 @@ class _Replica:
     name: str
     handle: Any
     load: int = 0
-    """Calls given or waiting to be."""
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT))
+    """Calls that the replica works on, or that wait for it."""
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT))
+    """Calls that may still be given to it."""
 
 
 class ReferenceGroup:
@@ -32,7 +33,7 @@ class ReferenceGroup:
         """
         Args:
             replicas: name and handle of each ``ReferenceActor``.
-            timeout_s: longest wait for any answer, from when the replica is asked.
+            timeout_s: longest wait for any answer, in seconds, counted from when the replica is given the call.
         """
         self._replicas = [_Replica(name, handle) for name, handle in replicas]
         self._timeout_s = timeout_s
@@ -41,7 +42,7 @@ class ReferenceGroup:
         replica = min(self._replicas, key=lambda replica: replica.load)
         replica.load += 1
         try:
-            async with replica.turns:
+            async with replica.free:
                 done, scored = replica.handle.score_apart.options(num_returns=2).remote(examples)
                 await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
         finally:
@@ -58,11 +59,11 @@ class ReferenceGroup:
         return await self._ask("weight_checksums")
 
     async def close(self) -> None:
-        """Have every replica leave the transport."""
+        """Let every replica free its transport's buffers."""
         await self._ask("shutdown")
 
     async def _ask(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """The method's answers by replica, without those that have none."""
+        """Call the method on every replica: replica name -> answer, without the replicas that answer None."""
         calls = [getattr(replica.handle, method).remote(*arguments) for replica in self._replicas]
         names = [f"{replica.name}: {method}" for replica in self._replicas]
         answers = await first_cause(calls, names, self._timeout_s)

@@ -49,10 +49,10 @@ class _Entry:
 
     name: str
     parts: tuple[Tensor, ...]
-    """What must be whole to compute it: the weight, and the adapter's factors; or a buffer."""
+    """What it is computed from and must be gathered: the weight, and the adapter's factors; or a buffer."""
     compute: Callable[[], Tensor]
     unit: str
-    """What an engine loads whole or not at all."""
+    """Entries of one unit are sent together or not at all: an engine loads them so."""
 
     @property
     def trained(self) -> bool:
@@ -60,14 +60,14 @@ class _Entry:
 
 
 class DeepSpeedSource(WeightSource):
-    """A (possibly ZeRO-partitioned, possibly peft-wrapped) model's weights; each iteration over it is one pass.
+    """The weights of a model that DeepSpeed may have partitioned and peft may have wrapped.
 
     - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once. The buffers that a
-      checkpoint stores come, too: an engine starts from random ones.
-    - Under ZeRO-3 every rank must iterate, in lockstep: a bucket of parameters is gathered by all of them.
+      checkpoint stores come, too: an engine starts with random ones.
+    - Under ZeRO-3 all ranks must iterate at the same time: they gather each bucket of parameters together.
     - With a LoRA adapter the weights are W + scale B A; the training module is not changed.
-    - ``complete = False`` leaves out what training never changes. An engine fuses linear layers that stand side by side (query, key and
-      value; gate and up), and reloads a fused layer whole or not at all: where one is trained, those beside it come, too.
+    - ``complete = False`` leaves out what training never changes. An engine fuses neighbouring linear layers (query, key and value; gate
+      and up), and reloads a fused layer whole or not at all: where one of them is trained, its neighbours come, too.
     """
 
     complete = True
@@ -76,13 +76,13 @@ class DeepSpeedSource(WeightSource):
     def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int = BUCKET_ELEMENTS) -> None:
         """
         Args:
-            module: what the training engine wraps: ``engine.module``.
-            dtype: what is sent; default: each tensor's own.
+            module: the model inside the training engine: ``engine.module``.
+            dtype: of what is sent; default: the dtype of each tensor.
             bucket_elements: elements gathered at once.
 
         Raises:
-            ConfigError: the checkpoint stores the weights in another form than the module holds them (fused experts), or an adapter is on
-                one of two layers that share a weight.
+            ConfigError: the checkpoint stores the weights in another form than the module (fused experts), or only one of two layers
+                that share a weight has an adapter.
         """
         _refuse_converted(module)
         self._dtype = dtype
@@ -92,11 +92,11 @@ class DeepSpeedSource(WeightSource):
         self._changing = [entry for entry in self._entries if entry.unit in changing]
 
     def metadata(self) -> list[TensorInfo]:
-        """Name, dtype and whole shape of every tensor, in the order of iteration; gathers nothing."""
+        """Every tensor of the next pass, in the order of iteration; gathers nothing."""
         return [TensorInfo(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, whole tensor); a tensor may share memory with the parameter: read it before the next step."""
+        """One pass: (name, whole tensor). A tensor may share memory with its parameter: read it before the next step."""
         for bucket in _buckets(self._chosen, self._bucket_elements):
             with torch.no_grad(), _gathered([part for entry in bucket for part in entry.parts]):
                 for entry in bucket:
@@ -109,7 +109,7 @@ class DeepSpeedSource(WeightSource):
 
 
 def _entries(module: nn.Module) -> list[_Entry]:
-    """What to send. ``named_parameters`` yields a shared parameter once."""
+    """Everything that a complete pass sends. ``named_parameters`` yields a shared parameter once."""
     adapted = {id(weight): layer for layer in module.modules() if (weight := _base_weight(layer)) is not None}
     _refuse_tied(module, adapted.keys())
     linear = {_checkpoint_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
@@ -118,8 +118,8 @@ def _entries(module: nn.Module) -> list[_Entry]:
         if ".lora_" in key:
             continue
         name, layer = _checkpoint_name(key), adapted.get(id(parameter))
-        owner = name.rpartition(".")[0]
-        unit = f"{owner.rpartition('.')[0]}.*" if owner in linear else owner
+        layer_name = name.rpartition(".")[0]
+        unit = f"{layer_name.rpartition('.')[0]}.*" if layer_name in linear else layer_name
         if layer is None:
             entries.append(_Entry(name, (parameter,), parameter.detach, unit))
         else:
@@ -166,7 +166,12 @@ def _refuse_converted(module: Any) -> None:
 
 
 def _refuse_tied(module: nn.Module, adapted: Collection[int]) -> None:
-    """Merged into a weight that two layers share (by its id), an adapter on one of them would act on both."""
+    """Refuse an adapter on one of two layers that share a weight: merged into the weight it would act on both.
+
+    Args:
+        module: the model.
+        adapted: ``id`` of each weight that has an adapter.
+    """
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(_checkpoint_name(name))
@@ -197,7 +202,7 @@ def _buckets(entries: list[_Entry], elements: int) -> list[list[_Entry]]:
 
 
 def _gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
-    """Those that ZeRO-3 has partitioned made whole on every rank."""
+    """In the block the tensors that ZeRO-3 has partitioned are whole on every rank."""
     partitioned = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     if not partitioned:
         return nullcontext()
@@ -207,13 +212,13 @@ def _gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
 
 
 class RecordingSource(WeightSource):
-    """A source that remembers the checksum of each tensor as it last gave it."""
+    """Passes a source's weights on and remembers the checksum of each tensor as it was last sent."""
 
     def __init__(self, source: DeepSpeedSource, *, active: bool) -> None:
         """
         Args:
             source: where the weights come from.
-            active: False on a rank that does not send: there is nothing to compare.
+            active: False on a rank that does not send, whose checksums nobody needs.
         """
         self._source = source
         self._active = active
@@ -223,7 +228,7 @@ class RecordingSource(WeightSource):
         return self._source.metadata()
 
     def choose(self, *, complete: bool) -> None:
-        """What the next pass gives: every weight, or those alone that training changes."""
+        """Set what the next pass gives: every weight, or only those that training changes."""
         self._source.complete = complete
         if complete:
             self._sums = {}
@@ -235,5 +240,5 @@ class RecordingSource(WeightSource):
             yield name, tensor
 
     def checksums(self) -> dict[str, int]:
-        """Parameter name -> checksum, of all that was given since the last complete pass began."""
+        """Parameter name -> checksum, of all that was sent since the last complete pass began."""
         return {name: int(value) for name, value in self._sums.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.reference.actor import ReferenceActor, ReferenceModel
+from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
 from actors.weights.sender import Destination
 from raypref import types
@@ -120,7 +120,7 @@ def test_pi_ref_refreshed_from_a_directory(bench: Bench, untied_model: Path) -> 
     before = ray.get(asyncio.run(group.score(ray.put(EXAMPLES))), timeout=60)
     asyncio.run(group.refresh(untied_model))
     after = ray.get(asyncio.run(group.score(ray.put(EXAMPLES))), timeout=60)
-    expected = ReferenceModel(PolicyConfig(path=str(untied_model), dtype="float32"), {"reference"}, 64).score(EXAMPLES)
+    expected = ReferenceActor(PolicyConfig(path=str(untied_model), dtype="float32"), {"reference"}, 64).score(EXAMPLES)
     for old, new, own in zip(before, after, expected, strict=True):
         np.testing.assert_allclose(new.reference_logps, own.reference_logps, atol=1e-4)
         assert np.abs(old.reference_logps - new.reference_logps).max() > 1e-2
@@ -148,8 +148,8 @@ def test_weights_of_another_model_are_refused(tied_model: Path) -> None:
     """In this process: a name that the model does not have, and an update that ends before everything came."""
     import torch
 
-    model = ReferenceModel(PolicyConfig(path=str(tied_model), dtype="float32"), {"previous"}, 64)
-    tensors = model._slot()._tensors
+    model = ReferenceActor(PolicyConfig(path=str(tied_model), dtype="float32"), {"previous"}, 64)
+    tensors = model._received()._tensors
     model.start_weight_update()
     with refused(r"lm_head.weight \(2,\) is no parameter"):
         tensors.load_weights([("lm_head.weight", torch.zeros(2))])
@@ -159,6 +159,6 @@ def test_weights_of_another_model_are_refused(tied_model: Path) -> None:
 
 
 def test_empty_work(tied_model: Path) -> None:
-    model = ReferenceModel(PolicyConfig(path=str(tied_model), dtype="float32"), {"reference"}, 64)
+    model = ReferenceActor(PolicyConfig(path=str(tied_model), dtype="float32"), {"reference"}, 64)
     assert model.score(()) == ()
     assert model.probe([]) is None
