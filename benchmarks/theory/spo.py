@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,6 @@ from raypref.games.known import bradley_terry
 from raypref.games.policies import Policy, total_variation, uniform
 from raypref.games.population import Population, drawn, population, ranked
 from raypref.games.tabular import Task, descend, stationary_policy
-from raypref.losses.base import Loss
 from raypref.selection.base import Selection
 
 ALPHAS = (0.2, 0.5, 1.0, 2.0)
@@ -31,13 +31,21 @@ def claims() -> Iterator[Claim]:
     yield from deterministic_limit()
 
 
-def data(spo: Loss, behaviour: Policy) -> Population:
-    """Pairs labelled by Bradley-Terry; sets of three with their best one, and rankings of three, by Plackett-Luce."""
-    form = getattr(spo, "form", "pair")
+def data(form: str, behaviour: Policy) -> Population:
+    """Pairs labelled by Bradley-Terry; sets of three with their best one, and rankings of three, by Plackett-Luce.
+
+    ``SPO.targets`` reads nothing else of the loss, so one population serves every alpha, gamma and decay.
+    """
+    return _data(form, tuple(behaviour))
+
+
+@functools.cache
+def _data(form: str, behaviour: tuple[float, ...]) -> Population:
+    spo, policy = loss("spo", form=form), np.array(behaviour)
     if form == "pair":
-        return population(spo, pair_of_two(), behaviour, drawn(bradley_terry(tuple(REWARDS)).preference))
+        return population(spo, pair_of_two(), policy, drawn(bradley_terry(tuple(REWARDS)).preference))
     rule: Selection = selection("ranking" if form == "ranking" else "best_of_n")
-    return population(spo, rule, behaviour, ranked(REWARDS), responses=3)
+    return population(spo, rule, policy, ranked(REWARDS), responses=3)
 
 
 def worst_distance(alpha: float, **settings: Any) -> float:
@@ -45,7 +53,7 @@ def worst_distance(alpha: float, **settings: Any) -> float:
     spo, n = loss("spo", alpha=alpha, **settings), len(REWARDS)
     policies = []
     for behaviour in (uniform(n), interior_policies(n, count=1, seed=7)[0]):
-        task = Task(spo, data(spo, behaviour))
+        task = Task(spo, data(settings.get("form", "pair"), behaviour))
         policies += [stationary_policy(task.objective, start) for start in interior_policies(n, count=2)]
     return max(total_variation(policy, spo_policy(REWARDS, alpha)) for policy in policies)
 
@@ -82,7 +90,7 @@ def descents() -> Iterator[Claim]:
     for equation, form in (("(11)", "pair"), ("(16)", "best_of_n"), ("(17)", "ranking")):
         spo = loss("spo", alpha=1.0, gamma=1.0, form=form)
         start = interior_policies(n, count=1)[0]
-        path = descend(Task(spo, data(spo, uniform(n))).objective, start, steps=400, lr=4.0)
+        path = descend(Task(spo, data(form, uniform(n))).objective, start, steps=400, lr=4.0)
         distance = total_variation(path[-1, 0], spo_policy(REWARDS, 1.0))
         yield Claim(f"spo/gradient descent on {equation} to softmax(r over alpha), total variation/alpha=1, gamma=1", distance, TOLERANCE)
 
@@ -92,6 +100,6 @@ def deterministic_limit() -> Iterator[Claim]:
     n = len(REWARDS)
     for gamma in (0.0, 0.01):
         spo = loss("spo", alpha=0.0, gamma=gamma)
-        path = descend(Task(spo, data(spo, uniform(n))).objective, uniform(n), steps=300, lr=1.0)
+        path = descend(Task(spo, data("pair", uniform(n))).objective, uniform(n), steps=300, lr=1.0)
         best = path[-1, 0, int(np.argmax(REWARDS))]
         yield Claim(f"spo/probability of the best arm at alpha = 0, uniform pairs/gamma={gamma:g}", float(best), 0.99, ">=")
