@@ -79,9 +79,14 @@ def evaluates(config: RunConfig, task: Task) -> bool:
     return bool(config.evaluation.every and (named if task.held_out is None else task.held_out))
 
 
+def judges(config: RunConfig, task: Task) -> bool:
+    """Whether a run asks the oracle: about sampled responses to training prompts, or to held-out ones."""
+    return config.data.type == "prompts" or evaluates(config, task)
+
+
 def samples(config: RunConfig, task: Task) -> bool:
     """Whether the run's engines answer anything: training prompts, held-out prompts, or the regulariser's."""
-    return config.data.type == "prompts" or evaluates(config, task) or config.regulariser.on
+    return judges(config, task) or config.regulariser.on
 
 
 # ------------------------------------------------------------------------------------------------- the rules

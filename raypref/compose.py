@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raypref.checks import Task, check, check_supply, evaluates, samples
+from raypref.checks import Task, check, check_supply, judges, samples
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
@@ -89,16 +89,15 @@ def run(
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
     from actors.learner import checkpoint as learner_checkpoint
-    from actors.learner.checkpoint import Layout
 
     begun = time.monotonic()
-    task = Task(held_out=bool(data.held_out))
     after_step = None
     if resume_from is not None:
         after_step = Checkpoints.read(resume_from)[0].step
-        learner_checkpoint.read(resume_from / "learner", Layout(config.placement.learner.ranks, config.learner.zero_stage))
+        layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
+        learner_checkpoint.read(resume_from / "learner", layout)
     with (
-        _actors(config, task) as actors,
+        _actors(config, Task(held_out=bool(data.held_out))) as actors,
         contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
     ):
 
@@ -205,8 +204,7 @@ def _need(config: RunConfig, task: Task) -> Any:
 
     if task.kind != "run":
         return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses > 0, learner=False)
-    asked = config.data.type == "prompts" or evaluates(config, task)
-    return Need(rollout=samples(config, task), reference=bool(config.frozen_logps), oracle=asked)
+    return Need(rollout=samples(config, task), reference=bool(config.frozen_logps), oracle=judges(config, task))
 
 
 @contextlib.contextmanager

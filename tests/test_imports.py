@@ -179,7 +179,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert {name: imported & left.keys() for name, imported in left.items()} == {}
 
 
-@pytest.mark.parametrize("path", [path for path in _files("raypref") if path.name == "__init__.py"], ids=str)
+@pytest.mark.parametrize("path", [path for package in CODE for path in _files(package) if path.name == "__init__.py"], ids=str)
 def test_every_folder_says_what_is_in_it(path: Path) -> None:
     """In three to six lines: what is here, who may import it, where to start reading."""
     assert 3 <= len((ast.get_docstring(ast.parse((ROOT / path).read_text())) or "").splitlines()) <= 6
