@@ -1,7 +1,4 @@
-"""The composition root: from a config, or Python objects in place of its sections, to a finished run.
-
-This is the one module of ``raypref`` that imports ``actors``, and it does so when a run starts.
-"""
+"""The composition root: from a config, or objects in place of its sections, to a finished run. It alone imports ``actors``, lazily."""
 
 from __future__ import annotations
 
