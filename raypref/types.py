@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,11 @@ class Prompt:
     token_ids: NDArray[np.int32]
     """(T,) what the policy reads: chat template and special tokens included."""
     chat: tuple[tuple[str, str], ...] = ()
-    """(role, content) of each turn if the data gives a chat; empty for plain text."""
+    """(role, content) of each turn if the data gives a chat, as oracles see it; empty for plain text."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The turns of a chat with all their keys where these are more than role and content (tool calls); otherwise empty."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """The tools that the record offers to the policy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.chats import Chat as Turns
 from raypref.data.config import DataConfig
 from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError, OracleError
@@ -93,9 +94,8 @@ class ActorServices:
         with self._loading:
             self._facts = self._facts or facts_of(self._policy.policy)
         plain = "\n\n".join(content for _, content in chat)
-        turns = [{"role": role, "content": content} for role, content in chat]
         data, tokenizer = self._policy.data, self._facts.tokenizer
-        text = policy_text(turns if data.chat_template else plain, data, tokenizer, f"oracle, {name}")
+        text = policy_text(Turns.of(chat) if data.chat_template else plain, data, tokenizer, f"oracle, {name}")
         (ids,) = tokenize([text], data, tokenizer)
         return Prompt(-1, name, plain, np.asarray(ids, dtype=np.int32), chat)
 

@@ -40,6 +40,10 @@ class DataConfig(Section):
     """What a given verdict means. hard: P(y > y') is 1, 1/2 or 0; soft: P(y > y') = sigmoid(score_scale (s - s')), from scores s."""
     score_scale: PositiveFloat = 1.0
     """Nats per unit of score; only with ``verdicts: soft``."""
+    tools_field: str = "tools"
+    """Field with the tools that the policy may call: a list of descriptions, as the chat template reads them, or such a list as JSON."""
+    dropped_message_keys: tuple[str, ...] = ()
+    """Keys of chat messages that are not for the policy (a time, a language). Any other key must be written by the chat template."""
     template: str | None = None
     """How a prompt asks for the revision of an answer, and how a prompt is composed for a record without one: ``tldr`` or ``xsum`` (from
     the SRPO paper), ``chat``, or a text with {prompt} and {answer}. Only losses and evaluations with revisions need it."""

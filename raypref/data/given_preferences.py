@@ -14,7 +14,7 @@ from raypref.data.config import DataConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import bare_text, chat_of
+from raypref.data.record_prompts import make_prompt
 from raypref.data.records import name_record, read_records, wrap_objects
 from raypref.data.tokenization import policy_text, tokenize_answers
 from raypref.errors import ConfigError, DataError
@@ -123,7 +123,7 @@ def _groups(config: DataConfig, facts: PolicyFacts, records: Iterable[Any] | Non
 
 def _rollout(name: str, given: GivenPreferences, pairs: Sequence[tuple[list[int], list[int]]]) -> Rollout:
     ids = np.asarray(pairs[0][0], dtype=np.int32)
-    prompt = Prompt(0, name, bare_text(given.prompt), ids, chat_of(given.prompt))
+    prompt = make_prompt(0, name, given.prompt, ids)
     nothing = np.empty(0, dtype=np.float32)
     responses = [
         Response(np.asarray(tokens, dtype=np.int32), nothing, text, "stop")

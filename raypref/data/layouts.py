@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.data.chats import Chat, Message
 from raypref.data.config import DataConfig
-from raypref.data.record_prompts import has_prompt, prompt_chat, prompt_of, turns_of
+from raypref.data.record_prompts import has_prompt, prompt_chat, prompt_of, read_chat
 from raypref.data.records import Record, field_of
-from raypref.data.templates import Messages
 from raypref.errors import DataError
 from raypref.preferences import unknown
 
@@ -37,7 +37,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
 class GivenPreferences:
     """One record: K answers to a prompt, the best first as far as the data says."""
 
-    prompt: str | Messages
+    prompt: str | Chat
     responses: tuple[str, ...]
     values: NDArray[np.float64]
     """(K, K) P[i, j] in the order of ``responses``; NaN where the data does not compare."""
@@ -73,9 +73,9 @@ def _pair(record: Record, config: DataConfig) -> GivenPreferences:
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, answers = (prompt_of(record, config), [chosen, rejected]) if given else _transcripts(chosen, rejected, record, config)
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        chats = [turns_of(side, record.place) for side in (chosen, rejected)]
+        chats = [read_chat(side, record, config) for side in (chosen, rejected)]
         common = _common_turns(*chats)
-        prompt = prompt_of(record, config) if given else prompt_chat(chats[0][:common], record.place)
+        prompt = prompt_of(record, config) if given else prompt_chat(Chat(chats[0][:common], chats[0].tools), record.place)
         answers = [_last_answer(chat[common:], record.place) for chat in chats]
     else:
         raise DataError(f"{record.place}: {config.chosen_field!r} and {config.rejected_field!r} must both be texts, or both be chats")
@@ -122,7 +122,7 @@ def _group(record: Record, config: DataConfig) -> GivenPreferences:
     return _best_of(prompt, responses, best, record, config.best_field)
 
 
-def _scored(prompt: str | Messages, responses: tuple[str, ...], record: Record, config: DataConfig) -> GivenPreferences:
+def _scored(prompt: str | Chat, responses: tuple[str, ...], record: Record, config: DataConfig) -> GivenPreferences:
     scores = _numbers(record.values[config.scores_field], record, config.scores_field)
     if len(scores) != len(responses):
         raise DataError(f"{record.place}: {len(scores)} numbers in {config.scores_field!r} for {len(responses)} answers; one each")
@@ -132,7 +132,7 @@ def _scored(prompt: str | Messages, responses: tuple[str, ...], record: Record, 
     return GivenPreferences(prompt, tuple(responses[k] for k in order), values)
 
 
-def _best_of(prompt: str | Messages, responses: tuple[str, ...], best: Any, record: Record, name: str) -> GivenPreferences:
+def _best_of(prompt: str | Chat, responses: tuple[str, ...], best: Any, record: Record, name: str) -> GivenPreferences:
     """The best answer first, the others in their order."""
     if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best < len(responses):
         raise DataError(f"{record.place}: {name!r} must be the number of an answer, 0 to {len(responses) - 1}, got {best!r}")
@@ -146,7 +146,7 @@ def _soft(scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     return 0.5 * (1.0 + np.tanh(0.5 * scale * (scores[:, None] - scores[None, :])))
 
 
-def _transcripts(chosen: str, rejected: str, record: Record, config: DataConfig) -> tuple[str | Messages, list[str]]:
+def _transcripts(chosen: str, rejected: str, record: Record, config: DataConfig) -> tuple[str | Chat, list[str]]:
     """HH-RLHF: everything up to the last ``Assistant:`` is the prompt. Without a chat template it remains a text."""
     marker = "\n\nAssistant:"
     sides = [text.rpartition(marker) for text in (chosen, rejected)]
@@ -160,24 +160,24 @@ def _transcripts(chosen: str, rejected: str, record: Record, config: DataConfig)
     if not config.chat_template:
         return dialogue + marker, [f" {answer}" for answer in answers]
     parts = re.split(r"\n\n(Human|Assistant|System): ?", dialogue)
-    turns = [{"role": _ROLES[role], "content": text.strip()} for role, text in zip(parts[1::2], parts[2::2], strict=True)]
+    turns = [(_ROLES[role], text.strip()) for role, text in zip(parts[1::2], parts[2::2], strict=True)]
     if parts[0].strip() or not turns:
         raise DataError(f"{record.place}: a transcript begins with a turn, such as '\\n\\nHuman: ...', got {chosen[:40]!r}")
-    return prompt_chat(turns, record.place), answers
+    return prompt_chat(Chat.of(turns), record.place), answers
 
 
-def _common_turns(first: Messages, second: Messages) -> int:
+def _common_turns(first: Chat, second: Chat) -> int:
     """Number of first turns that the two chats share; the last turn of either chat never counts."""
     most = min(len(first), len(second)) - 1
     return next((k for k in range(most) if first[k] != second[k]), most)
 
 
-def _last_answer(turns: Messages, place: str) -> str:
+def _last_answer(turns: Sequence[Message], place: str) -> str:
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         raise DataError(
             f"{place}: after the turns that both chats share there must be one assistant's turn, got {[turn['role'] for turn in turns]}"
         )
-    return turns[0]["content"]
+    return str(turns[0]["content"])
 
 
 def _answers(record: Record, config: DataConfig) -> list[Any]:
@@ -185,7 +185,7 @@ def _answers(record: Record, config: DataConfig) -> list[Any]:
     given = field_of(record, config.responses_field, "data.responses_field")
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
         raise DataError(f"{record.place}: {config.responses_field!r} must be a list of at least two answers, got {given!r}")
-    return [item if isinstance(item, str) else _last_answer(turns_of(list(item), record.place)[-1:], record.place) for item in given]
+    return [item if isinstance(item, str) else _last_answer(read_chat(item, record, config)[-1:], record.place) for item in given]
 
 
 def _texts(answers: Sequence[Any], record: Record, name: str) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import bare_text, chat_of, prompt_of
+from raypref.data.record_prompts import make_prompt, prompt_of
 from raypref.data.records import Record, name_record, read_records, wrap_objects
-from raypref.data.templates import Messages
 from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt
@@ -102,7 +102,7 @@ def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: 
     """Checked and tokenised prompts in the data's order, and the number that was dropped."""
     names: dict[str, str] = {}
     places: list[str] = []
-    prompts: list[str | Messages] = []
+    prompts: list[str | Chat] = []
     rendered: list[str] = []
     for number, record in enumerate(records):
         prompt = prompt_of(record, config)
@@ -114,7 +114,7 @@ def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: 
     kept: list[Prompt] = []
     for name, place, prompt, ids in zip(names, places, prompts, tokens, strict=True):
         if len(ids) <= limit:
-            kept.append(Prompt(len(kept), name, bare_text(prompt), np.asarray(ids, dtype=np.int32), chat_of(prompt)))
+            kept.append(make_prompt(len(kept), name, prompt, np.asarray(ids, dtype=np.int32)))
         elif config.overlong == "refuse":
             raise DataError(
                 f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "

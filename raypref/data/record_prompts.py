@@ -5,16 +5,21 @@ What the policy is given, as text and as token ids, is made of it in ``raypref.d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.data.chats import Chat, chat_of_messages, shortened
 from raypref.data.config import DataConfig
 from raypref.data.records import Record, field_of
-from raypref.data.templates import Messages, template_of
+from raypref.data.templates import template_of
 from raypref.errors import DataError
+from raypref.types import Prompt
 
 
-def prompt_of(record: Record, config: DataConfig) -> str | Messages:
+def prompt_of(record: Record, config: DataConfig) -> str | Chat:
     """The prompt of a record, a text or a chat, checked. Where a record has none, ``data.template`` composes it from other fields.
 
     Raises:
@@ -27,10 +32,11 @@ def prompt_of(record: Record, config: DataConfig) -> str | Messages:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty")
-        return prompt
-    if isinstance(prompt, Sequence) and prompt:
-        return prompt_chat(prompt, record.place)
-    raise DataError(f"{record.place}: field {config.prompt_field!r} must be a text or a list of chat messages, got {prompt!r}")
+        chat = read_chat([{"role": "user", "content": prompt}], record, config)
+        return chat if chat.tools else prompt
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and prompt:
+        return prompt_chat(read_chat(prompt, record, config), record.place)
+    raise DataError(f"{record.place}: field {config.prompt_field!r} must be a text or a list of chat messages, got {shortened(prompt)}")
 
 
 def has_prompt(record: Record, config: DataConfig) -> bool:
@@ -44,25 +50,28 @@ def _composed(record: Record, config: DataConfig) -> str | None:
     return template_of(config.template).compose(record.values)
 
 
-def turns_of(turns: Sequence[Any], place: str) -> Messages:
-    """Chat messages, checked: each has a text 'role' and 'content'; other keys are left out.
+def read_chat(messages: Any, record: Record, config: DataConfig) -> Chat:
+    """Messages of a record as a chat, with the record's tools.
 
     Raises:
-        DataError: a message lacks one of them; the message is named.
+        DataError: a message is malformed.
     """
-    for number, turn in enumerate(turns):
-        if not (isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise DataError(f"{place}: message {number} must have a text 'role' and 'content', got {turn!r}")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    return chat_of_messages(messages, record.place, record.values.get(config.tools_field), config.dropped_message_keys)
 
 
-def prompt_chat(turns: Sequence[Any], place: str) -> Messages:
+def prompt_chat(turns: Any, place: str) -> Chat:
     """A chat that the policy is to answer.
+
+    Args:
+        turns: a list of messages, or a chat.
+        place: of the record.
 
     Raises:
         DataError: a message is malformed, or the last one is empty or the assistant's.
     """
-    chat = turns_of(turns, place)
+    chat = turns if isinstance(turns, Chat) else chat_of_messages(turns, place)
+    if not chat:
+        raise DataError(f"{place}: the chat has no message")
     if chat[-1]["role"] == "assistant":
         raise DataError(f"{place}: the chat ends with the assistant's turn; the policy is to write that one")
     if not chat[-1]["content"].strip():
@@ -70,15 +79,36 @@ def prompt_chat(turns: Sequence[Any], place: str) -> Messages:
     return chat
 
 
-def bare_text(prompt: str | Messages) -> str:
+def bare_text(prompt: str | Chat) -> str:
     """What an oracle is shown: a text as it is; of a single turn its content; a longer chat with ``role: `` before each turn."""
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    turns = prompt.shown()
+    return turns[0][1] if len(turns) == 1 else "\n\n".join(f"{role}: {content}" for role, content in turns)
 
 
-def chat_of(prompt: str | Messages) -> tuple[tuple[str, str], ...]:
-    """(role, content) of a chat's turns; empty for a text."""
-    return () if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
+def chat_of(prompt: str | Chat) -> tuple[tuple[str, str], ...]:
+    """(role, content) of a chat's turns, as an oracle is shown them; empty for a text."""
+    return () if isinstance(prompt, str) else prompt.shown()
+
+
+def make_prompt(index: int, name: str, source: str | Chat, token_ids: NDArray[np.int32]) -> Prompt:
+    """A prompt with what oracles, revisions and the policy need of it.
+
+    Args:
+        index: position in the run's stream.
+        name: its id.
+        source: the text or chat of the data.
+        token_ids: (T,) what the policy reads.
+    """
+    if isinstance(source, str):
+        return Prompt(index, name, source, token_ids)
+    messages = () if source.is_plain else source.turns
+    return Prompt(index, name, bare_text(source), token_ids, chat_of(source), messages, source.tools)
+
+
+def source_of(prompt: Prompt) -> str | Chat:
+    """The text or chat that a prompt was made of."""
+    if prompt.messages:
+        return Chat(prompt.messages, prompt.tools)
+    return Chat.of(prompt.chat) if prompt.chat else prompt.text

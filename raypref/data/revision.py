@@ -8,11 +8,13 @@ Used by training (``Loss.revisions``), ``raypref generate`` and evaluation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from raypref.data.config import DataConfig
+from raypref.data.record_prompts import source_of
 from raypref.data.templates import template_of
 from raypref.data.tokenization import policy_text, tokenize
 from raypref.errors import ConfigError
@@ -56,8 +58,7 @@ class Reviser:
 
         It keeps the first prompt's id and index, and its ``text``, which is the question that an oracle is shown.
         """
-        chat = [{"role": role, "content": content} for role, content in prompt.chat]
-        revised = self._template.revise(chat or prompt.text, answer)
+        revised = self._template.revise(source_of(prompt), answer)
         text = policy_text(revised, self._config, self._tokenizer, f"prompt {prompt.id!r}, revised")
         (ids,) = tokenize([text], self._config, self._tokenizer)
-        return Prompt(prompt.index, prompt.id, prompt.text, np.asarray(ids, dtype=np.int32), prompt.chat)
+        return replace(prompt, token_ids=np.asarray(ids, dtype=np.int32))

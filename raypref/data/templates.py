@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from raypref.data.chats import Chat
 from raypref.errors import ConfigError
-
-Messages = list[dict[str, str]]
 
 
 class Template(Protocol):
@@ -18,7 +17,7 @@ class Template(Protocol):
         """The first prompt of a record that has none, or None where the record lacks the template's fields."""
         ...
 
-    def revise(self, prompt: str | Messages, answer: str) -> str | Messages:
+    def revise(self, prompt: str | Chat, answer: str) -> str | Chat:
         """The prompt that asks for a revision of ``answer``."""
         ...
 
@@ -43,7 +42,7 @@ class Summary:
         lines = [f"{label}: {known[field].strip()}" for field, label in self.fields]
         return "\n".join([self._opening(f"{self._given()} and TITLE"), *lines, "TL;DR:"])
 
-    def revise(self, prompt: str | Messages, answer: str) -> str:
+    def revise(self, prompt: str | Chat, answer: str) -> str:
         """The prompt for a revision, with the opening sentence also where the first prompt lacks it.
 
         Raises:
@@ -64,7 +63,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class Continuation:
     """Continues the conversation: the earlier answer is the assistant's turn, and the user asks for a better one. Not from a paper."""
 
     request: str = "Please improve your answer. Reply with the improved answer alone."
@@ -73,9 +72,9 @@ class Chat:
         """None: the prompt is in the data."""
         return None
 
-    def revise(self, prompt: str | Messages, answer: str) -> Messages:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        return [*turns, {"role": "assistant", "content": answer}, {"role": "user", "content": self.request}]
+    def revise(self, prompt: str | Chat, answer: str) -> Chat:
+        chat = Chat.of([("user", prompt)]) if isinstance(prompt, str) else prompt
+        return chat.followed_by({"role": "assistant", "content": answer}, {"role": "user", "content": self.request})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Plain:
         """None: the prompt is in the data."""
         return None
 
-    def revise(self, prompt: str | Messages, answer: str) -> str:
+    def revise(self, prompt: str | Chat, answer: str) -> str:
         if not isinstance(prompt, str):
             raise ConfigError(
                 "data.template: a text with {prompt} and {answer} is for plain prompts, the data holds chats; set data.template=chat"
@@ -100,7 +99,7 @@ class Plain:
 _NAMED: Mapping[str, Template] = {
     "tldr": Summary("reddit POST", (("subreddit", "SUBREDDIT"), ("title", "TITLE"), ("post", "POST"))),
     "xsum": Summary("news ARTICLE", (("id", "ID"), ("title", "TITLE"), ("article", "ARTICLE"))),
-    "chat": Chat(),
+    "chat": Continuation(),
 }
 
 

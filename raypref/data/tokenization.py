@@ -8,30 +8,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raypref.data.chats import Chat, unwritten
 from raypref.data.config import DataConfig
-from raypref.data.templates import Messages
 from raypref.errors import ConfigError, DataError
 
 
-def policy_text(prompt: str | Messages, config: DataConfig, tokenizer: Any, place: str) -> str:
+def policy_text(prompt: str | Chat, config: DataConfig, tokenizer: Any, place: str) -> str:
     """The text that the policy is given: the chat template applied up to where the answer begins, or the plain text.
 
     Raises:
         ConfigError: there is no chat template.
-        DataError: the template refuses the chat, or the prompt is a chat and ``data.chat_template`` is off.
+        DataError: the template refuses the chat, or leaves a part of it out; or the prompt is a chat and ``data.chat_template`` is off.
     """
     if not config.chat_template:
         if not isinstance(prompt, str):
             raise DataError(f"{place}: chat messages need a chat template; set data.chat_template=true, or give plain text")
         return prompt
-    import jinja2
-
     if not tokenizer.chat_template:
         raise ConfigError("data.chat_template: the tokenizer has none; set data.chat_template=false for a model that continues plain text")
-    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    chat = Chat.of([("user", prompt)]) if isinstance(prompt, str) else prompt
+
+    def render(shown: Chat) -> str:
+        return _rendered(shown, tokenizer, place)
+
+    text = render(chat)
+    if (missing := unwritten(chat, text, render)) is not None:
+        raise DataError(
+            f"{place}: the tokenizer's chat template does not write {missing}; leave it out of the data, or give another template"
+        )
+    return text
+
+
+def _rendered(chat: Chat, tokenizer: Any, place: str) -> str:
+    import jinja2
+
+    turns, tools = [dict(turn) for turn in chat], [dict(tool) for tool in chat.tools]
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-    except jinja2.TemplateError as error:
+        return str(tokenizer.apply_chat_template(turns, tools=tools or None, tokenize=False, add_generation_prompt=True))
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
         raise DataError(f"{place}: the tokenizer's chat template refuses this chat: {error}") from error
 
 

@@ -23,6 +23,10 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
+def turns(found: GivenPreferences) -> list[Any]:
+    return list(found.prompt)
+
+
 def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
@@ -49,14 +53,14 @@ def test_ultrafeedback_binarized() -> None:
 
 def test_answers_as_chats_beside_a_chat_prompt() -> None:
     values = {"prompt": [user("Why?")], "chosen": [assistant("so")], "rejected": [assistant("no")]}
-    assert (read(values).prompt, read(values).responses) == ([user("Why?")], ("so", "no"))
+    assert (turns(read(values)), read(values).responses) == ([user("Why?")], ("so", "no"))
 
 
 def test_conversations_without_a_prompt() -> None:
     """What both share is the prompt, be the answers equal in their role or not."""
     common = [user("Hi"), assistant("Hello"), user("Why?")]
     found = read({"chosen": [*common, assistant("so")], "rejected": [*common, assistant("no")]}, template="chat")
-    assert (found.prompt, found.responses) == (common, ("so", "no"))
+    assert (turns(found), found.responses) == (common, ("so", "no"))
 
 
 HH = {
@@ -67,7 +71,7 @@ HH = {
 
 def test_hh_transcripts() -> None:
     found = read(HH)
-    assert (found.prompt, found.responses) == ([user("Hi"), assistant("Hello"), user("Why?")], ("so", "no"))
+    assert (turns(found), found.responses) == ([user("Hi"), assistant("Hello"), user("Why?")], ("so", "no"))
     plain = read(HH, chat_template=False)
     assert plain.prompt == "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
     assert plain.responses == (" so", " no")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
 from raypref.data.templates import template_of
 from raypref.errors import ConfigError
@@ -48,9 +49,13 @@ def test_xsum() -> None:
 
 def test_chat_goes_on() -> None:
     turns = template_of("chat").revise("Why?", "so")
-    assert [(turn["role"], turn["content"]) for turn in turns[:2]] == [("user", "Why?"), ("assistant", "so")]  # type: ignore[index]
-    assert turns[2]["role"] == "user"  # type: ignore[index]
-    assert len(template_of("chat").revise([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "a")) == 4
+    assert isinstance(turns, Chat)
+    assert turns.shown()[:2] == (("user", "Why?"), ("assistant", "so"))
+    assert turns[2]["role"] == "user"
+    tools = ({"name": "weather"},)
+    revised = template_of("chat").revise(Chat(Chat.of([("system", "s"), ("user", "u")]).turns, tools), "a")
+    assert isinstance(revised, Chat)
+    assert (len(revised), revised.tools) == (4, tools)
 
 
 def test_a_text_of_ones_own() -> None:
