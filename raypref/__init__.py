@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from raypref.config import RunConfig, load_config
     from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
     from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
+    from raypref.metric_info import MetricInfo
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
-    from raypref.output.metric_info import MetricInfo
     from raypref.output.progress import Callback, ProgressLine
     from raypref.output.report import RunResult
     from raypref.selection.base import Selection
@@ -63,7 +63,7 @@ _MODULES = {
     "errors": ("ConfigError", "DataError", "LossNotFinite", "OracleError", "PlacementError", "Problem", "RayprefError", "SyncError"),
     "losses.base": ("Frozen", "Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
-    "output.metric_info": ("MetricInfo",),
+    "metric_info": ("MetricInfo",),
     "output.progress": ("Callback", "ProgressLine"),
     "output.report": ("RunResult",),
     "selection.base": ("Selection",),

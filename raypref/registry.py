@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from raypref.errors import ConfigError
-from raypref.output.metric_info import MetricInfo
+from raypref.metric_info import MetricInfo
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass

@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PositiveFloat, SerializationInfo, model_serializer
 
 from raypref.errors import ConfigError, OracleError
+from raypref.metric_info import MetricInfo
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.checked import Checked, ask
-from raypref.output.metric_info import MetricInfo
 from raypref.registry import Section
 
 

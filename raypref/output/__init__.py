@@ -2,5 +2,5 @@
 
 Start with ``directory``, which lists the files. ``metric_table`` defines every metric; ``columns`` every column of rollouts and
 evaluations; the pages in ``docs/`` are generated from both. ``journal`` is used by the oracle actors, the rest by the driver, the
-composition root and the CLI. ``metric_info`` imports nothing, so that losses, oracles and selections can describe their own metrics.
+composition root and the CLI.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raypref.output.metric_info import Kind, MetricInfo
+from raypref.metric_info import Kind, MetricInfo
 
 _MEAN: Kind = "mean over groups"
 _TOTAL: Kind = "total since start"

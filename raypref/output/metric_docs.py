@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from raypref.metric_info import MetricInfo
 from raypref.output.columns import EVALUATION_COLUMNS, ROLLOUT_COLUMNS, ColumnInfo
 from raypref.output.group_metrics import GROUP_METRICS
-from raypref.output.metric_info import MetricInfo
 from raypref.output.run_metrics import RUN_METRICS
 from raypref.output.training_metrics import TRAINING_METRICS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
+from raypref.metric_info import MetricInfo
 from raypref.output.group_metrics import GROUP_METRICS
-from raypref.output.metric_info import MetricInfo
 from raypref.output.run_metrics import RUN_METRICS
 from raypref.output.training_metrics import TRAINING_METRICS
 

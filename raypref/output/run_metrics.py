@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raypref.output.metric_info import MetricInfo
+from raypref.metric_info import MetricInfo
 
 RUN_METRICS = (
     MetricInfo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raypref.output.metric_info import MetricInfo
+from raypref.metric_info import MetricInfo
 
 _REWARD = (
     "The reward of a response is the loss's own measure of it. DPO, IPO, KTO, R-DPO, RPO, S-DPO, ranking DPO and SRPO: beta (IPO: tau) "

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import raypref
 from raypref.cli.app import app
 from raypref.errors import OracleError
+from raypref.metric_info import MetricInfo
 from raypref.oracles.base import Answer, Oracle, Question, Services
-from raypref.output.metric_info import MetricInfo
 from raypref.types import Total
 from tests.integration.runs import PROMPTS, config_for
 from tests.oracles.pairrm_checkpoint import make_checkpoint
