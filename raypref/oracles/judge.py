@@ -28,7 +28,8 @@ from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.endpoint import Endpoint, EndpointSettings, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
-from raypref.oracles.support.verdicts import answer_from, ask_which, read_verdict, template_text
+from raypref.oracles.support.replies import read_verdict
+from raypref.oracles.support.verdicts import answer_from, ask_which, template_text
 from raypref.types import Total
 
 RESERVED = ("messages", "model", "n", "stream", "max_tokens", "temperature")

@@ -12,7 +12,8 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, fi
 
 from raypref.oracles.base import ABSTAIN, Answer, Chat, Oracle, Question, Services, oracles
 from raypref.oracles.support.orders import Orders, shown
-from raypref.oracles.support.verdicts import answer_from, ask_score, ask_which, read_score, read_verdict, template_text
+from raypref.oracles.support.replies import read_score, read_verdict
+from raypref.oracles.support.verdicts import answer_from, ask_score, ask_which, template_text
 from raypref.preferences import sigmoid
 
 

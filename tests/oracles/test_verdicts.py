@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from raypref.errors import ConfigError
 from raypref.oracles.base import ABSTAIN, Question
-from raypref.oracles.support.verdicts import PAIRWISE, SCORE, answer_from, ask_score, ask_which, read_score, read_verdict, template_text
+from raypref.oracles.support.replies import read_score, read_verdict
+from raypref.oracles.support.verdicts import PAIRWISE, SCORE, answer_from, ask_score, ask_which, template_text
 
 FENCES = re.compile(r"<(question|answer A|answer B) (\w{16})>\n(.*?)\n</\1 \2>", re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""What a language model is asked when it judges, and how its reply is read; for ``judge`` and ``self_judge``.
+"""What a language model is asked when it judges; for ``judge`` and ``self_judge``. ``replies`` reads what it answers.
 
     texts -> made harmless -> fenced -> inserted into the template -> the model's reply -> its last mark -> P(first > second), or a score
 
@@ -67,16 +67,14 @@ paragraph on fences are not from there."""
 BUILT_IN = {"pairwise": PAIRWISE, "score": SCORE}
 SLOTS = {"pairwise": ("question", "a", "b"), "score": ("question", "response")}
 MARKS = {"pairwise": ("[[A]]", "[[B]]"), "score": ("Score:",)}
-BEST_SCORE = 5.0
 
 _NAMES = {"a": "answer A", "b": "answer B", "response": "answer"}
 _SLOT = re.compile(r"\{(question|prompt|a|b|response)\}")
 _CONTROL = re.compile(
     r"<(?=[|｜][^<>\s]{1,64}>|[^<>\s]{1,64}[|｜]>|/?(?:s|bos|eos|start_of_turn|end_of_turn)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT)\]|\[\s*[ABC]\s*\]\])"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT)\])"
+    r"|[\[［](?=[\[［]\s*[ABCＡＢＣ]\s*[\]］][\]］])"
 )
-_VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
-_SCORE = re.compile(r"score:[\s*_\"<]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 def template_text(value: str, kind: str) -> str:
@@ -136,7 +134,7 @@ def _render(template: str, question: Question, texts: Mapping[str, str]) -> Chat
 
 
 def _harmless(text: str) -> str:
-    """The text in valid UTF-8, with a space inside everything that a chat template or ``read_verdict`` would act on."""
+    """The text in valid UTF-8, with a space inside everything that a chat template or ``replies.read_verdict`` would act on."""
     return _CONTROL.sub(r"\g<0> ", text.encode(errors="replace").decode())
 
 
@@ -147,32 +145,6 @@ def _code(texts: list[str]) -> str:
 
 def _fenced(name: str, text: str, code: str) -> str:
     return f"<{name} {code}>\n{text}\n</{name} {code}>"
-
-
-def read_verdict(reply: str) -> float | None:
-    """P(A > B) according to the reply's last mark: [[A]] 1, [[B]] 0, [[C]] one half.
-
-    None without a mark, and where the last line with marks has two different ones. Marks on earlier lines do not count: a judge may
-    reason before it decides.
-    """
-    mark = _last_mark(_VERDICT, reply)
-    return {"A": 1.0, "B": 0.0, "C": 0.5}[mark] if mark else None
-
-
-def read_score(reply: str) -> float | None:
-    """The points after the reply's last ``Score:``; None without a score, with two different ones on that line, or outside 0 to 5."""
-    score = _last_mark(_SCORE, reply)
-    points = float(score) if score else None
-    return points if points is not None and 0.0 <= points <= BEST_SCORE else None
-
-
-def _last_mark(mark: re.Pattern[str], reply: str) -> str | None:
-    """The mark on the last line that has one; None where that line has different marks."""
-    for line in reversed(reply.splitlines()):
-        marks = set(mark.findall(line))
-        if marks:
-            return marks.pop() if len(marks) == 1 else None
-    return None
 
 
 def answer_from(question: Question, orders: Orders, first_wins: Mapping[Pair, float | None]) -> Answer:
