@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from raypref.data.policy_facts import PolicyFacts
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = False) -> PreTrainedModel:
@@ -96,7 +99,33 @@ def load_tokenizer(policy: PolicyConfig) -> PreTrainedTokenizerBase:
 
 
 def end_token_ids(policy: PolicyConfig) -> tuple[int, ...]:
-    """The tokens that end a response: generation_config.json's, else config.json's; ascending, possibly none.
+    """The tokens that end a response, in order of preference; possibly none (``raypref.data.policy_facts.end_tokens``).
+
+    Engines stop at each of them, given answers end with one, and an export names them all.
+
+    Raises:
+        ConfigError: ``policy.path`` is not a model directory, or there is no tokenizer.
+    """
+    return _end_tokens(policy, load_tokenizer(policy))
+
+
+def _end_tokens(policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    from raypref.data.policy_facts import end_tokens
+
+    named = named_end_tokens(policy)
+    ends = end_tokens(tokenizer, named)
+    if further := [tokenizer.convert_ids_to_tokens(k) for k in ends if k not in named]:
+        logger.warning(
+            "policy.path: the generation config of %s does not name the end tokens %s of its tokenizer or chat template; answers "
+            "end there, too, and an export names them",
+            policy.path,
+            further,
+        )
+    return ends
+
+
+def named_end_tokens(policy: PolicyConfig) -> tuple[int, ...]:
+    """The end tokens that generation_config.json names, else those of config.json, in its order; possibly none.
 
     Raises:
         ConfigError: ``policy.path`` is not a model directory.
@@ -112,7 +141,7 @@ def end_token_ids(policy: PolicyConfig) -> tuple[int, ...]:
         end = getattr(config, "eos_token_id", None)
     if end is None:
         return ()
-    return tuple(sorted(end)) if isinstance(end, list | tuple) else (int(end),)
+    return tuple(map(int, end)) if isinstance(end, list | tuple) else (int(end),)
 
 
 def facts_of(policy: PolicyConfig) -> PolicyFacts:
@@ -123,7 +152,8 @@ def facts_of(policy: PolicyConfig) -> PolicyFacts:
     """
     from raypref.data.policy_facts import PolicyFacts
 
-    return PolicyFacts(load_tokenizer(policy), context_limit(policy), end_token_ids(policy))
+    tokenizer = load_tokenizer(policy)
+    return PolicyFacts(tokenizer, context_limit(policy), _end_tokens(policy, tokenizer))
 
 
 def context_limit(policy: PolicyConfig) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.policy_model import load_model, load_tokenizer
+from actors.policy_model import end_token_ids, load_model, load_tokenizer, named_end_tokens
 from raypref.sections import PolicyConfig
 
 if TYPE_CHECKING:
@@ -35,5 +35,8 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     if unexpected or (set(missing) - tied):
         raise RuntimeError(f"export: the learner's parameters do not fit the model: missing {missing}, unexpected {unexpected}")
+    ends = end_token_ids(policy)
+    if set(ends) != set(named_end_tokens(policy)):
+        model.generation_config.eos_token_id = list(ends)
     model.save_pretrained(directory)
     load_tokenizer(policy).save_pretrained(directory)

@@ -15,11 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from raypref.data.chats import Chat as Turns
 from raypref.data.config import DataConfig
-from raypref.data.tokenization import policy_text, tokenize
+from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import ConfigError, OracleError
 from raypref.loop.requests import RequestBuilder
 from raypref.oracles.base import Chat, NextToken
@@ -65,6 +63,8 @@ class ActorServices:
         """Query's key -> the future that ``ask_policy`` waits for."""
         self._keys = itertools.count()
         self._facts: Any = None
+        self._tokenizer: Any = None
+        """The policy's; read with ``_facts`` when the policy is first asked."""
         self._loading = threading.Lock()
 
     def engine(self, path: str, *, dtype: str, max_tokens: int, gpu_memory_utilization: float) -> NextToken:
@@ -92,12 +92,13 @@ class ActorServices:
 
         assert self._policy is not None
         with self._loading:
-            self._facts = self._facts or facts_of(self._policy.policy)
+            if self._facts is None:
+                self._facts = facts_of(self._policy.policy)
+                self._tokenizer = PolicyTokenizer(self._policy.data, self._facts)
         plain = "\n\n".join(content for _, content in chat)
-        data, tokenizer = self._policy.data, self._facts.tokenizer
-        text = policy_text(Turns.of(chat) if data.chat_template else plain, data, tokenizer, f"oracle, {name}")
-        (ids,) = tokenize([text], data, tokenizer)
-        return Prompt(-1, name, plain, np.asarray(ids, dtype=np.int32), chat)
+        turns = [(role, self._tokenizer.as_text(content)) for role, content in chat]
+        question = Turns.of(turns) if self._policy.data.chat_template else "\n\n".join(content for _, content in turns)
+        return Prompt(-1, name, plain, self._tokenizer.prompt_ids(question, f"oracle, {name}"), chat)
 
     def _request(self, prompt: Prompt, policy_version: int, temperature: float, max_tokens: int) -> SampleRequest:
         assert self._policy is not None

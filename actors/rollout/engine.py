@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.policy_model import context_limit, end_token_ids, load_tokenizer
 from raypref.errors import ConfigError
@@ -172,7 +173,12 @@ class Engine:
         tokens = np.asarray(sample.token_ids, dtype=np.int32)
         logprobs = np.asarray(sample.logprobs.logprobs, dtype=np.float32)
         assert len(tokens) == len(logprobs)
-        return Response(tokens, logprobs, self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True), sample.finish_reason)
+        return Response(tokens, logprobs, self._text(tokens), sample.finish_reason)
+
+    def _text(self, tokens: NDArray[np.int32]) -> str:
+        """The response's text, without special tokens and without its end token, which the tokenizer may not know as special."""
+        ids = tokens.tolist()
+        return str(self._tokenizer.decode(ids[:-1] if ids and ids[-1] in self._end_tokens else ids, skip_special_tokens=True))
 
 
 def _start(

@@ -51,6 +51,9 @@ class DataConfig(Section):
     """Field with the record's id; a record without it is named by its number, from 0."""
     chat_template: bool = True
     """Apply the tokenizer's chat template. Off for models that continue plain text."""
+    special_tokens: Literal["text", "allow", "refuse"] = "text"
+    """Control tokens that a prompt or an answer spells out, such as ``<|im_end|>``. text: they are plain text to the policy; allow: they
+    are the tokens, as in prompts rendered beforehand; refuse: the run does not start. An end token behind an answer is always one."""
     overlong: Literal["drop", "refuse"] = "drop"
     """A prompt that leaves no room for ``rollout.max_tokens``. drop: it is left out and counted; refuse: the run does not start."""
     shuffle: bool = True

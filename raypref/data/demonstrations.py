@@ -13,7 +13,7 @@ from raypref.data.config import DataConfig
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import prompt_of
 from raypref.data.records import Record, field_of, name_record, read_records, wrap_objects
-from raypref.data.tokenization import policy_text, tokenize_answers
+from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
 from raypref.errors import ConfigError, DataError
 from raypref.types import Example
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def load_demonstrations(config: DataConfig, facts: PolicyFacts, seed: int, *, records: Iterable[Any] | None = None) -> list[Example]:
     """Prompts with their answers, as examples of one sequence each.
 
-    An answer ends with the end token, so that the policy learns to stop. A prompt and answer that exceed the context together are dropped
-    (the number is logged) or refused, as ``config.overlong`` says.
+    An answer ends as the policy's own would (``raypref.data.tokenization``), so that the policy learns to stop. A prompt and answer that
+    exceed the context together are dropped (the number is logged) or refused, as ``config.overlong`` says.
 
     Args:
         config: the data section.
@@ -40,17 +40,15 @@ def load_demonstrations(config: DataConfig, facts: PolicyFacts, seed: int, *, re
     if records is None and config.path is None:
         raise ConfigError("data.path: required, unless demonstrations are passed to run()")
     source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
-    tokenizer, context_tokens = facts.tokenizer, facts.context_tokens
+    policy, context_tokens = PolicyTokenizer(config, facts), facts.context_tokens
     names: dict[str, str] = {}
-    prompts: list[str] = []
-    answers: list[str] = []
+    given: list[GivenText] = []
     for number, record in enumerate(source):
-        prompts.append(policy_text(prompt_of(record, config), config, tokenizer, record.place))
-        answers.append(_answer(record, config))
+        given.append(policy.given_text(prompt_of(record, config), [_answer(record, config)], record.place))
         name_record(record, number, config, names)
-    pairs = tokenize_answers(prompts, answers, config, tokenizer, facts.end_token_ids[0])
+    pairs = policy.encode_given(given)
     examples: list[Example] = []
-    for (name, place), (prompt, answer) in zip(names.items(), pairs, strict=True):
+    for (name, place), (prompt, (answer,)) in zip(names.items(), pairs, strict=True):
         if len(prompt) + len(answer) <= context_tokens:
             examples.append(_example(len(examples), name, prompt, answer))
         elif config.overlong == "refuse":
@@ -73,12 +71,12 @@ def _answer(record: Record, config: DataConfig) -> str:
     return answer
 
 
-def _example(index: int, name: str, prompt: list[int], answer: list[int]) -> Example:
+def _example(index: int, name: str, prompt: Tokens, answer: Tokens) -> Example:
     return Example(
         prompt_index=index,
         prompt_id=name,
-        prompt_ids=(np.asarray(prompt, dtype=np.int32),),
-        response_ids=(np.asarray(answer, dtype=np.int32),),
+        prompt_ids=(prompt,),
+        response_ids=(answer,),
         targets=np.zeros(1),
         policy_version=None,
     )

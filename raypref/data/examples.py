@@ -53,7 +53,7 @@ class ExampleBuilder:
         Raises:
             ConfigError: the loss wants revisions and there is no template for them.
         """
-        reviser = Reviser(data, facts.tokenizer) if loss.revisions and data.template is not None else None
+        reviser = Reviser(data, facts) if loss.revisions and data.template is not None else None
         return cls(loss, reviser, facts.context_tokens)
 
     def build(self, rollout: Rollout, pick: tuple[int, ...], targets: NDArray[np.float64], partner: Rollout | None) -> Example | None:

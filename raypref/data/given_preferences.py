@@ -16,7 +16,7 @@ from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt
 from raypref.data.records import name_record, read_records, wrap_objects
-from raypref.data.tokenization import policy_text, tokenize_answers
+from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
@@ -59,7 +59,7 @@ def load_preferences(
 
     Args:
         config: the data section.
-        facts: the policy's tokenizer, context and end tokens. Answers end with the first end token; records with a sequence beyond the
+        facts: the policy's tokenizer, context and end tokens. Answers end as the policy's own would; records with a sequence beyond the
             context are dropped or refused, as ``config.overlong`` says.
         seed: the seed of the shuffle.
         loss: computes the targets.
@@ -108,28 +108,24 @@ def _groups(config: DataConfig, facts: PolicyFacts, records: Iterable[Any] | Non
     source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
     names: dict[str, str] = {}
     given: list[GivenPreferences] = []
+    texts: list[GivenText] = []
+    policy = PolicyTokenizer(config, facts)
     for number, record in enumerate(source):
         given.append(read_preferences(record, config))
+        texts.append(policy.given_text(given[-1].prompt, given[-1].responses, record.place))
         name_record(record, number, config, names)
-    texts = [policy_text(each.prompt, config, facts.tokenizer, place) for each, place in zip(given, names.values(), strict=True)]
-    flat = [(text, answer) for text, each in zip(texts, given, strict=True) for answer in each.responses]
-    prompts, answers = [text for text, _ in flat], [answer for _, answer in flat]
-    pairs = iter(tokenize_answers(prompts, answers, config, facts.tokenizer, facts.end_token_ids[0]))
+    ids = policy.encode_given(texts)
     return [
-        _Group(_rollout(name, each, [next(pairs) for _ in each.responses]), each.values, place)
-        for (name, place), each in zip(names.items(), given, strict=True)
+        _Group(_rollout(name, each, text, *tokens), each.values, place)
+        for (name, place), each, text, tokens in zip(names.items(), given, texts, ids, strict=True)
     ]
 
 
-def _rollout(name: str, given: GivenPreferences, pairs: Sequence[tuple[list[int], list[int]]]) -> Rollout:
-    ids = np.asarray(pairs[0][0], dtype=np.int32)
+def _rollout(name: str, given: GivenPreferences, text: GivenText, ids: Tokens, responses: Sequence[Tokens]) -> Rollout:
     prompt = make_prompt(0, name, given.prompt, ids)
     nothing = np.empty(0, dtype=np.float32)
-    responses = [
-        Response(np.asarray(tokens, dtype=np.int32), nothing, text, "stop")
-        for (_, tokens), text in zip(pairs, given.responses, strict=True)
-    ]
-    return Rollout(prompt, tuple(responses), policy_version=None)
+    answered = [Response(tokens, nothing, answer, "stop") for tokens, answer in zip(responses, text.answers, strict=True)]
+    return Rollout(prompt, tuple(answered), policy_version=None)
 
 
 def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int) -> list[_Group]:

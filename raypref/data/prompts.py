@@ -14,7 +14,7 @@ from raypref.data.config import DataConfig
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt, prompt_of
 from raypref.data.records import Record, name_record, read_records, wrap_objects
-from raypref.data.tokenization import policy_text, tokenize
+from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt
 
@@ -58,14 +58,14 @@ def load_prompts(
         ConfigError: no prompts are given, or the tokenizer has no chat template.
     """
     limit = facts.context_tokens - max_response_tokens
-    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, facts.tokenizer, limit)
+    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, facts, limit)
     if not train:
         raise DataError(
             f"data.path: no prompt left to train on; {dropped} were dropped, since rollout.max_tokens = {max_response_tokens} leaves "
             f"{max(limit, 0)} of the context's {facts.context_tokens} tokens; lower it, or raise policy.max_context_tokens"
         )
     if held_out is not None or config.held_out is not None:
-        apart, dropped_apart = load_held_out(config, facts.tokenizer, limit, held_out)
+        apart, dropped_apart = load_held_out(config, facts, limit, held_out)
         dropped += dropped_apart
     else:
         train, apart = _set_apart(train, config.held_out_prompts)
@@ -74,19 +74,19 @@ def load_prompts(
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)
 
 
-def load_held_out(config: DataConfig, tokenizer: Any, limit: int, objects: Iterable[Any] | None = None) -> tuple[list[Prompt], int]:
+def load_held_out(config: DataConfig, facts: PolicyFacts, limit: int, objects: Iterable[Any] | None = None) -> tuple[list[Prompt], int]:
     """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, and the number that was too long.
 
     Args:
         config: the data section.
-        tokenizer: the policy's.
+        facts: the policy's tokenizer and end tokens.
         limit: largest number of tokens of a prompt.
         objects: instead of ``config.held_out``.
 
     Raises:
         DataError, ConfigError: as ``load_prompts``.
     """
-    apart, dropped = _load(_source(config.held_out, config, objects, "data.held_out"), config, tokenizer, limit)
+    apart, dropped = _load(_source(config.held_out, config, objects, "data.held_out"), config, facts, limit)
     return apart[: config.held_out_prompts or None], dropped
 
 
@@ -98,23 +98,24 @@ def _source(path: str | None, config: DataConfig, objects: Iterable[Any] | None,
     return read_records(path, config.split)
 
 
-def _load(records: Iterable[Record], config: DataConfig, tokenizer: Any, limit: int) -> tuple[list[Prompt], int]:
+def _load(records: Iterable[Record], config: DataConfig, facts: PolicyFacts, limit: int) -> tuple[list[Prompt], int]:
     """Checked and tokenised prompts in the data's order, and the number that was dropped."""
     names: dict[str, str] = {}
     places: list[str] = []
     prompts: list[str | Chat] = []
     rendered: list[str] = []
+    policy = PolicyTokenizer(config, facts)
     for number, record in enumerate(records):
         prompt = prompt_of(record, config)
         name_record(record, number, config, names)
         places.append(record.place)
         prompts.append(prompt)
-        rendered.append(policy_text(prompt, config, tokenizer, record.place))
-    tokens = tokenize(rendered, config, tokenizer)
+        rendered.append(policy.prompt_text(prompt, record.place))
+    tokens = policy.encode(rendered)
     kept: list[Prompt] = []
     for name, place, prompt, ids in zip(names, places, prompts, tokens, strict=True):
         if len(ids) <= limit:
-            kept.append(make_prompt(len(kept), name, prompt, np.asarray(ids, dtype=np.int32)))
+            kept.append(make_prompt(len(kept), name, prompt, ids))
         elif config.overlong == "refuse":
             raise DataError(
                 f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "

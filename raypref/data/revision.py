@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from raypref.data.config import DataConfig
+from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import source_of
 from raypref.data.templates import template_of
-from raypref.data.tokenization import policy_text, tokenize
+from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import ConfigError
 from raypref.types import Prompt
 
@@ -24,11 +22,11 @@ from raypref.types import Prompt
 class Reviser:
     """Makes prompts for revisions, rendered and tokenised like first prompts."""
 
-    def __init__(self, config: DataConfig, tokenizer: Any) -> None:
+    def __init__(self, config: DataConfig, facts: PolicyFacts) -> None:
         """
         Args:
             config: the data section; it must have a ``template``.
-            tokenizer: the policy's.
+            facts: the policy's tokenizer and end tokens.
 
         Raises:
             ConfigError: there is no template, or the template is ``chat`` and ``data.chat_template`` is off.
@@ -40,9 +38,8 @@ class Reviser:
                 "data.template: 'chat' needs data.chat_template=true; for a model that continues plain text, give a text with {prompt} "
                 "and {answer}"
             )
-        self._config = config
         self._template = template_of(config.template)
-        self._tokenizer = tokenizer
+        self._tokenizer = PolicyTokenizer(config, facts)
 
     def within(self, tokens: int) -> Callable[[Prompt, str], Prompt | None]:
         """``revise`` as a function that returns None where the new prompt has more than ``tokens`` tokens."""
@@ -58,7 +55,6 @@ class Reviser:
 
         It keeps the first prompt's id and index, and its ``text``, which is the question that an oracle is shown.
         """
-        revised = self._template.revise(source_of(prompt), answer)
-        text = policy_text(revised, self._config, self._tokenizer, f"prompt {prompt.id!r}, revised")
-        (ids,) = tokenize([text], self._config, self._tokenizer)
-        return replace(prompt, token_ids=np.asarray(ids, dtype=np.int32))
+        earlier = self._tokenizer.as_text(self._tokenizer.turn_content(answer))
+        revised = self._template.revise(source_of(prompt), earlier)
+        return replace(prompt, token_ids=self._tokenizer.prompt_ids(revised, f"prompt {prompt.id!r}, revised"))

@@ -1,75 +1,264 @@
-"""Where text becomes token ids: the policy's view of a prompt, and given answers.
+"""Where text becomes token ids: everything that the policy reads, and given answers as the policy itself would have written them.
 
-prompt (text or chat) --policy_text--> text --tokenize--> token ids
+prompt (text or chat) --prompt_text--> text --encode--> token ids
+prompt and answers    --given_text---> texts --encode_given--> token ids of the prompt and of each response
+
+With a chat template, the tokens of a prompt and its response are those of ``apply_chat_template`` on the whole chat, up to and including
+the first end token behind the prompt. The prompt is what the template writes with its generation prompt. The exceptions:
+
+| case | prompt and response |
+| --- | --- |
+| the template writes the chat otherwise than prompt and answer, or drops a part of the answer | the record is refused |
+| the template has no generation prompt | the assistant's header belongs to the response, as the template writes it |
+| the template writes an empty thought before an answer | it belongs to the response |
+| the template writes no end token behind the answer | the response ends with the answer; an end token is added |
+| the tokenizer merges the prompt's end and the answer's beginning into one token | both are tokenised alone |
+| an answer ends with an end token | it is the end that the template writes, and is not written twice |
+| an end token stands inside an answer | the record is refused |
+| a control token is spelt out in the data | it is plain text, unless ``data.special_tokens`` says otherwise |
+
+Plain text gets what the tokenizer puts before it, but no end token behind a prompt; an answer ends with ``PolicyFacts.plain_end``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.data.chat_template import AssistantTurn, assistant_turn, render, written_response
 from raypref.data.chats import Chat, unwritten
 from raypref.data.config import DataConfig
-from raypref.errors import ConfigError, DataError
+from raypref.data.control_tokens import ControlTokens
+from raypref.data.policy_facts import PolicyFacts
+from raypref.errors import DataError
+
+Tokens = NDArray[np.int32]
+
+BATCH = 1000
+"""Texts that are given to the tokenizer at once; what it returns beside the ids takes much memory."""
+
+logger = logging.getLogger(__name__)
 
 
-def policy_text(prompt: str | Chat, config: DataConfig, tokenizer: Any, place: str) -> str:
-    """The text that the policy is given: the chat template applied up to where the answer begins, or the plain text.
+@dataclass(frozen=True, slots=True)
+class GivenText:
+    """A prompt and given answers as the policy would read and write them."""
 
-    Raises:
-        ConfigError: there is no chat template.
-        DataError: the template refuses the chat, or leaves a part of it out; or the prompt is a chat and ``data.chat_template`` is off.
-    """
-    if not config.chat_template:
-        if not isinstance(prompt, str):
-            raise DataError(f"{place}: chat messages need a chat template; set data.chat_template=true, or give plain text")
-        return prompt
-    if not tokenizer.chat_template:
-        raise ConfigError("data.chat_template: the tokenizer has none; set data.chat_template=false for a model that continues plain text")
-    chat = Chat.of([("user", prompt)]) if isinstance(prompt, str) else prompt
+    prompt: str
+    answers: tuple[str, ...]
+    """As the data gives them, without an end token; what a sampled answer is decoded to."""
+    responses: tuple[str, ...]
+    """Behind ``prompt``; up to and including the end token if ``ended``."""
+    ended: tuple[bool, ...]
+    """Whether the response's text has its end token; otherwise one is added to its ids."""
 
-    def render(shown: Chat) -> str:
-        return _rendered(shown, tokenizer, place)
 
-    text = render(chat)
-    if (missing := unwritten(chat, text, render)) is not None:
-        raise DataError(
-            f"{place}: the tokenizer's chat template does not write {missing}; leave it out of the data, or give another template"
+class PolicyTokenizer:
+    """The policy's tokenizer, as one run uses it."""
+
+    def __init__(self, config: DataConfig, facts: PolicyFacts) -> None:
+        """
+        Args:
+            config: the data section.
+            facts: the policy's tokenizer and end tokens.
+        """
+        self._config = config
+        self._facts = facts
+        self._tokenizer = facts.tokenizer
+        self._control = ControlTokens(facts.tokenizer, facts.end_token_ids)
+        self._warned = False
+
+    def prompt_text(self, prompt: str | Chat, place: str) -> str:
+        """The text that the policy is given: the chat template applied up to where the answer begins, or the plain text.
+
+        Raises:
+            ConfigError: there is no chat template.
+            DataError: the template refuses the chat, or leaves a part of it out; the prompt is a chat and ``data.chat_template`` is off;
+                or a control token is spelt out and ``data.special_tokens`` is ``refuse``.
+        """
+        prompt = self._hidden(prompt, place)
+        if not self._config.chat_template:
+            if not isinstance(prompt, str):
+                raise DataError(f"{place}: chat messages need a chat template; set data.chat_template=true, or give plain text")
+            return prompt
+        return self._chat_text(_as_chat(prompt), place)
+
+    def given_text(self, prompt: str | Chat, answers: Sequence[str], place: str) -> GivenText:
+        """A prompt and the answers that the data gives, as texts; see the table above.
+
+        Raises:
+            ConfigError, DataError: as ``prompt_text``. Or the template writes an answer otherwise than behind its prompt, leaves a part of
+                it out, or an end token stands inside an answer.
+        """
+        bare = tuple(self.answer_text(answer, place) for answer in answers)
+        answers = [self._hidden(answer, place) for answer in bare]
+        text = self.prompt_text(prompt, place)
+        if not self._config.chat_template:
+            return GivenText(text, bare, tuple(answers), (False,) * len(answers))
+        chat = _as_chat(self._hidden(prompt, place))
+        wholes = render(
+            self._tokenizer,
+            [chat.followed_by({"role": "assistant", "content": answer}) for answer in answers],
+            place,
+            generation_prompt=False,
         )
-    return text
+        responses = [
+            written_response(self._tokenizer, self._control, chat, text, answer, whole, place)
+            for answer, whole in zip(answers, wholes, strict=True)
+        ]
+        return GivenText(text, bare, tuple(response for response, _ in responses), tuple(ended for _, ended in responses))
+
+    def answer_text(self, answer: str, place: str) -> str:
+        """A given answer without the end token at its end, as a sampled answer is decoded.
+
+        Raises:
+            DataError: nothing is left of it, or an end token stands inside it.
+        """
+        text = self._control.without_end(answer)
+        if not text.strip():
+            raise DataError(f"{place}: an answer must be a text that is not empty, got {answer!r}")
+        if (end := self._control.end_in(text)) is not None:
+            raise DataError(
+                f"{place}: the answer has the end token {end!r} in its midst, {_around(text, end)}; the policy would have stopped there; "
+                f"give the answer up to there, or write it otherwise"
+            )
+        return text
+
+    def as_text(self, text: str) -> str:
+        """A text of which every control token is plain text, whatever the config says: an answer of the policy's, an oracle's question."""
+        return self._control.hide(text)
+
+    def turn_content(self, answer: str) -> str:
+        """A sampled answer without what the chat template itself writes around one, so that it can be a turn of another prompt."""
+        if not self._config.chat_template or (turn := self._turn) is None:
+            return answer
+        return answer.removeprefix(turn.before).removesuffix(turn.after)
+
+    def prompt_ids(self, prompt: str | Chat, place: str) -> Tokens:
+        """Token ids of one prompt; raises as ``prompt_text``."""
+        return self.encode([self.prompt_text(prompt, place)])[0]
+
+    def encode(self, texts: Iterable[str]) -> list[Tokens]:
+        """Token ids of texts from ``prompt_text``: (T,) each."""
+        texts = list(texts)
+        return [ids for k in range(0, len(texts), BATCH) for ids in self._encode_batch(texts[k : k + BATCH])]
+
+    def encode_given(self, given: Sequence[GivenText]) -> list[tuple[Tokens, tuple[Tokens, ...]]]:
+        """Token ids of each prompt and its responses; a response ends with its end token."""
+        prompts = self.encode(item.prompt for item in given)
+        wholes = iter(self.encode(item.prompt + response for item in given for response in item.responses))
+        return [
+            (prompt, tuple(self._response_ids(prompt, next(wholes), *each) for each in zip(item.responses, item.ended, strict=True)))
+            for prompt, item in zip(prompts, given, strict=True)
+        ]
+
+    @cached_property
+    def _turn(self) -> AssistantTurn | None:
+        """What the template writes around an answer, up to its end token, as it is decoded."""
+        if (turn := assistant_turn(self._tokenizer)) is None:
+            return None
+        end = self._control.end_in(turn.after)
+        before, after = turn.before, turn.after[: turn.after.index(end)] if end else ""
+        return AssistantTurn(*(self._tokenizer.decode(self._bare(text), skip_special_tokens=True) for text in (before, after)))
+
+    def _chat_text(self, chat: Chat, place: str) -> str:
+        def rendered(shown: Chat) -> str:
+            return render(self._tokenizer, [shown], place, generation_prompt=True)[0]
+
+        text = rendered(chat)
+        if (missing := unwritten(chat, text, rendered)) is not None:
+            raise DataError(
+                f"{place}: the tokenizer's chat template does not write {missing}; leave it out of the data, or give another template"
+            )
+        return text
+
+    def _hidden(self, value: Any, place: str) -> Any:
+        """A text or a chat with marks in place of the control tokens that it spells out, or as it is if the config allows them."""
+        if self._config.special_tokens == "allow":
+            return value
+        if isinstance(value, Chat):
+            return Chat(self._hidden(value.turns, place), self._hidden(value.tools, place))
+        if isinstance(value, str):
+            return value if (name := self._control.spelt(value)) is None else self._hide(value, name, place)
+        if isinstance(value, dict):
+            return {self._hidden(key, place): self._hidden(item, place) for key, item in value.items()}
+        return type(value)(self._hidden(item, place) for item in value) if isinstance(value, list | tuple) else value
+
+    def _hide(self, text: str, name: str, place: str) -> str:
+        if self._config.special_tokens == "refuse":
+            raise DataError(
+                f"{place}: the text spells out the control token {name!r}, {_around(text, name)}; remove it, or set "
+                f"data.special_tokens=text (it is plain text) or =allow (it is the token)"
+            )
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: the text spells out the control token %r, which is read as plain text, here and in other records; "
+                "data.special_tokens=allow makes it the token",
+                place,
+                name,
+            )
+        return self._control.hide(text)
+
+    def _encode_batch(self, texts: list[str]) -> list[Tokens]:
+        """A chat template writes its own special tokens; plain text gets the tokenizer's, but no end token behind it."""
+        before, after = ([], []) if self._config.chat_template else self._put_around()
+        ordinary = [text for text in texts if not self._control.hidden_in(text)]
+        ids = iter(
+            self._tokenizer(ordinary, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+            if ordinary
+            else ()
+        )
+        return [
+            np.array([*before, *(self._control.encode(text) if self._control.hidden_in(text) else next(ids)), *after], dtype=np.int32)
+            for text in texts
+        ]
+
+    def _put_around(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and behind a plain text, without end tokens behind it."""
+        bare: list[int] = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        full: list[int] = self._tokenizer("a")["input_ids"]
+        start = next(k for k in range(len(full)) if full[k : k + len(bare)] == bare)
+        before, after = full[:start], full[start + len(bare) :]
+        while after and after[-1] in self._facts.end_token_ids:
+            after = after[:-1]
+        return before, after
+
+    def _response_ids(self, prompt: Tokens, whole: Tokens, response: str, ended: bool) -> Tokens:
+        fits = len(whole) > len(prompt) and np.array_equal(whole[: len(prompt)], prompt)
+        ids = whole[len(prompt) :] if fits else self._continued(response)
+        if not ended:
+            end = self._facts.plain_end
+            return ids if len(ids) and ids[-1] == end else np.append(ids, np.int32(end))
+        ends = np.flatnonzero(np.isin(ids, self._facts.end_token_ids))
+        return ids[: ends[0] + 1]
+
+    def _continued(self, text: str) -> Tokens:
+        """Token ids of a text that continues another one, without the space that some tokenizers put before a text's first word."""
+        for before in ("\n", "a", "."):
+            first, both = self._bare(before), self._bare(before + text)
+            if len(both) > len(first) and both[: len(first)] == first:
+                return np.array(both[len(first) :], dtype=np.int32)
+        return np.array(self._bare(text), dtype=np.int32)
+
+    def _bare(self, text: str) -> list[int]:
+        if self._control.hidden_in(text):
+            return self._control.encode(text)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
 
-def _rendered(chat: Chat, tokenizer: Any, place: str) -> str:
-    import jinja2
-
-    turns, tools = [dict(turn) for turn in chat], [dict(tool) for tool in chat.tools]
-    try:
-        return str(tokenizer.apply_chat_template(turns, tools=tools or None, tokenize=False, add_generation_prompt=True))
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-        raise DataError(f"{place}: the tokenizer's chat template refuses this chat: {error}") from error
+def _as_chat(prompt: str | Chat) -> Chat:
+    return Chat.of([("user", prompt)]) if isinstance(prompt, str) else prompt
 
 
-def tokenize(texts: Sequence[str], config: DataConfig, tokenizer: Any) -> list[list[int]]:
-    """Token ids of texts from ``policy_text``. A chat template writes its own special tokens; plain text gets the tokenizer's."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=not config.chat_template)["input_ids"]
-    return ids
-
-
-def tokenize_answers(
-    prompts: Sequence[str], answers: Sequence[str], config: DataConfig, tokenizer: Any, end_token_id: int
-) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, answer ids) for each prompt and its answer; an answer ends with the end token.
-
-    An answer's ids are those that follow the prompt's in the tokens of both texts together, as the policy itself would continue the
-    prompt. Where prompt and answer merge into one token, the answer is tokenised alone.
-    """
-    alone = tokenize(prompts, config, tokenizer)
-    whole = tokenize([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], config, tokenizer)
-    pairs = []
-    for prompt, both, answer in zip(alone, whole, answers, strict=True):
-        fits = both[: len(prompt)] == prompt and len(both) > len(prompt)
-        ids = both[len(prompt) :] if fits else tokenizer(answer, add_special_tokens=False)["input_ids"]
-        pairs.append((prompt, ids if ids[-1] == end_token_id else [*ids, end_token_id]))
-    return pairs
+def _around(text: str, name: str) -> str:
+    """The name with some characters around it, for a message."""
+    at = text.index(name)
+    return f"at character {at}: {text[max(at - 30, 0) : at + len(name) + 30]!r}"

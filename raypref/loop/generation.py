@@ -85,10 +85,10 @@ def load_questions(
     room = facts.context_tokens - config.rollout.max_tokens
     named = {"held_out": prompts} if isinstance(prompts, str) else {}
     section = config.data.model_copy(update=named | {"held_out_prompts": 0})
-    questions, dropped = load_held_out(section, facts.tokenizer, room, None if named else prompts)
+    questions, dropped = load_held_out(section, facts, room, None if named else prompts)
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
-    return questions, Reviser(section, facts.tokenizer).within(room) if revisions else None
+    return questions, Reviser(section, facts).within(room) if revisions else None
 
 
 async def resolve(ref: RolloutRef) -> Rollout:

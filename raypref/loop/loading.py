@@ -39,7 +39,7 @@ def load_run_data(
         data = _given_examples(config, facts, builder, records, held_out)
     if not config.evaluation.revisions:
         return data
-    return replace(data, revise=Reviser(config.data, facts.tokenizer).within(facts.context_tokens - config.rollout.max_tokens))
+    return replace(data, revise=Reviser(config.data, facts).within(facts.context_tokens - config.rollout.max_tokens))
 
 
 def _prompts(config: RunConfig, facts: PolicyFacts, records: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
@@ -57,7 +57,7 @@ def _given_examples(
     longest_prompt = facts.context_tokens - config.rollout.max_tokens
     separate: list[Prompt] = []
     if held_out is not None or section.held_out is not None:
-        separate = load_held_out(section, facts.tokenizer, longest_prompt, held_out)[0]
+        separate = load_held_out(section, facts, longest_prompt, held_out)[0]
     if section.type == "demonstrations":
         return RunData(examples=load_demonstrations(section, facts, config.seed, records=records), held_out=separate)
     loaded = load_preferences(section, facts, config.seed, loss=config.loss, selection=config.selection, builder=builder, records=records)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.policy_model import context_limit, end_token_ids, load_model, load_tokenizer
+from actors.policy_model import context_limit, end_token_ids, load_model, load_tokenizer, named_end_tokens
 from raypref.checks import check_learner
 from raypref.errors import ConfigError
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
@@ -56,7 +56,9 @@ def test_rotary_frequencies_that_change_at_a_length_limit_the_context(policy: Po
 def test_end_tokens_without_a_generation_config(policy: PolicyConfig, tmp_path: Path) -> None:
     config = json.loads((Path(policy.path) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 9}))
-    assert end_token_ids(PolicyConfig(path=str(tmp_path))) == (9,)
+    load_tokenizer(policy).save_pretrained(tmp_path)
+    assert named_end_tokens(PolicyConfig(path=str(tmp_path))) == (9,)
+    assert end_token_ids(PolicyConfig(path=str(tmp_path))) == (2, 9), "the tokenizer's comes first"
 
 
 @pytest.mark.parametrize("path", ["/no/such/model", "./no_such_model", "no/such/model"])

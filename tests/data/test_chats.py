@@ -10,10 +10,11 @@ import pytest
 
 from raypref.data.chats import Chat, chat_of_messages
 from raypref.data.config import DataConfig
+from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import bare_text, make_prompt, prompt_of, source_of
 from raypref.data.records import Record
 from raypref.data.revision import Reviser
-from raypref.data.tokenization import policy_text
+from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import DataError
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Lima"}}}
@@ -40,7 +41,7 @@ def templated(tokenizer: Any, template: str) -> Any:
 
 
 def render(tokenizer: Any, prompt: str | Chat) -> str:
-    return policy_text(prompt, DataConfig(), tokenizer, "p.jsonl:1")
+    return PolicyTokenizer(DataConfig(), PolicyFacts(tokenizer, 64, ())).prompt_text(prompt, "p.jsonl:1")
 
 
 def test_calls_and_tools_reach_the_template(tokenizer: Any) -> None:
@@ -60,7 +61,7 @@ def test_calls_and_tools_reach_the_oracle_and_the_revision(tokenizer: Any) -> No
     prompt = make_prompt(0, "0", chat, np.zeros(1, dtype=np.int32))
     assert source_of(prompt) == chat
     text = templated(tokenizer, TOOL_TEMPLATE)
-    revised = Reviser(DataConfig(template="chat"), text).revise(prompt, "19 degrees")
+    revised = Reviser(DataConfig(template="chat"), PolicyFacts(text, 64, ())).revise(prompt, "19 degrees")
     assert source_of(revised) == chat
     assert len(revised.token_ids) > 0
 

@@ -12,6 +12,7 @@ import torch
 from raypref import types
 from raypref.config import RunConfig
 from raypref.data.config import DataConfig
+from raypref.data.policy_facts import PolicyFacts
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError
 from raypref.training.collation import collate
@@ -21,9 +22,13 @@ def prompt(ids: list[int], chat: tuple[tuple[str, str], ...] = ()) -> types.Prom
     return types.Prompt(3, "p", "why", np.array(ids, dtype=np.int32), chat)
 
 
+def facts(tokenizer: Any) -> PolicyFacts:
+    return PolicyFacts(tokenizer, 64, (2,))
+
+
 def test_plain_text(tokenizer: Any) -> None:
     """``<bos> why so how`` 1 5 7 6; id, index and what an oracle is shown stay."""
-    reviser = Reviser(DataConfig(chat_template=False, template="{prompt} {answer} how"), tokenizer)
+    reviser = Reviser(DataConfig(chat_template=False, template="{prompt} {answer} how"), facts(tokenizer))
     revised = reviser.revise(prompt([1, 5]), "so")
     assert revised.token_ids.tolist() == [1, 5, 7, 6]
     assert (revised.id, revised.index, revised.text) == ("p", 3, "why")
@@ -31,7 +36,7 @@ def test_plain_text(tokenizer: Any) -> None:
 
 def test_a_chat_goes_on_from_its_own_turns(tokenizer: Any) -> None:
     """[USER] why [ANSWER] so [USER] (a request of unknown words) [ANSWER]; with turns given, those come first."""
-    reviser = Reviser(DataConfig(template="chat"), tokenizer)
+    reviser = Reviser(DataConfig(template="chat"), facts(tokenizer))
     one = reviser.revise(prompt([1, 3, 5, 4]), "so").token_ids.tolist()
     assert one[:6] == [1, 3, 5, 4, 7, 3]
     assert one[-1] == 4
@@ -40,16 +45,16 @@ def test_a_chat_goes_on_from_its_own_turns(tokenizer: Any) -> None:
 
 
 def test_room(tokenizer: Any) -> None:
-    reviser = Reviser(DataConfig(chat_template=False, template="{prompt} {answer}"), tokenizer)
+    reviser = Reviser(DataConfig(chat_template=False, template="{prompt} {answer}"), facts(tokenizer))
     assert reviser.within(3)(prompt([1, 5]), "so") is not None
     assert reviser.within(3)(prompt([1, 5]), "so not") is None
 
 
 def test_what_is_missing_is_named(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.template: required for revisions"):
-        Reviser(DataConfig(), tokenizer)
+        Reviser(DataConfig(), facts(tokenizer))
     with pytest.raises(ConfigError, match=r"'chat' needs data\.chat_template=true"):
-        Reviser(DataConfig(template="chat", chat_template=False), tokenizer)
+        Reviser(DataConfig(template="chat", chat_template=False), facts(tokenizer))
 
 
 OWN_LOSS = """
