@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from raypref.errors import Problem, refuse
 from raypref.judging.trial import misfit
+from raypref.output.terminal import counted
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
@@ -62,13 +63,14 @@ def check_supply(config: RunConfig, available: int) -> list[Problem]:
     loop = config.loop
     if loop.sync_interval is not None:
         needed = loop.iterations * loop.sync_interval * config.learner.global_batch
-        terms = f"{loop.iterations} iterations x {loop.sync_interval} steps x {config.learner.global_batch} examples"
+        factors = [(loop.iterations, "iteration"), (loop.sync_interval, "step"), (config.learner.global_batch, "example")]
     else:
         each = loop.prompts_per_iteration or 1
-        needed, terms = loop.iterations * each, f"{loop.iterations} iterations x {each} prompts"
+        needed, factors = loop.iterations * each, [(loop.iterations, "iteration"), (each, "prompt")]
     if available >= needed:
         return []
-    reason = f"{available} usable prompts, but the run needs at least {needed} ({terms})"
+    terms = " x ".join(counted(*factor) for factor in factors)
+    reason = f"{counted(available, 'usable prompt')}, but the run needs at least {needed} ({terms})"
     return [Problem("data", None, reason, "give more data or lower loop.*")]
 
 

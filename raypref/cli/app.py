@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from raypref import __version__
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.options import Overrides, RunFile
 from raypref.errors import RayprefError
+from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences."
@@ -54,7 +56,7 @@ def train(
         result = run(settings, resume=resume)
     except KeyboardInterrupt:
         saved = Checkpoints.of(settings).complete()
-        typer.echo(f"stopped; --resume continues from {saved[-1]}" if saved else "stopped before the first checkpoint", err=True)
+        typer.echo(visible(f"stopped; --resume continues from {saved[-1]}" if saved else "stopped before the first checkpoint"), err=True)
         raise
     print_summary(result.summary)
 
@@ -69,11 +71,13 @@ def check(
 
     problems = problems_of(config, overrides or [])
     if not problems:
-        typer.echo(f"{config}: no problems (the config, the first {FIRST_RECORDS} records of the data, the policy's config and tokenizer)")
+        typer.echo(
+            f"{visible(config)}: no problems (the config, the first {FIRST_RECORDS} records of the data, the policy's config and tokenizer)"
+        )
         return
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
-    typer.echo(f"{config}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", err=True)
+        typer.echo(f"error: {visible(problem)}", err=True)
+    typer.echo(f"{visible(config)}: {counted(len(problems), 'problem')}", err=True)
     raise typer.Exit(2)
 
 
@@ -96,14 +100,14 @@ def generate(
     from raypref.config import load_config
 
     run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
-    typer.echo(str(output))
+    typer.echo(visible(output))
 
 
 class _Log(logging.Handler):
     """Writes to the current ``sys.stderr``: while the progress line is live, rich replaces it and shows log lines above that line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(visible(self.format(record)) + "\n")
         sys.stderr.flush()
 
 
@@ -120,9 +124,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
     for package in ("raypref", "actors"):
         logging.getLogger(package).setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 shows an escape; nothing fails at the end
     sys.path.insert(0, os.getcwd())  # the user's modules are found, as by `python -m raypref`
     try:
         app()
     except RayprefError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {visible(error)}", err=True)
         sys.exit(2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
+from raypref.output.terminal import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def check_names(names: Sequence[str], least: int) -> None:
         ConfigError: naming them.
     """
     if len(names) < least:
-        raise ConfigError(f"--responses, --policy: {len(names)} sets of responses ({', '.join(names)}); at least {least} are needed")
+        raise ConfigError(f"--responses, --policy: {counted(len(names), 'set')} of responses ({', '.join(names)}); at least {least}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--responses, --policy, --against: {', '.join(twice)} twice; give each set another name, NAME=...")
 
@@ -112,4 +113,4 @@ def check_counts(answered: ResponseSet) -> None:
     for answer in answered.answers:
         if len(answer.responses) != size or size < 2:
             wanted = "at least 2 are needed to choose from" if size < 2 else f"{first.place} has {size}"
-            raise DataError(f"{answer.place}: {len(answer.responses)} responses; {wanted}")
+            raise DataError(f"{answer.place}: {counted(len(answer.responses), 'response')}; {wanted}")

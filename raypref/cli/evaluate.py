@@ -14,6 +14,7 @@ import typer
 
 from raypref.cli.evaluation import Evaluation
 from raypref.cli.options import ONE_FILE, Questions, command
+from raypref.output.terminal import visible
 
 if TYPE_CHECKING:
     from raypref.evaluation.agreement import Agreement
@@ -34,8 +35,8 @@ def matrix(evaluation: Evaluation) -> None:
     sets = evaluation.sets(least=2)
     result = win_rate_matrix(evaluation.play(evaluation.match(sets)), **evaluation.bootstrap)
     table = tables.matrix_table(result)
-    tables.save_svg(evaluation.output / "matrix.svg", table)
     evaluation.show(table, result, "matrix.json")
+    tables.save_svg(evaluation.output / "matrix.svg", table)
 
 
 @evaluation_command("references.json")
@@ -201,4 +202,4 @@ def export(
     }
     check_targets(output.parent, [], [output], [path_of(responses)[1]])
     write[layout](output, read_set(responses, None if questions is None else read_questions(questions)))
-    typer.echo(str(output))
+    typer.echo(visible(output))

@@ -143,10 +143,9 @@ class Evaluation:
 
     def show(self, table: Table, result: Any, name: str) -> None:
         """Write the result as JSON, print the table and the file's name."""
-        from rich.console import Console
-
         from raypref.evaluation.tables import write_json
+        from raypref.output.terminal import print_table, visible
 
         write_json(self.output / name, result)
-        Console().print(table)
-        typer.echo(str(self.output / name))
+        print_table(table)
+        typer.echo(visible(self.output / name))

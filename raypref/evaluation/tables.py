@@ -22,6 +22,7 @@ from raypref.evaluation.reranking import BestOf
 from raypref.evaluation.revisions import Revision
 from raypref.evaluation.win_rate import WinRate
 from raypref.evaluation.win_rate_matrix import WinRateMatrix
+from raypref.output.terminal import counted, visible
 from raypref.types import Total
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def matrix_table(matrix: WinRateMatrix) -> Table:
     for i, name in enumerate(matrix.names):
         cells = [(_cell(matrix, i, j), _shade(matrix.win_rates[i][j])) for j in range(len(matrix.names))]
         rows.append([name, *cells, f"{matrix.lengths[i]:.1f}", str(matrix.unmatched[i])])
-    table = _table(f"win rate of the row against the column, {matrix.prompts} prompts ({matrix.confidence:.0%} interval)", headings, rows)
+    table = _table(
+        f"win rate of the row against the column, {counted(matrix.prompts, 'prompt')} ({matrix.confidence:.0%} interval)", headings, rows
+    )
     beyond = "beyond chance" if matrix.cyclic_beyond_chance else "within chance"
     relation = f"the majority relation {f'has a cycle, {beyond}' if matrix.cyclic else 'has no cycle'}"
     table.caption = _caption(relation, _observed(matrix.oracle))
@@ -164,7 +167,7 @@ def length_controlled_table(results: Mapping[str, LengthControlled]) -> Table:
 def agreement_table(result: Agreement) -> Table:
     """Labels against verdicts as counts; the shares and kappas below."""
     rows = [[label, *map(str, counts)] for label, counts in zip(LABELS, result.confusion, strict=True)]
-    title = f"labels (rows) and the oracle's verdicts, {result.comparisons} comparisons ({result.confidence:.0%} interval)"
+    title = f"labels (rows) and the oracle's verdicts, {counted(result.comparisons, 'comparison')} ({result.confidence:.0%} interval)"
     table = _table(title, ["", *LABELS], rows)
     table.caption = _caption(
         f"agreement {result.agreement:.3f}  [{result.low:.3f}, {result.high:.3f}], without ties {result.decided_agreement:.3f}",
@@ -201,7 +204,7 @@ def _observed(oracle: Mapping[str, float], whose: str = "") -> str:
 def _caption(*lines: str) -> Text | None:
     from rich.text import Text
 
-    return Text("\n".join(filter(None, lines))) if any(lines) else None
+    return Text(visible("\n".join(filter(None, lines)))) if any(lines) else None
 
 
 def _cell(matrix: WinRateMatrix, i: int, j: int) -> str:
@@ -230,9 +233,9 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[Sequence[str | tu
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title))
+    table = Table(title=Text(visible(title)))
     for number, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if number else "left")
+        table.add_column(Text(visible(heading)), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) if isinstance(cell, str) else Text(visible(cell[0]), cell[1]) for cell in row))
     return table

@@ -128,7 +128,7 @@ class Evaluator:
         directory.mkdir(parents=True, exist_ok=True)
         about = {"iteration": iteration, "opponent": opponent}
         lines = [json.dumps(about | asdict(match), ensure_ascii=False) for match in matches]
-        (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n")
+        (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def evaluation_metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from raypref.output.terminal import counted, print_table, visible
+
 if TYPE_CHECKING:
     from raypref.config import RunConfig
     from raypref.loop.outcome import Outcome
@@ -42,7 +44,7 @@ class RunResult:
             "seconds": outcome.seconds,
             "versions": versions(),
         }
-        (config.output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (config.output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         return cls(config.output_dir, policy_dir, summary)
 
 
@@ -69,9 +71,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
     console = Console()
     if summary["evaluations"]:
-        console.print(win_rate_table(summary))
-    console.print(seconds_table(summary))
-    console.print(f"policy: {summary['policy_dir']}", highlight=False, soft_wrap=True)
+        print_table(win_rate_table(summary), console)
+    print_table(seconds_table(summary), console)
+    console.print(visible(f"policy: {summary['policy_dir']}"), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def win_rate_table(summary: Mapping[str, Any]) -> Any:
@@ -80,7 +82,7 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
 
     evaluations = summary["evaluations"]
     confidence = f"{summary['confidence']:.0%}"
-    table = Table(title=f"held-out win rates, {evaluations[0]['base']['prompts']} prompts ({confidence} bootstrap interval)")
+    table = Table(title=f"held-out win rates, {counted(evaluations[0]['base']['prompts'], 'prompt')} ({confidence} bootstrap interval)")
     for heading in ("iteration", "against base", "against previous", "response tokens"):
         table.add_column(heading, justify="right")
     table.add_row("base", "", "", f"{evaluations[0]['base_response_tokens']:.1f}")
@@ -92,28 +94,30 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
 def seconds_table(summary: Mapping[str, Any]) -> Any:
     """Seconds in which each stage had a call under way. Stages overlap, so they may add up to more than the run."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="seconds by stage")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for stage, seconds in summary["seconds"].items():
-        table.add_row(stage, f"{seconds:.1f}")
+        table.add_row(Text(visible(stage)), f"{seconds:.1f}")
     table.add_section()
     table.add_row("the run", f"{summary['run_s']:.1f}")
     return table
 
 
 def samples_table(output_dir: Path, iteration: int, count: int = 2) -> Any:
-    """Responses of the base policy and of an iteration's policy to the same held-out prompts, side by side."""
+    """Responses of the base policy and of an iteration's policy to the same held-out prompts, side by side; the texts as they are."""
     from rich.table import Table
+    from rich.text import Text
 
     path = output_dir / "evaluation" / f"iteration_{iteration:04d}_against_base.jsonl"
-    matches = [json.loads(line) for line in path.read_text().splitlines()][:count]
-    table = Table(title=f"responses before and after {iteration} iterations", show_lines=True)
+    matches = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:count] if line]
+    table = Table(title=f"responses before and after {counted(iteration, 'iteration')}", show_lines=True)
     for heading in ("prompt", "before", "after"):
         table.add_column(heading, overflow="fold")
     for match in matches:
-        table.add_row(match["prompt"], match["defender"], match["challenger"])
+        table.add_row(*(Text(visible(match[side])) for side in ("prompt", "defender", "challenger")))
     return table
 
 
