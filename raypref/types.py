@@ -49,6 +49,8 @@ class Prompt:
     """The turns of a chat with all their keys where these are more than role and content (tool calls); otherwise empty."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """The tools that the record offers to the policy."""
+    named: bool = True
+    """Whether the data gave the id. Otherwise it is the number of a record, which means nothing outside the run."""
 
 
 @dataclass(frozen=True, slots=True)

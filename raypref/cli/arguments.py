@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
+from raypref.evaluation.response_formats import FORMATS, Asked
 from raypref.output.terminal import counted
 
 
@@ -35,15 +36,45 @@ def path_of(argument: str) -> tuple[str | None, Path]:
     return name, Path(path)
 
 
-def read_set(argument: str, questions: Mapping[str, str] | None = None, column: str | None = None) -> ResponseSet:
+def formats_of(arguments: Sequence[str]) -> dict[str | None, str]:
+    """Name of a set -> the name of its format, from ``NAME=FORMAT``; None -> that of every other set, from ``FORMAT``.
+
+    Raises:
+        ConfigError: there is no such format, or two for one set.
+    """
+    known = [layout.name for layout in FORMATS]
+    formats: dict[str | None, str] = {}
+    for argument in arguments:
+        name, _, layout = argument.rpartition("=")
+        if layout not in known:
+            raise ConfigError(f"--format {argument!r}: expected one of {', '.join(known)}, or NAME= and one of them")
+        if formats.setdefault(name or None, layout) != layout:
+            raise ConfigError(f"--format {argument!r}: {formats[name or None]} was given before; give one format per set")
+    return formats
+
+
+def read_set(
+    argument: str,
+    questions: Mapping[str, Asked] | None = None,
+    column: str | None = None,
+    formats: Mapping[str | None, str] | None = None,
+) -> ResponseSet:
     """The responses that ``NAME=FILE`` or ``FILE`` names.
+
+    Args:
+        argument: names of the set and of the file.
+        questions: id -> prompt, for a file without prompts.
+        column: the field of the responses.
+        formats: from ``formats_of``; a set without a name of its own has that of its file, without the suffix.
 
     Raises:
         ConfigError: it is neither.
         DataError: from ``read_responses``.
     """
     name, path = path_of(argument)
-    return read_responses(path, name, questions=questions, column=column)
+    formats = formats or {}
+    layout = formats.get(name or path.stem, formats.get(None))
+    return read_responses(path, name, questions=questions, column=column, layout=layout)
 
 
 def policies_of(arguments: Sequence[str], prompts: str | None, directory: Path) -> list[NamedPolicy]:
@@ -80,7 +111,7 @@ def check_names(names: Sequence[str], least: int) -> None:
         raise ConfigError(f"--responses, --policy, --against: {', '.join(twice)} twice; give each set another name, NAME=...")
 
 
-def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[Path], inputs: Sequence[Path]) -> None:
+def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[Path], inputs: Sequence[Path]) -> list[Path]:
     """Refuse to replace anything but an earlier result.
 
     Args:
@@ -88,6 +119,9 @@ def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[
         responses: files of responses, which cost work to produce.
         results: tables and figures, which may be replaced.
         inputs: files that are read.
+
+    Returns:
+        The earlier results that will be replaced.
 
     Raises:
         ConfigError: naming the file that is in the way.
@@ -97,9 +131,11 @@ def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[
     for path in responses:
         if path.exists():
             raise ConfigError(f"{path}: exists, and responses would be written there; pass it as --responses, or give another --output")
-    for path in results:
-        if path.exists() and any(path.samefile(file) for file in inputs if file.exists()):
+    earlier = [path for path in results if path.exists()]
+    for path in earlier:
+        if any(path.samefile(file) for file in inputs if file.exists()):
             raise ConfigError(f"{path}: is read, and would be replaced by a result; give another --output")
+    return earlier
 
 
 def check_counts(answered: ResponseSet) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from raypref.cli.evaluation import Evaluation
-from raypref.cli.options import ONE_FILE, Questions, command
+from raypref.cli.options import FORMAT_HELP, ONE_FILE, Questions, command
 from raypref.output.terminal import visible
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def length_controlled(
     evaluation.show(tables.length_controlled_table(result), result, "length_controlled.json")
 
 
-@evaluation_command("best_of_n.json", inputs=("questions",), name="best-of-n")
+@evaluation_command("best_of_n.json", inputs=("questions", "formats"), name="best-of-n")
 def best_of_n(
     evaluation: Evaluation,
     *,
@@ -131,7 +131,7 @@ def best_of_n(
     evaluation.show(tables.best_of_table(result), result, "best_of_n.json")
 
 
-@evaluation_command("revisions.json", inputs=("questions", "partial"))
+@evaluation_command("revisions.json", inputs=("questions", "match", "formats", "partial"))
 def revisions(
     evaluation: Evaluation,
     *,
@@ -189,9 +189,10 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="The file; Arena-Hard's carries the model's name.")],
     questions: Questions = None,
+    input_format: Annotated[list[str] | None, typer.Option(help=FORMAT_HELP)] = None,
 ) -> None:
     """Write responses as AlpacaEval or Arena-Hard read them."""
-    from raypref.cli.arguments import check_targets, path_of, read_set
+    from raypref.cli.arguments import check_targets, formats_of, path_of, read_set
     from raypref.evaluation import exports
     from raypref.evaluation.response_files import read_questions
 
@@ -200,6 +201,7 @@ def export(
         "arena_hard": exports.write_arena_hard_v2,
         "arena_hard_v01": exports.write_arena_hard_v01,
     }
-    check_targets(output.parent, [], [output], [path_of(responses)[1]])
-    write[layout](output, read_set(responses, None if questions is None else read_questions(questions)))
-    typer.echo(visible(output))
+    formats = formats_of(input_format or [])
+    replaced = check_targets(output.parent, [], [output], [path_of(responses)[1]])
+    write[layout](output, read_set(responses, None if questions is None else read_questions(questions), formats=formats))
+    typer.echo(f"{visible(output)}{' (replaced)' if replaced else ''}")

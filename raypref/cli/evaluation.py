@@ -40,6 +40,7 @@ class Evaluation:
             ConfigError, DataError: the config has no oracle that can compare given responses, or a file cannot be read.
         """
         from raypref.checks import Task, check
+        from raypref.cli.arguments import formats_of
         from raypref.config import load_config
         from raypref.errors import refuse
         from raypref.evaluation.response_files import read_questions
@@ -57,6 +58,7 @@ class Evaluation:
         }
         self._inputs = inputs
         self._results = [output / name for name in results]
+        self._formats = formats_of(inputs.formats or [])
         self._questions = None if inputs.questions is None else read_questions(inputs.questions)
         self._files_read = [] if inputs.questions is None else [inputs.questions]
 
@@ -65,7 +67,7 @@ class Evaluation:
         from raypref.cli.arguments import path_of, read_set
 
         self._files_read.append(path_of(argument)[1])
-        return read_set(argument, self._questions, column)
+        return read_set(argument, self._questions, column, self._formats)
 
     def rounds(self, path: Path) -> list[ResponseSet]:
         """First answers and their revisions, one set per round."""
@@ -85,7 +87,7 @@ class Evaluation:
         """The sets, prompt by prompt."""
         from raypref.evaluation.matching import match
 
-        return match(sets, partial=self.partial)
+        return match(sets, by=self._inputs.match, partial=self.partial)
 
     def sets(self, *, least: int = 1, against: ResponseSet | None = None) -> list[ResponseSet]:
         """The sets of ``--responses``, then those of ``--policy``, which answer now.
@@ -110,10 +112,11 @@ class Evaluation:
         return from_files + [self._answers_of(policy) for policy in policies]
 
     def check_targets(self, *responses: Path) -> None:
-        """Refuse to replace files of responses that a command would write, or a file that it reads."""
+        """Refuse to replace files of responses that a command would write, or a file that it reads; say which results are replaced."""
         from raypref.cli.arguments import check_targets
 
-        check_targets(self.output, responses, self._results, self._files_read)
+        for path in check_targets(self.output, responses, self._results, self._files_read):
+            typer.echo(f"{visible(path)}: exists, and will be replaced")
 
     def _answers_of(self, policy: NamedPolicy) -> ResponseSet:
         from raypref.compose import generate

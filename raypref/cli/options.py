@@ -7,15 +7,22 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")]
 RunFile = Annotated[Path, typer.Argument(help="The run's YAML file.")]
 EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file: oracle, judging, placement and evaluation are used.")]
-Output = Annotated[Path, typer.Option(help="Directory of the results. Responses there are not replaced.")]
+Output = Annotated[
+    Path,
+    typer.Option(help="Directory of the results. Earlier results there are replaced, and the command says so; responses there never are."),
+]
 Questions = Annotated[Path | None, typer.Option(help="The questions of response files that name them by id alone.")]
+FORMAT_HELP = (
+    "How to read files whose rows fit two formats: FORMAT, or NAME=FORMAT for one set; FORMAT is generate, alpaca_eval, arena_hard, "
+    "arena_hard_v01, responses or response."
+)
 ONE_FILE = "NAME=FILE, or FILE."
 
 
@@ -29,10 +36,18 @@ class Inputs:
     ] = None
     prompts: Annotated[str | None, typer.Option(help="What the policies answer: file, directory or data set.")] = None
     questions: Questions = None
+    match: Annotated[
+        Literal["id", "text"] | None,
+        typer.Option(
+            help="What makes prompts the same: their ids, or their texts (all turns of a chat). Default: the texts; ids where a file has "
+            "no texts and no id is a whole number."
+        ),
+    ] = None
+    formats: Annotated[list[str] | None, typer.Option("--format", help=FORMAT_HELP)] = None
     partial: Annotated[bool, typer.Option("--partial", help="Leave out prompts that are not in every set, and count them.")] = False
 
 
-SETS = ("responses", "policies", "prompts", "questions", "partial")
+SETS = ("responses", "policies", "prompts", "questions", "match", "formats", "partial")
 """The inputs of a command that compares sets of responses."""
 
 

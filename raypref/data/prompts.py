@@ -104,18 +104,20 @@ def _load(records: Iterable[Record], config: DataConfig, facts: PolicyFacts, lim
     places: list[str] = []
     prompts: list[str | Chat] = []
     rendered: list[str] = []
+    named: list[bool] = []
     policy = PolicyTokenizer(config, facts)
     for number, record in enumerate(records):
         prompt = prompt_of(record, config)
         name_record(record, number, config, names)
+        named.append(record.values.get(config.id_field) is not None)
         places.append(record.place)
         prompts.append(prompt)
         rendered.append(policy.prompt_text(prompt, record.place))
     tokens = policy.encode(rendered)
     kept: list[Prompt] = []
-    for name, place, prompt, ids in zip(names, places, prompts, tokens, strict=True):
+    for name, is_named, place, prompt, ids in zip(names, named, places, prompts, tokens, strict=True):
         if len(ids) <= limit:
-            kept.append(make_prompt(len(kept), name, prompt, ids))
+            kept.append(replace(make_prompt(len(kept), name, prompt, ids), named=is_named))
         elif config.overlong == "refuse":
             raise DataError(
                 f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "

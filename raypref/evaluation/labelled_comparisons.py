@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from raypref.data.record_prompts import bare_text, prompt_chat
+from raypref.data.identity import Turns
+from raypref.data.record_prompts import bare_text, chat_of, prompt_chat
 from raypref.data.records import Record, field_of
 from raypref.errors import DataError
 from raypref.evaluation.agreement import LABELS, Agreement, Label, agreement, cohens_kappa, majority
@@ -27,13 +28,16 @@ class LabelledComparison:
     place: str
     """``file:line``."""
     prompt: str
+    """The text that an oracle is shown."""
     responses: tuple[str, str]
     labels: tuple[Label, ...]
     """One for each person."""
+    chat: Turns = ()
+    """The prompt's turns where it is a chat."""
 
     def sides(self, number: int) -> tuple[Rollout, Rollout]:
         """The two responses as an oracle role compares them; the comparison is the ``number``-th of its file."""
-        prompt = text_prompt(number, self.place, self.prompt)
+        prompt = text_prompt(number, self.place, self.prompt, self.chat)
         first, second = self.responses
         return text_rollout(prompt, [first]), text_rollout(prompt, [second])
 
@@ -64,8 +68,8 @@ def _comparison(record: Record) -> LabelledComparison:
         raise DataError(f"{record.place}: 'label' must be one of {', '.join(LABELS)}, or a list of them, got {label!r}")
     if not isinstance(responses, Sequence) or isinstance(responses, str) or [type(text) for text in responses] != [str, str]:
         raise DataError(f"{record.place}: 'responses' must be a list of two texts, got {responses!r}")
-    text = prompt if isinstance(prompt, str) else bare_text(prompt_chat(prompt, record.place))
-    return LabelledComparison(record.place, text, (responses[0], responses[1]), tuple(labels))
+    asked = prompt if isinstance(prompt, str) else prompt_chat(prompt, record.place)
+    return LabelledComparison(record.place, bare_text(asked), (responses[0], responses[1]), tuple(labels), chat_of(asked))
 
 
 async def oracle_agreement(

@@ -1,15 +1,17 @@
 """Sets of responses, read from files of several formats.
 
-| format | file | fields |
+| name | file | fields |
 | --- | --- | --- |
-| ``raypref generate`` | JSONL | id, prompt, responses, and tokens, finish_reasons |
-| AlpacaEval outputs | JSON list | instruction, output, and generator, input |
-| Arena-Hard v0.1 answers | JSONL | question_id, choices[].turns[].content, and model_id, token_len; the questions are in another file |
-| Arena-Hard v2 answers | JSONL | uid, messages, and model, metadata.token_len |
-| plain | JSONL, JSON list, Parquet | prompt (a text or chat messages), responses or response, and id, tokens |
+| generate | JSONL of ``raypref generate`` | prompt, responses, revisions, tokens, finish_reasons, and id or content_id |
+| alpaca_eval | AlpacaEval's outputs, a JSON list | instruction, output, and generator, input |
+| arena_hard_v01 | Arena-Hard's answers v0.1 and FastChat's, JSONL | question_id, choices[].turns[].content, and model_id, token_len |
+| arena_hard | Arena-Hard's answers since v2, JSONL | uid, messages, and model, metadata.token_len |
+| responses | JSONL, JSON list, Parquet | prompt (a text or chat messages), responses, and id, tokens |
+| response | JSONL, JSON list, Parquet | prompt (a text or chat messages), response, and id, tokens |
 
-The first record decides: a file has the first format of this table whose fields that record has. ``raypref.evaluation.exports`` writes the
-middle three.
+All records of a file have the format of the first one. A record that fits two formats is refused, unless both read the same prompt and the
+same responses from it; ``layout`` (``--format``) decides between them. The questions of arena_hard_v01 are in another file.
+``raypref.evaluation.exports`` writes the formats of AlpacaEval and Arena-Hard.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raypref.data.identity import Turns
 from raypref.data.records import Record, field_of, read_records
 from raypref.errors import DataError
-from raypref.evaluation.response_formats import FORMATS, Answers, question_of
+from raypref.evaluation.response_formats import FORMATS, Answers, Asked, Format, formats_of, question_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,12 @@ class ResponseSet:
 
 
 def read_responses(
-    path: Path, name: str | None = None, *, questions: Mapping[str, str] | None = None, column: str | None = None
+    path: Path,
+    name: str | None = None,
+    *,
+    questions: Mapping[str, Asked] | None = None,
+    column: str | None = None,
+    layout: str | None = None,
 ) -> ResponseSet:
     """A policy's responses, or references.
 
@@ -52,22 +60,21 @@ def read_responses(
         path: file in one of the formats above.
         name: of the policy; default: the name that the file gives, otherwise the file's own name without its suffix.
         questions: id -> prompt (``read_questions``), for a file without prompts.
-        column: read a plain file whose responses are in this field, such as ``reference``; its other responses are not read.
+        column: read a file with prompts whose responses are in this field, such as ``reference``; its other responses are not read.
+        layout: the name of the format that is taken where records fit it and another one.
 
     Raises:
-        DataError: naming the place: a record has no known format or not that of the first one, a response is missing, an id occurs twice,
-            an id is not among the questions, or the file has the outputs of several policies.
+        DataError: naming the place: a record has no known format, not that of the first one, or two; a response is missing, an id occurs
+            twice, an id is not among the questions, or the file has the outputs of several policies.
     """
     answered: list[Answers] = []
     policies: dict[str, str] = {}
     places: dict[str, str] = {}
-    layout = None
+    first: Format | None = None
     for source in records_of(path):
         record = source if column is None else _from_column(source, column)
-        layout = layout or _format_of(record)
-        if missing := set(layout) - record.values.keys():
-            raise DataError(f"{record.place}: no field {', '.join(sorted(missing))}, which the file's first record has")
-        answers = FORMATS[layout](record)
+        first = first or _format_of(record, layout)
+        answers = _read(record, first, decided=layout == first.name)
         if answers.id is not None and places.setdefault(answers.id, record.place) != record.place:
             raise DataError(f"{record.place}: id {answers.id!r} is also that of {places[answers.id]}; ids must differ")
         if answers.policy is not None:
@@ -76,8 +83,8 @@ def read_responses(
     if not answered:
         raise DataError(f"{path}: no responses in this file")
     if len(policies) > 1:
-        (first, place), (second, other) = list(policies.items())[:2]
-        raise DataError(f"{other}: a response of {second!r}, but {place} has one of {first!r}; give each policy its own file")
+        (one, place), (another, other) = list(policies.items())[:2]
+        raise DataError(f"{other}: a response of {another!r}, but {place} has one of {one!r}; give each policy its own file")
     return ResponseSet(name or next(iter(policies), path.stem), tuple(answered))
 
 
@@ -97,7 +104,7 @@ def read_rounds(path: Path) -> list[ResponseSet]:
         if len(chains) != len(counts) or len(lengths) != 1 or (rounds and lengths != {len(rounds)}):
             raise DataError(f"{record.place}: 'revisions' and 'tokens' must list as many answers for each response as in the first record")
         rounds = rounds or [[] for _ in chains[0]]
-        answers = FORMATS[_format_of(record)](record)
+        answers = _format_of(record, "generate").read(record)
         for number, answered in enumerate(rounds):
             texts, tokens = (tuple(chain[number] for chain in column) for column in (chains, counts))
             answered.append(replace(answers, responses=texts, tokens=tokens, finish_reasons=None))
@@ -106,13 +113,13 @@ def read_rounds(path: Path) -> list[ResponseSet]:
     return [ResponseSet(f"{number} revisions", tuple(answered)) for number, answered in enumerate(rounds)]
 
 
-def read_questions(path: Path) -> dict[str, str]:
-    """id -> prompt of Arena-Hard's ``question.jsonl``, either version, or of a file with id and prompt.
+def read_questions(path: Path) -> dict[str, Asked]:
+    """id -> prompt, from Arena-Hard's ``question.jsonl``, either version, or of a file with id and prompt.
 
     Raises:
         DataError: naming the place of a record without id or prompt, or of an id that occurs twice.
     """
-    prompts: dict[str, str] = {}
+    prompts: dict[str, Asked] = {}
     for record in records_of(path):
         name, prompt = question_of(record)
         if name in prompts:
@@ -160,21 +167,55 @@ def _chains(record: Record, field: str, kind: type) -> list[tuple[Any, ...]]:
     return [tuple(one) for one in chains]
 
 
-def _format_of(record: Record) -> tuple[str, ...]:
-    for fields in FORMATS:
-        if set(fields) <= record.values.keys():
-            return fields
-    wanted = "; ".join(" and ".join(fields) for fields in FORMATS)
-    raise DataError(f"{record.place}: no known format of responses; fields here: {', '.join(map(str, record.values))}; expected {wanted}")
+def _format_of(record: Record, layout: str | None) -> Format:
+    """The format of a file by its first record: ``layout`` if the record fits it, otherwise the first one that it fits."""
+    fitting = formats_of(record)
+    if not fitting:
+        known = "; ".join(map(str, FORMATS))
+        raise DataError(
+            f"{record.place}: no known format of responses; fields here: {', '.join(map(str, record.values))}; expected {known}"
+        )
+    return next((each for each in FORMATS if each.name == layout and each.fits(record)), fitting[0])
 
 
-def _with_prompt(answers: Answers, questions: Mapping[str, str] | None) -> Answers:
+def _read(record: Record, layout: Format, *, decided: bool) -> Answers:
+    """A record in the format of its file.
+
+    Args:
+        decided: whether the format was chosen by name; otherwise a record that reads differently in another format is refused.
+    """
+    if missing := set(layout.fields) - record.values.keys():
+        raise DataError(f"{record.place}: no field {', '.join(sorted(missing))}, which the file's first record has")
+    others = [] if decided else [each for each in formats_of(record) if each is not layout]
+    if not others:
+        return layout.read(record)
+    readings = [_reading(record, each) for each in (layout, *others)]
+    for other, reading in zip(others, readings[1:], strict=True):
+        if reading is None or reading != readings[0]:
+            raise DataError(
+                f"{record.place}: fits two formats of responses, {layout} and {other}, and they do not give the same prompt and responses; "
+                f"say which one is meant: --format {layout.name}, or --format {other.name}"
+            )
+    return layout.read(record)
+
+
+def _reading(record: Record, layout: Format) -> tuple[Turns | None, tuple[str, ...]] | None:
+    """The prompt and the responses that a format gives; None where the record is not valid in it."""
+    try:
+        answers = layout.read(record)
+    except DataError:
+        return None
+    return answers.turns, answers.responses
+
+
+def _with_prompt(answers: Answers, questions: Mapping[str, Asked] | None) -> Answers:
     """With the prompt from the file of questions, where the record has none."""
     if questions is None or answers.prompt is not None:
         return answers
     if answers.id is None or answers.id not in questions:
         raise DataError(f"{answers.place}: id {answers.id!r} is not among the {len(questions)} questions given")
-    return replace(answers, prompt=questions[answers.id])
+    asked = questions[answers.id]
+    return replace(answers, prompt=asked.text, chat=asked.chat)
 
 
 def _only(answers: Answers, index: int) -> Answers:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from raypref.data.identity import Turns, turns_of_prompt
 from raypref.data.record_prompts import bare_text, chat_of, prompt_chat
 from raypref.data.records import Record
 from raypref.errors import DataError
@@ -30,15 +32,49 @@ class Answers:
     responses: tuple[str, ...]
     tokens: tuple[int, ...] | None = None
     """Length of each response as the file counts it: in the policy's tokens (``raypref generate``) or tiktoken's (Arena-Hard)."""
-    chat: tuple[tuple[str, str], ...] = ()
+    chat: Turns = ()
     """(role, content) of the prompt's turns where the file gives a chat."""
     finish_reasons: tuple[FinishReason, ...] | None = None
     policy: str | None = None
     """Name of the policy, where the file gives it."""
 
+    @property
+    def turns(self) -> Turns | None:
+        """What was asked; None where the file gives only the prompt's id."""
+        return None if self.prompt is None else turns_of_prompt(self.prompt, self.chat)
 
-def question_of(record: Record) -> tuple[str, str]:
-    """Id and prompt of a question: question_id and turns, uid and prompt, or id and prompt.
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The prompt of a question."""
+
+    text: str
+    """The text that an oracle is shown."""
+    chat: Turns = ()
+    """Its turns where the file gives a chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format of response files."""
+
+    name: str
+    """As ``--format`` takes it."""
+    fields: tuple[str, ...]
+    """Fields that identify it."""
+    read: Callable[[Record], Answers]
+    """Reads one of its records."""
+
+    def fits(self, record: Record, *, filled: bool = True) -> bool:
+        """Whether the record has each of the format's fields; with ``filled``, whether it has a value in each of them."""
+        return all(field in record.values and not (filled and record.values[field] is None) for field in self.fields)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.fields)})"
+
+
+def question_of(record: Record) -> tuple[str, Asked]:
+    """Id and prompt of a question: question_id and turns, uid and prompt, or id and prompt, which is a text or chat messages.
 
     Raises:
         DataError: one of them is missing, or there is more than one turn.
@@ -47,13 +83,15 @@ def question_of(record: Record) -> tuple[str, str]:
     name = next((name for name in (_name(values, key) for key in ("question_id", "uid", "id")) if name is not None), None)
     if name is None:
         raise DataError(f"{record.place}: a question needs question_id, uid or id; fields here: {', '.join(map(str, values))}")
-    prompt = values["prompt"] if "prompt" in values else _turn(values.get("turns"), record, "turns")["content"]
-    return name, _text(prompt, record, "prompt")
+    if values.get("prompt") is not None:
+        prompt = _prompt(record)
+        return name, Asked(bare_text(prompt), chat_of(prompt))
+    return name, Asked(_text(_turn(values.get("turns"), record, "turns")["content"], record, "turns"))
 
 
 def _generated(record: Record) -> Answers:
     """``raypref generate``: for each response, the answer after the last revision, and its length."""
-    answers = _plain(Record({key: value for key, value in record.values.items() if key != "tokens"}, record.place))
+    answers = _prompt_and_responses(Record({**record.values, "tokens": None}, record.place), many=True)
     counts = tuple(_counts(chain, record, "tokens")[-1] for chain in _sequence(record, "tokens"))
     reasons = tuple(_sequence(record, "finish_reasons"))
     if unknown := set(reasons) - {"stop", "length"}:
@@ -102,16 +140,9 @@ def _arena_hard_v2(record: Record) -> Answers:
     return Answers(record.place, str(values["uid"]), bare_text(asked), (text,), tokens, chat=chat_of(asked), policy=name)
 
 
-def _plain(record: Record) -> Answers:
+def _prompt_and_responses(record: Record, *, many: bool) -> Answers:
     values = record.values
-    value = values["prompt"]
-    if isinstance(value, str):
-        prompt: Any = _text(value, record, "prompt")
-    elif isinstance(value, Sequence) and value:
-        prompt = prompt_chat(value, record.place)
-    else:
-        raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
-    many = "responses" in values
+    prompt = _prompt(record)
     texts = _sequence(record, "responses") if many else [values["response"]]
     responses = tuple(_text(text, record, "responses" if many else "response", empty=True) for text in texts)
     if not responses:
@@ -123,15 +154,33 @@ def _plain(record: Record) -> Answers:
     return Answers(record.place, _name(values, "id"), bare_text(prompt), responses, tokens, chat=chat_of(prompt))
 
 
-FORMATS: dict[tuple[str, ...], Callable[[Record], Answers]] = {
-    ("prompt", "responses", "revisions", "tokens", "finish_reasons"): _generated,
-    ("instruction", "output"): _alpaca_eval,
-    ("question_id", "choices"): _arena_hard_v01,
-    ("uid", "messages"): _arena_hard_v2,
-    ("prompt", "responses"): _plain,
-    ("prompt", "response"): _plain,
-}
-"""Fields that identify a format -> function that reads its records. The first format whose fields a record has is taken."""
+FORMATS: tuple[Format, ...] = (
+    Format("generate", ("prompt", "responses", "revisions", "tokens", "finish_reasons"), _generated),
+    Format("alpaca_eval", ("instruction", "output"), _alpaca_eval),
+    Format("arena_hard_v01", ("question_id", "choices"), _arena_hard_v01),
+    Format("arena_hard", ("uid", "messages"), _arena_hard_v2),
+    Format("responses", ("prompt", "responses"), partial(_prompt_and_responses, many=True)),
+    Format("response", ("prompt", "response"), partial(_prompt_and_responses, many=False)),
+)
+"""All formats."""
+
+
+def formats_of(record: Record) -> list[Format]:
+    """The formats that a record fits, without those that ask for a part of another one's fields."""
+    fitting = [each for each in FORMATS if each.fits(record)] or [each for each in FORMATS if each.fits(record, filled=False)]
+    return [each for each in fitting if not any(set(each.fields) < set(other.fields) for other in fitting)]
+
+
+def _prompt(record: Record) -> Any:
+    """The field ``prompt``: a text, or a chat, with the record's ``tools`` as a run reads them."""
+    value, tools = record.values["prompt"], record.values.get("tools")
+    if isinstance(value, str):
+        text = _text(value, record, "prompt")
+        chat = prompt_chat([{"role": "user", "content": text}], record.place, tools)
+        return chat if chat.tools else text
+    if isinstance(value, Sequence) and value:
+        return prompt_chat(value, record.place, tools)
+    raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
 
 
 def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.data.identity import content_id
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.prompts import load_held_out
 from raypref.data.revision import Reviser
@@ -121,10 +122,15 @@ async def generate_chains(
 
 
 def record_of(item: Chain) -> dict[str, Any]:
-    """A chain as a record: ``responses`` holds the last answers, ``revisions`` every version of each answer, the first version first."""
+    """A chain as a record: ``responses`` holds the last answers, ``revisions`` every version of each answer, the first version first.
+
+    A prompt that is a chat stays one, so that an oracle can be asked what it would be asked in a run. ``id`` is there if the data gave one;
+    otherwise ``content_id`` is, which follows from the prompt alone.
+    """
+    prompt = item.prompt
     return {
-        "id": item.prompt.id,
-        "prompt": item.prompt.text,
+        **({"id": prompt.id} if prompt.named else {"content_id": content_id(prompt.text, prompt.chat)}),
+        "prompt": [{"role": role, "content": content} for role, content in prompt.chat] or prompt.text,
         "responses": [response.text for response in item.rounds[-1]],
         "revisions": [[answers[k].text for answers in item.rounds] for k in range(len(item.rounds[0]))],
         "tokens": [[len(answers[k].token_ids) for answers in item.rounds] for k in range(len(item.rounds[0]))],

@@ -305,8 +305,9 @@ def test_responses_are_never_replaced(calls: list[str]) -> None:
 
 @pytest.mark.usefixtures("files")
 def test_results_replace_results_and_no_input(calls: list[str]) -> None:
-    evaluate("matrix", *A, "--responses", "b=b.jsonl")
-    evaluate("matrix", *A, "--responses", "b=b.jsonl")
+    assert "replaced" not in evaluate("matrix", *A, "--responses", "b=b.jsonl")
+    shown = evaluate("matrix", *A, "--responses", "b=b.jsonl")
+    assert "out/matrix.json: exists, and will be replaced out/matrix.svg: exists, and will be replaced" in shown
     Path("out/matrix.json").write_text(json.dumps([{"instruction": f"p{k}", "output": "x"} for k in range(5)]))
     with pytest.raises(ConfigError, match=r"out/matrix\.json: is read"):
         evaluate("matrix", *A, "--responses", "x=out/matrix.json")
@@ -326,6 +327,52 @@ def test_paths_with_an_equals_sign() -> None:
     assert result("matrix.json")["names"] == ["a", "x", "c"]
     with pytest.raises(ConfigError, match=r"'=a\.jsonl': expected NAME=FILE"):
         evaluate("matrix", "--responses", "=a.jsonl", *A)
+
+
+COMPARE = {
+    "matrix": ("--responses", "a=a.jsonl", "--responses", "b=two.jsonl"),
+    "references": ("--responses", "a=a.jsonl", "--against", "b=two.jsonl"),
+    "best": ("--responses", "a=a.jsonl", "--against", "b=two.jsonl"),
+    "length-controlled": ("--responses", "a=a.jsonl", "--against", "b=two.jsonl"),
+    "revisions": ("--responses", "r.jsonl", "--against", "b=two.jsonl"),
+}
+"""Every command that compares sets of responses, with a second file that names its prompts by number alone."""
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("command", "arguments"), COMPARE.items())
+def test_every_command_says_what_makes_prompts_the_same(command: str, arguments: tuple[str, ...]) -> None:
+    """The other file has question_id 0 to 4 and no prompts: refused, matched by id, or by the texts of --questions."""
+    rows = [{"question_id": k, "choices": [{"turns": ["b" * (5 - k)]}]} for k in (3, 1, 4, 0, 2)]
+    Path("two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = {"prompt": "p", "responses": ["aaaa"], "revisions": [["a", "aaaa"]], "tokens": [[1, 4]], "finish_reasons": ["stop"]}
+    Path("r.jsonl").write_text("".join(json.dumps(row | {"id": str(k), "prompt": f"p{k}"}) + "\n" for k in range(5)))
+    with pytest.raises(DataError, match=r"two\.jsonl:1: .*--questions FILE.*--match id"):
+        evaluate(command, *arguments)
+    evaluate(command, *arguments, "--match", "id", output="by_id")
+    Path("q.jsonl").write_text("".join(json.dumps({"question_id": k, "turns": [f"p{k}"]}) + "\n" for k in range(5)))
+    evaluate(command, *arguments, "--questions", "q.jsonl", output="by_text")
+    (by_id,), (by_text,) = (list(Path(directory).glob("*.json")) for directory in ("by_id", "by_text"))
+    assert by_id.read_text() == by_text.read_text()
+
+
+@pytest.mark.usefixtures("files")
+def test_rows_that_fit_two_formats() -> None:
+    row = {"instruction": "p", "output": "the data set's", "response": "mine"}
+    Path("two.jsonl").write_text("".join(json.dumps(row | {"prompt": f"p{k}", "instruction": f"p{k}"}) + "\n" for k in range(5)))
+    with pytest.raises(DataError, match=r"two\.jsonl:1: fits two formats .* --format alpaca_eval, or --format response"):
+        evaluate("matrix", *A, "--responses", "two.jsonl")
+    for given, length in (("response", 4.0), ("two=response", 4.0), ("alpaca_eval", 14.0)):
+        evaluate("matrix", *A, "--responses", "two.jsonl", "--format", given)
+        assert result("matrix.json")["lengths"] == [3.0, length]
+    with pytest.raises(ConfigError, match=r"--format 'two=plain': expected one of generate, alpaca_eval, .*, or NAME= and one of them"):
+        evaluate("matrix", *A, "--responses", "two.jsonl", "--format", "two=plain")
+    with pytest.raises(ConfigError, match=r"--format 'response': alpaca_eval was given before"):
+        evaluate("matrix", *A, "--responses", "two.jsonl", "--format", "alpaca_eval", "--format", "response")
+    arguments = ["--responses", "two.jsonl", "--format", "alpaca_eval", "--input-format", "response", "--output", "exported.json"]
+    for said in ("exported.json", "exported.json (replaced)"):
+        assert CliRunner().invoke(app, ["evaluate", "export", *arguments], catch_exceptions=False).output.strip() == said
+    assert json.loads(Path("exported.json").read_text())[0]["output"] == "mine"
 
 
 @pytest.mark.usefixtures("calls")

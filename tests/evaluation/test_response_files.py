@@ -14,6 +14,7 @@ import pytest
 
 from raypref.errors import DataError
 from raypref.evaluation.response_files import read_questions, read_responses, read_rounds
+from raypref.evaluation.response_formats import Asked
 from raypref.loop.generation import Chain, write_chains
 from raypref.types import FinishReason, Prompt, Response
 
@@ -71,7 +72,7 @@ def test_arena_hard_v01(tmp_path: Path, extra: dict[str, Any], turn: Any, tokens
     questions = read_questions(_lines(tmp_path / "question.jsonl", {"question_id": "x1", "category": "c", "turns": [{"content": "Why?"}]}))
     assert read_responses(path, questions=questions).answers[0].prompt == "Why?"
     with pytest.raises(DataError, match=r"m\.jsonl:1: id 'x1' is not among the 1 questions"):
-        read_responses(path, questions={"x2": "Why?"})
+        read_responses(path, questions={"x2": Asked("Why?")})
 
 
 def test_arena_hard_v2(tmp_path: Path) -> None:
@@ -88,7 +89,71 @@ def test_arena_hard_v2(tmp_path: Path) -> None:
         (2,),
     )
     assert (second.prompt, second.responses, second.tokens) == ("Why?", ("So.",), None)
-    assert read_questions(_lines(tmp_path / "q.jsonl", {"uid": "x1", "prompt": "Why?"})) == {"x1": "Why?"}
+    assert read_questions(_lines(tmp_path / "q.jsonl", {"uid": "x1", "prompt": "Why?"})) == {"x1": Asked("Why?")}
+
+
+def test_questions_keep_their_turns(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    questions = read_questions(_lines(tmp_path / "q.jsonl", {"id": 3, "prompt": chat}))
+    assert questions == {"3": Asked("system: Be brief.\n\nuser: Why?", (("system", "Be brief."), ("user", "Why?")))}
+    row = {"question_id": 3, "choices": [{"turns": ["So."]}]}
+    assert read_responses(_lines(tmp_path / "m.jsonl", row), questions=questions).answers[0].chat == questions["3"].chat
+
+
+_INSTRUCTION = {"instruction": "Add 2 and 2.", "input": "", "output": "4 (the data set's own answer)"}
+_GENERATED = {"revisions": [["5"]], "tokens": [[1]], "finish_reasons": ["stop"]}
+_ANSWERED = {"prompt": "Add 2 and 2.", "response": "5 (the model's answer)"}
+
+
+@pytest.mark.parametrize(
+    ("row", "first", "second"),
+    [
+        (_INSTRUCTION | _ANSWERED, "alpaca_eval", "response"),
+        (_INSTRUCTION | {"prompt": "Add 2 and 2.", "responses": ["5"]}, "alpaca_eval", "responses"),
+        (_INSTRUCTION | {"prompt": "Add 2 and 2.", "responses": ["5"]} | _GENERATED, "generate", "alpaca_eval"),
+        (_ANSWERED | {"question_id": 1, "choices": ["4", "5"]}, "arena_hard_v01", "response"),
+        (_ANSWERED | {"responses": ["4", "5"]}, "responses", "response"),
+        (
+            _ANSWERED | {"uid": 1, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
+            "arena_hard",
+            "response",
+        ),
+    ],
+)
+def test_a_row_that_fits_two_formats_is_refused(tmp_path: Path, row: dict[str, Any], first: str, second: str) -> None:
+    path = _lines(tmp_path / "m.jsonl", row)
+    with pytest.raises(DataError, match=rf"m\.jsonl:1: fits two formats of responses, {first} \(.* and {second} \(.*--format {second}"):
+        read_responses(path)
+    (answers,) = read_responses(path, layout=second).answers
+    assert answers.responses[0][0] in "45"
+
+
+def test_the_format_decides_what_is_read(tmp_path: Path) -> None:
+    path = _lines(tmp_path / "m.jsonl", _INSTRUCTION | _ANSWERED)
+    assert read_responses(path, layout="response").answers[0].responses == ("5 (the model's answer)",)
+    assert read_responses(path, layout="alpaca_eval").answers[0].responses == ("4 (the data set's own answer)",)
+
+
+def test_a_later_row_that_fits_two_formats_is_refused(tmp_path: Path) -> None:
+    """The first row reads the same in both."""
+    same = {"instruction": "Add.", "output": "4", "prompt": "Add.", "response": "4"}
+    assert read_responses(_lines(tmp_path / "m.jsonl", same)).answers[0].responses == ("4",)
+    for later in (same | {"response": "5"}, same | {"prompt": "Multiply."}):
+        with pytest.raises(DataError, match=r"m\.jsonl:2: fits two formats"):
+            read_responses(_lines(tmp_path / "m.jsonl", same, later))
+
+
+def test_an_empty_column_is_no_field(tmp_path: Path) -> None:
+    """Parquet files and data sets fill up missing fields with nulls."""
+    row = _ANSWERED | {"instruction": None, "output": None, "responses": None}
+    assert read_responses(_lines(tmp_path / "m.jsonl", row)).answers[0].responses == ("5 (the model's answer)",)
+
+
+def test_unknown_formats_are_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"expected generate \(prompt, .*; alpaca_eval \(instruction, output\); .*; response \(prompt, resp"
+    ):
+        read_responses(_lines(tmp_path / "m.jsonl", {"question": "Why?"}))
 
 
 def test_columns_of_a_parquet_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,17 @@ import pytest
 
 from raypref import compose, types
 from raypref.config import RunConfig
+from raypref.data.chats import Chat
+from raypref.data.identity import content_id
+from raypref.data.record_prompts import bare_text
 from raypref.errors import OracleError
+from raypref.evaluation.exports import write_responses
+from raypref.evaluation.matching import match
+from raypref.evaluation.response_files import read_responses
 from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.loop import generation
-from raypref.loop.generation import Chain, chain, chains, write_chains
+from raypref.loop.generation import Chain, chain, chains, record_of, write_chains
+from raypref.oracles.base import Question
 from tests.fakes import prompt
 from tests.groups import rollout
 
@@ -92,6 +100,38 @@ def test_records_on_disk(tmp_path: Path) -> None:
         "finish_reasons": ["stop", "stop"],
     }
     assert [item.name for item in path.parent.iterdir()] == ["answers.jsonl"]
+
+
+def test_a_prompt_without_an_id_is_named_by_its_content(tmp_path: Path) -> None:
+    """The number of its row is no id: the same prompt in another row has the same name."""
+    answered = replace(make(revisions=0), prompt=replace(prompt(3), named=False))
+    record, moved = record_of(answered), record_of(replace(answered, prompt=replace(answered.prompt, id="8", index=8)))
+    assert "id" not in record
+    assert record["content_id"] == moved["content_id"] == content_id("prompt 3")
+    write_chains(tmp_path / "a.jsonl", [answered])
+    assert read_responses(tmp_path / "a.jsonl").answers[0].id is None
+
+
+def test_an_oracle_is_asked_the_same_in_a_run_and_of_a_file(tmp_path: Path) -> None:
+    """Plain texts (one looks like a chat), a chat of one turn, one with system turn and history; also after best of n is written again."""
+    single, system = (("user", "q"),), (("system", "in one word"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"))
+    chats: list[tuple[tuple[str, str], ...]] = [(), (), single, system]
+    texts = ["q", "system: in one word\n\nuser: q1", "q", bare_text(Chat.of(system))]
+    asked = [
+        types.Prompt(k, f"x{k}", text, np.zeros(1, dtype=np.int32), chat) for k, (text, chat) in enumerate(zip(texts, chats, strict=True))
+    ]
+    answers = make(revisions=0).rounds
+    write_chains(tmp_path / "a.jsonl", [Chain(item, answers, 0) for item in asked])
+    read = read_responses(tmp_path / "a.jsonl")
+    write_responses(tmp_path / "b.jsonl", read)
+    for path in ("a.jsonl", "b.jsonl"):
+        matched = match([read_responses(tmp_path / path, name) for name in "ab"])
+        for number, item in enumerate(asked):
+            in_run, of_file = (
+                Question(found.prompt.id, found.prompt.text, tuple(one.text for one in found.responses), ((0, 1),), found.prompt.chat)
+                for found in (types.Rollout(item, answers[0], 0), matched.rollout(0, number))
+            )
+            assert in_run == of_file
 
 
 def test_evaluation_imports_generation_and_not_the_other_way_round() -> None:
