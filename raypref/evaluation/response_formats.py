@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from raypref.data.config import DataConfig
 from raypref.data.identity import Turns, turns_of_prompt
-from raypref.data.record_prompts import bare_text, chat_of, prompt_chat
+from raypref.data.record_prompts import bare_text, chat_of, prompt_chat, read_chat
 from raypref.data.records import Record
 from raypref.errors import DataError
 from raypref.types import FinishReason
@@ -173,13 +174,13 @@ def formats_of(record: Record) -> list[Format]:
 
 def _prompt(record: Record) -> Any:
     """The field ``prompt``: a text, or a chat, with the record's ``tools`` as a run reads them."""
-    value, tools = record.values["prompt"], record.values.get("tools")
+    value = record.values["prompt"]
     if isinstance(value, str):
         text = _text(value, record, "prompt")
-        chat = prompt_chat([{"role": "user", "content": text}], record.place, tools)
+        chat = read_chat([{"role": "user", "content": text}], record, DataConfig())
         return chat if chat.tools else text
     if isinstance(value, Sequence) and value:
-        return prompt_chat(value, record.place, tools)
+        return prompt_chat(read_chat(value, record, DataConfig()), record.place)
     raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
 
 
