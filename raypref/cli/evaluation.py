@@ -114,6 +114,7 @@ class Evaluation:
     def check_targets(self, *responses: Path) -> None:
         """Refuse to replace files of responses that a command would write, or a file that it reads; say which results are replaced."""
         from raypref.cli.arguments import check_targets
+        from raypref.output.terminal import visible
 
         for path in check_targets(self.output, responses, self._results, self._files_read):
             typer.echo(f"{visible(path)}: exists, and will be replaced")
