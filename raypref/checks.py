@@ -60,25 +60,31 @@ def check_supply(config: RunConfig, available: int) -> list[Problem]:
     Args:
         available: prompts that can be sampled from, or given examples.
     """
-    loop = config.loop
+    loop, batch, iterations = config.loop, config.learner.global_batch, config.iterations
+    item, most = "prompt", 1
+    if config.data.type != "prompts":
+        item = "example"
+    elif config.selection is not None:
+        most = config.selection.examples_at_most(config.rollout.responses)
     if loop.sync_interval is not None:
-        needed = loop.iterations * loop.sync_interval * config.learner.global_batch
-        factors = [(loop.iterations, "iteration"), (loop.sync_interval, "step"), (config.learner.global_batch, "example")]
+        needed = iterations * -(-loop.sync_interval * batch // most)
+        steps = [(iterations, "iteration"), (loop.sync_interval, "step")]
+        factors = [*(steps if loop.steps is None else [(iterations * loop.sync_interval, "step")]), (batch, "example")]
     else:
         each = loop.prompts_per_iteration or 1
-        needed, factors = loop.iterations * each, [(loop.iterations, "iteration"), (each, "prompt")]
+        needed, factors, most = iterations * each, [(iterations, "iteration"), (each, item)], 1
     if available >= needed:
         return []
-    terms = " x ".join(counted(*factor) for factor in factors)
-    reason = f"{counted(available, 'usable prompt')}, but the run needs at least {needed} ({terms})"
-    return [Problem("data", None, reason, "give more data or lower loop.*")]
+    terms = " x ".join(counted(*factor) for factor in factors) + (f", of which a prompt gives at most {most}" if most > 1 else "")
+    reason = f"{counted(available, f'usable {item}')}, but the run needs at least {needed} ({terms})"
+    return [Problem("data", None, reason, f"give more data or lower loop.{'*' if loop.steps is None else 'steps'}")]
 
 
 def evaluates(config: RunConfig, task: Task) -> bool:
     """Whether a run has held-out prompts and evaluates on them."""
     data = config.data
     named = data.held_out is not None or (data.held_out_prompts > 0 and data.type != "demonstrations")
-    return bool(config.evaluation.every and (named if task.held_out is None else task.held_out))
+    return config.evaluation.wanted(named if task.held_out is None else task.held_out)
 
 
 def judges(config: RunConfig, task: Task) -> bool:
@@ -180,6 +186,25 @@ def _sleep(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield Problem("learner.zero_stage", stage, reason, "use 2 or 3")
 
 
+def _counted_in_steps(config: RunConfig, task: Task) -> Iterator[Problem]:
+    """Steps are counted only where an iteration has a number of them that is known beforehand, and a run ends with a whole iteration."""
+    each, steps = config.steps_per_iteration, config.loop.steps
+    if task.kind != "run":
+        return
+    if each is None:
+        for path, value, remedy in (
+            ("evaluation.every_steps", config.evaluation.every_steps, "use evaluation.every, in iterations"),
+            ("checkpoint.every_steps", config.checkpoint.every_steps, "leave it out: a checkpoint is saved after every iteration"),
+        ):
+            if value is not None:
+                yield Problem(path, value, "but without loop.sync_interval the run is counted in iterations", remedy)
+    elif steps is not None and steps % each:
+        epochs = config.learner.epochs
+        length = f"an iteration's {each} (loop.sync_interval" + (f" x {epochs} learner.epochs)" if epochs > 1 else ")")
+        near = sorted({max(each, steps - steps % each), steps - steps % each + each})
+        yield Problem("loop.steps", steps, f"which is not a multiple of {length}", f"set {' or '.join(map(str, near))}")
+
+
 def _loss_against_demonstrations(config: RunConfig, task: Task) -> Iterator[Problem]:
     fewest = config.loss.responses[0]
     if task.kind == "run" and config.data.type == "demonstrations" and fewest > 1:
@@ -204,6 +229,7 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _selection,
     _loss_against_selection,
     _loss_against_demonstrations,
+    _counted_in_steps,
     _template,
     _one_kind_of_sequences,
     _zero_stage,

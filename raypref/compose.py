@@ -75,7 +75,7 @@ def run(
     if not resume:
         output.begin(config)
     start = time.monotonic()
-    shown = callbacks if callbacks is not None else [ProgressLine(config.loop.iterations)]
+    shown = callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]
     try:
         outcome = _run_on_cluster(config, data, shown, resume_from)
     finally:

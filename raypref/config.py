@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
 from raypref.data.config import DataConfig
 from raypref.errors import ConfigError
@@ -35,6 +35,10 @@ _LEAST_GROUPS_IN_FLIGHT = 256
 """Unless ``loop.window_groups`` asks for less: oracles and references work in batches across groups."""
 
 
+EVERY_STEPS = 100
+"""Optimiser steps between two evaluations, and between two checkpoints, with ``loop.sync_interval``."""
+
+
 class RunConfig(Section):
     """Everything about one run."""
 
@@ -57,6 +61,34 @@ class RunConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _defaults_of_the_mode(self) -> Self:
+        """With ``loop.sync_interval`` iterations are short: what the caller left open is counted in steps, and the schedule spans the run."""
+        if self.loop.sync_interval is None:
+            return self
+        learner, evaluation, checkpoint = self.learner, self.evaluation, self.checkpoint
+        if "span" not in learner.schedule.model_fields_set:
+            schedule = learner.schedule.model_copy(update={"span": "run"})
+            self.__dict__["learner"] = learner.model_copy(update={"schedule": schedule})
+        if not evaluation.model_fields_set & {"every", "every_steps"}:
+            self.__dict__["evaluation"] = evaluation.model_copy(update={"every": None, "every_steps": EVERY_STEPS})
+        if "every_steps" not in checkpoint.model_fields_set:
+            self.__dict__["checkpoint"] = checkpoint.model_copy(update={"every_steps": EVERY_STEPS})
+        return self
+
+    @property
+    def steps_per_iteration(self) -> int | None:
+        """Optimiser steps of an iteration, all epochs; None without ``loop.sync_interval``, where they follow from the prompts."""
+        return None if self.loop.sync_interval is None else self.loop.sync_interval * self.learner.epochs
+
+    @property
+    def iterations(self) -> int:
+        """Number of iterations: as given, or as many as ``loop.steps`` are."""
+        if self.loop.steps is not None and self.steps_per_iteration is not None:
+            return -(-self.loop.steps // self.steps_per_iteration)
+        assert self.loop.iterations is not None
+        return self.loop.iterations
 
     def located(self) -> Self:
         """The config with its local paths absolute: an actor works in another directory than the driver."""

@@ -17,6 +17,17 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _one_of(section: Section, path: str, iterations: str, steps: str) -> None:
+    """Of two keys, one in iterations and one in steps, a section has exactly one: the other becomes None, unless both are given."""
+    in_iterations, in_steps = getattr(section, iterations), getattr(section, steps)
+    if in_steps is None and in_iterations is None:
+        raise ConfigError(f"{path}.{iterations}: required, unless {path}.{steps} is given")
+    if in_steps is not None and in_iterations is not None:
+        if iterations in section.model_fields_set:
+            raise ConfigError(f"{path}.{steps}: {in_steps}, but {path}.{iterations}={in_iterations} is given as well; give one of the two")
+        section.__dict__[iterations] = None  # its default; the section is frozen once it is built
+
+
 class LoraConfig(Section):
     """Low-rank adapters through peft; the engines receive the merged weights."""
 
@@ -52,14 +63,19 @@ class LoopConfig(Section):
     """How much is trained between two weight syncs: from offline to online.
 
     Without ``prompts_per_iteration`` and ``sync_interval`` the prompts are split evenly over the iterations, as the papers do it.
+
+    With ``sync_interval`` the run is counted in optimiser steps: ``steps`` says how long it is, ``learner.schedule.span`` is ``run`` by
+    default, and ``evaluation.every_steps`` and ``checkpoint.every_steps`` are 100.
     """
 
-    iterations: PositiveInt = 3
-    """Number of iterations; an iteration is the training between two syncs of the sampling policy."""
+    iterations: PositiveInt | None = 3
+    """Number of iterations; an iteration is the training between two syncs of the sampling policy. None: ``steps`` is given."""
+    steps: PositiveInt | None = None
+    """Optimiser steps of the whole run, in place of ``iterations``; only with ``sync_interval``, and a multiple of an iteration's steps."""
     prompts_per_iteration: PositiveInt | None = None
     """Prompts per iteration; the number of steps follows (semi-online, as in the papers)."""
     sync_interval: PositiveInt | None = None
-    """Optimiser steps per iteration; 1 is online. The number of prompts follows."""
+    """Optimiser steps per iteration, in each of ``learner.epochs``; 1 is online. The number of prompts follows."""
     window_groups: PositiveInt | None = None
     """Most prompts in flight between the engines and the learner. Default: twice as many as fill the engines, at least 256."""
     overlap: bool = True
@@ -69,6 +85,14 @@ class LoopConfig(Section):
     def _one_dial(self) -> Self:
         if self.prompts_per_iteration is not None and self.sync_interval is not None:
             raise ConfigError("loop: set prompts_per_iteration (steps follow) or sync_interval (prompts follow), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.sync_interval is None:
+            reason = "but without loop.sync_interval the number of steps follows from the prompts"
+            raise ConfigError(f"loop.steps: {self.steps}, {reason}; set loop.sync_interval, or loop.iterations in place of loop.steps")
+        _one_of(self, "loop", "iterations", "steps")
         return self
 
 
@@ -101,7 +125,8 @@ class ScheduleConfig(Section):
     horizon_iterations: PositiveFloat = 1.0
     """Length of the schedule, in multiples of its span. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
     span: Literal["iteration", "run"] = "iteration"
-    """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run."""
+    """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run. Default with
+    ``loop.sync_interval``: run."""
 
 
 class OptimizerConfig(Section):
@@ -239,22 +264,33 @@ class EvaluationConfig(Section):
 
     responses: PositiveInt = 1
     """Responses per prompt and policy."""
-    every: Annotated[int, Field(ge=0)] = 1
-    """Iterations between two evaluations; 0: never. A resumed run compares its next policy with the one from which it continues,
-    even if that one was not evaluated."""
+    every: Annotated[int, Field(ge=0)] | None = 1
+    """Iterations between two evaluations; the last policy is always evaluated. 0: never. None: ``every_steps`` is given. A resumed run
+    compares its next policy with the one from which it continues, even if that one was not evaluated."""
+    every_steps: PositiveInt | None = None
+    """Optimiser steps between two evaluations, in place of ``every``, at the first sync at or after each multiple. Only with
+    ``loop.sync_interval``, where the default is 100."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
     needs ``data.template``."""
     bootstrap_resamples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
-    def wanted(self, held_out: Sequence[Any]) -> bool:
+    def wanted(self, held_out: Sequence[Any] | bool) -> bool:
         """Whether a run with these held-out prompts is evaluated."""
-        return bool(self.every and held_out)
+        return self.every != 0 and bool(held_out)
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        _one_of(self, "evaluation", "every", "every_steps")
+        return self
 
 
 class CheckpointConfig(Section):
-    """A checkpoint is saved at the end of every iteration."""
+    """A checkpoint is saved after every iteration, or every so many steps; the last policy is saved in any case."""
 
+    every_steps: PositiveInt | None = None
+    """Optimiser steps between two checkpoints, saved at the first sync at or after each multiple; None: after every iteration. Only with
+    ``loop.sync_interval``, where the default is 100."""
     keep: PositiveInt = 2
     """How many checkpoints stay on disk, the newest ones."""

@@ -232,6 +232,56 @@ def test_enough_data_for_the_run() -> None:
         refuse(check_supply(prompts, 29), DataError)
 
 
+def test_steps_are_counted_only_with_a_sync_interval() -> None:
+    found = problems(evaluation={"every_steps": 50}, checkpoint={"every_steps": 5})
+    assert found == [
+        "evaluation.every_steps: 50, but without loop.sync_interval the run is counted in iterations; use evaluation.every, in iterations",
+        "checkpoint.every_steps: 5, but without loop.sync_interval the run is counted in iterations; leave it out: a checkpoint is saved "
+        "after every iteration",
+    ]
+    assert problems(evaluation={"every_steps": 50}, checkpoint={"every_steps": 5}, loop={"sync_interval": 1, "steps": 9}) == []
+    assert problems(Task("generate"), evaluation={"every_steps": 50}) == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "epochs", "expected"),
+    [
+        ({"sync_interval": 1, "steps": 7}, 1, None),
+        ({"sync_interval": 8, "steps": 96}, 1, None),
+        ({"sync_interval": 8, "steps": 96}, 3, None),
+        ({"sync_interval": 8, "steps": 100}, 1, "100, which is not a multiple of an iteration's 8 (loop.sync_interval); set 96 or 104"),
+        ({"sync_interval": 8, "steps": 5}, 1, "5, which is not a multiple of an iteration's 8 (loop.sync_interval); set 8"),
+        (
+            {"sync_interval": 8, "steps": 100},
+            2,
+            "100, which is not a multiple of an iteration's 16 (loop.sync_interval x 2 learner.epochs); set 96 or 112",
+        ),
+    ],
+)
+def test_a_run_ends_with_a_whole_iteration(loop: dict[str, int], epochs: int, expected: str | None) -> None:
+    assert problems(loop=loop, learner={"epochs": epochs}) == ([] if expected is None else [f"loop.steps: {expected}"])
+
+
+def test_enough_data_for_the_steps() -> None:
+    """10 steps of 64 pairs: 640 prompts, or examples; 320 in two epochs. Five responses have ten pairs: a step's 64 need 7 prompts,
+    and an iteration begins with new ones: 10 x 7 = 70; in one iteration of ten steps 64."""
+    steps = {"sync_interval": 1, "steps": 10}
+    assert check_supply(config_of(loop=steps), 640) == []
+    (found,) = check_supply(config_of(loop=steps), 639)
+    assert str(found) == (
+        "data: 639 usable prompts, but the run needs at least 640 (10 steps x 64 examples); give more data or lower loop.steps"
+    )
+    given = config_of(loop=steps, data={"path": "p", "type": "preferences"}, selection={"type": "all_pairs"})
+    assert str(check_supply(given, 639)[0]).startswith("data: 639 usable examples, but the run needs at least 640 ")
+    epochs = config_of(loop=steps, learner={"epochs": 2})
+    assert [len(check_supply(epochs, count)) for count in (320, 319)] == [0, 1]
+    pairs = config_of(loop=steps, selection={"type": "all_pairs"})
+    assert [len(check_supply(pairs, count)) for count in (70, 69)] == [0, 1]
+    assert "a prompt gives at most 10" in str(check_supply(pairs, 69)[0])
+    one = config_of(loop={"sync_interval": 10, "steps": 10}, selection={"type": "all_pairs"})
+    assert [len(check_supply(one, count)) for count in (64, 63)] == [0, 1]
+
+
 def test_all_problems_are_one_error_of_a_line_each() -> None:
     found = check(config_of(oracle=None, selection=None, learner={"zero_stage": 0}))
     with pytest.raises(ConfigError) as error:

@@ -12,8 +12,9 @@ from raypref.errors import ConfigError
 from raypref.losses.base import losses
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import oracles
-from raypref.sections import LearnerConfig
+from raypref.sections import LearnerConfig, LoopConfig, PolicyConfig
 from raypref.selection.base import selections
+from raypref.training.schedule import horizon_steps, learning_rate
 
 GOOD = """
 policy: {path: some/model, dtype: float32}
@@ -131,3 +132,80 @@ def test_a_config_built_in_python_is_refused_in_the_same_words(tmp_path: Path) -
     ]
     with pytest.raises(ConfigError, match=r"^eta: Input should be greater than 0 \(got -1\)$"):
         SPPO(eta=-1)
+
+
+ONLINE = GOOD + "loop: {sync_interval: 1, steps: 400}\n"
+
+
+def test_online_defaults_span_the_run_and_count_in_steps(tmp_path: Path) -> None:
+    """Moments and warm-up do not start anew at every step, and neither evaluation nor checkpoint falls on every one."""
+    config = load(tmp_path, ONLINE)
+    assert config.learner.schedule.span == "run"
+    assert (config.evaluation.every, config.evaluation.every_steps, config.checkpoint.every_steps) == (None, 100, 100)
+    assert (config.iterations, config.steps_per_iteration) == (400, 1)
+    two = load(tmp_path, ONLINE, "loop.sync_interval=10", "learner.epochs=2")
+    assert (two.iterations, two.steps_per_iteration) == (20, 20)
+
+
+def test_online_the_rate_warms_up_once_and_decays(tmp_path: Path) -> None:
+    """100 steps, a tenth of them warm-up: the first step has 1/11 of the peak, step 55 half of it, the last 1/90."""
+    config = load(tmp_path, GOOD + "loop: {sync_interval: 1, steps: 100}", "learner.optimizer.lr=2e-4")
+    schedule = config.learner.schedule
+    assert config.steps_per_iteration == 1
+    horizon = horizon_steps(1, config.iterations, schedule)
+    rates = [learning_rate(step, horizon, config.learner.optimizer.lr, schedule) for step in (0, 9, 10, 55, 99)]
+    assert rates == pytest.approx([2e-4 / 11, 2e-4 * 10 / 11, 2e-4, 1e-4, 2e-4 / 90])
+
+
+def test_what_is_given_wins_over_the_defaults_of_the_mode(tmp_path: Path) -> None:
+    given = ("learner.schedule.span=iteration", "evaluation.every=3", "checkpoint.every_steps=7")
+    config = load(tmp_path, ONLINE, *given)
+    assert config.learner.schedule.span == "iteration"
+    assert (config.evaluation.every, config.evaluation.every_steps, config.checkpoint.every_steps) == (3, None, 7)
+    assert load(tmp_path, ONLINE, "checkpoint.every_steps=null").checkpoint.every_steps is None
+    assert load(tmp_path, ONLINE, "evaluation.every=0").evaluation.every_steps is None
+    assert load(tmp_path, ONLINE, "evaluation.every_steps=20").evaluation.every is None
+
+
+def test_without_a_sync_interval_the_defaults_are_those_of_the_papers(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert (config.learner.schedule.span, config.evaluation.every, config.checkpoint.every_steps) == ("iteration", 1, None)
+    assert (config.iterations, config.steps_per_iteration, config.evaluation.every_steps) == (3, None, None)
+
+
+@pytest.mark.parametrize("text", [GOOD, ONLINE, GOOD + "loop: {sync_interval: 2}", GOOD + "loop: {sync_interval: 2, iterations: 9}"])
+def test_the_resolved_config_of_every_mode_reads_back(tmp_path: Path, text: str) -> None:
+    config = load(tmp_path, text)
+    again = RunConfig.parse(config.model_dump(mode="json"))
+    assert again == config
+    assert (again.iterations, again.steps_per_iteration) == (config.iterations, config.steps_per_iteration)
+    assert RunConfig.parse(again.model_dump(mode="json")) == config
+
+
+def test_the_defaults_of_the_mode_are_the_same_from_python() -> None:
+    """Sections as objects, as mappings, and the class' default objects, which stay as they are."""
+    loop = LoopConfig(steps=10, sync_interval=1)
+    config = RunConfig(policy=PolicyConfig(path="m"), loss=SPPO(), loop=loop, learner=LearnerConfig())
+    assert (config.learner.schedule.span, config.evaluation.every_steps) == ("run", 100)
+    assert RunConfig(policy=PolicyConfig(path="m"), loss=SPPO()).learner.schedule.span == "iteration"
+    assert LearnerConfig().schedule.span == "iteration"
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        ("{steps: 10}", "loop.steps: 10, but without loop.sync_interval the number of steps follows from the prompts; set loop.sync_inter"),
+        ("{steps: 10, sync_interval: 1, iterations: 3}", "loop.steps: 10, but loop.iterations=3 is given as well; give one of the two"),
+        ("{sync_interval: 1, iterations: null}", "loop.iterations: required, unless loop.steps is given"),
+        ("{steps: 0, sync_interval: 1}", "loop.steps: Input should be greater than 0 (got 0)"),
+    ],
+)
+def test_a_run_has_one_length(tmp_path: Path, loop: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD + f"loop: {loop}")
+    assert str(error.value).startswith(message)
+
+
+def test_an_evaluation_interval_has_one_unit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^evaluation.every_steps: 50, but evaluation.every=2 is given as well; give one of the two$"):
+        load(tmp_path, ONLINE, "evaluation.every=2", "evaluation.every_steps=50")

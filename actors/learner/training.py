@@ -54,7 +54,7 @@ class Training:
         schedule = self._config.schedule
         if schedule.span == "iteration" or self.progress.iteration < 0:
             self.progress.schedule_step = 0
-            self.progress.horizon_steps = horizon_steps(steps, self._run.loop.iterations, schedule)
+            self.progress.horizon_steps = horizon_steps(steps, self._run.iterations, schedule)
             for state in self._optimizer.state.values():
                 for tensor in state.values():
                     tensor.zero_()  # in place: DeepSpeed keeps references to these tensors

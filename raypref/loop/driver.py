@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
-from raypref.errors import DataError, LossNotFinite
+from raypref.errors import LossNotFinite
 from raypref.loop.batch_stream import Batch, BatchStream, rebatch
 from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
@@ -39,6 +39,7 @@ from raypref.loop.outcome import Outcome
 from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.loop.regulariser_samples import RegulariserSamples
 from raypref.loop.requests import RequestBuilder
+from raypref.loop.saving import Saving
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
@@ -69,6 +70,7 @@ class Driver:
         self.requests = RequestBuilder(config.seed, config.rollout)
         self.iterations = Iterations(config, data)
         self.checkpoints = Checkpoints.of(config)
+        self.saving = Saving(config, roles.learner, self.checkpoints)
         self.weight_sync = WeightSync(config, roles, data, self.requests)
         self.reference_refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         self.evaluator = Evaluator(config, roles, data, self.requests) if config.evaluation.wanted(data.held_out) else None
@@ -80,7 +82,7 @@ class Driver:
         self._synced_step: int | None = None
         """The step after which the engines were last given pi_t."""
         self._concluded: int | None = None
-        """The last iteration whose policy was saved and evaluated."""
+        """The last iteration whose policy was saved and evaluated, where it was due."""
 
     async def run(self, resume_from: Path | None = None) -> Outcome:
         """Run all iterations, from the start or from a checkpoint.
@@ -93,10 +95,11 @@ class Driver:
             await self._sync()
             if resume_from is not None:
                 await self._resume(resume_from)
-            while self.state.iteration < self.config.loop.iterations:
+            while self.state.iteration < self.config.iterations:
                 await self._iterate()
                 await self._sync()
                 self.metrics.write(self.state.step, self.throughput.take(self.clock.take()))
+            self.iterations.note_missing_steps(self.state)
             await self._save_and_evaluate()
             with self.clock.stage("export"):
                 await self.roles.learner.export(self.config.output_dir / "policy")
@@ -113,7 +116,7 @@ class Driver:
             await self._save_and_evaluate()
         for callback in self.callbacks:
             callback.on_iteration(state.iteration + 1)
-        await self.reference_refresh.before(state.iteration)
+        await self.reference_refresh.before(state.iteration, resumed_from=self.saving.newest)
         stream = self._stream()
         try:
             if overlap:
@@ -122,10 +125,9 @@ class Driver:
         finally:
             await stream.close()
         if not taken:
-            raise DataError(
-                f"data: iteration {state.iteration + 1} has no training example: the prompts are used up, or every group was dropped "
-                f"(oracle/dropped in metrics.jsonl); the policy of the iterations before is in {self.checkpoints.directory}"
-            )
+            if state.iteration != self.saving.newest:
+                await self._save()  # the policy is still pi_t
+            raise self.iterations.no_example(state, self.checkpoints.directory)
         if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(state.iteration + 1)
         self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
@@ -243,7 +245,7 @@ class Driver:
     # --- evaluate and save ----------------------------------------------------------------------------------------------------------------
 
     async def _save_and_evaluate(self, meanwhile: BatchStream[Any] | None = None) -> None:
-        """Save pi_t and evaluate it, once. Once saved it is not lost if the evaluation fails.
+        """Save pi_t and evaluate it, each if it is due, and once. Once saved it is not lost if the evaluation fails.
 
         Args:
             meanwhile: the next iteration's batches. The engines answer the held-out prompts first, then these prompts.
@@ -254,24 +256,20 @@ class Driver:
         if self._concluded == self.state.iteration:
             return
         if meanwhile is None:
-            await self._save()
+            await self._save_if_due()
             await self._evaluate()
         else:
-            await meanwhile.fill_during(self._evaluate(), self._save())
-        self._commit()
+            await meanwhile.fill_during(self._evaluate(), self._save_if_due())
+        self.saving.commit(self.state, self.outcome.evaluations)
         self._concluded = self.state.iteration
 
-    async def _save(self) -> None:
-        if self.state.iteration == 0:
-            return
-        with self.clock.stage("checkpoint"):
-            await self.roles.learner.save(self.checkpoints.begin(self.state) / "learner")
-        self._commit()
+    async def _save_if_due(self) -> None:
+        if self.saving.due(self.state):
+            await self._save()
 
-    def _commit(self) -> None:
-        """Mark the checkpoint as complete, with the evaluations so far."""
-        if self.state.iteration > 0:
-            self.checkpoints.commit(self.state, evaluations=self.outcome.evaluations)
+    async def _save(self) -> None:
+        with self.clock.stage("checkpoint"):
+            await self.saving.save(self.state, self.outcome.evaluations)
 
     async def _evaluate(self) -> None:
         if self.evaluator is None or not self.evaluator.due(self.state.iteration):
@@ -289,7 +287,7 @@ class Driver:
         """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""
         await self._evaluate()
         self.state, self.outcome.evaluations = self.checkpoints.read(directory)
-        self._concluded = self.state.iteration
+        self._concluded = self.saving.newest = self.state.iteration
         with self.clock.stage("load"):
             await self.roles.learner.load(directory / "learner")
         await self._sync()

@@ -13,6 +13,7 @@ from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.evaluation.win_rate import summarise
 from raypref.judging.diagnostics import mean_tokens
 from raypref.loop.generation import chain, chains
+from raypref.loop.iterations import due
 from raypref.loop.requests import RequestBuilder
 from raypref.output.metrics import Averages
 from raypref.roles import Roles
@@ -44,8 +45,9 @@ class Evaluator:
         """Opponent (``base``, ``previous``) -> its rollouts."""
 
     def due(self, iteration: int) -> bool:
-        """Whether pi_t is evaluated: every ``evaluation.every`` iterations, and the final policy."""
-        return not iteration % self._config.evaluation.every or iteration == self._config.loop.iterations
+        """Whether pi_t is evaluated: every ``evaluation.every`` iterations or ``evaluation.every_steps`` steps, and the final policy."""
+        evaluation = self._config.evaluation
+        return due(self._config, iteration, every=evaluation.every, every_steps=evaluation.every_steps)
 
     async def evaluate(self, iteration: int) -> dict[str, Any] | None:
         """Sample from pi_t and compare its rollouts with the opponents'. None for the base policy, which has no opponent.

@@ -15,7 +15,7 @@ from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
 _KEPT = 2
-"""Policies that stay on disk: the one in use and the one before it, which a run needs if it resumes from the last checkpoint."""
+"""Policies that stay on disk in any case: the one in use and the one before it."""
 
 
 class ReferenceRefresh:
@@ -36,8 +36,12 @@ class ReferenceRefresh:
     def _start(self, iteration: int) -> int:
         return iteration - iteration % self._config.every
 
-    async def before(self, iteration: int) -> None:
+    async def before(self, iteration: int, *, resumed_from: int) -> None:
         """Load the pi_ref of ``iteration``. The learner must hold the policy of that iteration's start.
+
+        Args:
+            iteration: from 0.
+            resumed_from: the iteration of the newest checkpoint, whose pi_ref stays on disk; 0: there is none.
 
         Raises:
             ConfigError: the run was resumed and the directory of its pi_ref is gone.
@@ -45,7 +49,7 @@ class ReferenceRefresh:
         if not self.due(iteration):
             return
         start = self._start(iteration)
-        directory = self._directory / f"iteration_{start:04d}"
+        directory = self._path(start)
         if start == iteration:
             await self._learner.export(directory)
         if not (directory / "config.json").is_file():
@@ -58,5 +62,10 @@ class ReferenceRefresh:
             readers.append(self._reference.refresh(directory))
         await asyncio.gather(*readers)
         self._held = start
-        for old in sorted(self._directory.glob("iteration_*"))[:-_KEPT]:
-            shutil.rmtree(old)
+        numbers = sorted(int(path.name.removeprefix("iteration_")) for path in self._directory.glob("iteration_*"))
+        for old in numbers[:-_KEPT]:
+            if not resumed_from or old < self._start(resumed_from):
+                shutil.rmtree(self._path(old))
+
+    def _path(self, start: int) -> Path:
+        return self._directory / f"iteration_{start:04d}"

@@ -55,7 +55,7 @@ class RegulariserSamples:
             return
         version = held_version
         if version is None:
-            version = version_between_iterations(step, self._config.loop.iterations)
+            version = version_between_iterations(step, self._config.iterations)
             await self._sync(version, "engines")
         samples = [self._rollout.sample(self._request(prompt, step, version)) for prompt in self._prompts_of(step)]
         await self._learner.regularise(await asyncio.gather(*samples))

@@ -34,11 +34,12 @@ class Callback:
 class ProgressLine(Callback):
     """One live line in a terminal; a plain line every ``every_s`` seconds if the output is a file (a Ray job's log)."""
 
-    def __init__(self, iterations: int, every_s: float = 15.0) -> None:
+    def __init__(self, iterations: int, every_s: float = 15.0, steps: int | None = None) -> None:
         """
         Args:
             iterations: how many the run has.
             every_s: seconds between two plain lines.
+            steps: how many optimiser steps the run has, where the config says so (``loop.steps``).
         """
         from rich.console import Console
         from rich.status import Status
@@ -47,6 +48,7 @@ class ProgressLine(Callback):
         self._live = Status("starting", console=self._console) if self._console.is_terminal else None
         self._every_s = every_s
         self._iterations = iterations
+        self._steps = "" if steps is None else f"/{steps}"
         self._iteration = self._step = self._groups = self._evaluated = 0
         self._loss = self._win_rate = float("nan")
         self._start = self._printed = time.monotonic()
@@ -87,7 +89,7 @@ class ProgressLine(Callback):
         rate = self._sampling.tokens_per_s()
         parts = [
             f"iteration {max(1, self._iteration)}/{self._iterations}",
-            f"step {self._step}" if self._step else "",
+            f"step {self._step}{self._steps}" if self._step else "",
             f"groups {self._groups}",
             f"{rate:.0f} tokens/s" if rate is not None else "",
             f"loss {self._loss:.4g}" if self._loss == self._loss else "",

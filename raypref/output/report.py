@@ -35,7 +35,7 @@ class RunResult:
         summary = {
             "name": config.name,
             "policy_dir": str(policy_dir),
-            "iterations": config.loop.iterations,
+            "iterations": config.iterations,
             "steps": outcome.steps,
             "confidence": config.evaluation.confidence,
             "evaluations": outcome.evaluations,

@@ -84,7 +84,9 @@ def test_colocated_layout_in_the_same_process(untied_model: Path, tmp_path: Path
         placement={"layout": "colocated", "device": "cpu", "sleep": True, "learner": {"ranks": 2}, "rollout": {"engines": 2}},
         learner={"global_batch": 4, "zero_stage": 3, "optimizer": {"lr": 1e-3}, "timeout_s": 120},
         selection={"type": "all_responses"},
-        loop={"iterations": 2, "sync_interval": 1, "overlap": False},
+        loop={"steps": 2, "sync_interval": 1, "overlap": False},
+        evaluation={"every_steps": 1},
+        checkpoint={"every_steps": 1},
         reference={"measure_kl": True},
     )
     result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words, callbacks=[])

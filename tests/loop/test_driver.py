@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raypref.config import RunConfig
-from raypref.errors import LossNotFinite, SyncError
+from raypref.errors import DataError, LossNotFinite, SyncError
 from raypref.loop.driver import Driver
 from raypref.loop.outcome import Outcome
 from raypref.output import metrics
@@ -290,3 +290,72 @@ def test_time_before_the_run_is_not_the_first_iterations(tmp_path: Path, monkeyp
     finish(driver)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(line["time/iteration_s"] < 1000 for line in lines if "time/iteration_s" in line)
+
+
+def test_online_evaluations_and_checkpoints_are_counted_in_steps(tmp_path: Path) -> None:
+    """6 online steps, evaluated every 2 and saved every 4: after steps 2, 4 and 6, and after 4 and 6 (the end). The batches are those of
+    ``iterations: 6``."""
+    sections: dict[str, Any] = {"evaluation": {"every_steps": 2}, "checkpoint": {"every_steps": 4, "keep": 9}}
+    driver = make(tmp_path / "steps", loop={"steps": 6, "sync_interval": 1}, **sections)
+    outcome = finish(driver)
+    assert [entry["iteration"] for entry in outcome.evaluations] == [2, 4, 6]
+    assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0004", "iteration_0006"]
+    _, evaluations = driver.checkpoints.read(driver.checkpoints.complete()[0])
+    assert [entry["iteration"] for entry in evaluations] == [2, 4]
+    assert outcome.steps == 6
+    counted = make(tmp_path / "iterations", loop={"iterations": 6, "sync_interval": 1}, evaluation={"every": 1})
+    assert len(finish(counted).evaluations) == 6
+    assert counted.roles.learner.batches == driver.roles.learner.batches
+
+
+def test_a_checkpoint_in_steps_falls_on_the_first_sync_at_or_after_it(tmp_path: Path) -> None:
+    """Syncs after steps 3, 6, 9, 12, 15: every 5 steps is after 6 (5 is past), 12 (10) and 15."""
+    sections: dict[str, Any] = {"evaluation": {"every": 0}, "checkpoint": {"every_steps": 5, "keep": 9}}
+    driver = make(tmp_path, prompts=60, loop={"steps": 15, "sync_interval": 3}, **sections)
+    finish(driver)
+    states = [driver.checkpoints.read(path)[0] for path in driver.checkpoints.complete()]
+    assert [(state.iteration, state.step) for state in states] == [(2, 6), (4, 12), (5, 15)]
+
+
+def test_short_online_runs_are_evaluated_and_saved_at_their_end_by_default(tmp_path: Path) -> None:
+    driver = make(tmp_path, loop={"steps": 3, "sync_interval": 1})
+    outcome = finish(driver)
+    assert [entry["iteration"] for entry in outcome.evaluations] == [3]
+    assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0003"]
+
+
+def test_an_online_run_continues_exactly_from_a_checkpoint_between_others(tmp_path: Path) -> None:
+    """Stopped in step 6, saved after step 4: steps 5 and 6 are repeated."""
+    sections: dict[str, Any] = {"loop": {"steps": 6, "sync_interval": 1}, "checkpoint": {"every_steps": 4}}
+    whole = make(tmp_path / "whole", **sections)
+    finish(whole)
+    stopped = make(tmp_path / "part", **sections)
+    stopped.roles.learner.fail_at_step = 5
+    with pytest.raises(LossNotFinite):
+        finish(stopped)
+    continued = make(tmp_path / "part", **sections)
+    finish(continued, resume_from=continued.checkpoints.latest())
+    assert continued.roles.learner.batches == whole.roles.learner.batches[4:]
+    assert continued.roles.learner.value == whole.roles.learner.value
+
+
+def test_when_the_prompts_are_used_up_the_policy_so_far_is_saved(tmp_path: Path) -> None:
+    """24 prompts, 12 of them dropped: three online steps of four; the fourth has no example. The policy after step 3 is saved."""
+    driver = make(tmp_path, drops=frozenset(range(1, 24, 2)), loop={"steps": 6, "sync_interval": 1})
+    with pytest.raises(DataError, match=r"iteration 4 \(after step 3\) has no training example"):
+        finish(driver)
+    state, _ = driver.checkpoints.read(driver.checkpoints.latest())
+    assert (state.iteration, state.step, driver.roles.learner.value) == (3, 3, json.loads(_saved(driver)))
+
+
+def test_a_last_iteration_that_is_cut_short_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two iterations of 3 steps need 24 prompts; two are dropped, so that the last batch has two examples, and of 10 dropped a step is
+    missing."""
+    finish(make(tmp_path / "whole", loop={"steps": 6, "sync_interval": 3}))
+    assert "used up" not in caplog.text
+    finish(make(tmp_path / "short", drops=frozenset(range(14, 24)), loop={"steps": 6, "sync_interval": 3}))
+    assert "the data was used up after step 4 of 6" in caplog.text
+
+
+def _saved(driver: Driver) -> str:
+    return (driver.checkpoints.latest() / "learner" / "value.json").read_text()

@@ -56,7 +56,7 @@ def given(driver: Driver, count: int = 12) -> Driver:
 def test_given_data_from_offline_to_online_with_evaluation(tmp_path: Path, loop: dict[str, int], begun: list[tuple[int, int]]) -> None:
     """12 examples in batches of 4: whatever the sync interval, engines answer only held-out prompts, and every policy
     except pi_0 is evaluated."""
-    driver = given(make(tmp_path, loop=loop))
+    driver = given(make(tmp_path, loop=loop, evaluation={"every": 1}))
     outcome = finish(driver)
     assert [index for batch in driver.roles.learner.batches for index in batch] == list(range(12))
     assert driver.roles.learner.begun == begun
@@ -97,6 +97,7 @@ def test_resumed_run_finds_the_same_reference(tmp_path: Path) -> None:
         "reference": {"policy": "refreshed", "every": 2},
         "loop": {"iterations": 5, "sync_interval": 1},
         "learner": {"global_batch": 2},
+        "checkpoint": {"every_steps": 1},
     }
     stopped = given(make(tmp_path, **sections), 10)
     stopped.roles.learner.fail_at_step = 3
@@ -192,3 +193,24 @@ def test_given_data_with_pi_ref_alone_syncs_nothing(tmp_path: Path) -> None:
     data = RunData(examples=[example(k) for k in range(4)])
     finish(Driver(driver.config, roles, data, metrics=MetricsWriter(tmp_path)))
     assert learner.batches == [[0, 1, 2, 3]]
+
+
+def test_pi_ref_of_the_newest_checkpoint_stays_on_disk(tmp_path: Path) -> None:
+    """Online, a new pi_ref every 2 steps, a checkpoint after step 7: its pi_ref is the policy after 6 steps, 12. Stopped in step 10, when
+    pi_ref is the policy after 8 steps, the run goes on from step 7 with 12, then with 16."""
+    sections: dict[str, Any] = {
+        "loss": TwoReferences(),
+        "reference": {"policy": "refreshed", "every": 2},
+        "loop": {"steps": 10, "sync_interval": 1},
+        "learner": {"global_batch": 2},
+        "checkpoint": {"every_steps": 7},
+    }
+    stopped = given(make(tmp_path, **sections), 20)
+    stopped.roles.learner.fail_at_step = 9
+    with pytest.raises(ArithmeticError):
+        finish(stopped)
+    assert [path.name for path in stopped.checkpoints.complete()] == ["iteration_0007"]
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["iteration_0006", "iteration_0008"]
+    continued = given(make(tmp_path, **sections), 20)
+    finish(continued, resume_from=continued.checkpoints.latest())
+    assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [12, 12, 16, 16, 16, 16]
