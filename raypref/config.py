@@ -64,7 +64,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _defaults_of_the_mode(self) -> Self:
-        """With ``loop.sync_interval`` iterations are short: what the caller left open is counted in steps, and the schedule spans the run."""
+        """With ``loop.sync_interval`` iterations are short: what is left open is counted in steps, and the schedule spans the run."""
         if self.loop.sync_interval is None:
             return self
         learner, evaluation, checkpoint = self.learner, self.evaluation, self.checkpoint
