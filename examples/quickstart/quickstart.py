@@ -40,7 +40,7 @@ def main() -> None:
     _remove_previous(config)
     result = raypref.run(config)
     print_summary(result.summary)
-    Console().print(samples_table(result.output_dir, config.loop.iterations))
+    Console().print(samples_table(result.output_dir, config.iterations))
 
 
 def make_base(directory: Path) -> None:
