@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from actors.policy_model import context_limit, end_token_ids, load_tokenizer
+from actors.policy_model import facts_of
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Response, Rollout, SampleRequest
@@ -84,9 +83,8 @@ class Engine:
         Raises:
             ConfigError: vLLM is built for another device, or cannot run this model.
         """
-        self._tokenizer = load_tokenizer(policy)
-        self._end_tokens = list(end_token_ids(policy))
-        self.context_tokens = context_limit(policy)
+        self._facts = facts_of(policy)
+        self.context_tokens = self._facts.context_tokens
         """Longest sequence, prompt and response together."""
         self._open: dict[str, SampleRequest] = {}
         self._llm = _start(policy, rollout, self.context_tokens, tensor_parallel, device, transport, seed, load_weights, sleeps)
@@ -107,7 +105,7 @@ class Engine:
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_tokens,
-            stop_token_ids=self._end_tokens,
+            stop_token_ids=list(self._facts.end_token_ids),
             logprobs=0,  # of the sampled token only
             flat_logprobs=True,
             detokenize=False,
@@ -173,12 +171,7 @@ class Engine:
         tokens = np.asarray(sample.token_ids, dtype=np.int32)
         logprobs = np.asarray(sample.logprobs.logprobs, dtype=np.float32)
         assert len(tokens) == len(logprobs)
-        return Response(tokens, logprobs, self._text(tokens), sample.finish_reason)
-
-    def _text(self, tokens: NDArray[np.int32]) -> str:
-        """The response's text, without special tokens and without its end token, which the tokenizer may not know as special."""
-        ids = tokens.tolist()
-        return str(self._tokenizer.decode(ids[:-1] if ids and ids[-1] in self._end_tokens else ids, skip_special_tokens=True))
+        return Response(tokens, logprobs, self._facts.decoded(tokens), sample.finish_reason)
 
 
 def _start(

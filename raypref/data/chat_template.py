@@ -22,6 +22,8 @@ class AssistantTurn:
     """Empty for most; the assistant's header where the template has no generation prompt, or an empty thought (Qwen3)."""
     after: str
     """The token that ends the turn, and often a newline."""
+    asks: bool
+    """Whether the template writes the next generation prompt at the end of ``after``, unasked."""
 
 
 def render(tokenizer: Any, chats: Sequence[Chat], place: str, *, generation_prompt: bool) -> list[str]:
@@ -61,7 +63,9 @@ def assistant_turn(tokenizer: Any, chat: Chat | None = None) -> AssistantTurn | 
     except (ConfigError, DataError):
         return None
     before, probe, after = whole.removeprefix(prompt).rpartition(PROBE)
-    return AssistantTurn(before, after) if probe and whole.startswith(prompt) else None
+    if not probe or not whole.startswith(prompt):
+        return None
+    return AssistantTurn(before, after, asks=bool(after.strip()) and prompt.endswith(after) and not before.strip())
 
 
 def written_response(

@@ -103,7 +103,9 @@ class ExampleBuilder:
             raise ConfigError(
                 f"loss.type: {self._loss.type!r} revises pairs, the selection gave {len(pick)} responses; set selection.type=best_worst"
             )
-        return [self._reviser.revise(rollout.prompt, rollout.responses[k].text).token_ids for k in pick]
+        given = rollout.policy_version is None
+        answers = [self._reviser.text_of(rollout.responses[k]) if given else rollout.responses[k].text for k in pick]
+        return [self._reviser.revise(rollout.prompt, answer).token_ids for answer in answers]
 
 
 def _sampled_logps(rollout: Rollout, pick: tuple[int, ...], sequences: int) -> NDArray[np.float64] | None:

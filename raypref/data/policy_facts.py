@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raypref.data.chat_template import assistant_turn
 
 
@@ -26,6 +29,11 @@ class PolicyFacts:
         eos: int | None = self.tokenizer.eos_token_id
         return eos if eos is not None and eos in self.end_token_ids else self.end_token_ids[0]
 
+    def decoded(self, tokens: NDArray[np.int32]) -> str:
+        """The text of a response, (T,) tokens: without special tokens, and without its end token, which need not be a special one."""
+        ids = tokens.tolist()
+        return str(self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.end_token_ids else ids, skip_special_tokens=True))
+
 
 def end_tokens(tokenizer: Any, named: Sequence[int]) -> tuple[int, ...]:
     """The tokens at which an answer ends, each once, in this order:
@@ -45,7 +53,7 @@ def end_tokens(tokenizer: Any, named: Sequence[int]) -> tuple[int, ...]:
 def _turn_end(tokenizer: Any) -> tuple[int, ...]:
     """The special token that the chat template writes behind an answer; empty where it writes none, or text before it."""
     turn = assistant_turn(tokenizer)
-    if turn is None:
+    if turn is None or turn.asks:
         return ()
     after = turn.after.lstrip()
     written = [

@@ -16,7 +16,7 @@ from raypref.data.record_prompts import source_of
 from raypref.data.templates import template_of
 from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import ConfigError
-from raypref.types import Prompt
+from raypref.types import Prompt, Response
 
 
 class Reviser:
@@ -39,6 +39,7 @@ class Reviser:
                 "and {answer}"
             )
         self._template = template_of(config.template)
+        self._facts = facts
         self._tokenizer = PolicyTokenizer(config, facts)
 
     def within(self, tokens: int) -> Callable[[Prompt, str], Prompt | None]:
@@ -49,6 +50,10 @@ class Reviser:
             return revised if len(revised.token_ids) <= tokens else None
 
         return revise
+
+    def text_of(self, response: Response) -> str:
+        """The text of a given response as it would be decoded, had the policy sampled it: the same tokens are revised alike."""
+        return self._facts.decoded(response.token_ids)
 
     def revise(self, prompt: Prompt, answer: str) -> Prompt:
         """The prompt that asks for a revision of ``answer``.

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -164,8 +164,9 @@ class PolicyTokenizer:
         if (turn := assistant_turn(self._tokenizer)) is None:
             return None
         end = self._control.end_in(turn.after)
-        before, after = turn.before, turn.after[: turn.after.index(end)] if end else ""
-        return AssistantTurn(*(self._tokenizer.decode(self._bare(text), skip_special_tokens=True) for text in (before, after)))
+        after = turn.after[: turn.after.index(end)] if end else ""
+        before, after = (self._tokenizer.decode(self._bare(text), skip_special_tokens=True) for text in (turn.before, after))
+        return replace(turn, before=before, after=after)
 
     def _chat_text(self, chat: Chat, place: str) -> str:
         def rendered(shown: Chat) -> str:
