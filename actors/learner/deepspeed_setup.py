@@ -67,9 +67,15 @@ def join_group(
 
     deepspeed.ops.__compatible_ops__ = {}  # prevents the JIT build of a communication op that training never uses
     backend = "gloo" if device.type == "cpu" else "nccl"
-    bound = None if device.type == "cpu" else device
+    bound = bound_device(device, world_size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound)
     deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
+
+
+def bound_device(device: torch.device, world_size: int) -> torch.device | None:
+    """The device that the process group is bound to, so that NCCL connects at once; None for one rank, as in DeepSpeed: it connects to
+    nobody, and a bound group makes each further group by ncclCommSplit, which fails on some machines with one GPU."""
+    return device if device.type == "cuda" and world_size > 1 else None
 
 
 def build_engine(

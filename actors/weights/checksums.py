@@ -22,19 +22,21 @@ import torch
 from torch import Tensor
 
 _MULTIPLIER = 6364136223846793005
-_CHUNK = 1 << 18
-"""Words hashed at once: 2 MiB of int64."""
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Device type -> words hashed at once, 2 and 128 MiB of int64. A GPU hashes 16 GiB/s in chunks of 2^18 (the rest is the launch of kernels),
+57 in 2^20, 296 in 2^22 and 392 in 2^24 (H200)."""
 _WORD_BYTES = 4
 
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> Tensor:
     """The checksum of a tensor's values, dtype and shape, as an int64 scalar on the tensor's device (no synchronisation)."""
-    total = torch.tensor(zlib.crc32(f"{tensor.dtype}{list(tensor.shape)}".encode()), device=tensor.device)
+    first, *others = _words(tensor).split(_CHUNK[tensor.device.type])
     powers = _powers(tensor.device)
-    for chunk in _words(tensor).split(_CHUNK):
-        shift = _signed(pow(_MULTIPLIER, len(chunk), 1 << 64))
-        total = total * shift + _weighted_sum(chunk, powers[_CHUNK - len(chunk) :])
+    start = zlib.crc32(f"{tensor.dtype}{list(tensor.shape)}".encode()) * _power(len(first))
+    total = _weighted_sum(first, powers) + _signed(start)  # a number in Python: as a tensor, it would be copied to the device
+    for chunk in others:
+        total = total * _signed(_power(len(chunk))) + _weighted_sum(chunk, powers)
     return total
 
 
@@ -49,7 +51,8 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _weighted_sum(words: Tensor, powers: Tensor) -> Tensor:
-    """sum_i words_i powers_i modulo 2^64: an integer dot product, which torch has for CPUs alone."""
+    """sum_i words_i M^{n-1-i} modulo 2^64, from the last n of ``powers``: an integer dot product, which torch has for CPUs alone."""
+    powers = powers[len(powers) - len(words) :]
     if words.device.type == "cpu":
         return torch.dot(words.long(), powers)
     return (words * powers).sum()
@@ -57,16 +60,21 @@ def _weighted_sum(words: Tensor, powers: Tensor) -> Tensor:
 
 @cache
 def _powers(device: torch.device) -> Tensor:
-    """(_CHUNK,) M^(_CHUNK - 1), ..., M, 1 modulo 2^64 (int64 arithmetic wraps)."""
-    powers = [1]
-    for _ in range(_CHUNK.bit_length() - 1):  # doubling: [p] -> [p, p M^len(p)]
-        factor = pow(_MULTIPLIER, len(powers), 1 << 64)
-        powers += [value * factor % (1 << 64) for value in powers]
-    return torch.tensor([_signed(value) for value in reversed(powers)], device=device)
+    """(chunk,) M^(chunk - 1), ..., M, 1 modulo 2^64 (int64 arithmetic wraps), computed on the device."""
+    powers = torch.ones(1, dtype=torch.int64, device=device)
+    while len(powers) < _CHUNK[device.type]:  # doubling: [p] -> [p M^len(p), p]
+        powers = torch.cat([powers * _signed(_power(len(powers))), powers])
+    return powers
+
+
+def _power(exponent: int) -> int:
+    """M^exponent modulo 2^64."""
+    return pow(_MULTIPLIER, exponent, 1 << 64)
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same bits as an unsigned 64-bit number."""
+    """The int64 that is equal to ``value`` modulo 2^64."""
+    value %= 1 << 64
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

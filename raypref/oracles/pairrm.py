@@ -49,7 +49,7 @@ class PairRM(Oracle):
     _ranker: PairRanker | None = PrivateAttr(default=None)
 
     def load(self, services: Services) -> None:
-        """Load the model in float32.
+        """Load the model in float32. A GPU multiplies its matrices in TensorFloat-32 (``tensor_float_32``).
 
         Raises:
             ConfigError: the checkpoint is missing, or is not a pair ranker of llm-blender.

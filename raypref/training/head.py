@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from raypref.training import fused
-
-CHUNK_ELEMENTS = 1 << 25
-"""Number of logits of a chunk: 128 MiB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 25, "cuda": 1 << 28}
+"""Device type -> number of logits of a chunk: 128 MiB and 1 GiB in float32. A GPU needs larger chunks, since every chunk reads and writes
+the whole gradient of the weight. Measured on an H200 (8192 tokens, V 128,256, H 4096, bfloat16, both passes): 2^25 113 ms, 2^26 85, 2^27
+74, 2^28 69; Liger's fused head takes 94."""
 
 
 def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
     """log softmax(hidden weight^T + bias)[token], in float32 from logits in the dtype of ``weight``.
 
     Forward and backward pass go over chunks of tokens. The probabilities of the first chunk are kept for the backward pass, which computes
-    those of the others again, so that no more than two chunks exist at a time. The gradient of a weight in half precision is summed over
-    the chunks in float32. If Liger's kernels are available, they are used instead.
+    those of the others again, so that no more than two chunks exist at a time, and their logits in half precision. The gradient of a
+    weight in half precision is summed over the chunks in float32.
 
     Args:
         hidden: (M, H).
@@ -35,14 +35,12 @@ def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tens
     Returns:
         (M,) float32, in nats.
     """
-    if len(tokens) and fused.available(hidden.device):
-        return fused.fused_head_logps(hidden, weight, bias, tokens)
     return _HeadLogps.apply(hidden, weight, bias, tokens)
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """Rows of logits in a chunk."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows of logits in a chunk on ``device``."""
+    return max(1, CHUNK_ELEMENTS[device.type] // vocabulary)
 
 
 class _HeadLogps(torch.autograd.Function):
@@ -50,7 +48,7 @@ class _HeadLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
-        rows = chunk_rows(len(weight))
+        rows = chunk_rows(len(weight), hidden.device)
         needs_gradient = any(ctx.needs_input_grad)
         normalisers = torch.empty(len(hidden), device=hidden.device)
         result = torch.empty(len(hidden), device=hidden.device)
@@ -76,7 +74,7 @@ class _HeadLogps(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         hidden, weight, bias, tokens, normalisers = ctx.saved_tensors
         gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
-        rows = chunk_rows(len(weight))
+        rows = chunk_rows(len(weight), hidden.device)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             probabilities, ctx.kept = ctx.kept, None  # only the first chunk was kept
@@ -124,9 +122,11 @@ class HeadGradients:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left^T right."""
+    """total += left^T right. A GPU adds products of half precision in float32; a CPU would round each of them first."""
     if total.dtype == left.dtype:
         total.addmm_(left.T, right)
+    elif total.device.type == "cuda":
+        torch.addmm(total, left.T, right, out_dtype=total.dtype, out=total)
     else:
         total += left.T @ right
 

@@ -20,8 +20,8 @@ LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3's ``stage3_max_live_parameters``: the most that are gathered at a time."""
 PACKING_BYTES = 2**30
 """A buffer of vLLM's packed transfers: nccl has two on each side; ipc has one on the learner's, whose contents a receiver copies."""
-HEAD_CHUNK_BYTES = FP32 << 25
-"""A chunk of logits in fp32 (``raypref.training.head.CHUNK_ELEMENTS``)."""
+HEAD_CHUNK_BYTES = {"cpu": FP32 << 25, "cuda": FP32 << 28}
+"""Device -> a chunk of logits in fp32 (``raypref.training.head.CHUNK_ELEMENTS``, which cannot be imported without torch)."""
 
 
 def parameter_bytes(job: Job) -> int:
@@ -88,13 +88,18 @@ def activation_bytes(job: Job) -> int:
 
 def chunk_bytes(job: Job) -> int:
     """A chunk of logits in fp32."""
-    return min(HEAD_CHUNK_BYTES, FP32 * job.micro_batch_tokens * job.model.vocabulary)
+    return min(HEAD_CHUNK_BYTES[job.device], FP32 * job.micro_batch_tokens * job.model.vocabulary)
+
+
+def chunks_bytes(job: Job, chunks: int) -> int:
+    """Chunks of logits in fp32, and with bfloat16 the logits of one of them as the head returns them."""
+    return chunks * chunk_bytes(job) + (chunk_bytes(job) // 2 if job.dtype_bytes == 2 else 0)
 
 
 def head_bytes(job: Job) -> int:
-    """Two chunks of logits in fp32, or three with a KL, and the head's gradient in fp32 if the head is trained."""
+    """Two chunks of logits, or three with a KL, and the head's gradient in fp32 if the head is trained."""
     gradient = 0 if job.model.adapter_parameters else FP32 * job.model.vocabulary * job.model.hidden
-    return (3 if job.divergence else 2) * chunk_bytes(job) + gradient
+    return chunks_bytes(job, 3 if job.divergence else 2) + gradient
 
 
 def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
@@ -129,7 +134,7 @@ def _kept_gradient_bytes(job: Job) -> int:
 def forward_bytes(job: Job) -> int:
     """A pass without gradient: the tensors of one block, the mask, and two chunks of logits."""
     block = job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing)
-    return block + mask_bytes(job) + 2 * chunk_bytes(job)
+    return block + mask_bytes(job) + chunks_bytes(job, 2)
 
 
 def transport_bytes(job: Job) -> int:

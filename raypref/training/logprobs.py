@@ -127,7 +127,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """logits (M, V), tokens (M,) -> (M,) float32."""
-        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(chunk_rows(logits.shape[-1]))])
+        normaliser = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(chunk_rows(logits.shape[-1], logits.device))])
         ctx.save_for_backward(logits, tokens, normaliser)
         return logits.gather(-1, tokens[:, None]).squeeze(-1).float() - normaliser
 
@@ -137,7 +137,7 @@ class _TokenLogps(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, tokens, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = chunk_rows(logits.shape[-1])
+        rows = chunk_rows(logits.shape[-1], logits.device)
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
             probabilities = (logits[part].float() - normaliser[part, None]).exp_()

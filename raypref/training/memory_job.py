@@ -24,6 +24,8 @@ class Job:
     zero_stage: Literal[0, 1, 2, 3]
     ranks: int
     micro_batch_tokens: int
+    device: Literal["cuda", "cpu"] = "cuda"
+    """A chunk of the head's logits is larger on a GPU (``raypref.training.head``)."""
     gradient_checkpointing: bool = False
     prefix_sharing: bool = False
     """Whether prefix sharing may be used (``raypref.training.packing``), which needs a mask."""
@@ -61,6 +63,7 @@ class Job:
             zero_stage=config.learner.zero_stage,
             ranks=config.placement.learner.ranks,
             micro_batch_tokens=config.learner.micro_batch_tokens,
+            device="cpu" if config.placement.device == "cpu" else "cuda",
             gradient_checkpointing=config.policy.gradient_checkpointing,
             prefix_sharing=config.policy.attention != "flash_attention_2",
             moments=2 if config.learner.optimizer.type == "adamw" else 1,

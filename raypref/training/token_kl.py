@@ -41,7 +41,7 @@ class _HeadKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, *frozen: Tensor) -> Tensor:
         result = torch.empty(2, len(hidden), device=hidden.device)
-        rows = chunk_rows(len(weight))
+        rows = chunk_rows(len(weight), hidden.device)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             log_p = linear(hidden[part], weight, bias).float().log_softmax(-1)
@@ -59,7 +59,7 @@ class _HeadKL(torch.autograd.Function):
         hidden, weight, bias, tokens, divergence, *frozen = ctx.saved_tensors
         to_divergence, to_logps = gradient
         gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad)
-        rows = chunk_rows(len(weight))
+        rows = chunk_rows(len(weight), hidden.device)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             log_p = linear(hidden[part], weight, bias).float().log_softmax(-1)
@@ -102,7 +102,7 @@ class _TokenKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reference_logits: Tensor) -> Tensor:
         """Both (M, V) -> (M,) float32."""
-        rows = chunk_rows(logits.shape[-1])
+        rows = chunk_rows(logits.shape[-1], logits.device)
         chunks = zip(logits.split(rows), reference_logits.split(rows), strict=True)
         parts = (_probabilities_and_log_ratios(policy.float().log_softmax(-1), reference) for policy, reference in chunks)
         divergence = torch.cat([p.mul_(excess).sum(-1) for p, excess in parts])
@@ -115,7 +115,7 @@ class _TokenKL(torch.autograd.Function):
         """gradient (M,) -> (M, V) in the dtype of the logits."""
         logits, reference_logits, divergence = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = chunk_rows(logits.shape[-1])
+        rows = chunk_rows(logits.shape[-1], logits.device)
         for start in range(0, len(logits), rows):
             part = slice(start, start + rows)
             p, excess = _probabilities_and_log_ratios(logits[part].float().log_softmax(-1), reference_logits[part])

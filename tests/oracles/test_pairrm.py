@@ -13,7 +13,7 @@ import torch
 from raypref.errors import ConfigError
 from raypref.oracles.base import Chat, Question
 from raypref.oracles.pairrm import PairRM, _encode
-from raypref.oracles.support.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker
+from raypref.oracles.support.pairrm_model import Encoded, PairRanker, _llm_blender, load_ranker, tensor_float_32
 from raypref.preferences import sppo_preferences
 from tests.oracles.pairrm_checkpoint import Checkpoint, NoServices, make_checkpoint
 
@@ -288,3 +288,15 @@ def test_a_repository_that_cannot_be_reached_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"oracle\.path: 'no-owner/no-model'"):
         PairRM(path="no-owner/no-model").load(NoServices())
+
+
+def test_tensor_float_32_on_a_gpu_alone() -> None:
+    """Full precision is torch's default, and what a CPU keeps; a GPU has it back after the block, which may fail."""
+    assert torch.get_float32_matmul_precision() == "highest"
+    with tensor_float_32("cpu"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    with tensor_float_32("cuda"):
+        assert torch.get_float32_matmul_precision() == "high"
+    with pytest.raises(KeyError), tensor_float_32("cuda"):
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == "highest"

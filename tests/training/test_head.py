@@ -25,7 +25,7 @@ def plain(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tokens
 @pytest.mark.parametrize("elements", [1, 120, 1 << 25])
 def test_chunks_equal_the_whole_softmax(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     """One row at a time, two rows, all at once; value and all three gradients against float64, twice through the same graph."""
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setitem(head.CHUNK_ELEMENTS, "cpu", elements)
     own = random_inputs(7, 5, 60)
     exact = [values.detach().double().requires_grad_() for values in own]
     tokens, weights = torch.randint(0, 60, (7,)), torch.randn(7)
@@ -75,7 +75,7 @@ def test_bfloat16_is_reduced_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
     found = head_logps(torch.ones(1, 1, dtype=torch.bfloat16), weight, None, torch.tensor([0]))
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(-0.7248853, abs=1e-6)
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setitem(head.CHUNK_ELEMENTS, "cpu", 1)
     even = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     head_logps(torch.ones(600, 1, dtype=torch.bfloat16), even, None, torch.zeros(600, dtype=torch.long)).sum().backward()
     assert even.grad is not None
@@ -99,7 +99,7 @@ class Largest(TorchDispatchMode):
 
 def test_the_matrix_of_logits_never_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 rows of 40 logits in chunks of 5 rows: no operation of either pass returns more than 5 x 40 elements, or than the weight has."""
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 200)
+    monkeypatch.setitem(head.CHUNK_ELEMENTS, "cpu", 200)
     own = random_inputs(100, 2, 40)
     with Largest() as found:
         head_logps(*own, torch.zeros(100, dtype=torch.long)).sum().backward()

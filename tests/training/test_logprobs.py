@@ -101,7 +101,7 @@ def test_divergence_in_chunks_is_that_of_whole_distributions(model: LlamaForCaus
     """Chunks of three tokens; against all logits, in torch's own float64 for the value."""
     items = random_sequences(*LENGTHS)
     reference = other_model()
-    monkeypatch.setattr(raypref.training.head, "CHUNK_ELEMENTS", 3 * VOCABULARY)
+    monkeypatch.setitem(raypref.training.head.CHUNK_ELEMENTS, "cpu", 3 * VOCABULARY)
     found = kl_and_gradients(model, reference, items)
     monkeypatch.setattr(raypref.training.logprobs, "supports_packing", lambda model: False)
     whole = kl_and_gradients(model, reference, items)
@@ -158,7 +158,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return logps.detach(), logits.grad
 
     whole = value_and_gradient()
-    monkeypatch.setattr(raypref.training.head, "CHUNK_ELEMENTS", 10)
+    monkeypatch.setitem(raypref.training.head.CHUNK_ELEMENTS, "cpu", 10)
     torch.testing.assert_close(value_and_gradient(), whole, rtol=0, atol=0)
 
 

@@ -12,7 +12,9 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.sections import LoraConfig
+from raypref.training.head import CHUNK_ELEMENTS
 from raypref.training.learner_memory import (
+    HEAD_CHUNK_BYTES,
     activation_bytes,
     block_bytes_per_token,
     bucket_bytes,
@@ -107,10 +109,15 @@ def test_shared_rows_of_an_8b_model() -> None:
 
 
 def test_head() -> None:
-    """8192 x 128,256 logits are more than two chunks of 128 MiB hold; the gradient in fp32: 4 x 128,256 x 4096. Few tokens take less."""
-    assert head_bytes(JOB) == 2 * 128 * 2**20 + 2_101_346_304
-    assert head_bytes(replace(JOB, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
-    assert head_bytes(replace(JOB, micro_batch_tokens=10)) == 2 * 4 * 10 * 128_256 + 2_101_346_304
+    """8192 x 128,256 logits are more than two chunks hold, of 1 GiB on a GPU and 128 MiB on a CPU; bfloat16 logits are half a chunk more.
+    The gradient in fp32: 4 x 128,256 x 4096. Few tokens take less."""
+    assert head_bytes(JOB) == 2.5 * 2**30 + 2_101_346_304
+    assert head_bytes(replace(JOB, divergence=True)) == 3.5 * 2**30 + 2_101_346_304
+    assert head_bytes(replace(JOB, micro_batch_tokens=10)) == 2.5 * 4 * 10 * 128_256 + 2_101_346_304
+    on_cpu = replace(JOB, device="cpu", dtype_bytes=4)
+    assert head_bytes(on_cpu) == 2 * 128 * 2**20 + 2_101_346_304
+    assert head_bytes(replace(on_cpu, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
+    assert {device: 4 * elements for device, elements in CHUNK_ELEMENTS.items()} == HEAD_CHUNK_BYTES
 
 
 def test_keys_and_values() -> None:
@@ -122,7 +129,7 @@ def test_shares_of_a_separate_layout() -> None:
     """The optimiser's state stays all the time; stage 2 frees its gradients and bucket. nccl: two buffers of 1 GiB, or of the largest
     tensor (1,050,673,152 bytes of embedding are less), on either side."""
     resting = {"parameters": 16_060_522_496, "optimizer": 12_045_391_872}
-    forward = 8192 * 200_840 + 2**28
+    forward = 8192 * 200_840 + 5 * 2**29
     assert process(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
     assert process(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
     assert process(JOB, "learner", "train").gpu == resting | {
@@ -150,7 +157,7 @@ def test_turns_on_one_gpu() -> None:
     job = replace(JOB, transport="ipc", sleep=True, reference_slots=0, gradient_checkpointing=True)
     assert process(job, "rollout", "train").gpu == process(job, "rollout", "train").host == {}
     sampling = process(job, "learner", "rollout")
-    assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 2**28, "transport": 2**30}
+    assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 5 * 2**29, "transport": 2**30}
     assert sampling.host == {"optimizer": 12_045_391_872}
     assert process(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
     phase, worst = colocated_peak(estimate(job))

@@ -94,6 +94,27 @@ def test_rows_cost_what_the_longest_does() -> None:
     assert found(800, 800, 800) == [[800], [800], [800]]
 
 
+def test_rows_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H = 4096: a mask costs L^2 / 9728, no mask L^2 / 39,322. Four responses of 513 tokens (512 positions), prompts of 100, 200, 512:
+    apart 4 x 612 (1 + 612 / 39,322) = 2486, 2900, 4203; two and two 2 x 1124 (1 + 1124 / 9728) = 2508, 2756, 3557; all 2622, 2768, 3234.
+    Four responses of 4096 positions to a prompt as long: apart 39,595, two and two 55,620; at 9728 for both, apart would cost 60,362."""
+    model = small("llama")
+    monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
+    model.config.hidden_size = 4096
+    gpu = packing_of(model)
+    assert gpu == Packing("prefix_sharing", 9728.0, pytest.approx(39_321.6))
+    model.set_attn_implementation("eager")
+    assert packing_of(model) == Packing("prefix_sharing", 24 * 4096**2 / (4 * 4096 + 96 * 2)), "eager attention always has a mask"
+
+    def found(prompt: int, response: int, packing: Packing) -> list[int]:
+        group = [TokenSequence(np.zeros(prompt, dtype=np.int32), np.full(response, k, dtype=np.int32)) for k in range(4)]
+        return [len(row.response_ids) for row in rows_of(group, packing)]
+
+    assert [found(prompt, 513, gpu) for prompt in (100, 200, 512)] == [[1, 1, 1, 1], [2, 2], [4]]
+    assert found(4096, 4097, gpu) == [1, 1, 1, 1]
+    assert found(4096, 4097, Packing("prefix_sharing", 9728.0)) == [2, 2]
+
+
 def small(kind: str, **settings: Any) -> Any:
     torch.manual_seed(0)
     shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -31,7 +31,7 @@ def test_two_tokens_by_hand() -> None:
 @pytest.mark.parametrize("elements", [1, 200, 1 << 24])
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     """One row at a time, a few rows, all at once; against float64."""
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setitem(head.CHUNK_ELEMENTS, "cpu", elements)
     torch.manual_seed(0)
     logits, reference, weights = torch.randn(15, 60) * 3, torch.randn(15, 60) * 3, torch.randn(15)
     own, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()

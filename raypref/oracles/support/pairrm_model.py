@@ -107,13 +107,33 @@ class PairRanker:
 
         ids, mask = padded([item.ids for item in inputs], self.tokenizer.pad_token_id, self.device)
         rows = torch.arange(len(inputs), device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), tensor_float_32(self.device):
             hidden = self.model.pretrained_model(input_ids=ids, attention_mask=mask).last_hidden_state
             first = hidden[rows, torch.tensor([item.candidate1 for item in inputs], device=self.device)]
             second = hidden[rows, torch.tensor([item.candidate2 for item in inputs], device=self.device)]
             left, right, _ = self.model.reduce(hidden[:, 1], first, second)
             logits: list[float] = (left - right).mean(dim=-1).double().cpu().tolist()
         return logits
+
+
+@contextlib.contextmanager
+def tensor_float_32(device: str) -> Iterator[None]:
+    """Within the block a GPU multiplies float32 matrices in TensorFloat-32, which has 10 bits of mantissa. Nothing changes on a CPU.
+
+    Measured on an H200, with the encoder of PairRM's size on 20 inputs of 1024 tokens: 334 ms instead of 605; the last hidden states, up to
+    3.96, differ by at most 0.0035. bfloat16 takes 299 ms and differs by 0.037.
+    """
+    import torch
+
+    if device == "cpu":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _cut(ids: list[int], limit: int) -> Encoded:
