@@ -7,6 +7,7 @@ and ``unwritten`` finds what a chat template does not write for the policy.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -20,6 +21,8 @@ SILENT_KEYS = frozenset({"tool_call_id"})
 """Keys that a chat template may leave unwritten: a tool's answer follows its call, and most templates show that by the order alone."""
 
 _PLAIN = {"role", "content"}
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 5, 12, 12, 12, 200, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,8 @@ def unwritten(chat: Chat, text: str, render: Callable[[Chat], str]) -> str | Non
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """A value as an error message shows it: cut where it is long."""
-    text = repr(value)
+    """A value as an error message shows it: cut where it is long or deep."""
+    text = _SHORT.repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 

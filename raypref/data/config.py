@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from raypref.data.templates import template_of
 from raypref.registry import Section
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path in which ``~`` is the home directory."""
+
+Layout = Literal["auto", "pair", "conversations", "transcripts", "numbered_pair", "choice", "best", "ranking", "scores", "unpaired"]
 
 
 class DataConfig(Section):
@@ -16,10 +22,19 @@ class DataConfig(Section):
     type: Literal["prompts", "demonstrations", "preferences"] = "prompts"
     """prompts: the policy answers them; demonstrations: given answers (supervised fine-tuning); preferences: given answers and which is
     better, as pairs, best-of-n sets, rankings or scores (``raypref.data.layouts`` lists the layouts that are recognised)."""
-    path: str | None = None
-    """A JSONL or Parquet file, a directory of them, or the name of a ``datasets`` data set. None: the data is passed to ``run``."""
+    path: UserPath | None = None
+    """A data file (JSON lines, JSON, Parquet, CSV), a directory of them, or the name of a ``datasets`` data set. None: the data is passed
+    to ``run``."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a directory or of a hub data set, by the rules of ``datasets``; a single file has none."""
+    subset: str | None = None
+    """Configuration of a data set that has several, as in ``datasets.load_dataset(path, subset)``."""
+    layout: Layout = "auto"
+    """How a record of preferences is read (``raypref.data.layouts`` lists the layouts). auto: by its fields; a record that fits several
+    layouts is refused."""
+    on_bad_record: Literal["refuse", "skip"] = "refuse"
+    """A record that cannot be used: a broken line, a missing field, an empty answer. refuse: the run does not start; skip: it is left out
+    and counted, and the first ones are logged."""
     prompt_field: str = "prompt"
     """Field with the prompt: text, or a list of chat messages."""
     response_field: str = "response"
@@ -36,6 +51,10 @@ class DataConfig(Section):
     """Field with a number for each answer; higher is better, equal numbers are a tie (preferences)."""
     best_field: str = "best"
     """Field with the number of the best answer, from 0; the other answers are not compared with each other (preferences)."""
+    completion_field: str = "completion"
+    """Field with the only answer of an unpaired record (preferences): text, or chat messages with or without the prompt's turns."""
+    label_field: str = "label"
+    """Field that says whether the answer of an unpaired record is desirable: true or false."""
     verdicts: Literal["hard", "soft"] = "hard"
     """What a given verdict means. hard: P(y > y') is 1, 1/2 or 0; soft: P(y > y') = sigmoid(score_scale (s - s')), from scores s."""
     score_scale: PositiveFloat = 1.0
@@ -58,8 +77,10 @@ class DataConfig(Section):
     """A prompt that leaves no room for ``rollout.max_tokens``. drop: it is left out and counted; refuse: the run does not start."""
     shuffle: bool = True
     """Shuffle once with ``seed``; iterations then take consecutive, disjoint parts."""
-    held_out: str | None = None
+    held_out: UserPath | None = None
     """Prompts for evaluation, never trained on: a file like ``path``. None: the last ``held_out_prompts`` records of ``path``."""
+    held_out_split: str | None = None
+    """Split of ``held_out``; default: ``split``."""
     held_out_prompts: Annotated[int, Field(ge=0)] = 0
     """Number of prompts for evaluation; 0: none, or all of ``held_out`` if that is given."""
 

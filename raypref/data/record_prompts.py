@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raypref.data.chats import Chat, chat_of_messages, shortened
 from raypref.data.config import DataConfig
-from raypref.data.records import Record, field_of
+from raypref.data.records import Record, field_of, value_of
 from raypref.data.templates import template_of
 from raypref.errors import DataError
 from raypref.types import Prompt
@@ -56,7 +56,7 @@ def read_chat(messages: Any, record: Record, config: DataConfig) -> Chat:
     Raises:
         DataError: a message is malformed.
     """
-    return chat_of_messages(messages, record.place, record.values.get(config.tools_field), config.dropped_message_keys)
+    return chat_of_messages(messages, record.place, value_of(record, config.tools_field), config.dropped_message_keys)
 
 
 def prompt_chat(turns: Any, place: str) -> Chat:

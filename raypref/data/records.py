@@ -1,17 +1,28 @@
-"""Where files, hub data sets and Python objects become records, each with the place that it came from."""
+"""Where files, hub data sets and Python objects become records, each with the place that it came from.
+
+``read_source`` is the door: whatever is named by the config or passed by the caller becomes records, or is refused.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raypref.data.chats import shortened
 from raypref.data.config import DataConfig
-from raypref.errors import DataError
+from raypref.data.files import SUFFIXES, OnBad, Row, raise_it, read_file
+from raypref.data.folders import chosen_split, read_folder, rows_of_dataset
+from raypref.data.objects import DEEPEST, path_of_object, plain_value, rows_of_objects
+from raypref.errors import ConfigError, DataError
 
-SUFFIXES = (".jsonl", ".parquet")
+logger = logging.getLogger(__name__)
+
+_PLACES_SHOWN = 3
+_FIELDS_SHOWN = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,62 +34,151 @@ class Record:
     """``file:line``, or its equivalent; every message about the record begins with it."""
 
 
-def read_records(path: str, split: str) -> Iterator[Record]:
-    """Records of a JSONL or Parquet file, of a directory of them (in the order of their names), or of a ``datasets`` data set.
+@dataclass(slots=True)
+class BadRecords:
+    """What happens to records that cannot be used (``data.on_bad_record``): the first one is raised, or all are left out and counted."""
+
+    skip: bool
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    """What was wrong with the first ones, each with its place."""
+
+    def add(self, error: DataError) -> None:
+        """Count a record that is left out.
+
+        Raises:
+            DataError: the error itself, unless bad records are skipped.
+        """
+        if not self.skip:
+            raise error
+        self.count += 1
+        if len(self.first) < _PLACES_SHOWN:
+            self.first.append(str(error))
+
+    def report(self, key: str) -> None:
+        """Log how many records were left out, and what was wrong with the first ones."""
+        if self.count:
+            logger.warning("%s: %d records skipped (data.on_bad_record=skip); the first: %s", key, self.count, "; ".join(self.first))
+
+
+def read_source(path: str | None, objects: Any, config: DataConfig, bad: BadRecords, *, key: str = "data.path") -> Iterator[Record]:
+    """The records of a run's data: of the objects passed, otherwise of the path that the config names.
 
     Args:
         path: as in ``data.path``.
-        split: the split of a hub data set.
+        objects: passed by the caller in its place; None: nothing was.
+        config: the data section.
+        bad: takes what is wrong with a record.
+        key: of the path, for messages.
 
     Raises:
-        DataError: the path does not exist, or a line is broken; the message names file and line.
+        ConfigError: there is neither.
+        DataError: the data cannot be read, or there is none.
     """
-    location = Path(path)
+    held_out = key == "data.held_out"
+    split = config.held_out_split if held_out and config.held_out_split is not None else config.split
+    if objects is not None and (given := path_of_object(objects)) is None:
+        yield from wrap_objects(objects, config.prompt_field, split, bad.add)
+        return
+    chosen = path if objects is None else given
+    if chosen is None:
+        raise ConfigError(f"{key}: required, unless the data is passed to run()")
+    record = None
+    for record in read_records(chosen, split, subset=config.subset, on_bad=bad.add):
+        yield record
+    if record is None:
+        file = Path(chosen).expanduser()
+        nothing = "the file is empty" if file.is_file() and not file.stat().st_size else "no usable record in it"
+        raise DataError(f"{chosen}: {nothing}")
+
+
+def read_records(path: str, split: str, *, subset: str | None = None, on_bad: OnBad = raise_it) -> Iterator[Record]:
+    """Records of a data file, of a directory (as ``datasets`` reads it), or of a ``datasets`` data set.
+
+    Args:
+        path: as in ``data.path``.
+        split: the split of a directory or a hub data set; empty: the only one. Not used for a single file.
+        subset: as in ``data.subset``.
+        on_bad: takes what is wrong with a row; raises it by default.
+
+    Raises:
+        DataError: the path does not exist or is damaged, or a line is broken; the message names file and line.
+    """
+    location = Path(path).expanduser()
     if location.is_dir():
-        files = sorted(file for file in location.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-        if not files:
-            raise DataError(f"{path}: no {' or '.join(SUFFIXES)} file in this directory")
-        for file in files:
-            yield from _read_file(file)
+        rows = read_folder(location, split, subset, on_bad)
     elif location.is_file():
-        yield from _read_file(location)
-    elif location.suffix in (*SUFFIXES, ".json", ".csv", ".txt") or path.startswith((".", "/", "~")):
+        rows = read_file(location, on_bad)
+    elif any(suffix in (*SUFFIXES, ".txt") for suffix in location.suffixes) or path.startswith((".", "/", "~")):
         raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")
     else:
-        yield from _read_hub(path, split)
+        rows = _read_hub(path, split, subset)
+    for values, place in rows:
+        yield Record(values, place)
 
 
-def wrap_objects(items: Iterable[Any], field: str) -> Iterator[Record]:
+def wrap_objects(items: Any, field: str, split: str = "", on_bad: OnBad = raise_it) -> Iterator[Record]:
     """Records from Python objects: mappings as they are, anything else (a text, a list of messages) as the value of ``field``.
 
     A ``Record`` stays what it is, and keeps its place.
+
+    Args:
+        items: see ``raypref.data.objects``.
+        field: the prompt's.
+        split: of a ``DatasetDict``.
+        on_bad: takes what is wrong with an item; raises it by default.
+
+    Raises:
+        DataError: the items are not plainly records, or there is none.
     """
-    for number, item in enumerate(items):
-        yield (
-            item
-            if isinstance(item, Record)
-            else Record(item if isinstance(item, Mapping) else {field: item}, f"record {number} of those passed to run()")
-        )
+    number = -1
+    for number, item in enumerate(rows_of_objects(items, split)):
+        place = f"record {number} of those passed to run()"
+        try:
+            values = None if isinstance(item, Record) else plain_value(item if isinstance(item, Mapping) else {field: item}, place)
+        except DataError as error:
+            on_bad(error)
+            continue
+        yield item if values is None else Record(values, place)
+    if number < 0:
+        raise DataError("the data passed: it holds no record")
+
+
+def value_of(record: Record, name: str) -> Any:
+    """A field's value, or None where the record has none.
+
+    Raises:
+        DataError: a text in it is not valid Unicode, or holds a NUL.
+    """
+    value = record.values.get(name)
+    if value is not None:
+        _check_texts(record, name, value)
+    return value
 
 
 def field_of(record: Record, name: str, key: str) -> Any:
     """A field's value.
 
     Raises:
-        DataError: the record has no such field; the message names its fields, and the config key that chooses another field.
+        DataError: the record has no such field; the message names its fields, and the config key that chooses another field. Or a text
+            in it is not valid.
     """
-    if record.values.get(name) is None:
-        raise DataError(f"{record.place}: no field {name!r}; fields here: {', '.join(map(str, record.values))}; see {key}")
-    return record.values[name]
+    value = value_of(record, name)
+    if value is None:
+        raise DataError(f"{record.place}: no field {name!r}; fields here: {fields_of(record)}; see {key}")
+    return value
 
 
 def name_record(record: Record, number: int, config: DataConfig, names: dict[str, str]) -> str:
     """The record's id, or its number from 0 where it has none; also entered in ``names`` (id -> place).
 
     Raises:
-        DataError: another record has the same id.
+        DataError: another record has the same id, or the id is neither a text nor a number.
     """
-    given = record.values.get(config.id_field)
+    given = value_of(record, config.id_field)
+    is_name = isinstance(given, str | int | None) or (isinstance(given, float) and math.isfinite(given))
+    if isinstance(given, bool) or not is_name:
+        raise DataError(f"{record.place}: the id must be a text or a number, got {shortened(given)} (field: data.id_field)")
     name = str(number if given is None else given)
     if name in names:
         raise DataError(f"{record.place}: id {name!r} is also that of {names[name]}; ids must differ (field: data.id_field)")
@@ -86,59 +186,53 @@ def name_record(record: Record, number: int, config: DataConfig, names: dict[str
     return name
 
 
-def _read_file(file: Path) -> Iterator[Record]:
-    if file.suffix == ".jsonl":
-        return _read_jsonl(file)
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    raise DataError(f"{file}: expected a {' or '.join(SUFFIXES)} file")
+def fields_of(record: Record) -> str:
+    """The names of a record's fields, for a message."""
+    names = [str(name).encode("utf-8", "backslashreplace").decode() for name in record.values]
+    return ", ".join(names[:_FIELDS_SHOWN]) + (", ..." if len(names) > _FIELDS_SHOWN else "")
 
 
-def _read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open(encoding="utf-8", errors="strict") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield Record(_parse(line, f"{file}:{number}"), f"{file}:{number}")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text: {error}") from error
+def _check_texts(record: Record, name: str, value: Any) -> None:
+    """Walks a value without recursion: it may be nested more deeply than Python calls functions."""
+    todo: list[tuple[int, Any]] = [(0, value)]
+    while todo:
+        depth, part = todo.pop()
+        if isinstance(part, str):
+            if (wrong := _wrong_text(part)) is not None:
+                raise DataError(f"{record.place}: field {name!r} holds {wrong}: {shortened(part)}; remove it")
+        elif isinstance(part, Mapping | list | tuple):
+            if depth > DEEPEST:
+                raise DataError(f"{record.place}: field {name!r} is nested more than {DEEPEST} levels deep")
+            items = [*part, *part.values()] if isinstance(part, Mapping) else part
+            todo.extend((depth + 1, item) for item in items)
 
 
-def _parse(line: str, place: str) -> Mapping[str, Any]:
+def _wrong_text(text: str) -> str | None:
+    """What makes a text unusable, in words."""
+    if "\0" in text:
+        return f"a NUL character at position {text.index(chr(0))}"
+    if text.isascii():
+        return None
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: broken JSON: {error.msg} at column {error.colno}; expected one object per line") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{place}: expected an object such as {{'prompt': ...}}, got {type(values).__name__}")
-    return values
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"invalid Unicode (half a surrogate pair) at position {error.start}"
+    return None
 
 
-def _read_parquet(file: Path) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            number = 0
-            for batch in opened.iter_batches():
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Record(values, f"{file}, row {number}")
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{file}: not a readable Parquet file: {error}") from error
-
-
-def _read_hub(name: str, split: str) -> Iterator[Record]:
+def _read_hub(name: str, split: str, subset: str | None) -> Iterator[Row]:
     import datasets
     import datasets.exceptions
+    import pyarrow
 
+    failures = (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, RuntimeError)
     try:
-        rows = datasets.load_dataset(name, split=split)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        rows = datasets.load_dataset(name, subset, split=split or None)
+    except failures as error:
         raise DataError(
             f"data.path: {name!r} is not a file or directory here (looked in {Path.cwd()}), and as a data set with split {split!r} "
             f"it cannot be loaded: {error}"
         ) from error
-    for number, values in enumerate(rows):
-        yield Record(values, f"{name}, split {split}, row {number}")
+    if isinstance(rows, datasets.DatasetDict):
+        rows = rows[chosen_split(split, rows, name)]
+    yield from rows_of_dataset(rows, f"{name}, split {split}")
