@@ -16,7 +16,7 @@ from raypref.errors import ConfigError
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
-from raypref.registry import Section
+from raypref.registry import Section, nested
 from raypref.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -30,6 +30,7 @@ from raypref.sections import (
     SyncConfig,
 )
 from raypref.selection.base import Selection, selections
+from raypref.settings.overrides import apply, in_full
 
 _LEAST_GROUPS_IN_FLIGHT = 256
 """Unless ``loop.window_groups`` asks for less: oracles and references work in batches across groups."""
@@ -150,18 +151,11 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
 
     try:
         tree = OmegaConf.load(path)
+        values: Any = OmegaConf.to_container(tree)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
-    except (yaml.YAMLError, OSError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override {override!r}: expected section.key=value")
-    try:
-        merged = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
-        values: Any = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
-    return values
+    return apply(in_full(nested(in_full(values), RunConfig.model_fields)), overrides)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import pydantic
@@ -55,6 +55,11 @@ class Section(BaseModel, metaclass=_SectionType):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _nested_keys(cls, values: Any) -> Any:
+        return nested(values, cls.model_fields) if isinstance(values, dict) else values
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: str = "") -> Self:
@@ -129,9 +134,11 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def build(self, value: Any) -> T:
-        """A section from what a config holds: an instance as it is, or a mapping with a ``type``."""
+        """A section from what a config holds: an instance as it is, a mapping with a ``type``, or the type alone."""
         if isinstance(value, self.base):
             return value
+        if isinstance(value, str):
+            value = {"type": value}
         if not isinstance(value, dict) or "type" not in value:
             raise ConfigError(f"{self.axis}: expected a section with a 'type' (one of {', '.join(self.names())}), got {value!r}")
         return self.resolve(str(value["type"])).parse(value, path=self.axis)
@@ -145,6 +152,25 @@ class Registry(Generic[T]):
         if not (isinstance(named, type) and issubclass(named, self.base)):
             raise ConfigError(f"{self.axis}.type: {name!r} is not a subclass of {self.base.__module__}.{self.base.__name__}")
         return named
+
+
+def nested(values: dict[Any, Any], fields: Iterable[str]) -> dict[Any, Any]:
+    """``policy.lora: true`` as ``policy: {lora: true}``. A dotted key that does not begin with one of the ``fields`` stays as it is.
+
+    Raises:
+        ConfigError: a key is given in both ways.
+    """
+    dotted = [key for key in values if isinstance(key, str) and key.partition(".")[0] in fields and "." in key]
+    if not dotted:
+        return values
+    result = {key: value for key, value in values.items() if key not in dotted}
+    for key in dotted:
+        head, _, rest = key.partition(".")
+        section = result.get(head, {})
+        if not isinstance(section, dict) or rest in section:
+            raise ConfigError(f"{key}: {values[key]!r}, but {head} is given as well: {section!r}; write the key once, inside of {head}")
+        result[head] = nested(section | {rest: values[key]}, [rest.partition(".")[0]])
+    return result
 
 
 def _refusal(cls: type[BaseModel], error: pydantic.ValidationError, path: str) -> ConfigError:

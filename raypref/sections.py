@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from raypref.errors import ConfigError
 from raypref.registry import Section
@@ -54,7 +54,8 @@ class PolicyConfig(Section):
     max_context_tokens: PositiveInt | None = None
     """Longest prompt and response together, in tokens; default: the model's limit."""
     gradient_checkpointing: bool = False
-    lora: LoraConfig | None = None
+    lora: Annotated[LoraConfig | None, BeforeValidator(lambda v: ({} if v else None) if isinstance(v, bool) else v)] = None
+    """None or false: every parameter is trained; true: adapters with their defaults."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
 

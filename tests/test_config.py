@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raypref import registry
 from raypref.config import RunConfig, load_config
 from raypref.errors import ConfigError
 from raypref.losses.base import losses
+from raypref.losses.dpo import DPO
+from raypref.losses.inpo import INPO
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import oracles
-from raypref.sections import LearnerConfig, LoopConfig, PolicyConfig
+from raypref.sections import LearnerConfig, LoopConfig, LoraConfig, PolicyConfig
 from raypref.selection.base import selections
+from raypref.selection.best_worst import BestWorst
 from raypref.training.schedule import horizon_steps, learning_rate
 
 GOOD = """
@@ -209,3 +213,129 @@ def test_a_run_has_one_length(tmp_path: Path, loop: str, message: str) -> None:
 def test_an_evaluation_interval_has_one_unit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^evaluation.every_steps: 50, but evaluation.every=2 is given as well; give one of the two$"):
         load(tmp_path, ONLINE, "evaluation.every=2", "evaluation.every_steps=50")
+
+
+EVERY_AXIS = """
+policy: {path: some/model}
+loss: {type: sppo, eta: 1000, against: pair}
+selection: {type: best_worst, by: score}
+oracle: {type: reward_model, path: some/reward, temperature: 2.0}
+"""
+
+
+def test_a_changed_loss_leaves_the_other_loss_s_keys_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """INPO's eta is the inverse of a step size (0.005), SPPO's is a step size (1000): the file's value is not INPO's."""
+    config = load(tmp_path, EVERY_AXIS, "loss.type=inpo")
+    assert config.loss == INPO()
+    assert config.oracle is not None
+    assert config.oracle.temperature == 2.0  # type: ignore[attr-defined]
+    assert "loss.type=inpo replaces sppo, so that loss.eta, loss.against of the file are not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "overrides", [("loss.type=inpo", "loss.eta=0.01"), ("loss.eta=0.01", "loss=inpo"), ("loss={type: inpo, eta: 0.01}",)]
+)
+def test_what_the_overrides_give_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: tuple[str, ...]) -> None:
+    assert load(tmp_path, EVERY_AXIS, *overrides).loss == INPO(eta=0.01)
+    assert "so that loss.against of the file is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "axis", "expected", "told"),
+    [
+        (["selection.type=ranking"], "selection", {"type": "ranking", "by": "win_rate"}, "selection.by"),
+        (["selection=ranking"], "selection", {"type": "ranking", "by": "win_rate"}, "selection.by"),
+        (
+            ["oracle.type=pairrm", "oracle.device=cpu"],
+            "oracle",
+            {"type": "pairrm", "path": "llm-blender/PairRM"},
+            "oracle.path, oracle.temp",
+        ),
+        (["oracle.type=self_judge"], "oracle", {"type": "self_judge", "temperature": 0.7}, "oracle.path, oracle.temperature"),
+        (["loss.type=spo"], "loss", {"type": "spo", "alpha": 0.001}, "loss.eta, loss.against"),
+    ],
+)
+def test_every_axis_drops_the_keys_of_the_method_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str], axis: str, expected: dict[str, object], told: str
+) -> None:
+    """Also keys that both have, as ``by``, ``path`` and ``temperature``."""
+    section = getattr(load(tmp_path, EVERY_AXIS, *overrides), axis)
+    assert {key: getattr(section, key) for key in expected} == expected
+    assert f"so that {told}" in caplog.text
+
+
+def test_an_ensemble_s_member_drops_them_too_and_keeps_its_weight(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = "{type: reward_model, path: r, temperature: 2.0, weight: 3}, {type: pairrm, device: cpu, weight: 2}"
+    inner = "{type: ensemble, members: [{type: self_judge, temperature: 0.5}]}"
+    text = GOOD + f"oracle: {{type: ensemble, members: [{members}, {inner}]}}"
+    config = load(tmp_path, text, "oracle.members.0.type=self_judge", "oracle.members[2].members.0.type=pairrm")
+    assert config.oracle is not None
+    first, second, third = config.oracle.model_dump()["members"]
+    assert (first["type"], first["temperature"], first["weight"]) == ("self_judge", 0.7, 3)
+    assert (second["device"], second["weight"]) == ("cpu", 2)
+    assert third["members"][0]["type"] == "pairrm"
+    assert "oracle.members.0.path, oracle.members.0.temperature of the file are not used" in caplog.text
+    assert "oracle.members.2.members.0.temperature of the file is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.type=sppo"],
+        ["loss=sppo"],
+        ["loss.type=raypref.losses.sppo:SPPO"],
+        ["loss.type=inpo", "loss.type=sppo"],
+        ["loss.eta=1000"],
+        ["learner.optimizer.type=rmsprop", "learner.schedule.type=cosine"],
+        ["loss={type: sppo}"],
+    ],
+)
+def test_the_same_method_keeps_its_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]) -> None:
+    """Optimisers and schedules share their keys and their meaning: these stay as well."""
+    text = EVERY_AXIS + "learner: {optimizer: {lr: 3e-6, beta2: 0.9}, schedule: {warmup_ratio: 0.3}}"
+    config = load(tmp_path, text, *overrides)
+    assert isinstance(config.loss, SPPO)
+    assert (config.loss.eta, config.loss.against) == (1000, "pair")
+    assert (config.learner.optimizer.lr, config.learner.optimizer.beta2, config.learner.schedule.warmup_ratio) == (3e-6, 0.9, 0.3)
+    assert caplog.text == ""
+
+
+def test_short_forms(tmp_path: Path) -> None:
+    """A type alone, and adapters switched on; an override keeps what the file says of the adapters."""
+    text = "policy: {path: m, lora: true}\nloss: dpo\nselection: best_worst\noracle: {type: ensemble, members: [pairrm, {type: pairrm}]}\n"
+    config = load(tmp_path, text)
+    assert config.loss == DPO()
+    assert config.selection == BestWorst()
+    assert config.policy.lora == LoraConfig()
+    assert config == RunConfig(**yaml.safe_load(text))
+    assert load(tmp_path, text, "loss.beta=0.3").loss == DPO(beta=0.3)
+    assert load(tmp_path, text, "policy.lora.rank=4").policy.lora == LoraConfig(rank=4)
+    assert load(tmp_path, text, "policy.lora=false").policy.lora is None
+    assert load(tmp_path, GOOD, "policy.lora=true").policy.lora == LoraConfig()
+    ranked = "policy: {path: m, lora: {rank: 8}}\nloss: dpo\n"
+    assert load(tmp_path, ranked, "policy.lora=true").policy.lora == LoraConfig(rank=8)
+    assert load(tmp_path, ranked, "policy.lora=true", "policy.lora.alpha=2").policy.lora == LoraConfig(rank=8, alpha=2)
+
+
+def test_dotted_keys_in_a_file_are_those_of_overrides(tmp_path: Path) -> None:
+    text = "policy: {path: m}\nloss: dpo\npolicy.lora: true\nlearner.optimizer.lr: 1e-5\nloss.beta: 0.3\n"
+    config = load(tmp_path, text)
+    assert (config.policy.lora, config.learner.optimizer.lr, config.loss) == (LoraConfig(), 1e-5, DPO(beta=0.3))
+    assert load(tmp_path, text, "learner.optimizer.lr=2e-5").learner.optimizer.lr == 2e-5
+    with pytest.raises(ConfigError, match=r"^policy.path: 'n', but policy is given as well: .*; write the key once, inside of policy$"):
+        load(tmp_path, text + "policy.path: n\n")
+    assert LearnerConfig.parse({"optimizer.lr": 1e-3}).optimizer.lr == 1e-3
+
+
+def test_values_that_refer_to_others_are_resolved(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD + "seed: 7\nrollout: {responses: '${seed}'}\nname: run_${loss.type}", "seed=9")
+    assert (config.rollout.responses, config.name) == (9, "run_sppo")
+
+
+@pytest.mark.parametrize(
+    "override", ["=5", "loss..eta=4", ".eta=4", "loss", "loss={", "oracle.members.7.type=z", "oracle.members.x.type=z", "seed=${nowhere}"]
+)
+def test_overrides_that_make_no_sense_are_named(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD + "oracle: {type: ensemble, members: [{type: pairrm}]}", override)
+    assert "override" in str(error.value) or "cannot be resolved" in str(error.value)

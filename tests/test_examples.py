@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def test_every_config_parses_and_passes_the_check(path: Path) -> None:
     assert raypref.check(config) == []
     assert config.output_dir.parts[0] == "runs"  # git ignores it, and Ray's upload leaves it out
     assert not config.policy.trust_remote_code
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/README.md")), ids=lambda path: path.parent.name)
+def test_every_set_of_overrides_in_a_readme_passes_the_check(path: Path) -> None:
+    """A table's cell in code that consists of overrides, with that recipe's config."""
+    config = path.parent / "run.yaml"
+    cells = [text.split() for text in re.findall(r"`([a-z_.]+\.[a-z_]+=[^`]*)`", path.read_text())] if config.exists() else []
+    for overrides in cells:
+        assert raypref.check(raypref.load_config(config, overrides)) == [], overrides
 
 
 def test_every_recipe_has_a_readme() -> None:
