@@ -86,10 +86,10 @@ def _container(tree: Any, overrides: Sequence[str], *, resolve: bool) -> dict[st
         except (OmegaConfBaseException, TypeError, ValueError, IndexError) as error:
             raise ConfigError(f"override {override!r}: there is no such place in the file: {str(error).splitlines()[0]}") from error
     try:
-        values: dict[str, Any] = OmegaConf.to_container(tree, resolve=resolve)
+        values: Any = OmegaConf.to_container(tree, resolve=resolve)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {error}") from error
-    return values
+    return dict(values)
 
 
 def _drop_keys_of_another_method(section: Any, given: Any, registry: Registry[Any], path: str, kept: tuple[str, ...] = ("type",)) -> None:
