@@ -161,6 +161,8 @@ class Example:
     sampled_logps: NDArray[np.float64] | None = None
     """(S,) log pi_t(y | x) as the engine computed it while sampling, at temperature 1, summed over response tokens, in nats. NaN for a
     sequence that pi_t did not sample after this prompt (a revision, a mismatched response); None for given data. Only metrics read it."""
+    content_id: str | None = None
+    """What the prompt asks, as a hash (``raypref.data.identity``); None where the run's policy sampled the responses."""
 
 
 ExamplesRef: TypeAlias = tuple[Example, ...] | Awaitable[tuple[Example, ...]]

@@ -78,7 +78,8 @@ class DataConfig(Section):
     shuffle: bool = True
     """Shuffle once with ``seed``; iterations then take consecutive, disjoint parts."""
     held_out: UserPath | None = None
-    """Prompts for evaluation, never trained on: a file like ``path``. None: the last ``held_out_prompts`` records of ``path``."""
+    """Prompts for evaluation, never trained on: a file like ``path``. None: the last ``held_out_prompts`` records of ``path``. Records of
+    ``path`` with one of these prompts are left out and counted."""
     held_out_split: str | None = None
     """Split of ``held_out``; default: ``split``."""
     held_out_prompts: Annotated[int, Field(ge=0)] = 0

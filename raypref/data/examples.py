@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref.data.config import DataConfig
+from raypref.data.identity import content_id
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError, DataError
@@ -84,6 +85,7 @@ class ExampleBuilder:
             targets=np.tile(targets, len(responses) // len(pick)),
             policy_version=rollout.policy_version,
             sampled_logps=_sampled_logps(rollout, pick, len(responses)),
+            content_id=content_id(rollout.prompt.text, rollout.prompt.chat) if rollout.policy_version is None else None,
         )
 
     def _sequences(self, rollout: Rollout, pick: tuple[int, ...], partner: Rollout | None) -> tuple[tuple[Tokens, ...], tuple[Tokens, ...]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raypref.data.config import DataConfig
 from raypref.data.examples import ExampleBuilder
+from raypref.data.identity import turns_of, without_held_out
 from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt
@@ -50,6 +51,7 @@ def load_preferences(
     selection: Selection | None,
     builder: ExampleBuilder,
     records: Iterable[Any] | None = None,
+    held_out: Sequence[Prompt] = (),
 ) -> PreferenceData:
     """Read, check and tokenise preferences, and build the examples.
 
@@ -66,6 +68,7 @@ def load_preferences(
         selection: None: every record is one example.
         builder: builds the examples.
         records: instead of ``config.path``: mappings.
+        held_out: prompts for evaluation from elsewhere; like those that are set apart here, they are not trained on.
 
     Raises:
         DataError: a record is not valid; the message names file and line. Or no example is left.
@@ -77,10 +80,11 @@ def load_preferences(
     apart = config.held_out_prompts if config.held_out is None else 0
     if apart and apart >= len(groups):
         raise DataError(f"data.held_out_prompts: {apart} are to be set apart of {len(groups)} records, which leaves none to train on")
-    held_out = [group.rollout.prompt for group in groups[len(groups) - apart :]]
-    order = np.random.default_rng(seed).permutation(len(groups) - apart) if config.shuffle else np.arange(len(groups) - apart)
+    set_apart = [group.rollout.prompt for group in groups[len(groups) - apart :]]
+    groups = without_held_out(groups[: len(groups) - apart], [*set_apart, *held_out], lambda group: turns_of(group.rollout.prompt))
+    order = np.random.default_rng(seed).permutation(len(groups)) if config.shuffle else np.arange(len(groups))
     usable = _fitting([groups[int(k)] for k in order], config, facts.context_tokens)
-    by_group = [_examples(group, usable[k - 1] if len(usable) > 1 else None, loss, selection, builder) for k, group in enumerate(usable)]
+    by_group = [_examples(group, _partner(usable, k), loss, selection, builder) for k, group in enumerate(usable)]
     examples = [replace(example, prompt_index=k) for k, built in enumerate(filter(None, by_group)) for example in built]
     prompts = [
         replace(group.rollout.prompt, index=k) for k, group in enumerate(g for g, built in zip(usable, by_group, strict=True) if built)
@@ -90,7 +94,7 @@ def load_preferences(
         raise DataError(f"data.path: none of {len(order)} records gives an example: too long for {facts.context_tokens} tokens, or dropped")
     if dropped:
         logger.warning("%d of %d records give no example: too long for %d tokens, or dropped", dropped, len(order), facts.context_tokens)
-    return PreferenceData(examples, prompts, [replace(prompt, index=k) for k, prompt in enumerate(held_out)], dropped)
+    return PreferenceData(examples, prompts, [replace(prompt, index=k) for k, prompt in enumerate(set_apart)], dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,13 @@ def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int) 
                 f"data.overlong=drop"
             )
     return kept
+
+
+def _partner(groups: Sequence[_Group], number: int) -> _Group | None:
+    """The nearest group before it (before the first comes the last) with another prompt; None where all have the same one."""
+    turns = turns_of(groups[number].rollout.prompt)
+    before = (groups[number - k] for k in range(1, len(groups)))
+    return next((group for group in before if turns_of(group.rollout.prompt) != turns), None)
 
 
 def _examples(group: _Group, partner: _Group | None, loss: Loss, selection: Selection | None, builder: ExampleBuilder) -> list[Example]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TypeAlias
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias, TypeVar
+
+from raypref.errors import DataError
+from raypref.types import Prompt
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Turns: TypeAlias = tuple[tuple[str, str], ...]
 """(role, content) of each turn."""
@@ -29,3 +37,42 @@ def content_id(text: str, chat: Turns = ()) -> str:
     """
     turns = json.dumps(turns_of_prompt(text, chat))
     return hashlib.blake2b(turns.encode(), digest_size=16).hexdigest()
+
+
+def differ(prompts: Iterable[Prompt]) -> bool:
+    """Whether at least two of the prompts are not the same."""
+    turns = map(turns_of, prompts)
+    first = next(turns, None)
+    return any(other != first for other in turns)
+
+
+def turns_of(prompt: Prompt) -> Turns:
+    """The turns of a prompt."""
+    return turns_of_prompt(prompt.text, prompt.chat)
+
+
+def without_held_out(items: Sequence[T], held_out: Iterable[Prompt], turns: Callable[[T], Turns]) -> list[T]:
+    """The items to train on: those whose prompt is not held out for evaluation. The number of the others is logged.
+
+    Args:
+        items: prompts, or records with a prompt.
+        held_out: from a file of their own, from objects, or set apart from the same data, in which a prompt may occur twice.
+        turns: what an item asks.
+
+    Raises:
+        DataError: every item has a prompt that is held out.
+    """
+    apart = {turns_of(prompt) for prompt in held_out}
+    kept = [item for item in items if turns(item) not in apart] if apart else list(items)
+    if items and not kept:
+        raise DataError(
+            f"data.held_out: every one of the {len(items)} training prompts is held out for evaluation, too; nothing is left to train on; "
+            "hold out other prompts, or fewer (data.held_out_prompts)"
+        )
+    if len(kept) < len(items):
+        logger.warning(
+            "%d of %d training records are left out: their prompts are held out for evaluation, and are never trained on",
+            len(items) - len(kept),
+            len(items),
+        )
+    return kept

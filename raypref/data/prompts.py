@@ -11,6 +11,7 @@ import numpy as np
 
 from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
+from raypref.data.identity import turns_of, without_held_out
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt, prompt_of
 from raypref.data.records import Record, name_record, read_records, wrap_objects
@@ -69,6 +70,7 @@ def load_prompts(
         dropped += dropped_apart
     else:
         train, apart = _set_apart(train, config.held_out_prompts)
+    train = without_held_out(train, apart, turns_of)
     if dropped:
         logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, limit)
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)

@@ -16,6 +16,7 @@ from raypref.loop.generation import chain, chains
 from raypref.loop.iterations import due
 from raypref.loop.requests import RequestBuilder
 from raypref.output.metrics import Averages
+from raypref.output.numbered import iteration_name
 from raypref.roles import Roles
 from raypref.types import Comparison, Prompt, RolloutRef, RunData
 
@@ -130,7 +131,7 @@ class Evaluator:
         directory.mkdir(parents=True, exist_ok=True)
         about = {"iteration": iteration, "opponent": opponent}
         lines = [json.dumps(about | asdict(match), ensure_ascii=False) for match in matches]
-        (directory / f"iteration_{iteration:04d}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (directory / f"{iteration_name(iteration)}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def evaluation_metrics(result: dict[str, Any]) -> dict[str, float]:

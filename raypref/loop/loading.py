@@ -10,10 +10,11 @@ from raypref.config import RunConfig
 from raypref.data.demonstrations import load_demonstrations
 from raypref.data.examples import ExampleBuilder
 from raypref.data.given_preferences import load_preferences
+from raypref.data.identity import differ
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.prompts import load_held_out, load_prompts
 from raypref.data.revision import Reviser
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, DataError
 from raypref.types import Prompt, RunData
 
 
@@ -44,6 +45,11 @@ def load_run_data(
 
 def _prompts(config: RunConfig, facts: PolicyFacts, records: Sequence[Any] | None, held_out: Sequence[Any] | None) -> RunData:
     loaded = load_prompts(config.data, facts, config.rollout.max_tokens, config.seed, prompts=records, held_out=held_out)
+    if config.loss.mismatched and not differ(loaded.train):
+        raise DataError(
+            f"data: loss {config.loss.type!r} trains on responses to another prompt, and all {len(loaded.train)} prompts are the same; "
+            "give different prompts"
+        )
     return RunData(prompts=loaded.train, held_out=loaded.held_out)
 
 
@@ -59,7 +65,8 @@ def _given_examples(
     if held_out is not None or section.held_out is not None:
         separate = load_held_out(section, facts, longest_prompt, held_out)[0]
     if section.type == "demonstrations":
-        return RunData(examples=load_demonstrations(section, facts, config.seed, records=records), held_out=separate)
-    loaded = load_preferences(section, facts, config.seed, loss=config.loss, selection=config.selection, builder=builder, records=records)
+        return RunData(examples=load_demonstrations(section, facts, config.seed, records=records, held_out=separate), held_out=separate)
+    objects: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
+    loaded = load_preferences(section, facts, config.seed, **objects, records=records, held_out=separate)
     short = [prompt for prompt in loaded.held_out if len(prompt.token_ids) <= longest_prompt]
     return RunData(examples=loaded.examples, prompts=loaded.prompts, held_out=separate or short)

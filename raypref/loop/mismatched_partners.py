@@ -1,14 +1,17 @@
 """Partners for losses that train on mismatched responses (``Loss.mismatched``): each prompt's rollout comes with another prompt's.
 
 The partner of a prompt is the prompt before it in the run's order, however groups finish; the partner of an iteration's first prompt is
-the one after it. A rollout that two groups need is sampled once.
+the one after it. Prompts with the same turns are passed over: their responses would answer this prompt, too. A rollout that two groups need
+is sampled once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 
+from raypref.data.identity import differ, turns_of_prompt
 from raypref.errors import DataError
 from raypref.types import Prompt, RolloutRef
 
@@ -24,10 +27,12 @@ class MismatchedPartners:
             first: index of the iteration's first prompt.
 
         Raises:
-            DataError: there is only one prompt.
+            DataError: all prompts are the same.
         """
-        if len(prompts) < 2:
-            raise DataError("data: mismatched sequences need the responses of another prompt, and there is only one")
+        if not differ(prompts):
+            raise DataError(
+                "data: mismatched sequences need the responses of another prompt, and there is only one; give different prompts"
+            )
         self._sample = sample
         self._prompts = prompts
         self._first = first
@@ -35,10 +40,18 @@ class MismatchedPartners:
 
     async def rollout_and_partner(self, prompt: Prompt) -> tuple[RolloutRef, RolloutRef]:
         """References to the prompt's rollout and to its partner's. Called in the order of the prompts."""
-        other = prompt.index - 1 if prompt.index > self._first else (prompt.index + 1) % len(self._prompts)
+        other = self._partner_of(prompt)
         rollout, partner = self._start(prompt.index), self._start(other)
-        self._rollouts = {index: future for index, future in self._rollouts.items() if index >= prompt.index}
+        self._rollouts = {index: future for index, future in self._rollouts.items() if index >= prompt.index or index == other}
         return await rollout, await partner
+
+    def _partner_of(self, prompt: Prompt) -> int:
+        """The nearest other prompt before it in the iteration; without one, the nearest after it, and after the last the run's first."""
+        turns, count = turns_of_prompt(prompt.text, prompt.chat), len(self._prompts)
+        places = chain(
+            range(prompt.index - 1, self._first - 1, -1), (place % count for place in range(prompt.index + 1, prompt.index + count))
+        )
+        return next(place for place in places if turns_of_prompt(self._prompts[place].text, self._prompts[place].chat) != turns)
 
     def _start(self, index: int) -> asyncio.Future[RolloutRef]:
         if index not in self._rollouts:

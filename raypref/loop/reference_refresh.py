@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from raypref.errors import ConfigError
+from raypref.output.numbered import by_number, iteration_name, number_in
 from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
@@ -49,7 +50,7 @@ class ReferenceRefresh:
         if not self.due(iteration):
             return
         start = self._start(iteration)
-        directory = self._path(start)
+        directory = self._directory / iteration_name(start)
         if start == iteration:
             await self._learner.export(directory)
         if not (directory / "config.json").is_file():
@@ -62,10 +63,6 @@ class ReferenceRefresh:
             readers.append(self._reference.refresh(directory))
         await asyncio.gather(*readers)
         self._held = start
-        numbers = sorted(int(path.name.removeprefix("iteration_")) for path in self._directory.glob("iteration_*"))
-        for old in numbers[:-_KEPT]:
-            if not resumed_from or old < self._start(resumed_from):
-                shutil.rmtree(self._path(old))
-
-    def _path(self, start: int) -> Path:
-        return self._directory / f"iteration_{start:04d}"
+        for old in by_number(self._directory.glob("iteration_*"))[:-_KEPT]:
+            if not resumed_from or (number_in(old.name) or 0) < self._start(resumed_from):
+                shutil.rmtree(old)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
+from raypref.output.numbered import by_number, iteration_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Checkpoints:
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.directory.glob("iteration_*/state.json"))
+        return by_number(path.parent for path in self.directory.glob("iteration_*/state.json"))
 
     def latest(self) -> Path:
         """The checkpoint to continue from.
@@ -78,4 +79,4 @@ class Checkpoints:
         return RunState(**content["state"]), content["evaluations"]
 
     def _path(self, state: RunState) -> Path:
-        return self.directory / f"iteration_{state.iteration:04d}"
+        return self.directory / iteration_name(state.iteration)

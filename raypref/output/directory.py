@@ -25,6 +25,7 @@ import yaml
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.numbered import by_number, number_in
 
 MAY_CHANGE = (
     "name",
@@ -105,6 +106,6 @@ def _remove_after(directory: Path, state: RunState) -> None:
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
     shutil.rmtree(directory / "rollouts" / ".open", ignore_errors=True)
-    for part in (directory / "rollouts").glob("iteration_*.parquet"):
-        if int(part.name.split("-")[0].removeprefix("iteration_")) > state.iteration:
+    for part in by_number((directory / "rollouts").glob("iteration_*.parquet")):
+        if (number_in(part.name) or 0) > state.iteration:
             part.unlink()

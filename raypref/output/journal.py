@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.judging.judge import Judged
+from raypref.output.numbered import by_number, iteration_name, number_in
 from raypref.types import Rollout
 
 
@@ -62,7 +63,10 @@ def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
 
 
 class Journal:
-    """One writer of the journal. It continues the stream that an earlier writer of the same name left open."""
+    """One writer of the journal. It continues the stream that an earlier writer of the same name left open.
+
+    Nothing is created before the first group: an oracle that only compares given responses leaves no directory behind.
+    """
 
     def __init__(self, directory: Path, writer: str) -> None:
         """
@@ -78,16 +82,19 @@ class Journal:
         self.directory = directory
         self.writer = writer
         self._path = directory / ".open" / f"{writer}.arrows"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        for sealing in sorted(self._path.parent.glob(f"iteration_????-{writer}-??.sealing")):
+        for sealing in self._parts(self._path.parent, ".sealing"):
             self._write_part(sealing)
         self._rows = 0
-        self._open(read_stream(self._path) if self._path.exists() else [])
+        self._stream: Any = None
+        if self._path.exists():
+            self._open(read_stream(self._path))
 
     def append(self, rollout: Rollout, judged: Judged) -> None:
         """Write a judged group to disk."""
         import pyarrow as pa
 
+        if self._stream is None:
+            self._open([])
         self._stream.write_batch(pa.RecordBatch.from_pylist([row_of(rollout, judged)], schema=_schema()))
         self._file.flush()
         self._rows += 1
@@ -104,9 +111,9 @@ class Journal:
         if not self._rows:
             return None
         self.close()
-        stem = f"iteration_{iteration:04d}-{self.writer}"
-        number = len(list(self.directory.glob(f"{stem}-*.parquet")))
-        sealing = self._path.with_name(f"{stem}-{number:02d}.sealing")
+        earlier = [_part_number(part) for part in self._parts(self.directory, ".parquet") if number_in(part.name) == iteration]
+        name = f"{iteration_name(iteration)}-{self.writer}-{max(earlier, default=-1) + 1:02d}.sealing"
+        sealing = self._path.with_name(name)
         self._path.rename(sealing)
         self._open([])
         return self._write_part(sealing)
@@ -125,13 +132,20 @@ class Journal:
 
     def close(self) -> None:
         """End the stream. It stays on disk, and the next writer of this name continues it."""
-        self._stream.close()
-        self._file.close()
+        if self._stream is not None:
+            self._stream.close()
+            self._file.close()
+
+    def _parts(self, directory: Path, suffix: str) -> list[Path]:
+        """This writer's parts in a directory, in the order of their iterations."""
+        name = re.compile(rf"iteration_\d+-{re.escape(self.writer)}-\d+{re.escape(suffix)}")
+        return by_number(path for path in directory.glob(f"iteration_*{suffix}") if name.fullmatch(path.name))
 
     def _open(self, batches: list[Any]) -> None:
         """Begin a stream that holds ``batches``. It replaces the old stream only when it is complete."""
         import pyarrow as pa
 
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         self._file = new.open("wb")
         self._stream = pa.ipc.new_stream(self._file, _schema())
@@ -140,6 +154,11 @@ class Journal:
         self._file.flush()
         new.rename(self._path)
         self._rows = sum(batch.num_rows for batch in batches)
+
+
+def _part_number(part: Path) -> int:
+    """2 for ``iteration_0003-oracle-0-02.parquet``."""
+    return int(part.stem.rpartition("-")[2])
 
 
 def read_stream(path: Path) -> list[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from raypref.output.numbered import iteration_name
 from raypref.output.terminal import counted, print_table, visible
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def samples_table(output_dir: Path, iteration: int, count: int = 2) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    path = output_dir / "evaluation" / f"iteration_{iteration:04d}_against_base.jsonl"
+    path = output_dir / "evaluation" / f"{iteration_name(iteration)}_against_base.jsonl"
     matches = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:count] if line]
     table = Table(title=f"responses before and after {counted(iteration, 'iteration')}", show_lines=True)
     for heading in ("prompt", "before", "after"):

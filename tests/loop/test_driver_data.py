@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +14,12 @@ import pytest
 from raypref import types
 from raypref.errors import ConfigError, DataError
 from raypref.loop.driver import Driver
+from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.losses.base import Frozen
 from raypref.losses.dpo import DPO
 from raypref.output.metrics import MetricsWriter
 from raypref.roles import Roles
+from raypref.sections import ReferenceConfig
 from raypref.types import RunData
 from tests.fakes import FakeLearner, prompt
 from tests.loop.test_driver import finish, make
@@ -178,6 +182,24 @@ def test_partners_are_the_prompts_before_and_no_prompt_is_sampled_twice(tmp_path
     assert sorted(request.prompt.index for request in driver.roles.rollout.requests) == list(range(8))
 
 
+def test_a_prompt_with_the_same_turns_is_no_partner(tmp_path: Path) -> None:
+    """Two iterations over A A B A | A A C C. The nearest other prompt before, or else after: 2 2 1 2 | 6 6 5 5, all sampled once."""
+    driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop={"iterations": 2, "window_groups": 3})
+    chats = [(), (("user", "A"),), (), (), (), (("user", "A"),), (), (("user", "C"),)]
+    prompts = [replace(prompt(k), text=text, chat=chat) for k, (text, chat) in enumerate(zip("AABAAACC", chats, strict=True))]
+    driver = Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.metrics)
+    finish(driver)
+    assert [driver.roles.oracle.partners[f"p{k}"] for k in range(8)] == ["p2", "p2", "p1", "p2", "p6", "p6", "p5", "p5"]
+    assert sorted(request.prompt.index for request in driver.roles.rollout.requests) == list(range(8))
+
+
+def test_equal_prompts_have_no_partner(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=4, held_out=0, loss=Doubled(), loop={"iterations": 1})
+    prompts = [replace(prompt(k), text="the same") for k in range(4)]
+    with pytest.raises(DataError, match="there is only one; give different prompts"):
+        finish(Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.metrics))
+
+
 def test_one_prompt_has_no_partner(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is only one"):
         finish(make(tmp_path, prompts=1, held_out=0, loss=Doubled(), loop={"iterations": 1}))
@@ -214,3 +236,12 @@ def test_pi_ref_of_the_newest_checkpoint_stays_on_disk(tmp_path: Path) -> None:
     continued = given(make(tmp_path, **sections), 20)
     finish(continued, resume_from=continued.checkpoints.latest())
     assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [12, 12, 16, 16, 16, 16]
+
+
+def test_the_policies_that_stay_have_the_largest_numbers(tmp_path: Path) -> None:
+    """pi_ref of iteration 10,000 is exported and read; iteration 9,998 is removed, not the new one."""
+    config = ReferenceConfig(policy="refreshed")
+    for iteration in (9998, 9999):
+        (tmp_path / "reference" / f"iteration_{iteration}").mkdir(parents=True)
+    asyncio.run(ReferenceRefresh(config, FakeLearner(), None, tmp_path).before(10000, resumed_from=0))
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["iteration_10000", "iteration_9999"]

@@ -97,3 +97,32 @@ def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp
 def test_a_writers_name_cannot_leave_the_directory(tmp_path):
     with pytest.raises(ValueError, match="journal writer"):
         Journal(tmp_path, "../w")
+
+
+def test_nothing_is_created_before_the_first_group(tmp_path):
+    """An oracle that only compares given responses leaves no empty directory behind."""
+    journal = Journal(tmp_path / "rollouts", "w")
+    assert journal.seal(1) is None
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_are_counted_at_any_number(tmp_path, monkeypatch):
+    """More than a hundred parts of iteration 10,000, one of them interrupted; another writer's parts do not count."""
+    import pyarrow.parquet as pq
+
+    (tmp_path / "iteration_10000-w-99.parquet").touch()
+    (tmp_path / "iteration_10000-w-0-200.parquet").touch()
+    (tmp_path / "iteration_1000-w-300.parquet").touch()
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        journal.seal(10000)
+    monkeypatch.undo()
+    journal.close()
+    again = Journal(tmp_path, "w")
+    assert pq.read_table(tmp_path / "iteration_10000-w-100.parquet").num_rows == 1
+    again.append(*entry(1))
+    assert again.seal(10000).name == "iteration_10000-w-101.parquet"
+    again.close()
