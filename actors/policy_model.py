@@ -132,7 +132,7 @@ def named_end_tokens(policy: PolicyConfig) -> tuple[int, ...]:
     """
     from transformers import GenerationConfig
 
-    config = _model_config(policy)
+    config = model_config(policy)
     try:
         end = GenerationConfig.from_pretrained(policy.path).eos_token_id
     except OSError:  # a model may come without the file
@@ -163,7 +163,7 @@ def context_limit(policy: PolicyConfig) -> int:
         ConfigError: ``policy.max_context_tokens`` is above the model's positions, or neither states a limit; or the model's rotary
             frequencies change at a length below the limit (longrope): one longer sequence changes them for its whole batch.
     """
-    config = _model_config(policy).get_text_config()
+    config = model_config(policy).get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     asked = positions if policy.max_context_tokens is None else policy.max_context_tokens
     if asked is None:
@@ -182,7 +182,12 @@ def context_limit(policy: PolicyConfig) -> int:
     return int(asked)
 
 
-def _model_config(policy: PolicyConfig) -> PretrainedConfig:
+def model_config(policy: PolicyConfig) -> PretrainedConfig:
+    """The model's config.json, read by transformers.
+
+    Raises:
+        ConfigError: ``policy.path`` is not a model that can be read.
+    """
     from transformers import AutoConfig
 
     return _pretrained(policy, AutoConfig.from_pretrained)

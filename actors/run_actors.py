@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -68,6 +68,9 @@ class RunActors:
         self._takes_turns = takes_turns(config, plan)
         self._handles: dict[str, Any] = {}
         """Name of an actor -> its handle."""
+        self.on_waiting: Callable[[Sequence[str]], None] = lambda waiting: None
+        """Told which actors are not ready yet, each time another one is."""
+        self._waiting = {actor.name for actor in plan.actors}
         self._closable: list[RolloutGroup | ReferenceGroup | OracleGroup] = []
         """Groups of actors that are ready, and can end by themselves."""
 
@@ -111,10 +114,10 @@ class RunActors:
             for placement in (placement for role in roles for placement in self.plan.of(role)):
                 await self._create(placement)
             if shared:
-                await launch.ready(self._handles, START_TIMEOUT_S)
+                await launch.ready(self._handles, START_TIMEOUT_S, self._is_ready)
         learner, others = self._make_roles()
         await launch.ready(dict(self._named("learner")), START_TIMEOUT_S)  # quick: the model is loaded by ``learner.start``
-        await asyncio.gather(self._others_ready(others), *([learner.start()] if self.plan.of("learner") else []))
+        await asyncio.gather(self._others_ready(others), *([self._start_learner(learner)] if self.plan.of("learner") else []))
         if self.plan.of("learner") and (destinations := self._destinations()):
             await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
 
@@ -128,8 +131,20 @@ class RunActors:
 
     async def _others_ready(self, groups: Sequence[RolloutGroup | ReferenceGroup | OracleGroup]) -> None:
         others = self._named("rollout") + self._named("reference") + self._named("oracle")
-        await launch.ready(dict(others), START_TIMEOUT_S)
+        await launch.ready(dict(others), START_TIMEOUT_S, self._is_ready)
         self._closable = list(groups)
+
+    async def _start_learner(self, learner: LearnerGroup) -> None:
+        await learner.start()
+        for name, _ in self._named("learner"):
+            self._waiting.discard(name)
+        self.on_waiting(sorted(self._waiting))
+
+    def _is_ready(self, name: str) -> None:
+        """A learner's rank is ready when it has loaded its model, which ``_start_learner`` waits for."""
+        if name in self._waiting and name not in dict(self._named("learner")):
+            self._waiting.discard(name)
+            self.on_waiting(sorted(self._waiting))
 
     async def _create(self, placement: ActorPlacement) -> None:
         make, calls = self._constructor(placement)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -21,10 +22,11 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
+from raypref.output import targets
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
-from raypref.output.progress import Callback, ProgressLine
+from raypref.output.progress import Callback, ProgressLine, ended, tell_waiting
 from raypref.output.report import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
@@ -56,7 +58,7 @@ def run(
         oracle: in place of the ``oracle`` section: an ``Oracle``, or a function (see ``CallableOracle``).
         selection: in place of the ``selection`` section.
         loss: in place of the ``loss`` section.
-        callbacks: called at every group, step and evaluation; default: a progress line.
+        callbacks: called at every group, step and evaluation; default: a progress line. An error in one ends the run, except at the end.
         resume: continue from the newest checkpoint in ``output_dir``.
 
     Raises:
@@ -67,21 +69,17 @@ def run(
     from raypref.loop.loading import load_run_data
 
     config = _with_objects(config, oracle, selection, loss)
-    problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
-    refuse(problems)
-    data = load_run_data(config, facts, records=prompts, held_out=held_out)
-    refuse(check_supply(config, len(data.items)), DataError)
-    resume_from = output.resume(config) if resume else None
-    if not resume:
-        output.begin(config)
-    start = time.monotonic()
-    shown = callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]
-    try:
+    with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
+        problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
+        refuse(problems)
+        data = load_run_data(config, facts, records=prompts, held_out=held_out)
+        refuse(check_supply(config, len(data.items)), DataError)
+        resume_from = output.resume(config) if resume else None
+        if not resume:
+            output.begin(config)
+        start = time.monotonic()
         outcome = _run_on_cluster(config, data, shown, resume_from)
-    finally:
-        for callback in shown:
-            callback.on_end()
-    return RunResult.written(config, outcome, run_s=time.monotonic() - start)
+        return RunResult.written(config, outcome, run_s=time.monotonic() - start)
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
@@ -94,7 +92,7 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
         learner_checkpoint.read(resume_from / "learner", layout)
     with (
-        _actors(config, Task(held_out=bool(data.held_out))) as actors,
+        _actors(config, Task(held_out=bool(data.held_out)), callbacks) as actors,
         contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
     ):
 
@@ -117,7 +115,7 @@ def generate(
     Args:
         config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
         prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
-        output: a JSONL file (see ``raypref.loop.generation.record_of``), replaced.
+        output: a JSONL file (see ``raypref.loop.generation.record_of``), replaced; none of the files that are read.
         responses: first answers per prompt.
         revisions: number of revisions of each; needs ``data.template``.
         best: keep the one of each prompt's last answers with the highest mean score under the oracle (best of n, SPPO section 5). All
@@ -130,7 +128,9 @@ def generate(
     from raypref.evaluation.reranking import best_of
     from raypref.loop.generation import generate_chains, load_questions, write_chains
 
-    config = config.located()
+    config, output = config.located(), Path(output)
+    all_answers = output.with_name(f"{output.stem}.all.jsonl")
+    targets.check_answers(config, prompts, [output, all_answers] if best else [output])
     task = Task("generate", revises=revisions > 0, chooses=responses if best else 0)
     problems, facts = inspect(config, task)
     refuse(problems)
@@ -140,7 +140,7 @@ def generate(
         chains = await generate_chains(actors.roles.rollout, config, questions, responses, revisions, revise)
         if not best:
             return chains
-        write_chains(output.with_name(f"{output.stem}.all.jsonl"), chains)
+        write_chains(all_answers, chains)
         return await best_of(chains, actors.roles.oracle)
 
     with _actors(config, task) as actors:
@@ -171,11 +171,16 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
     Returns:
         The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
     """
+    from actors.learner.policy_export import check_savable
     from actors.policy_model import facts_of
 
     problems = [*check(config, task), *_placement_problems(config, task)]
     try:
-        return problems, facts_of(config.policy)
+        facts = facts_of(config.policy)
+        if task.kind == "run":
+            check_savable(config.policy, facts.tokenizer)
+            targets.check_room(config)
+        return problems, facts
     except ConfigError as error:
         return [*problems, Problem.of(error)], None
 
@@ -205,17 +210,19 @@ def _need(config: RunConfig, task: Task) -> Any:
 
 
 @contextlib.contextmanager
-def _actors(config: RunConfig, task: Task) -> Iterator[Any]:
+def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -> Iterator[Any]:
     """The ``RunActors`` that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
     from actors.cluster.connection import connected, ship_modules
     from actors.cluster.placement import plan_placement
     from actors.run_actors import RunActors
 
     plan = plan_placement(config.placement, _need(config, task))
-    logger.info("starting %s; their logs go to %s", plan.arithmetic(), config.output_dir / "logs")
+    tell_waiting(callbacks, [actor.name for actor in plan.actors])
     with connected(plan, config) as (device, may_grow):
+        logger.info("starting %s; their logs go to %s", plan.arithmetic(device), config.output_dir / "logs")
         ship_modules()
         with RunActors.reserved(config, plan, device, may_grow=may_grow) as actors:
+            actors.on_waiting = functools.partial(tell_waiting, callbacks)
             yield actors
 
 

@@ -190,23 +190,30 @@ def log_to_file(path: Path, name: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s", force=True)
 
 
-async def ready(handles: Mapping[str, Any], timeout_s: float) -> None:
+async def ready(handles: Mapping[str, Any], timeout_s: float, each: Callable[[str], None] | None = None) -> None:
     """Wait until every actor's constructor has returned.
+
+    Args:
+        handles: name -> actor.
+        timeout_s: longest wait for all of them.
+        each: called with the name of each one that is ready.
 
     Raises:
         Exception: the first constructor's error.
         TimeoutError: names the actors that are not ready.
     """
     names = {asyncio.ensure_future(result(handle.alive.remote())): name for name, handle in handles.items()}
-    if not names:
-        return
+    waiting, deadline = set(names), time.monotonic() + timeout_s
     try:
-        done, waiting = await asyncio.wait(names, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+                if each is not None:
+                    each(names[task])
     finally:
         for task in names:
             task.cancel()
-    for task in done:
-        task.result()
     if waiting:
         late = sorted(names[task] for task in waiting)
         raise TimeoutError(f"not ready after {timeout_s:g} s: {', '.join(late)}; their logs say why")

@@ -69,12 +69,13 @@ class Plan:
         """The sum over all bundles, of ``GPU`` or ``CPU``."""
         return sum(bundle.get(resource, 0.0) for bundle in self.bundles)
 
-    def arithmetic(self) -> str:
-        """``learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} = 8 GPU, 8 CPU``"""
+    def arithmetic(self, device: str = "cuda") -> str:
+        """``learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} = 8 GPU, 8 CPU``; on a CPU it says that the GPUs are not there."""
         roles = ["+".join(sorted({actor.role for actor in self.actors if actor.bundle == k})) for k in range(len(self.bundles))]
         kinds = Counter((names, _show(bundle)) for names, bundle in zip(roles, self.bundles, strict=True))
         terms = " + ".join(f"{names} {count} x {{{shape}}}" for (names, shape), count in kinds.items())
-        return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU"
+        note = " (counted, not there: placement.device is cpu)" if device == "cpu" else ""
+        return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU{note}"
 
 
 def plan_placement(config: PlacementConfig, need: Need) -> Plan:

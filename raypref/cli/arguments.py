@@ -126,8 +126,7 @@ def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[
     Raises:
         ConfigError: naming the file that is in the way.
     """
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output {str(directory)!r}: a file; expected a directory")
+    targets.check_directory("--output", directory)
     for path in responses:
         if path.exists():
             raise ConfigError(f"{path}: exists, and responses would be written there; pass it as --responses, or give another --output")

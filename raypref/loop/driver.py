@@ -22,6 +22,7 @@ preferences are examples already: they are only scored.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -227,7 +228,7 @@ class Driver:
         self.state = replace(self.state, step=self.state.step + 1)
         self.metrics.write(self.state.step, {**values, **self.averages.take()})
         for callback in self.callbacks:
-            callback.on_step(self.state.step, values)
+            callback.on_step(self.state.step, dict(values))
 
     # --- sync -----------------------------------------------------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class Driver:
         self.outcome.evaluations.append(result)
         self.metrics.write(self.state.step, evaluation_metrics(result))
         for callback in self.callbacks:
-            callback.on_evaluation(result)
+            callback.on_evaluation(copy.deepcopy(result))
 
     async def _resume(self, directory: Path) -> None:
         """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""

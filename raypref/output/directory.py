@@ -24,6 +24,7 @@ import yaml
 
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
+from raypref.output import targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in
 
@@ -52,24 +53,22 @@ def begin(config: RunConfig) -> None:
     """Create the directory and write the resolved config.
 
     Raises:
-        ConfigError: the directory holds another run, or cannot be written.
+        ConfigError: the directory holds another run, or cannot be written (``targets.check_run``).
     """
     directory = config.output_dir
     if (directory / "metrics.jsonl").exists():
         resume_hint = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
         raise ConfigError(f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.yaml").write_text(yaml.safe_dump(_plain(config), sort_keys=False))
-    except OSError as error:
-        raise ConfigError(f"output_dir: {directory} cannot be written: {error}") from error
+    targets.check_run(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(_plain(config), sort_keys=False))
 
 
 def resume(config: RunConfig) -> Path:
     """The newest checkpoint of the run in ``output_dir``. Metrics and rollouts written after it are removed, since they are repeated.
 
     Raises:
-        ConfigError: there is no checkpoint, or the run had a config that computes something else.
+        ConfigError: there is no checkpoint, the directory cannot be written, or the run had a config that computes something else.
     """
     newest = Checkpoints.of(config).latest()
     before = yaml.safe_load((config.output_dir / "config.yaml").read_text())
@@ -77,6 +76,7 @@ def resume(config: RunConfig) -> Path:
         raise ConfigError(
             f"--resume: {', '.join(changed)} differ from the run in {config.output_dir}; set them as its config.yaml has them"
         )
+    targets.check_run(config)
     state, _ = Checkpoints.read(newest)
     _remove_after(config.output_dir, state)
     return newest

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from raypref.errors import ConfigError
 from raypref.types import Prompt, Verdict
+
+logger = logging.getLogger(__name__)
 
 
 class Callback:
-    """Override the hooks you need. They run on the driver's event loop, so return quickly."""
+    """Override the hooks you need. They run on the driver's event loop, so return quickly. What they are given is theirs to change."""
+
+    def on_waiting(self, actors: Sequence[str]) -> None:
+        """The run starts, and these actors (``learner-0``, ``rollout-1``) are not ready yet; called again with each one less."""
 
     def on_iteration(self, iteration: int) -> None:
         """An iteration begins; the first is 1."""
@@ -28,7 +37,37 @@ class Callback:
         """The policy of a finished iteration was evaluated; ``result`` is an entry of the summary's ``evaluations``."""
 
     def on_end(self) -> None:
-        """The run has ended or failed."""
+        """The run has ended or failed. An error here is logged and changes nothing."""
+
+
+@contextlib.contextmanager
+def ended(callbacks: Sequence[Callback]) -> Iterator[Sequence[Callback]]:
+    """The callbacks for the time of the block; at its end, or after an error in it, all of them are told.
+
+    Raises:
+        ConfigError: one of them is no ``Callback``.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks: {callback!r} is no raypref.Callback; give instances of a class that is derived from it")
+    try:
+        yield callbacks
+    finally:
+        for callback in callbacks:
+            try:
+                callback.on_end()
+            except Exception:  # the run's result, or its error, must not be lost for it
+                logger.exception("%s.on_end failed", type(callback).__name__)
+
+
+def tell_waiting(callbacks: Sequence[Callback], actors: Sequence[str]) -> None:
+    """Tell all callbacks which actors are not ready yet."""
+    for callback in callbacks:
+        callback.on_waiting(actors)
+
+
+MOST_NAMES = 6
+"""Actors that the progress line names while it waits for them."""
 
 
 class ProgressLine(Callback):
@@ -45,7 +84,7 @@ class ProgressLine(Callback):
         from rich.status import Status
 
         self._console = Console()
-        self._live = Status("starting", console=self._console) if self._console.is_terminal else None
+        self._live = Status("reading the data", console=self._console) if self._console.is_terminal else None
         self._every_s = every_s
         self._iterations = iterations
         self._steps = "" if steps is None else f"/{steps}"
@@ -53,10 +92,19 @@ class ProgressLine(Callback):
         self._loss = self._win_rate = float("nan")
         self._start = self._printed = time.monotonic()
         self._sampling = _Sampling()
+        self._waiting: Sequence[str] = ()
+        self._over = threading.Event()
         if self._live is not None:
             self._live.start()
 
+    def on_waiting(self, actors: Sequence[str]) -> None:
+        if not self._waiting and actors:
+            threading.Thread(target=self._tick, daemon=True, name="progress").start()
+        first, self._waiting = not self._waiting, actors
+        self._show(force=first)
+
     def on_iteration(self, iteration: int) -> None:
+        self._waiting = ()
         self._iteration = iteration
         self._sampling = _Sampling()
 
@@ -78,14 +126,24 @@ class ProgressLine(Callback):
         self._show(force=True)
 
     def on_end(self) -> None:
+        self._over.set()
         if self._live is not None:
             self._live.stop()
+
+    def _tick(self) -> None:
+        """Count the seconds of the start, in which nothing else happens."""
+        while self._waiting and not self._over.wait(1.0):
+            self._show()
 
     def line(self) -> str:
         """``iteration 2/3  step 52  groups 610  5100 tokens/s  loss 0.83  win rate 0.610 after iteration 1  41 s``
 
-        tokens/s is there while responses are being sampled.
+        tokens/s is there while responses are being sampled. Before the first iteration: ``starting learner-0, rollout-0 ... (12 s)``.
         """
+        if self._waiting:
+            more = len(self._waiting) - MOST_NAMES
+            names = ", ".join(self._waiting[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+            return f"starting {names} ... ({time.monotonic() - self._start:.0f} s)"
         rate = self._sampling.tokens_per_s()
         parts = [
             f"iteration {max(1, self._iteration)}/{self._iterations}",
@@ -99,11 +157,13 @@ class ProgressLine(Callback):
         return "  ".join(part for part in parts if part)
 
     def _show(self, force: bool = False) -> None:
+        if self._over.is_set():
+            return
         if self._live is not None:
             self._live.update(self.line())
         elif force or time.monotonic() - self._printed >= self._every_s:
             self._printed = time.monotonic()
-            self._console.print(self.line(), highlight=False, soft_wrap=True)
+            self._console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
 
 
 class _Sampling:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from raypref.errors import ConfigError
 from raypref.output import progress
-from raypref.output.progress import ProgressLine
+from raypref.output.progress import Callback, ProgressLine, ended
 from raypref.types import Verdict
 from tests.fakes import prompt
 
@@ -36,3 +37,52 @@ def test_tokens_per_second_count_from_the_first_request(monkeypatch: pytest.Monk
     line.on_group(Verdict(1, 1, {"rollout/tokens": 60.0}))
     assert "tokens/s" not in line.line()
     line.on_end()
+
+
+def test_the_start_names_the_actors_that_are_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """From the first second, and in a file, too."""
+    line = ProgressLine(iterations=3)
+    line.on_waiting([f"learner-{k}" for k in range(5)] + ["rollout-0", "rollout-1", "oracle-0"])
+    assert capsys.readouterr().out == ("starting learner-0, learner-1, learner-2, learner-3, learner-4, rollout-0 and 2 more ... (0 s)\n")
+    line.on_waiting(["oracle-0"])
+    assert line.line() == "starting oracle-0 ... (0 s)"
+    line.on_waiting([])
+    assert line.line().startswith("iteration 1/3")
+    line.on_end()
+
+
+class Broken(Callback):
+    """Fails at the end."""
+
+    def on_end(self) -> None:
+        raise KeyError("mine")
+
+
+class Told(Callback):
+    """Counts its ends."""
+
+    ends = 0
+
+    def on_end(self) -> None:
+        self.ends += 1
+
+
+def test_a_callback_that_fails_at_the_end_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told()
+    with ended([Broken(), told, Broken()]):
+        result = "done"
+    assert (result, told.ends) == ("done", 1)
+    assert caplog.text.count("Broken.on_end failed") == 2
+    assert "KeyError: 'mine'" in caplog.text
+
+
+def test_a_callback_that_fails_at_the_end_hides_no_error() -> None:
+    with pytest.raises(ZeroDivisionError), ended([Broken(), told := Told()]):
+        raise ZeroDivisionError
+    assert told.ends == 1
+
+
+@pytest.mark.parametrize("wrong", [Told, print, object()])
+def test_what_is_no_callback_is_refused_at_the_start(wrong: object) -> None:
+    with pytest.raises(ConfigError, match=r"callbacks: .* is no raypref\.Callback"), ended([wrong]):  # type: ignore[list-item]
+        pass
