@@ -211,7 +211,7 @@ def _need(config: RunConfig, task: Task) -> Any:
 
 @contextlib.contextmanager
 def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -> Iterator[Any]:
-    """The ``RunActors`` that a task needs, on the existing cluster or a local one. The caller's modules reach every node."""
+    """The ``RunActors`` that a task needs, on the existing cluster or a local one."""
     from actors.cluster.connection import connected, ship_modules
     from actors.cluster.placement import plan_placement
     from actors.run_actors import RunActors

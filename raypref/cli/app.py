@@ -50,8 +50,11 @@ def train(
     from raypref.config import load_config
     from raypref.output.checkpoint import Checkpoints
     from raypref.output.report import print_summary
+    from raypref.output.targets import check_file
 
     settings = load_config(config, overrides or [])
+    if not resume:
+        check_file("output_dir", settings.output_dir / "config.yaml", {"the config": config})
     try:
         result = run(settings, resume=resume)
     except KeyboardInterrupt:
@@ -98,7 +101,9 @@ def generate(
     """Have the policy answer prompts, revise its answers, and keep the best of them."""
     from raypref.compose import generate as run
     from raypref.config import load_config
+    from raypref.output.targets import check_file
 
+    check_file("--output", output, {"the config": config})
     run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
     typer.echo(visible(output))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
 from raypref.evaluation.response_formats import FORMATS, Asked
+from raypref.output import targets
 from raypref.output.terminal import counted
 
 
@@ -111,7 +112,7 @@ def check_names(names: Sequence[str], least: int) -> None:
         raise ConfigError(f"--responses, --policy, --against: {', '.join(twice)} twice; give each set another name, NAME=...")
 
 
-def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[Path], inputs: Sequence[Path]) -> list[Path]:
+def check_targets(directory: Path, responses: Sequence[Path], results: Sequence[Path], inputs: Sequence[Path]) -> list[Path]:
     """Refuse to replace anything but an earlier result.
 
     Args:
@@ -134,6 +135,8 @@ def check_targets(directory: Path, responses: Iterable[Path], results: Iterable[
     for path in earlier:
         if any(path.samefile(file) for file in inputs if file.exists()):
             raise ConfigError(f"{path}: is read, and would be replaced by a result; give another --output")
+    for path in (*responses, *results):
+        targets.check_file("--output", path)
     return earlier
 
 

@@ -116,7 +116,9 @@ def check_room(config: RunConfig) -> None:
     if not parameters:
         return
     weights = parameters * (4 if config.policy.dtype == "float32" else 2)
-    kept = min(config.checkpoint.keep + 1, config.iterations)  # the oldest one goes when the new one is complete
+    every = config.checkpoint.every_steps
+    written = config.iterations if every is None or config.loop.steps is None else 1 + config.loop.steps // every
+    kept = min(config.checkpoint.keep + 1, written)  # the oldest one goes when the new one is complete
     optimiser = 0 if config.policy.lora else kept * parameters * OPTIMISER_BYTES[config.learner.optimizer.type]
     existing = next(folder for folder in (config.output_dir, *config.output_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free

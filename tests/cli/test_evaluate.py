@@ -311,7 +311,7 @@ def test_results_replace_results_and_no_input(calls: list[str]) -> None:
     Path("out/matrix.json").write_text(json.dumps([{"instruction": f"p{k}", "output": "x"} for k in range(5)]))
     with pytest.raises(ConfigError, match=r"out/matrix\.json: is read"):
         evaluate("matrix", *A, "--responses", "x=out/matrix.json")
-    with pytest.raises(ConfigError, match=r"--output 'a\.jsonl': a file"):
+    with pytest.raises(ConfigError, match=r"--output: a\.jsonl is a file; give a directory"):
         evaluate("matrix", *A, "--responses", "b=b.jsonl", output="a.jsonl")
     export = ["evaluate", "export", "--responses", "a.jsonl", "--format", "alpaca_eval", "--output", "a.jsonl"]
     with pytest.raises(ConfigError, match=r"a\.jsonl: is read"):
