@@ -30,9 +30,6 @@ RENAMED: dict[str, str] = {
 }
 """Old key -> new key, both as dotted paths. An old key is refused, and the new one named."""
 
-_MOST_HINTS = 3
-"""With more places than this, a hint at all of them would not help."""
-
 
 class _SectionType(ModelMetaclass):
     """What a constructor call refuses is worded as in a config file. Nested sections are validated without a call, so it happens once."""
@@ -69,9 +66,21 @@ class Section(BaseModel, metaclass=_SectionType):
             ConfigError: on an unknown key, a missing one, or a value that is out of range.
         """
         try:
-            return cls.model_validate(values)
+            return super().model_validate(values)
         except pydantic.ValidationError as error:
             raise _refusal(cls, error, path) from error
+
+    @classmethod
+    def model_validate(cls, obj: Any, **how: Any) -> Self:
+        """pydantic's, with the errors of ``parse``.
+
+        Raises:
+            ConfigError: as ``parse``.
+        """
+        try:
+            return super().model_validate(obj, **how)
+        except pydantic.ValidationError as error:
+            raise _refusal(cls, error, "") from error
 
 
 class TypedSection(Section):
@@ -125,7 +134,7 @@ class Registry(Generic[T]):
         if ":" in name:
             return self._import(name)
         if name not in self.names():
-            near = difflib.get_close_matches(name, self._classes, n=1)
+            near = difflib.get_close_matches(name.lower().replace("-", "_"), self._classes, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
                 f"{self.axis}.type: no {self.axis} is called {name!r}; {hint}known: {', '.join(self.names())}; "
@@ -178,39 +187,24 @@ def _refusal(cls: type[BaseModel], error: pydantic.ValidationError, path: str) -
 
 
 def _explain(cls: type[BaseModel], item: Any, path: str) -> str:
-    where = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])])
+    where = ".".join([*([path] if path else []), *(str(part) for part in item["loc"])]) or "the config"
     if item["type"] == "extra_forbidden":
-        return f"{where}: {_unknown(where, _fields_at(cls, item['loc'][:-1]))}"
+        from raypref.settings.unknown_keys import unknown_key  # it knows every section, and this module is their base
+
+        return f"{where}: {unknown_key(where, _section_at(cls, item['loc'][:-1]), RENAMED)}"
     if item["type"] == "missing":
         return f"{where}: required, but not given"
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return str(cause)
+    section = _section_at(cls, item["loc"])
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type") and section is not None:
+        keys = ", ".join([*section.model_fields][:3]) + (", ..." if len(section.model_fields) > 3 else "")
+        return f"{where}: expected a section (a mapping with the keys {keys}), got {item['input']!r}"
     return f"{where}: {item['msg']} (got {item['input']!r})"
 
 
-def _unknown(where: str, known: list[str]) -> str:
-    """What to do about an unknown key: its new name, the place where there is such a key, or the nearest key of its own section.
-
-    Args:
-        where: its dotted path.
-        known: the keys of its section.
-    """
-    renamed = next((new for old, new in RENAMED.items() if f".{old}".endswith(f".{where}")), None)
-    if renamed is not None:
-        return f"is now called {renamed}"
-    section, _, key = where.rpartition(".")
-    elsewhere = [path for path in _all_keys() if path.rpartition(".")[2] == key]
-    inside = [path for path in elsewhere if path.startswith(f"{section}.")]
-    near = difflib.get_close_matches(key, known, n=1)
-    if 0 < len(inside or elsewhere) <= _MOST_HINTS:
-        return f"unknown key; did you mean {' or '.join(map(repr, inside or elsewhere))}?"
-    if near:
-        return f"unknown key; did you mean {near[0]!r}?"
-    return f"unknown key; known keys: {', '.join(known)}"
-
-
-def _all_keys() -> list[str]:
+def all_keys() -> list[str]:
     """The dotted path of every key of the config, those of losses, selections and oracles aside."""
     from raypref.config import RunConfig
 
@@ -224,14 +218,15 @@ def _all_keys() -> list[str]:
     return list(below(RunConfig, ""))
 
 
-def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+def _section_at(cls: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The class of the section at a place inside of ``cls``; None where that is no section."""
     for part in location:
         field = cls.model_fields.get(str(part))
         inner = _model_in(field.annotation) if field else None
         if inner is None:
-            return []
+            return None
         cls = inner
-    return sorted(cls.model_fields)
+    return cls
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from raypref.oracles.base import oracles
 from raypref.sections import LearnerConfig, LoopConfig, LoraConfig, PolicyConfig
 from raypref.selection.base import selections
 from raypref.selection.best_worst import BestWorst
+from raypref.settings import foreign_keys
+from raypref.settings.overrides import AXES
 from raypref.training.schedule import horizon_steps, learning_rate
 
 GOOD = """
@@ -117,7 +120,7 @@ def test_an_old_key_is_refused_with_its_new_name(tmp_path: Path, monkeypatch: py
 
 def test_every_renamed_key_is_gone_and_its_new_name_is_there() -> None:
     extensions = {axis: {key for name in axis.names() for key in axis.resolve(name).model_fields} for axis in (losses, selections, oracles)}
-    keys = set(registry._all_keys()) | {f"{axis.axis}.{key}" for axis, own in extensions.items() for key in own}
+    keys = set(registry.all_keys()) | {f"{axis.axis}.{key}" for axis, own in extensions.items() for key in own}
     for old, new in registry.RENAMED.items():
         assert old not in keys, old
         assert new in keys, new
@@ -339,3 +342,128 @@ def test_overrides_that_make_no_sense_are_named(tmp_path: Path, override: str) -
     with pytest.raises(ConfigError) as error:
         load(tmp_path, GOOD + "oracle: {type: ensemble, members: [{type: pairrm}]}", override)
     assert "override" in str(error.value) or "cannot be resolved" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "message"),
+    [
+        ("sppo", "beta", "sppo has no beta: its strength is loss.eta = 1/beta, larger is bolder; the paper's eta 1000 is beta 0.001"),
+        ("inpo", "beta", "inpo has no beta: loss.eta is the inverse of its step size, smaller is bolder"),
+        ("rebel", "beta", "rebel has no beta: its strength is loss.eta = 1/beta, larger is bolder"),
+        ("ipo", "beta", "ipo's beta is loss.tau here"),
+        ("orpo", "beta", "ORPO's lambda, which TRL calls beta, is loss.weight here"),
+        ("spo", "beta", "spo has no beta: its softness is loss.alpha"),
+        ("dpo", "eta", "dpo has no eta: its strength is loss.beta"),
+        ("dpo", "rpo_alpha", "it has no exact counterpart"),
+        ("dpo", "loss_type", "loss.type names the loss"),
+        ("sft", "beta", "a loss has its own strength: loss.beta of dpo, "),
+        ("kto", "desirable_weight", "loss.lambda_desirable is the weight of desirable responses"),
+        ("dpo", "gamma", "did you mean 'loss.gamma'"),
+    ],
+)
+def test_a_loss_says_what_another_loss_s_key_is_called(loss: str, key: str, message: str) -> None:
+    """From a mapping as from a file; and by the loss' own constructor, without the section."""
+    with pytest.raises(ConfigError) as error:
+        RunConfig.parse({"policy": {"path": "m"}, "loss": {"type": loss, key: 0.1}})
+    assert str(error.value).startswith(f"loss.{key}: unknown key")
+    if message.startswith("did"):
+        assert "'loss.gamma' (of simpo, spo)" in str(error.value)
+    else:
+        assert str(error.value).startswith(f"loss.{key}: unknown key; {message}")
+    with pytest.raises(ConfigError) as direct:
+        losses.resolve(loss)(**{key: 0.1})
+    assert str(direct.value) == str(error.value).removeprefix("loss.")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("per_device_train_batch_size=4", "learner.micro_batch_tokens limits the memory of a forward pass"),
+        ("learner.micro_batch_size=8", "learner.micro_batch_tokens limits the memory of a forward pass"),
+        ("learner.gradient_accumulation_steps=8", "the number of micro-batches follows; "),
+        ("learner.num_train_epochs=3", "loop.iterations says how long the run is, and learner.epochs how often"),
+        ("learner.learning_rate=1e-6", "learner.optimizer.lr is the peak learning rate"),
+        ("learner.schedule.warmup_steps=10", "learner.schedule.warmup_ratio is the warm-up as a share of the schedule"),
+        ("lr_scheduler_type=cosine", "learner.schedule.type is linear, cosine or constant"),
+        ("rollout.n=8", "rollout.responses is K, responses per prompt"),
+        ("num_generations=8", "rollout.responses is K, responses per prompt"),
+        ("policy.max_length=1024", "policy.max_context_tokens limits prompt and response together"),
+        ("rollout.max_prompt_length=512", "a prompt may be as long as policy.max_context_tokens - rollout.max_tokens"),
+        ("rollout.Max-New-Tokens=512", "rollout.max_tokens is the longest response, in tokens"),
+        ("kl_coef=0.1", "no reward is reduced by a KL here"),
+        ("beta=0.1", "a loss has its own strength: loss.beta of dpo, loss.eta of sppo, inpo and rebel, loss.tau of ipo"),
+        ("evaluation.eval_steps=50", "evaluation.every counts iterations, and evaluation.every_steps optimiser steps"),
+        ("trainer.n_gpus_per_node=8", "training is the section learner, and its length the section loop"),
+        ("eta=3", "did you mean 'loss.eta' (of inpo, rebel, rpo, sppo)?"),
+        ("warmup_ratio=0.2", "did you mean 'learner.schedule.warmup_ratio'?"),
+        ("warmup_ratios=0.2", "did you mean 'learner.schedule.warmup_ratio'?"),
+        ("Seed=2", "did you mean 'seed'?"),
+        ("lora.rank=2", "did you mean 'policy.lora'?"),
+    ],
+)
+def test_a_key_of_another_tool_is_explained(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD, override)
+    _, _, said = str(error.value).partition(": unknown key; ")
+    assert said.startswith(message)
+
+
+def test_what_is_said_about_other_tools_keys_names_keys_that_exist() -> None:
+    """And no key that exists is in the table, since a hint at its place says more."""
+    extensions = {f"{name}.{key}" for name, axis in AXES.items() for method in axis.names() for key in axis.resolve(method).model_fields}
+    known = set(registry.all_keys()) | extensions
+    sentences = [*foreign_keys.FOREIGN.values(), *foreign_keys.OF_METHOD.values()]
+    named = {place for sentence in sentences for place in re.findall(r"\b(?:[a-z]+\.)+[a-z_0-9]+\b", sentence)}
+    assert named - known - {"data.train_batch_size", "metrics.jsonl"} == set()
+    assert len(named) > 50
+    assert not set(foreign_keys.FOREIGN) & {place.rpartition(".")[2] for place in registry.all_keys()}
+    for (method, key), sentence in foreign_keys.OF_METHOD.items():
+        fields = losses.resolve(method).model_fields
+        assert key not in fields
+        for place in re.findall(r"\bloss\.([a-z_]+)", sentence):
+            assert place in fields, (method, sentence)
+
+
+WRONG: list[dict[str, object]] = [
+    {"policy": {"pth": "m"}},
+    {"loss": {"type": "sppo", "beta": 0.1}},
+    {"loss": {"type": "sppo", "eta": -1}},
+    {"loss": {"type": "nope"}},
+    {"loss": {"eta": 3}},
+    {"loss": {"type": "sppo", "against": "pair", "baseline": "estimate"}},
+    {"oracle": {"type": "ensemble", "members": [{"type": "pairrm"}, {"type": "judge"}]}},
+    {"loop": {"sync_interval": 1, "prompts_per_iteration": 3}},
+    {"learner": {"lr": 1e-5, "optimizer": {"lr": "fast"}}},
+    {"learner": 3, "rollout": ["x"]},
+    {"policy": "some/model"},
+    {"data": {"template": "{answer}"}},
+    {"rollout": {"top_p": 2.0}, "num_generations": 3},
+    {"policy": {"path": "m"}, "policy.path": "n"},
+]
+
+
+@pytest.mark.parametrize("values", WRONG, ids=str)
+def test_every_way_into_a_config_says_the_same(tmp_path: Path, values: dict[str, object]) -> None:
+    """A file, a mapping, keyword arguments and pydantic's own entrance: the same lines."""
+    whole = {"policy": {"path": "m"}, "loss": {"type": "sppo"}} | values
+    texts = []
+    for enter in (
+        lambda: load(tmp_path, yaml.safe_dump(whole)),
+        lambda: RunConfig.parse(whole),
+        lambda: RunConfig(**whole),
+        lambda: RunConfig.model_validate(whole),
+    ):
+        with pytest.raises(ConfigError) as error:
+            enter()
+        texts.append(str(error.value))
+    assert len(set(texts)) == 1, texts
+    assert "pydantic" not in texts[0]
+
+
+def test_sections_that_are_no_mappings() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^rollout: expected a section \(a mapping with the keys responses, temperature, top_p, \.\.\.\), got"
+    ):
+        RunConfig.parse({"policy": {"path": "m"}, "loss": "sppo", "rollout": 3})
+    with pytest.raises(ConfigError, match=r"^the config: expected a section \(a mapping with the keys name, output_dir, seed, "):
+        RunConfig.parse([])  # type: ignore[arg-type]
