@@ -37,7 +37,7 @@ def unknown_key(where: str, section: type[BaseModel] | None, renamed: Mapping[st
     key = written.lower().replace("-", "_")
     known = sorted(section.model_fields) if section is not None else []
     method = _type_of(section)
-    if (method, key) in OF_METHOD:
+    if method is not None and (method, key) in OF_METHOD:
         return f"unknown key; {OF_METHOD[method, key]}"
     places = all_keys()
     if hint := _hint([place for place in places if place.rpartition(".")[2] == key], path):
