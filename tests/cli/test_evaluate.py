@@ -200,6 +200,25 @@ def test_length_controlled_has_lengths_beside_it() -> None:
         1.25,
     )
     assert "3.0 against 3.0 characters" in shown
+    assert "NOT comparable with AlpacaEval 2" in shown
+    assert made["difficulties"] == "none"
+
+
+@pytest.mark.usefixtures("files")
+def test_length_controlled_reads_difficulties_before_a_policy_answers(calls: list[str]) -> None:
+    Path("d.csv").write_text("index,instruction_difficulty\n" + "".join(f"{k},{k % 2}\n" for k in range(5)))
+    shown = evaluate("length-controlled", *A, *AGAINST, "--difficulties", "d.csv")
+    assert "with the difficulties of the file" in shown
+    assert (result("length_controlled.json")["a"]["difficulties"], result("length_controlled.json")["a"]["psi"] != 0.0) == ("given", True)
+    Path("d.csv").write_text("index,instruction_difficulty\n0,1\n")
+    calls.clear()
+    with pytest.raises(DataError, match=r"d\.csv: index goes over 1 rows"):
+        evaluate("length-controlled", *A, *AGAINST, *POLICY, "--difficulties", "d.csv")
+    assert calls == []
+
+
+def test_the_help_says_what_a_single_set_is_not() -> None:
+    assert "A SINGLE SET WITHOUT --difficulties IS NOT COMPARABLE" in evaluate("length-controlled", "--help")
 
 
 @pytest.mark.usefixtures("calls")

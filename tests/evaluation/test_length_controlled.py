@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from raypref.errors import DataError, OracleError
+from raypref.evaluation.against_baseline import against_baseline
 from raypref.evaluation.bootstrap import bootstrap_interval
 from raypref.evaluation.length_controlled import (
     AgainstBaseline,
     LengthControlled,
-    against_baseline,
     instruction_difficulty,
     length_controlled_win_rate,
 )
@@ -272,9 +272,25 @@ def test_several_policies_against_one_baseline() -> None:
     found = against_baseline(outcomes, "base", **QUICK)
     difficulty = instruction_difficulty(won, lengths[:2], lengths[2])
     assert list(found) == ["a", "b"]
-    assert found["b"] == replace(rate_of(won[1], lengths[1], lengths[2], difficulty, **QUICK), unit="tokens")
+    assert found["b"] == replace(
+        rate_of(won[1], lengths[1], lengths[2], difficulty, **QUICK), unit="tokens", difficulties="estimated", sets=2
+    )
     pair = Outcomes(("a", "base"), values[np.ix_([0, 2], [0, 2])], lengths[[0, 2]], "tokens", (0, 0))
     alone = rate_of(won[0], lengths[0], lengths[2], **QUICK)
     assert against_baseline(pair, "base", **QUICK) == {"a": replace(alone, unit="tokens")}
     with pytest.raises(DataError, match="no set of responses named 'c'; there are a, b, base"):
         against_baseline(outcomes, "c", **QUICK)
+
+
+def test_difficulties_from_a_file_are_those_of_the_fit() -> None:
+    """A single set: with the difficulties that the verdicts were made with, the rate is that of the direct fit, and psi is found."""
+    won, lengths, baseline, difficulty = simulated(0.3, 0.8, 1.2, sampled=False)
+    values = np.full((2, 2, len(won)), 0.5)
+    values[0, 1], values[1, 0] = won, 1.0 - won
+    outcomes = Outcomes(("m", "b"), values, np.stack([lengths, baseline]), "tokens", (0, 0))
+    given = against_baseline(outcomes, "b", difficulty=difficulty, **QUICK)["m"]
+    direct = rate_of(won, lengths, baseline, difficulty, **QUICK)
+    assert (given.win_rate, given.psi, given.difficulties) == (direct.win_rate, direct.psi, "given")
+    assert given.psi == pytest.approx(1.2, abs=0.05)
+    single = against_baseline(outcomes, "b", **QUICK)["m"]
+    assert (single.psi, single.difficulties) == (0.0, "none")
