@@ -1,4 +1,7 @@
-"""What the learner's tests share: a tiny policy, random examples, a stand-in loss, and the same training in plain torch."""
+"""What the learner's tests share: a tiny policy, random examples, a stand-in loss, and the same training in plain torch.
+
+Ray is imported by ``Bench`` alone, so that the rest works where it is not installed.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import ray
 import torch
 
 from actors.learner.deepspeed_setup import learner_env
-from actors.learner.group import LearnerGroup
 from actors.learner.rank import LearnerRank
 from actors.policy_model import load_model
 from raypref import types
@@ -36,6 +37,11 @@ BASE: dict[str, Any] = {
 class Host(LearnerRank):
     """A rank that can become one of other settings, in the same process group."""
 
+    def start_alone(self) -> None:
+        """Start as the only rank, without Ray, which otherwise tells the address of this machine."""
+        self._store = torch.distributed.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        self.start(f"127.0.0.1:{self._store.port}")
+
     def become(self, settings: dict[str, Any]) -> None:
         self.close()
         super().__init__(**settings)
@@ -48,7 +54,7 @@ class Host(LearnerRank):
         named = list(self._engine.module.named_parameters())
         gathered = deepspeed.zero.GatheredParameters([p for _, p in named], modifier_rank=None, enabled=self._config.zero_stage == 3)
         with gathered:
-            return {name: parameter.detach().float().numpy().copy() for name, parameter in named}
+            return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in named}
 
 
 def run_config(policy: PolicyConfig, learner: LearnerConfig, loss: Loss, output_dir: Path, *, coefficient: float = 0.0) -> RunConfig:
@@ -85,6 +91,10 @@ class Bench:
     """A learner group whose settings change; calls are made as the driver makes them, ``start`` first."""
 
     def __init__(self, world_size: int, policy: PolicyConfig, output_dir: Path) -> None:
+        import ray
+
+        from actors.learner.group import LearnerGroup
+
         self.output_dir = output_dir
         self.ranks = [
             ray.remote(Host)
@@ -100,6 +110,8 @@ class Bench:
 
     def become(self, policy: PolicyConfig, learner: dict[str, Any] | None = None, **other: Any) -> LearnerConfig:
         """New settings, a fresh policy, and the first iteration begun."""
+        import ray
+
         world_size = len(self.ranks)
         settings = [self._settings(policy, k, world_size, learner or {}, **other) for k in range(world_size)]
         ray.get([rank.become.remote(own) for rank, own in zip(self.ranks, settings, strict=True)], timeout=90)
@@ -112,12 +124,16 @@ class Bench:
 
     def step(self, *batch: types.Example) -> dict[str, float]:
         """The batch in two slices, the second of which is a part of a larger tuple."""
+        import ray
+
         half = len(batch) // 2
         first, second = ray.put(batch[:half]), ray.put((batch[0], *batch[half:]))
         return self.call("step", [types.Slice(first, 0, half), types.Slice(second, 1, 1 + len(batch) - half)])
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Rank 0's; all ranks agree to the bit."""
+        import ray
+
         found = ray.get([rank.parameters.remote() for rank in self.ranks], timeout=60)
         for other in found[1:]:
             for name, value in found[0].items():
@@ -126,6 +142,8 @@ class Bench:
 
     def close(self) -> None:
         """End the ranks' processes."""
+        import ray
+
         for rank in self.ranks:
             ray.kill(rank)
 

