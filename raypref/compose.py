@@ -74,7 +74,7 @@ def run(
         refuse(problems)
         data = load_run_data(config, facts, records=prompts, held_out=held_out)
         refuse(check_supply(config, len(data.items)), DataError)
-        resume_from = output.resume(config) if resume else None
+        resume_from = output.resume(config, data) if resume else None
         if not resume:
             output.begin(config)
         start = time.monotonic()

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.data.fingerprint import Fingerprint
 from raypref.errors import LossNotFinite
 from raypref.loop.batch_stream import Batch, BatchStream, rebatch
 from raypref.loop.evaluation import Evaluator, evaluation_metrics
@@ -70,7 +71,7 @@ class Driver:
         self.outcome = Outcome()
         self.requests = RequestBuilder(config.seed, config.rollout)
         self.iterations = Iterations(config, data)
-        self.checkpoints = Checkpoints.of(config)
+        self.checkpoints = Checkpoints.of(config, Fingerprint.of(data))
         self.saving = Saving(config, roles.learner, self.checkpoints)
         self.weight_sync = WeightSync(config, roles, data, self.requests)
         self.reference_refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)

@@ -1,20 +1,25 @@
 """Checkpoints on disk: which exist, which are complete, which one to continue from.
 
-``checkpoints/iteration_0002/`` holds the learner's files of the policy after two iterations, and ``state.json``. That file is written
-last: a directory without it is incomplete, and ignored.
+``checkpoints/iteration_0002/`` holds the learner's files of the policy after two iterations, ``data.npz`` with a hash of each item of the
+run's data, and ``state.json``. That file is written last: a directory without it is incomplete, and ignored.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from raypref.config import RunConfig
+from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
 from raypref.output.numbered import by_number, iteration_name
+
+
+_DATA = "data.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,21 @@ class RunState:
 class Checkpoints:
     """The checkpoints of one run, the newest ``keep`` of them."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, data: Fingerprint | None = None) -> None:
+        """
+        Args:
+            directory: ``checkpoints/`` of the run.
+            keep: how many stay on disk.
+            data: of the run; only needed where checkpoints are written.
+        """
         self.directory = directory
         self.keep = keep
+        self._data = data
 
     @classmethod
-    def of(cls, config: RunConfig) -> Self:
-        """The checkpoints of the run with this config."""
-        return cls(config.output_dir / "checkpoints", config.checkpoint.keep)
+    def of(cls, config: RunConfig, data: Fingerprint | None = None) -> Self:
+        """The checkpoints of the run with this config, and this data if they are written."""
+        return cls(config.output_dir / "checkpoints", config.checkpoint.keep, data)
 
     def begin(self, state: RunState) -> Path:
         """An empty directory that the learner writes into."""
@@ -51,8 +63,13 @@ class Checkpoints:
     def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
         """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``."""
         path = self._path(state)
+        content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations}
+        if self._data is not None:
+            content["data"] = self._data.summary()
+            if not (path / _DATA).exists():
+                self._data.save(path / _DATA)
         partial = path / "state.json.partial"
-        partial.write_text(json.dumps({"state": asdict(state), "evaluations": evaluations}))
+        partial.write_text(json.dumps(content))
         partial.rename(path / "state.json")
         for old in self.complete()[: -self.keep]:
             shutil.rmtree(old)
@@ -74,9 +91,34 @@ class Checkpoints:
 
     @staticmethod
     def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:
-        """The progress and the evaluations stored in the checkpoint ``path``."""
-        content = json.loads((path / "state.json").read_text())
-        return RunState(**content["state"]), content["evaluations"]
+        """The progress and the evaluations stored in the checkpoint ``path``.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        try:
+            content = json.loads((path / "state.json").read_text())
+            return RunState(**content["state"]), content["evaluations"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path / "state.json", error) from error
+
+    @staticmethod
+    def read_fingerprint(path: Path) -> Fingerprint | None:
+        """The hashes of the data stored in the checkpoint ``path``; None in one that an earlier version wrote.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not (path / _DATA).exists():
+            return None
+        try:
+            return Fingerprint.load(path / _DATA)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise _damaged(path / _DATA, error) from error
 
     def _path(self, state: RunState) -> Path:
         return self.directory / iteration_name(state.iteration)
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"--resume: {path} is damaged: {error}; remove {path.parent} to continue from the checkpoint before it")

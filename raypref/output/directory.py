@@ -16,6 +16,7 @@ Iterations are counted from 1 everywhere: rollouts, checkpoint and evaluation of
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,30 +24,14 @@ from typing import Any
 import yaml
 
 from raypref.config import RunConfig
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, DataError, refuse
 from raypref.output import targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in
+from raypref.output.resumption import config_problems
+from raypref.types import RunData
 
-MAY_CHANGE = (
-    "name",
-    "output_dir",
-    "placement",
-    "evaluation",
-    "reference.measure_kl",
-    "checkpoint",
-    "sync",
-    "loop.window_groups",
-    "loop.overlap",
-    "policy.gradient_checkpointing",
-    "rollout.max_num_seqs",
-    "rollout.gpu_memory_utilization",
-    "rollout.kv_cache_gib",
-    "rollout.enforce_eager",
-    "learner.micro_batch_tokens",
-    "learner.timeout_s",
-)
-"""What may change when a run is resumed: where it runs, how it is divided, the memory that it takes; never what it computes."""
+logger = logging.getLogger(__name__)
 
 
 def begin(config: RunConfig) -> None:
@@ -61,50 +46,63 @@ def begin(config: RunConfig) -> None:
         raise ConfigError(f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory")
     targets.check_run(config)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(yaml.safe_dump(_plain(config), sort_keys=False))
+    _write_config(config)
 
 
-def resume(config: RunConfig) -> Path:
+def resume(config: RunConfig, data: RunData) -> Path:
     """The newest checkpoint of the run in ``output_dir``. Metrics and rollouts written after it are removed, since they are repeated.
 
+    Args:
+        config: with which the run is resumed; it is written in place of the earlier one.
+        data: as it was loaded now.
+
     Raises:
-        ConfigError: there is no checkpoint, the directory cannot be written, or the run had a config that computes something else.
+        ConfigError: there is no checkpoint, a file of the run is damaged, the directory cannot be written, or the run had a config that
+            computes something else.
+        DataError: the run had other data.
     """
     newest = Checkpoints.of(config).latest()
-    before = yaml.safe_load((config.output_dir / "config.yaml").read_text())
-    if changed := sorted(_differences(before, _plain(config))):
-        raise ConfigError(
-            f"--resume: {', '.join(changed)} differ from the run in {config.output_dir}; set them as its config.yaml has them"
+    state, _ = Checkpoints.read(newest)
+    fingerprint = Checkpoints.read_fingerprint(newest)
+    refuse(config_problems(_read_config(config.output_dir), config, state, data_compared=fingerprint is not None))
+    if fingerprint is None:
+        logger.warning("%s has no hash of the data: whether the data is that of the run cannot be checked", newest)
+    elif changes := fingerprint.changes(data):
+        raise DataError(
+            f"--resume: the data is not that of the run in {config.output_dir}: {'; '.join(changes)}. Give the same data (it may have "
+            "another path), or start a new run with another output_dir"
         )
     targets.check_run(config)
-    state, _ = Checkpoints.read(newest)
     _remove_after(config.output_dir, state)
+    _write_config(config)
     return newest
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    dumped: dict[str, Any] = config.model_dump(mode="json")
-    return dumped
+def _read_config(directory: Path) -> Any:
+    path = directory / "config.yaml"
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--resume: {path} cannot be read: {error}; restore it, or start a new run with another output_dir") from error
+    if not isinstance(before, dict):
+        raise ConfigError(f"--resume: {path} holds no config; restore it, or start a new run with another output_dir")
+    return before
 
 
-def _differences(before: Any, now: Any, path: str = "") -> set[str]:
-    """Dotted paths of the values that differ and must not."""
-    if path in MAY_CHANGE:
-        return set()
-    if isinstance(before, dict) and isinstance(now, dict):
-        return {
-            difference
-            for key in before.keys() | now.keys()
-            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-        }
-    return set() if before == now else {path}
+def _write_config(config: RunConfig) -> None:
+    """The file appears under its name only when it is complete."""
+    partial = config.output_dir / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    partial.rename(config.output_dir / "config.yaml")
 
 
 def _remove_after(directory: Path, state: RunState) -> None:
     """Remove metrics and rollouts of the iteration that was interrupted."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
+    partial = metrics.with_name("metrics.jsonl.partial")
+    partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
+    partial.rename(metrics)
     shutil.rmtree(directory / "rollouts" / ".open", ignore_errors=True)
     for part in by_number((directory / "rollouts").glob("iteration_*.parquet")):
         if (number_in(part.name) or 0) > state.iteration:

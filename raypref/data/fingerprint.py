@@ -1,0 +1,110 @@
+"""The data of a run as numbers that can be stored and compared: has it changed since a checkpoint was written?
+
+An item is hashed with its id, in the run's order. Token ids of prompts are left out: some chat templates write the date of the day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypref.data.identity import turns_of
+from raypref.types import Example, Prompt, RunData
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The hashes of a run's items."""
+
+    training: Hashes
+    """(N,) of the prompts, or of the given examples, in the order in which the run takes them."""
+    held_out: Hashes
+    """(M,) of the prompts for evaluation."""
+
+    @classmethod
+    def of(cls, data: RunData) -> Self:
+        """The fingerprint of a run's data."""
+        return cls(_hashes(data.items), _hashes(data.held_out))
+
+    def save(self, path: Path) -> None:
+        """Write it into an ``.npz`` file."""
+        np.savez(path, training=self.training, held_out=self.held_out)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError: the file is damaged.
+        """
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["training"], arrays["held_out"])
+
+    def summary(self) -> dict[str, dict[str, int | str]]:
+        """Number of items and one hash, for each of the two kinds."""
+        kinds = {"training": self.training, "held_out": self.held_out}
+        return {
+            name: {"items": len(each), "hash": hashlib.blake2b(each.tobytes(), digest_size=16).hexdigest()} for name, each in kinds.items()
+        }
+
+    def changes(self, data: RunData) -> list[str]:
+        """What is different in ``data``, in words; empty where it is the data of this fingerprint."""
+        now = type(self).of(data)
+        kinds = [
+            ("training data", self.training, now.training, data.items),
+            ("held-out prompts", self.held_out, now.held_out, data.held_out),
+        ]
+        return [f"{kind}: {_change(before, after, items)}" for kind, before, after, items in kinds if not np.array_equal(before, after)]
+
+
+def _hashes(items: Iterable[Prompt | Example]) -> Hashes:
+    """(N,) 64 bits for each item."""
+    digests = b"".join(_digest(item) for item in items)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def _digest(item: Prompt | Example) -> bytes:
+    """8 bytes of an item's id and content; of an example also its answers and targets."""
+    if isinstance(item, Prompt):
+        return hashlib.blake2b(json.dumps([item.id, turns_of(item)]).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(json.dumps([item.prompt_id, item.content_id]).encode(), digest_size=8)
+    for array in (*item.response_ids, item.targets):
+        digest.update(f"{array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
+def _change(before: Hashes, now: Hashes, items: Sequence[Prompt | Example]) -> str:
+    """The numbers of items, and the first one that was not there before."""
+    counts = f"{len(before)} records before, {len(now)} now"
+    new = np.flatnonzero(~np.isin(now, before))
+    if len(new):
+        first = min((items[int(k)] for k in new), key=_data_order)
+        return f"{counts}; {len(new)} of them are new or changed, the first is {_named(first)}"
+    if gone := int((~np.isin(before, now)).sum()) or len(before) - len(now):
+        return f"{counts}; {abs(gone)} of the earlier ones are gone, or no longer there as often"
+    place = int(np.flatnonzero(before != now)[0])
+    return f"the same {len(now)} records in another order; the first one that stands in another place is {_named(items[place])}"
+
+
+def _data_order(item: Prompt | Example) -> tuple[int, int]:
+    """The order of the data where ids are numbers, as those of records without an id are; otherwise that of the run."""
+    name = item.id if isinstance(item, Prompt) else item.prompt_id
+    position = item.index if isinstance(item, Prompt) else item.prompt_index
+    return (int(name), position) if name.isdecimal() else (0, position)
+
+
+def _named(item: Prompt | Example) -> str:
+    if isinstance(item, Example):
+        return f"prompt {item.prompt_id!r}"
+    text = item.text if len(item.text) <= 60 else f"{item.text[:60]}..."
+    return f"prompt {item.id!r} ({text!r})"
