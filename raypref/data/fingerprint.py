@@ -77,9 +77,9 @@ def _digest(item: Prompt | Example) -> bytes:
     if isinstance(item, Prompt):
         return hashlib.blake2b(json.dumps([item.id, turns_of(item)]).encode(), digest_size=8).digest()
     digest = hashlib.blake2b(json.dumps([item.prompt_id, item.content_id]).encode(), digest_size=8)
-    for array in (*item.response_ids, item.targets):
-        digest.update(f"{array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
+    for ids in item.response_ids:
+        digest.update(f"{len(ids)} ".encode() + ids.tobytes())
+    digest.update(item.targets.tobytes())
     return digest.digest()
 
 

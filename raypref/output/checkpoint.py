@@ -18,7 +18,6 @@ from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
 from raypref.output.numbered import by_number, iteration_name
 
-
 _DATA = "data.npz"
 
 

@@ -47,15 +47,19 @@ def config_problems(before: Any, config: RunConfig, state: RunState, *, data_com
     """
     problems = []
     for path, (old, new) in sorted(_differences(_complete(before), config.model_dump(mode="json")).items()):
+        differs = f"but the run has {_written(old)}"
         if path in LENGTH:
             problems += [
-                Problem(path, new, f"but the run has {old}, and {reason}", remedy) for reason, remedy in _fixed_length(config, state)
+                Problem(path, _written(new), f"{differs}, and {reason}", remedy) for reason, remedy in _fixed_length(config, state)
             ]
         elif not (data_compared and path in DATA_PLACES):
-            problems.append(
-                Problem(path, new, f"{'' if new is not None else 'none, '}but the run has {old}", "set it as its config.yaml has it")
-            )
+            problems.append(Problem(path, _written(new), differs, "set it as its config.yaml has it"))
     return problems
+
+
+def _written(value: Any) -> str:
+    """A value as YAML has it, in one line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _fixed_length(config: RunConfig, state: RunState) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from raypref.config import RunConfig
 from raypref.errors import DataError, LossNotFinite, SyncError
 from raypref.loop.driver import Driver
 from raypref.loop.outcome import Outcome
+from raypref.output import directory as output
 from raypref.output import metrics
 from raypref.output.metrics import MetricsWriter
 from raypref.roles import Roles
@@ -227,6 +228,22 @@ def test_resume_continues_exactly(tmp_path: Path) -> None:
     assert stopped.roles.learner.batches + continued.roles.learner.batches == whole.roles.learner.batches
     assert continued.roles.learner.value == whole.roles.learner.value
     assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("loop", [{"prompts_per_iteration": 6}, {"sync_interval": 2}])
+def test_a_longer_run_is_the_one_that_was_planned_longer(tmp_path: Path, loop: dict[str, int]) -> None:
+    """Two iterations, and two more after they are finished, are four: the same batches, value and evaluations."""
+    schedule = {"global_batch": 3, "schedule": {"span": "iteration"}}
+    whole = make(tmp_path / "whole", loop=loop | {"iterations": 4}, learner=schedule)
+    planned = finish(whole)
+    short = make(tmp_path / "part", loop=loop | {"iterations": 2}, learner=schedule)
+    finish(short)
+    longer = make(tmp_path / "part", loop=loop | {"iterations": 4}, learner=schedule)
+    output._write_config(short.config)
+    outcome = finish(longer, resume_from=output.resume(longer.config, longer.data))
+    assert short.roles.learner.batches + longer.roles.learner.batches == whole.roles.learner.batches
+    assert longer.roles.learner.value == whole.roles.learner.value
+    assert outcome.evaluations[-1]["iteration"] == planned.evaluations[-1]["iteration"] == 4
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path: Path) -> None:

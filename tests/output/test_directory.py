@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from raypref.config import RunConfig
-from raypref.errors import ConfigError
+from raypref.data.fingerprint import Fingerprint
+from raypref.errors import ConfigError, DataError
 from raypref.output import directory as output
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.types import Example, RunData
+from tests.fakes import prompt
+
+
+def data_of(texts: str) -> RunData:
+    """A prompt of each letter, named by its place as prompts without an id are; two held-out ones."""
+    held_out = [replace(prompt(k, str(k)), text=text) for k, text in enumerate("hi")]
+    return RunData([replace(prompt(k, str(k)), text=text) for k, text in enumerate(texts)], held_out=held_out)
+
+
+DATA = data_of("abcd")
 
 
 def config_for(directory: Path, **sections: Any) -> RunConfig:
@@ -29,43 +44,178 @@ def stopped(tmp_path: Path) -> Path:
     (rollouts / ".open" / "oracle-0.arrows").touch()
     for iteration in range(1, 4):
         (rollouts / f"iteration_{iteration:04d}-oracle-0-00.parquet").touch()
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    save(tmp_path)
+    return tmp_path
+
+
+def save(directory: Path, data: RunData | None = None) -> None:
+    """The checkpoint after two iterations."""
+    checkpoints = Checkpoints(directory / "checkpoints", 2, Fingerprint.of(DATA if data is None else data))
     checkpoints.begin(RunState(2, 4, 16))
     checkpoints.commit(RunState(2, 4, 16), evaluations=[])
-    return tmp_path
 
 
 def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
     """The checkpoint stands after iteration 2 and step 4: step 5, the cut-off line and iteration 3 go."""
-    assert output.resume(config_for(stopped)).name == "iteration_0002"
+    assert output.resume(config_for(stopped), DATA).name == "iteration_0002"
     assert [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     left = sorted(path.name for path in (stopped / "rollouts").iterdir())
     assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]
 
 
 def test_where_it_runs_may_change(stopped: Path) -> None:
-    output.resume(config_for(stopped, placement={"rollout": {"engines": 2}}, loop={"overlap": False}))
+    output.resume(config_for(stopped, placement={"rollout": {"engines": 2}}, loop={"overlap": False}), DATA)
 
 
 def test_what_memory_it_takes_may_change(stopped: Path) -> None:
     """A run that ran out of memory goes on with smaller micro-batches and a smaller share for the engine."""
     less = {"learner": {"micro_batch_tokens": 512}, "rollout": {"gpu_memory_utilization": 0.5, "max_num_seqs": 8, "kv_cache_gib": 1.0}}
     policy = {"path": "p", "gradient_checkpointing": True}
-    output.resume(config_for(stopped, **less, policy=policy))
+    output.resume(config_for(stopped, **less, policy=policy), DATA)
 
 
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
-        ({"seed": 1}, "seed"),
-        ({"loss": {"type": "sppo", "eta": 6}}, r"loss\.eta"),
-        ({"policy": {"path": "q"}, "loop": {"iterations": 4}}, r"loop\.iterations, policy\.path"),
+        ({"seed": 1}, ["seed: 1, but the run has 0; set it as its config.yaml has it"]),
+        ({"loss": {"type": "sppo", "eta": 6}}, ["loss.eta: 6.0, but the run has 5.0; set it"]),
+        ({"data": {"shuffle": False}}, ["data.shuffle: false, but the run has true"]),
+        ({"rollout": {"kv_cache_gib": 1.0}, "data": {"template": "chat"}}, ["data.template: chat, but the run has null"]),
+        ({"policy": {"path": "q"}, "seed": 2}, ["policy.path: q, but the run has p;", "seed: 2, but the run has 0;"]),
+        ({"selection": {"type": "best_worst"}}, ["selection: {'type': 'best_worst', "]),
     ],
 )
-def test_what_it_computes_may_not(stopped: Path, sections: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=f"--resume: {named} differ from the run in"):
-        output.resume(config_for(stopped, **sections))
+def test_what_it_computes_may_not(stopped: Path, sections: dict[str, Any], named: list[str]) -> None:
+    """Every key is named with the value that it has now and the one that it had."""
+    with pytest.raises(ConfigError) as error:
+        output.resume(config_for(stopped, **sections), DATA)
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(named)
+    assert all(line.startswith(beginning) for line, beginning in zip(lines, named, strict=True)), lines
     assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_value_that_is_gone_is_named(stopped: Path) -> None:
+    output._write_config(config_for(stopped, data={"template": "chat"}))
+    with pytest.raises(ConfigError, match=r"^data\.template: null, but the run has chat; set it as its config\.yaml has it$"):
+        output.resume(config_for(stopped), DATA)
+
+
+@pytest.mark.parametrize("key", ["path", "held_out", "split"])
+def test_the_same_data_under_another_path_is_the_same(stopped: Path, key: str) -> None:
+    output.resume(config_for(stopped, data={key: "/elsewhere/p.jsonl"}), DATA)
+    assert yaml.safe_load((stopped / "config.yaml").read_text())["data"][key] == "/elsewhere/p.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (data_of("abcde"), r"training data: 4 records before, 5 now; 1 of them are new or changed, the first is prompt '4' \('e'\)"),
+        (data_of("abc"), r"training data: 4 records before, 3 now; 1 of the earlier ones are gone"),
+        (data_of("abxy"), r"training data: 4 records before, 4 now; 2 of them are new or changed, the first is prompt '2' \('x'\)"),
+        (data_of("bacd"), r"training data: .*; 2 of them are new or changed, the first is prompt '0' \('b'\)"),
+        (
+            RunData([*DATA.prompts[:1], *DATA.prompts[:0:-1]], held_out=DATA.held_out),
+            r"training data: the same 4 records in another order; the first one that stands in another place is prompt '3' \('d'\)",
+        ),
+        (
+            RunData([replace(DATA.prompts[0], chat=(("system", "s"), ("user", "a"))), *DATA.prompts[1:]], held_out=DATA.held_out),
+            r"the first is prompt '0'",
+        ),
+        (RunData(DATA.prompts, held_out=data_of("hj").prompts), r"this run in .*: held-out prompts: 2 records before, 2 now; 1 of them"),
+        (RunData(DATA.prompts), r"held-out prompts: 2 records before, 0 now; 2 of the earlier ones are gone"),
+    ],
+)
+def test_data_that_changed_is_noticed(stopped: Path, data: RunData, message: str) -> None:
+    with pytest.raises(DataError, match=message.replace("this run in", "the run in")):
+        output.resume(config_for(stopped), data)
+    assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 6, "nothing is removed"
+
+
+def test_given_answers_that_changed_are_noticed(stopped: Path) -> None:
+    """Another answer, or another target, to the same prompt. Token ids of prompts do not count: some templates write the date."""
+
+    def examples(answer: int = 7, target: float = 1.0, prompt: int = 5, content: str = "c") -> RunData:
+        ids = np.array([prompt], dtype=np.int32), np.array([answer], dtype=np.int32)
+        made = [Example(k, f"p{k}", ids[:1], ids[1:], np.array([target]), None, content_id=content) for k in range(2)]
+        return RunData(examples=made)
+
+    save(stopped, examples())
+    for changed in (examples(answer=8), examples(target=0.0), examples(content="d")):
+        with pytest.raises(DataError, match=r"training data: 2 records before, 2 now; 2 of them .* the first is prompt 'p0'"):
+            output.resume(config_for(stopped), changed)
+    output.resume(config_for(stopped), examples(prompt=6))
+
+
+def test_a_checkpoint_without_a_hash_of_the_data_is_accepted(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of an earlier version. It cannot be checked, which is said; then the path must be the same."""
+    (stopped / "checkpoints" / "iteration_0002" / "data.npz").unlink()
+    with pytest.raises(ConfigError, match=r"data\.path: elsewhere\.jsonl, but the run has null"):
+        output.resume(config_for(stopped, data={"path": "elsewhere.jsonl"}), DATA)
+    output.resume(config_for(stopped), data_of("x"))
+    assert "iteration_0002 has no hash of the data: whether the data is that of the run cannot be checked" in caplog.text
+
+
+def test_a_key_that_did_not_exist_has_its_default(stopped: Path) -> None:
+    before = yaml.safe_load((stopped / "config.yaml").read_text())
+    del before["data"]["overlong"], before["sync"]
+    (stopped / "config.yaml").write_text(yaml.safe_dump(before))
+    with pytest.raises(ConfigError, match=r"^data\.overlong: refuse, but the run has drop"):
+        output.resume(config_for(stopped, data={"overlong": "refuse"}), DATA)
+    output.resume(config_for(stopped), DATA)
+
+
+@pytest.mark.parametrize(
+    ("loop", "now", "schedule", "message"),
+    [
+        ({"prompts_per_iteration": 8}, {"iterations": 5}, {}, None),
+        ({"prompts_per_iteration": 8}, {"iterations": 2}, {}, None),
+        ({"prompts_per_iteration": 8}, {"iterations": 1}, {}, "loop.iterations: 1, but the run has 3, and 2 iterations are finished"),
+        ({}, {"iterations": 5}, {}, "loop.iterations: 5, but the run has 3, and its prompts are split evenly over the iterations"),
+        ({"sync_interval": 2}, {"iterations": 5}, {"span": "iteration"}, None),
+        ({"sync_interval": 2}, {"iterations": 5}, {"type": "constant", "warmup_ratio": 0.0}, None),
+        (
+            {"sync_interval": 2},
+            {"iterations": 5},
+            {},
+            "loop.iterations: 5, but the run has 3, and its learning rate",
+        ),
+        ({"sync_interval": 2}, {"iterations": 5}, {"type": "constant"}, "loop.iterations: 5, but the run has 3, and its learning rate"),
+        ({"sync_interval": 2, "steps": 6}, {"steps": 10}, {"span": "iteration"}, None),
+        ({"sync_interval": 2, "steps": 6}, {"steps": 2}, {"span": "iteration"}, "loop.steps: 2, but the run has 6, and 2 iterations are"),
+    ],
+)
+def test_a_run_can_be_made_longer(
+    stopped: Path, loop: dict[str, int], now: dict[str, int], schedule: dict[str, Any], message: str | None
+) -> None:
+    """Where nothing that was computed so far depends on its length. Two iterations are finished."""
+    sections: dict[str, Any] = {"learner": {"schedule": schedule}}
+    output._write_config(config_for(stopped, loop=loop, **sections))
+    longer = config_for(stopped, loop=loop | now, **sections)
+    if message is None:
+        assert output.resume(longer, DATA).name == "iteration_0002"
+        assert RunConfig.parse(yaml.safe_load((stopped / "config.yaml").read_text())).iterations == longer.iterations
+        return
+    with pytest.raises(ConfigError) as error:
+        output.resume(longer, DATA)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("config.yaml", "a: [", r"--resume: .*config\.yaml cannot be read: "),
+        ("config.yaml", "", r"--resume: .*config\.yaml holds no config; restore it"),
+        ("checkpoints/iteration_0002/state.json", "{", r"--resume: .*state\.json is damaged: .*; remove .*iteration_0002 to continue from"),
+        ("checkpoints/iteration_0002/state.json", "{}", r"--resume: .*state\.json is damaged"),
+        ("checkpoints/iteration_0002/data.npz", "", r"--resume: .*data\.npz is damaged"),
+        ("checkpoints/iteration_0002/data.npz", "not a zip file", r"--resume: .*data\.npz is damaged"),
+    ],
+)
+def test_damaged_files_are_named(stopped: Path, path: str, text: str, message: str) -> None:
+    (stopped / path).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        output.resume(config_for(stopped), DATA)
 
 
 def test_another_run_is_left_alone(stopped: Path) -> None:
