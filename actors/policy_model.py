@@ -153,7 +153,8 @@ def facts_of(policy: PolicyConfig) -> PolicyFacts:
     from raypref.data.policy_facts import PolicyFacts
 
     tokenizer = load_tokenizer(policy)
-    return PolicyFacts(tokenizer, context_limit(policy), _end_tokens(policy, tokenizer))
+    vocabulary = getattr(model_config(policy).get_text_config(), "vocab_size", None)
+    return PolicyFacts(tokenizer, context_limit(policy), _end_tokens(policy, tokenizer), vocabulary)
 
 
 def context_limit(policy: PolicyConfig) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,40 @@ import numpy as np
 from raypref.data.config import DataConfig
 from raypref.data.identity import Turns, content_id, turns_of_prompt, without_held_out
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import bare_text, chat_of, prompt_of
-from raypref.data.records import Record, field_of, name_record, read_records, wrap_objects
+from raypref.data.record_prompts import bare_text, chat_of
+from raypref.data.records import BadRecords, Record, field_of, name_record, read_source
+from raypref.data.shared_turns import prompt_and_answers
+from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
 from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
-from raypref.errors import ConfigError, DataError
+from raypref.errors import DataError
 from raypref.types import Example, Prompt
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class DemonstrationData:
+    """A run's demonstrations."""
+
+    examples: list[Example]
+    """In the order in which the run takes them."""
+    dropped: int
+    """Demonstrations that are longer than the context."""
+    skipped: int
+    """Records that could not be used (``data.on_bad_record: skip``)."""
+
+
 def load_demonstrations(
-    config: DataConfig, facts: PolicyFacts, seed: int, *, records: Iterable[Any] | None = None, held_out: Sequence[Prompt] = ()
+    config: DataConfig, facts: PolicyFacts, seed: int, *, records: Any = None, held_out: Sequence[Prompt] = ()
 ) -> list[Example]:
-    """Prompts with their answers, as examples of one sequence each.
+    """The examples of ``read_demonstrations``."""
+    return read_demonstrations(config, facts, seed, records=records, held_out=held_out).examples
+
+
+def read_demonstrations(
+    config: DataConfig, facts: PolicyFacts, seed: int, *, records: Any = None, held_out: Sequence[Prompt] = ()
+) -> DemonstrationData:
+    """Prompts with their answers, as examples of one sequence each. An answer is a text, or a chat with or without the prompt's turns.
 
     An answer ends as the policy's own would (``raypref.data.tokenization``), so that the policy learns to stop. A prompt and answer that
     exceed the context together are dropped (the number is logged) or refused, as ``config.overlong`` says.
@@ -33,7 +54,7 @@ def load_demonstrations(
         config: the data section.
         facts: the policy's tokenizer, context and end tokens.
         seed: the seed of the shuffle.
-        records: instead of ``config.path``: mappings with the fields that ``config`` names.
+        records: instead of ``config.path``; ``raypref.data.objects`` lists what is accepted.
         held_out: prompts for evaluation, which are not trained on.
 
     Raises:
@@ -41,53 +62,77 @@ def load_demonstrations(
             file and line. Or no demonstration is left.
         ConfigError: no data is given, or the tokenizer has no chat template.
     """
-    if records is None and config.path is None:
-        raise ConfigError("data.path: required, unless demonstrations are passed to run()")
-    source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
-    policy, context_tokens = PolicyTokenizer(config, facts), facts.context_tokens
-    names: dict[str, str] = {}
-    given: list[GivenText] = []
-    asked: list[Turns] = []
-    for number, record in enumerate(source):
-        prompt = prompt_of(record, config)
-        given.append(policy.given_text(prompt, [_answer(record, config)], record.place))
-        asked.append(turns_of_prompt(bare_text(prompt), chat_of(prompt)))
-        name_record(record, number, config, names)
-    kept = without_held_out(range(len(given)), held_out, asked.__getitem__)
-    places = list(names.items())
-    pairs = policy.encode_given([given[k] for k in kept])
+    bad, overlong = BadRecords(config.on_bad_record == "skip"), LeftOut()
+    given = without_held_out(list(_given(config, facts, records, bad)), held_out, lambda item: item.turns)
+    bad.report("data.path")
+    limit = facts.context_tokens
     examples: list[Example] = []
-    for number, (ids, (answer,)) in zip(kept, pairs, strict=True):
-        name, place = places[number]
-        if len(ids) + len(answer) <= context_tokens:
-            examples.append(_example(len(examples), name, ids, answer, content_id("", asked[number])))
-        elif config.overlong == "refuse":
-            raise DataError(
-                f"{place}: demonstration {name!r} has {len(ids)} + {len(answer)} tokens, the context {context_tokens}; shorten it, or "
-                f"set data.overlong=drop"
-            )
+    for item in given:
+        count = f"{len(item.prompt)} + {len(item.answer)} tokens"
+        advice = f"demonstration {item.name!r} has {count}, the context {limit}; shorten it"
+        if check_length(len(item.prompt) + len(item.answer), limit, config, item.place, advice):
+            examples.append(_example(len(examples), item))
+        else:
+            overlong.add(f"{item.place}, {count}")
     if not examples:
-        raise DataError(f"data.path: no demonstration left; {len(pairs)} were dropped, longer than the context of {context_tokens} tokens")
-    if len(examples) < len(pairs):
-        logger.warning("%d demonstrations dropped: longer than the context of %d tokens", len(pairs) - len(examples), context_tokens)
+        raise DataError(f"data.path: no demonstration left; {overlong.count} were dropped, longer than the context of {limit} tokens")
+    if overlong.count:
+        logger.warning("data.path: demonstrations dropped: %s; longer than the context of %d tokens", overlong, limit)
     order = np.random.default_rng(seed).permutation(len(examples)) if config.shuffle else np.arange(len(examples))
-    return [replace(examples[int(k)], prompt_index=index) for index, k in enumerate(order)]
+    ordered = [replace(examples[int(k)], prompt_index=index) for index, k in enumerate(order)]
+    return DemonstrationData(ordered, overlong.count, bad.count)
 
 
-def _answer(record: Record, config: DataConfig) -> str:
-    answer = field_of(record, config.response_field, "data.response_field")
-    if not isinstance(answer, str) or not answer.strip():
-        raise DataError(f"{record.place}: field {config.response_field!r} must be a text that is not empty, got {answer!r}")
-    return answer
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One record's prompt and answer."""
+
+    place: str
+    name: str
+    turns: Turns
+    """What the prompt asks."""
+    prompt: Tokens
+    answer: Tokens
 
 
-def _example(index: int, name: str, prompt: Tokens, answer: Tokens, content: str) -> Example:
+def _given(config: DataConfig, facts: PolicyFacts, records: Any, bad: BadRecords) -> Iterator[_Given]:
+    """Every record that can be used, in the data's order."""
+    policy, names = PolicyTokenizer(config, facts), dict[str, str]()
+    for block in blocks(enumerate(read_source(config.path, records, config, bad))):
+        read = [item for number, record in block if (item := _read(record, number, config, policy, names, bad)) is not None]
+        ids = policy.encode_given([text for _, _, _, text in read])
+        for (place, name, turns, text), (prompt, (answer,)) in zip(read, ids, strict=True):
+            try:
+                check_ids(prompt, facts, place, "prompt")
+                check_ids(answer, facts, place, "answer")
+                check_text(text.answers[0], facts, place, "answer")
+            except DataError as error:
+                bad.add(error)
+                continue
+            yield _Given(place, name, turns, prompt, answer)
+
+
+def _read(
+    record: Record, number: int, config: DataConfig, policy: PolicyTokenizer, names: dict[str, str], bad: BadRecords
+) -> tuple[str, str, Turns, GivenText] | None:
+    """(place, name, what is asked, prompt and answer) of a record; None where it cannot be used and is skipped."""
+    try:
+        answer = field_of(record, config.response_field, "data.response_field")
+        prompt, answers = prompt_and_answers([answer], record, config, config.response_field)
+        text = policy.given_text(prompt, answers, record.place)
+        return record.place, name_record(record, number, config, names), turns_of_prompt(bare_text(prompt), chat_of(prompt)), text
+    except DataError as error:
+        bad.add(error)
+        return None
+
+
+def _example(index: int, given: _Given) -> Example:
     return Example(
         prompt_index=index,
-        prompt_id=name,
-        prompt_ids=(prompt,),
-        response_ids=(answer,),
+        prompt_id=given.name,
+        prompt_ids=(given.prompt,),
+        response_ids=(given.answer,),
         targets=np.zeros(1),
         policy_version=None,
-        content_id=content,
+        content_id=content_id("", given.turns),
     )

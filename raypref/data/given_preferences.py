@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from raypref.data.identity import turns_of, without_held_out
 from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt
-from raypref.data.records import name_record, read_records, wrap_objects
+from raypref.data.records import BadRecords, Record, name_record, read_source
+from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
 from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
@@ -40,6 +41,10 @@ class PreferenceData:
     """The prompts of the records that were set apart."""
     dropped: int
     """Number of records without an example: longer than the context, or not picked by the selection."""
+    overlong: int = 0
+    """Those of ``dropped`` that are longer than the context."""
+    skipped: int = 0
+    """Records that could not be used (``data.on_bad_record: skip``)."""
 
 
 def load_preferences(
@@ -50,7 +55,7 @@ def load_preferences(
     loss: Loss,
     selection: Selection | None,
     builder: ExampleBuilder,
-    records: Iterable[Any] | None = None,
+    records: Any = None,
     held_out: Sequence[Prompt] = (),
 ) -> PreferenceData:
     """Read, check and tokenise preferences, and build the examples.
@@ -67,34 +72,31 @@ def load_preferences(
         loss: computes the targets.
         selection: None: every record is one example.
         builder: builds the examples.
-        records: instead of ``config.path``: mappings.
+        records: instead of ``config.path``; ``raypref.data.objects`` lists what is accepted.
         held_out: prompts for evaluation from elsewhere; like those that are set apart here, they are not trained on.
 
     Raises:
         DataError: a record is not valid; the message names file and line. Or no example is left.
         ConfigError: no data is given, or the loss needs comparisons that the data does not have.
     """
-    if records is None and config.path is None:
-        raise ConfigError("data.path: required, unless preferences are passed to run()")
-    groups = _groups(config, facts, records)
+    counts = _Counts(BadRecords(config.on_bad_record == "skip"))
+    groups = _groups(config, facts, records, counts.bad)
     apart = config.held_out_prompts if config.held_out is None else 0
     if apart and apart >= len(groups):
         raise DataError(f"data.held_out_prompts: {apart} are to be set apart of {len(groups)} records, which leaves none to train on")
     set_apart = [group.rollout.prompt for group in groups[len(groups) - apart :]]
     groups = without_held_out(groups[: len(groups) - apart], [*set_apart, *held_out], lambda group: turns_of(group.rollout.prompt))
     order = np.random.default_rng(seed).permutation(len(groups)) if config.shuffle else np.arange(len(groups))
-    usable = _fitting([groups[int(k)] for k in order], config, facts.context_tokens)
-    by_group = [_examples(group, _partner(usable, k), loss, selection, builder) for k, group in enumerate(usable)]
+    usable = _fitting([groups[int(k)] for k in order], config, facts.context_tokens, counts)
+    makers = _Makers(loss, selection, builder)
+    by_group = [makers.examples(group, _partner(usable, k), counts) for k, group in enumerate(usable)]
     examples = [replace(example, prompt_index=k) for k, built in enumerate(filter(None, by_group)) for example in built]
     prompts = [
         replace(group.rollout.prompt, index=k) for k, group in enumerate(g for g, built in zip(usable, by_group, strict=True) if built)
     ]
-    dropped = len(order) - len(prompts)
-    if not examples:
-        raise DataError(f"data.path: none of {len(order)} records gives an example: too long for {facts.context_tokens} tokens, or dropped")
-    if dropped:
-        logger.warning("%d of %d records give no example: too long for %d tokens, or dropped", dropped, len(order), facts.context_tokens)
-    return PreferenceData(examples, prompts, [replace(prompt, index=k) for k, prompt in enumerate(set_apart)], dropped)
+    counts.report(len(order), facts.context_tokens, refuse=not examples)
+    apart_in_order = [replace(prompt, index=k) for k, prompt in enumerate(set_apart)]
+    return PreferenceData(examples, prompts, apart_in_order, len(order) - len(prompts), counts.overlong.count, counts.bad.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +104,70 @@ class _Group:
     """One record's prompt and responses."""
 
     rollout: Rollout
-    values: NDArray[np.float64]
-    """(K, K) P[i, j], NaN where the data does not compare."""
+    given: GivenPreferences
     place: str
 
 
-def _groups(config: DataConfig, facts: PolicyFacts, records: Iterable[Any] | None) -> list[_Group]:
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """The records that give no example, by reason."""
+
+    bad: BadRecords
+    overlong: LeftOut = field(default_factory=LeftOut)
+    """A sequence is longer than the context."""
+    unpicked: LeftOut = field(default_factory=LeftOut)
+    """The selection picks no response."""
+
+    def report(self, records: int, context_tokens: int, *, refuse: bool) -> None:
+        """Log what was left out.
+
+        Raises:
+            DataError: ``refuse``, since nothing is left.
+        """
+        self.bad.report("data.path")
+        reasons = f"too long for {context_tokens} tokens: {self.overlong}; not picked by the selection: {self.unpicked}"
+        if refuse:
+            raise DataError(f"data.path: none of {records} records gives an example; {reasons}")
+        if self.overlong.count or self.unpicked.count:
+            logger.warning("data.path: %d of %d records give no example; %s", self.overlong.count + self.unpicked.count, records, reasons)
+
+
+def _groups(config: DataConfig, facts: PolicyFacts, records: Any, bad: BadRecords) -> list[_Group]:
     """Every record as a group of given responses, in the data's order."""
-    source = wrap_objects(records, config.prompt_field) if records is not None else read_records(str(config.path), config.split)
-    names: dict[str, str] = {}
-    given: list[GivenPreferences] = []
-    texts: list[GivenText] = []
-    policy = PolicyTokenizer(config, facts)
-    for number, record in enumerate(source):
-        given.append(read_preferences(record, config))
-        texts.append(policy.given_text(given[-1].prompt, given[-1].responses, record.place))
-        name_record(record, number, config, names)
-    ids = policy.encode_given(texts)
-    return [
-        _Group(_rollout(name, each, text, *tokens), each.values, place)
-        for (name, place), each, text, tokens in zip(names.items(), given, texts, ids, strict=True)
-    ]
+    policy, names = PolicyTokenizer(config, facts), dict[str, str]()
+    groups: list[_Group] = []
+    for block in blocks(enumerate(read_source(config.path, records, config, bad))):
+        read = [item for number, record in block if (item := _read(record, number, config, policy, names, bad)) is not None]
+        ids = policy.encode_given([text for _, _, _, text in read])
+        for (place, name, given, text), tokens in zip(read, ids, strict=True):
+            try:
+                _check(given, text, tokens, facts, place)
+            except DataError as error:
+                bad.add(error)
+                continue
+            groups.append(_Group(_rollout(name, given, text, *tokens), given, place))
+    return groups
+
+
+def _read(
+    record: Record, number: int, config: DataConfig, policy: PolicyTokenizer, names: dict[str, str], bad: BadRecords
+) -> tuple[str, str, GivenPreferences, GivenText] | None:
+    """(place, name, preferences, texts) of a record; None where it cannot be used and is skipped."""
+    try:
+        given = read_preferences(record, config)
+        text = policy.given_text(given.prompt, given.responses, record.place)
+        return record.place, name_record(record, number, config, names), given, text
+    except DataError as error:
+        bad.add(error)
+        return None
+
+
+def _check(given: GivenPreferences, text: GivenText, tokens: tuple[Tokens, tuple[Tokens, ...]], facts: PolicyFacts, place: str) -> None:
+    prompt, responses = tokens
+    check_ids(prompt, facts, place, "prompt")
+    for answer, ids in zip(text.answers, responses, strict=True):
+        check_ids(ids, facts, place, "answer")
+        check_text(answer, facts, place, "answer")
 
 
 def _rollout(name: str, given: GivenPreferences, text: GivenText, ids: Tokens, responses: Sequence[Tokens]) -> Rollout:
@@ -132,17 +177,15 @@ def _rollout(name: str, given: GivenPreferences, text: GivenText, ids: Tokens, r
     return Rollout(prompt, tuple(answered), policy_version=None)
 
 
-def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int) -> list[_Group]:
+def _fitting(groups: Sequence[_Group], config: DataConfig, context_tokens: int, counts: _Counts) -> list[_Group]:
     kept = []
     for group in groups:
         longest = len(group.rollout.prompt.token_ids) + max(len(response.token_ids) for response in group.rollout.responses)
-        if longest <= context_tokens:
+        advice = f"prompt and answer have {longest} tokens, the context {context_tokens}; shorten them"
+        if check_length(longest, context_tokens, config, group.place, advice):
             kept.append(group)
-        elif config.overlong == "refuse":
-            raise DataError(
-                f"{group.place}: prompt and answer have {longest} tokens, the context {context_tokens}; shorten them, or set "
-                f"data.overlong=drop"
-            )
+        else:
+            counts.overlong.add(f"{group.place}, {longest} tokens")
     return kept
 
 
@@ -153,17 +196,47 @@ def _partner(groups: Sequence[_Group], number: int) -> _Group | None:
     return next((group for group in before if turns_of(group.rollout.prompt) != turns), None)
 
 
-def _examples(group: _Group, partner: _Group | None, loss: Loss, selection: Selection | None, builder: ExampleBuilder) -> list[Example]:
-    """The group's examples, without those that have a sequence beyond the context."""
-    matrix = PreferenceMatrix(group.values, "given")
-    try:
-        picks = _picks(group, matrix, selection)
-        targets = [loss.targets(matrix, pick) for pick in picks]
-    except Unanswered as error:
-        raise ConfigError(f"{group.place}: loss {loss.type!r} needs a comparison that the data does not have: {error}") from error
-    other = None if partner is None else partner.rollout
-    built = [builder.build(group.rollout, pick, target, other) for pick, target in zip(picks, targets, strict=True)]
-    return [example for example in built if example is not None]
+@dataclass(frozen=True, slots=True)
+class _Makers:
+    """What turns a group into examples."""
+
+    loss: Loss
+    selection: Selection | None
+    builder: ExampleBuilder
+
+    def examples(self, group: _Group, partner: _Group | None, counts: _Counts) -> list[Example]:
+        """The group's examples, without those that have a sequence beyond the context."""
+        picked = self._picked(group)
+        other = None if partner is None else partner.rollout
+        built = [self.builder.build(group.rollout, pick, targets, other) for pick, targets in picked]
+        examples = [example for example in built if example is not None]
+        if not picked:
+            counts.unpicked.add(group.place)
+        elif not examples:
+            counts.overlong.add(f"{group.place}, with the sequences that the loss adds")
+        return examples
+
+    def _picked(self, group: _Group) -> list[tuple[tuple[int, ...], NDArray[np.float64]]]:
+        """(responses of an example, their targets)."""
+        if group.given.desirable is not None:
+            return [((0,), self._labelled(group.given.desirable, group.place))]
+        matrix = PreferenceMatrix(group.given.values, "given")
+        try:
+            return [(pick, self.loss.targets(matrix, pick)) for pick in _picks(group, matrix, self.selection)]
+        except Unanswered as error:
+            raise ConfigError(f"{group.place}: loss {self.loss.type!r} needs a comparison that the data does not have: {error}") from error
+
+    def _labelled(self, desirable: bool, place: str) -> NDArray[np.float64]:
+        """(1,) the target of an unpaired record's answer."""
+        if self.selection is not None:
+            raise ConfigError(f"selection: a record of one answer leaves it nothing to select ({place}); remove the section")
+        target = self.loss.labelled_target(desirable)
+        if target is None:
+            raise ConfigError(
+                f"loss.type: {self.loss.type!r} compares answers, but a record has one answer with a label ({place}); set loss.type=kto, "
+                f"or give pairs"
+            )
+        return np.array([target])
 
 
 def _picks(group: _Group, matrix: PreferenceMatrix, selection: Selection | None) -> Picks:

@@ -29,7 +29,7 @@ from raypref.data.chats import Chat, shortened
 from raypref.data.config import DataConfig
 from raypref.data.record_prompts import has_prompt, prompt_of
 from raypref.data.records import Record, field_of, fields_of, value_of
-from raypref.data.shared_turns import as_chats, prompt_beside, split_chats, split_transcripts
+from raypref.data.shared_turns import as_chats, prompt_and_answers, prompt_beside, split_chats, split_transcripts
 from raypref.errors import DataError
 from raypref.preferences import unknown
 
@@ -138,7 +138,7 @@ def _numbered_pair(record: Record, config: DataConfig) -> GivenPreferences:
         prompt = "\n\n".join(part for part in parts if part)
     if isinstance(prompt, str) and not prompt.strip():
         raise DataError(f"{record.place}: the prompt (instruction and input) is empty")
-    texts = answer_texts([field_of(record, f"output_{k}", "data.layout") for k in (1, 2)], record, "output_1 and output_2")
+    texts = answer_texts([field_of(record, f"output_{k}", "data.layout") for k in (1, 2)], record, "'output_1' and 'output_2'")
     return GivenPreferences(prompt, texts if better == 1 else texts[::-1], np.array(_BETTER_FIRST))
 
 
@@ -146,7 +146,7 @@ def _choice(record: Record, config: DataConfig) -> GivenPreferences:
     summaries = field_of(record, "summaries", "data.layout")
     if not isinstance(summaries, list | tuple) or len(summaries) < 2:
         raise DataError(f"{record.place}: 'summaries' must be a list of at least two texts, got {shortened(summaries)}")
-    texts = answer_texts([item.get("text") if isinstance(item, Mapping) else item for item in summaries], record, "summaries")
+    texts = answer_texts([item.get("text") if isinstance(item, Mapping) else item for item in summaries], record, "'summaries'")
     return _best_of(prompt_of(record, config), texts, "choice", record)
 
 
@@ -185,7 +185,7 @@ def _scores(record: Record, config: DataConfig) -> GivenPreferences:
 def _unpaired(record: Record, config: DataConfig) -> GivenPreferences:
     completion = field_of(record, config.completion_field, "data.completion_field")
     desirable = truth_of(field_of(record, config.label_field, "data.label_field"), record, config.label_field)
-    prompt, (answer,) = _prompt_and_answers([completion], record, config, config.completion_field)
+    prompt, (answer,) = prompt_and_answers([completion], record, config, config.completion_field)
     return GivenPreferences(prompt, (answer,), np.full((1, 1), 0.5), desirable)
 
 
@@ -194,16 +194,7 @@ def _group(record: Record, config: DataConfig) -> tuple[str | Chat, tuple[str, .
     given = field_of(record, config.responses_field, "data.responses_field")
     if not isinstance(given, list | tuple) or len(given) < 2:
         raise DataError(f"{record.place}: {config.responses_field!r} must be a list of at least two answers, got {shortened(given)}")
-    return _prompt_and_answers(given, record, config, config.responses_field)
-
-
-def _prompt_and_answers(given: Sequence[Any], record: Record, config: DataConfig, name: str) -> tuple[str | Chat, tuple[str, ...]]:
-    """Answers as texts, or as chats with or without the prompt's turns."""
-    if (chats := as_chats(given, record, config)) is None:
-        return prompt_of(record, config), answer_texts(given, record, name)
-    shared, answers = split_chats(chats, record, repr(name))
-    prompt = prompt_beside(shared, record, config, given=has_prompt(record, config))
-    return prompt, answer_texts(answers, record, name)
+    return prompt_and_answers(given, record, config, config.responses_field)
 
 
 def _best_of(prompt: str | Chat, responses: tuple[str, ...], name: str, record: Record) -> GivenPreferences:

@@ -22,6 +22,8 @@ class PolicyFacts:
     """What the policy can read, prompt and response together, in tokens."""
     end_token_ids: tuple[int, ...]
     """The tokens at which an answer ends, as ``end_tokens`` orders them."""
+    vocabulary: int | None = None
+    """Rows of the model's token embedding: ids from 0 up to, not including, this number. None: not known."""
 
     @property
     def plain_end(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
 from raypref.data.identity import turns_of, without_held_out
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import make_prompt, prompt_of
-from raypref.data.records import Record, name_record, read_records, wrap_objects
+from raypref.data.record_prompts import bare_text, make_prompt, prompt_of
+from raypref.data.records import BadRecords, Record, name_record, read_source
+from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
 from raypref.data.tokenization import PolicyTokenizer
-from raypref.errors import ConfigError, DataError
+from raypref.errors import DataError
 from raypref.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ class PromptData:
     """For evaluation; never trained on."""
     dropped: int
     """Prompts, of both kinds, that left no room for a response."""
+    skipped: int = 0
+    """Records, of both kinds, that could not be used (``data.on_bad_record: skip``)."""
 
 
 def load_prompts(
@@ -40,8 +43,8 @@ def load_prompts(
     max_response_tokens: int,
     seed: int,
     *,
-    prompts: Iterable[Any] | None = None,
-    held_out: Iterable[Any] | None = None,
+    prompts: Any = None,
+    held_out: Any = None,
 ) -> PromptData:
     """Load the prompts that ``config`` names, or the given objects.
 
@@ -50,7 +53,7 @@ def load_prompts(
         facts: the policy's tokenizer and context.
         max_response_tokens: ``rollout.max_tokens``.
         seed: the seed of the shuffle.
-        prompts: instead of ``config.path``: texts, lists of chat messages, or mappings with the fields that ``config`` names.
+        prompts: instead of ``config.path``; ``raypref.data.objects`` lists what is accepted.
         held_out: instead of ``config.held_out``, likewise.
 
     Raises:
@@ -59,25 +62,24 @@ def load_prompts(
         ConfigError: no prompts are given, or the tokenizer has no chat template.
     """
     limit = facts.context_tokens - max_response_tokens
-    train, dropped = _load(_source(config.path, config, prompts, "data.path"), config, facts, limit)
+    loaded = _load(config.path, prompts, config, facts, limit, "data.path")
+    train, dropped, skipped = loaded.train, loaded.dropped, loaded.skipped
     if not train:
         raise DataError(
             f"data.path: no prompt left to train on; {dropped} were dropped, since rollout.max_tokens = {max_response_tokens} leaves "
             f"{max(limit, 0)} of the context's {facts.context_tokens} tokens; lower it, or raise policy.max_context_tokens"
         )
     if held_out is not None or config.held_out is not None:
-        apart, dropped_apart = load_held_out(config, facts, limit, held_out)
-        dropped += dropped_apart
+        apart = load_apart(config, facts, limit, held_out)
+        held, dropped, skipped = apart.held_out, dropped + apart.dropped, skipped + apart.skipped
     else:
-        train, apart = _set_apart(train, config.held_out_prompts)
-    train = without_held_out(train, apart, turns_of)
-    if dropped:
-        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, limit)
-    return PromptData(_in_order(train, config.shuffle, seed), _in_order(apart, False, seed), dropped)
+        train, held = _set_apart(train, config.held_out_prompts)
+    train = without_held_out(train, held, turns_of)
+    return PromptData(_in_order(train, config.shuffle, seed), _in_order(held, False, seed), dropped, skipped)
 
 
-def load_held_out(config: DataConfig, facts: PolicyFacts, limit: int, objects: Iterable[Any] | None = None) -> tuple[list[Prompt], int]:
-    """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, and the number that was too long.
+def load_apart(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any = None) -> PromptData:
+    """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, as held-out prompts.
 
     Args:
         config: the data section.
@@ -88,44 +90,63 @@ def load_held_out(config: DataConfig, facts: PolicyFacts, limit: int, objects: I
     Raises:
         DataError, ConfigError: as ``load_prompts``.
     """
-    apart, dropped = _load(_source(config.held_out, config, objects, "data.held_out"), config, facts, limit)
-    return apart[: config.held_out_prompts or None], dropped
+    apart = _load(config.held_out, objects, config, facts, limit, "data.held_out")
+    return replace(apart, train=[], held_out=apart.train[: config.held_out_prompts or None])
 
 
-def _source(path: str | None, config: DataConfig, objects: Iterable[Any] | None, key: str) -> Iterable[Record]:
-    if objects is not None:
-        return wrap_objects(objects, config.prompt_field)
-    if path is None:
-        raise ConfigError(f"{key}: required, unless prompts are passed to run()")
-    return read_records(path, config.split)
+def load_held_out(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any = None) -> tuple[list[Prompt], int]:
+    """The prompts of ``load_apart``, and the number that was too long."""
+    apart = load_apart(config, facts, limit, objects)
+    return apart.held_out, apart.dropped
 
 
-def _load(records: Iterable[Record], config: DataConfig, facts: PolicyFacts, limit: int) -> tuple[list[Prompt], int]:
-    """Checked and tokenised prompts in the data's order, and the number that was dropped."""
-    names: dict[str, str] = {}
-    places: list[str] = []
-    prompts: list[str | Chat] = []
-    rendered: list[str] = []
-    named: list[bool] = []
-    policy = PolicyTokenizer(config, facts)
-    for number, record in enumerate(records):
-        prompt = prompt_of(record, config)
-        name_record(record, number, config, names)
-        named.append(record.values.get(config.id_field) is not None)
-        places.append(record.place)
-        prompts.append(prompt)
-        rendered.append(policy.prompt_text(prompt, record.place))
-    tokens = policy.encode(rendered)
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A record on its way to a prompt."""
+
+    place: str
+    name: str
+    named: bool
+    prompt: str | Chat
+    text: str
+    """The text that the policy is given."""
+
+
+def _load(path: str | None, objects: Any, config: DataConfig, facts: PolicyFacts, limit: int, key: str) -> PromptData:
+    """Checked and tokenised prompts, in the data's order. They are tokenised in blocks, so that only the prompts stay in memory."""
+    bad, overlong = BadRecords(config.on_bad_record == "skip"), LeftOut()
+    policy, names = PolicyTokenizer(config, facts), dict[str, str]()
     kept: list[Prompt] = []
-    for name, is_named, place, prompt, ids in zip(names, named, places, prompts, tokens, strict=True):
-        if len(ids) <= limit:
-            kept.append(replace(make_prompt(len(kept), name, prompt, ids), named=is_named))
-        elif config.overlong == "refuse":
-            raise DataError(
-                f"{place}: prompt {name!r} has {len(ids)} tokens; the context leaves {limit} beside rollout.max_tokens; shorten it, lower "
-                f"rollout.max_tokens, or set data.overlong=drop"
-            )
-    return kept, len(tokens) - len(kept)
+    for block in blocks(enumerate(read_source(path, objects, config, bad, key=key))):
+        read = [item for number, record in block if (item := _read(record, number, config, policy, names, bad)) is not None]
+        for item, ids in zip(read, policy.encode(each.text for each in read), strict=True):
+            try:
+                check_ids(ids, facts, item.place, "prompt")
+                check_text(bare_text(item.prompt), facts, item.place, "prompt")
+            except DataError as error:
+                bad.add(error)
+                continue
+            advice = f"the context leaves {limit} beside rollout.max_tokens; shorten it, lower rollout.max_tokens"
+            if check_length(len(ids), limit, config, item.place, f"prompt {item.name!r} has {len(ids)} tokens; {advice}"):
+                kept.append(replace(make_prompt(len(kept), item.name, item.prompt, ids), named=item.named))
+            else:
+                overlong.add(f"{item.place}, {len(ids)} tokens")
+    bad.report(key)
+    if overlong.count:
+        logger.warning("%s: prompts dropped: %s; longer than %d tokens, which leaves no room for rollout.max_tokens", key, overlong, limit)
+    return PromptData(kept, [], overlong.count, bad.count)
+
+
+def _read(record: Record, number: int, config: DataConfig, policy: PolicyTokenizer, names: dict[str, str], bad: BadRecords) -> _Read | None:
+    """The record's prompt and its text; None where it cannot be used and is skipped."""
+    try:
+        prompt = prompt_of(record, config)
+        text = policy.prompt_text(prompt, record.place)
+        name = name_record(record, number, config, names)
+    except DataError as error:
+        bad.add(error)
+        return None
+    return _Read(record.place, name, record.values.get(config.id_field) is not None, prompt, text)
 
 
 def _set_apart(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:

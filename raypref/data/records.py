@@ -82,7 +82,8 @@ def read_source(path: str | None, objects: Any, config: DataConfig, bad: BadReco
         return
     chosen = path if objects is None else given
     if chosen is None:
-        raise ConfigError(f"{key}: required, unless the data is passed to run()")
+        kind = "prompts" if held_out else config.type
+        raise ConfigError(f"{key}: required, unless {kind} are passed to run()")
     record = None
     for record in read_records(chosen, split, subset=config.subset, on_bad=bad.add):
         yield record

@@ -19,14 +19,34 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raypref.data.answers import answer_texts
 from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
-from raypref.data.record_prompts import prompt_chat, prompt_of, read_chat
+from raypref.data.record_prompts import has_prompt, prompt_chat, prompt_of, read_chat
 from raypref.data.records import Record, fields_of
 from raypref.errors import DataError
 
 _ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
 _MARKER = "\n\nAssistant:"
+
+
+def prompt_and_answers(given: Sequence[Any], record: Record, config: DataConfig, name: str) -> tuple[str | Chat, tuple[str, ...]]:
+    """The prompt and the answers of a record whose answers are texts, or chats with or without the prompt's turns.
+
+    Args:
+        given: the answers as the record holds them.
+        record: the record.
+        config: the data section.
+        name: of the answers' field.
+
+    Raises:
+        DataError: an answer is empty or no text, or prompt and chats contradict each other.
+    """
+    if (chats := as_chats(given, record, config)) is None:
+        return prompt_of(record, config), answer_texts(given, record, repr(name))
+    shared, answers = split_chats(chats, record, repr(name))
+    prompt = prompt_beside(shared, record, config, given=has_prompt(record, config))
+    return prompt, answer_texts(answers, record, repr(name))
 
 
 def as_chats(answers: Sequence[Any], record: Record, config: DataConfig) -> list[Chat] | None:

@@ -122,6 +122,10 @@ class Loss(TypedSection):
         """
         return np.zeros(len(picked))
 
+    def labelled_target(self, desirable: bool) -> float | None:
+        """The target of a response that the data calls desirable or undesirable by itself; by default None: such data is refused."""
+        return None
+
     def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
         """Quantities whose means over the global batch the loss needs: name -> (B,).
 

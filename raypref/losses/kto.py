@@ -1,5 +1,8 @@
 """KTO, Kahneman-Tversky optimisation (arXiv 2402.01306): each response is desirable or undesirable by itself, relative to the policy's KL.
 
+Data without pairs has K = 1: ``data.layout: unpaired``. ``rewards/margins`` is then beta (r - z0), times -1 if y is undesirable, and
+``rewards/accuracies`` counts where that is above 0.
+
 Shapes: B examples of K responses of a prompt, followed by K sequences of that prompt with another prompt's responses: S = 2 K.
 """
 
@@ -67,6 +70,10 @@ class KTO(Loss):
             )
         return np.array([1.0, 0.0][: len(picked)])
 
+    def labelled_target(self, desirable: bool) -> float:
+        """1 for a desirable response, 0 for an undesirable one."""
+        return float(desirable)
+
     def statistics(self, batch: LossBatch) -> dict[str, Tensor]:
         """``drift``: the mean of r over the example's mismatched sequences, in nats."""
         mismatched = batch.mask & ~matched_sequences(batch.mask)
@@ -84,6 +91,10 @@ class KTO(Loss):
         weight = desirable * self.lambda_desirable + (1.0 - desirable) * self.lambda_undesirable
         terms = (weight * torch.sigmoid(-self.beta * gain * (r - z0))).masked_fill(~matched, 0.0)
         metrics = preference_metrics(self.beta * r, batch, matched) | {"loss/kl_baseline": z0.expand(len(r))}
+        alone = matched.sum(dim=1) == 1  # unpaired data: no other response to compare with; the loss compares with z0
+        margins = (self.beta * gain * (r - z0)).detach()[:, 0]
+        metrics["rewards/margins"] = torch.where(alone, margins, metrics["rewards/margins"])
+        metrics["rewards/accuracies"] = torch.where(alone, (margins.sign() + 1.0) / 2.0, metrics["rewards/accuracies"])
         return LossValue(terms.sum(dim=1) / matched.sum(dim=1), metrics)
 
 

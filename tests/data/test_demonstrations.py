@@ -64,8 +64,8 @@ def test_too_long_together_is_dropped_or_refused(tokenizer: Any) -> None:
     ("record", "message"),
     [
         ({"prompt": "why"}, r"record 0 .*: no field 'response'; fields here: prompt; see data\.response_field"),
-        ({"prompt": "why", "response": " "}, r"field 'response' must be a text that is not empty, got ' '"),
-        ({"prompt": "why", "response": ["so"]}, r"field 'response' must be a text"),
+        ({"prompt": "why", "response": " "}, r"an answer \(field 'response'\) must be a text that is not empty, got ' '"),
+        ({"prompt": "why", "response": ["so"]}, r"message 0 must have a text 'role' and 'content', got 'so'"),
         ({"prompt": "", "response": "so"}, r"the prompt in field 'prompt' is empty"),
     ],
 )

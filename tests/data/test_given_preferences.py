@@ -85,7 +85,7 @@ def test_too_long_records_are_dropped_and_counted(tokenizer: Any, caplog: pytest
     assert [example.prompt_id for example in data.examples] == ["1", "2"]
     assert [prompt.id for prompt in data.prompts] == ["1", "2"]
     assert data.dropped == 1
-    assert "1 of 3 records give no example" in caplog.text
+    assert "1 of 3 records give no example; too long for 4 tokens: 1 (the first: record 0 of those" in caplog.text
     with pytest.raises(DataError, match=r"record 0 .*: prompt and answer have 5 tokens, the context 4"):
         load(tokenizer, PAIRS, context=4, overlong="refuse")
     with pytest.raises(DataError, match="none of 3 records gives an example"):
