@@ -30,6 +30,7 @@ from raypref.output.progress import Callback, ProgressLine, ended, tell_waiting
 from raypref.output.report import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
+from raypref.settings.without_effect import notes
 from raypref.types import RunData
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
 
 
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
-    """Everything that is wrong with a config, its placement and its policy's files; nothing is started.
+    """Everything that is wrong with a config, its placement and its policy's files; nothing is started. Settings without effect are logged.
 
     Returns:
         The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
@@ -174,6 +175,8 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
     from actors.learner.policy_export import check_savable
     from actors.policy_model import facts_of
 
+    for note in notes(config, task):
+        logger.warning("%s", note)
     problems = [*check(config, task), *_placement_problems(config, task)]
     try:
         facts = facts_of(config.policy)
