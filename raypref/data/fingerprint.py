@@ -6,7 +6,6 @@ An item is hashed with its id, in the run's order. Token ids of prompts are left
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.data.identity import turns_of
+from raypref.data.identity import as_bytes, turns_of
 from raypref.types import Example, Prompt, RunData
 
 Hashes = NDArray[np.uint64]
@@ -68,15 +67,14 @@ class Fingerprint:
 
 def _hashes(items: Iterable[Prompt | Example]) -> Hashes:
     """(N,) 64 bits for each item."""
-    digests = b"".join(_digest(item) for item in items)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    return np.fromiter((int.from_bytes(_digest(item), "little") for item in items), dtype=np.uint64)
 
 
 def _digest(item: Prompt | Example) -> bytes:
     """8 bytes of an item's id and content; of an example also its answers and targets."""
     if isinstance(item, Prompt):
-        return hashlib.blake2b(json.dumps([item.id, turns_of(item)]).encode(), digest_size=8).digest()
-    digest = hashlib.blake2b(json.dumps([item.prompt_id, item.content_id]).encode(), digest_size=8)
+        return hashlib.blake2b(as_bytes((("id", item.id), *turns_of(item))), digest_size=8).digest()
+    digest = hashlib.blake2b(as_bytes((("id", item.prompt_id), ("content", item.content_id or ""))), digest_size=8)
     for ids in item.response_ids:
         digest.update(f"{len(ids)} ".encode() + ids.tobytes())
     digest.update(item.targets.tobytes())

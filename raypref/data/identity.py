@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
@@ -35,8 +34,12 @@ def content_id(text: str, chat: Turns = ()) -> str:
         text: of the prompt.
         chat: its turns where it is a chat.
     """
-    turns = json.dumps(turns_of_prompt(text, chat))
-    return hashlib.blake2b(turns.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(as_bytes(turns_of_prompt(text, chat)), digest_size=16).hexdigest()
+
+
+def as_bytes(turns: Turns) -> bytes:
+    """Turns as bytes, different ones for different turns: each text after its length in characters."""
+    return "".join(f"{len(part)}:{part}" for turn in turns for part in turn).encode("utf-8", "surrogatepass")
 
 
 def differ(prompts: Iterable[Prompt]) -> bool:

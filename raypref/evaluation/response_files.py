@@ -152,9 +152,9 @@ def records_of(path: Path) -> Iterator[Record]:
 
 
 def _from_column(record: Record, column: str) -> Record:
-    """A plain record of id, prompt and the responses in ``column``, one or a list."""
+    """A record of id, prompt and the responses in ``column``, one or a list."""
     given = field_of(record, column, "--column")
-    kept = {key: record.values[key] for key in ("id", "prompt") if key in record.values}
+    kept = {key: record.values[key] for key in ("id", "prompt", "tools") if key in record.values}
     return Record(kept | {"responses": [given] if isinstance(given, str) else given}, record.place)
 
 

@@ -20,7 +20,7 @@ class ColumnInfo:
 ROLLOUT_COLUMNS = (
     ColumnInfo("iteration", "int", "Number of the iteration, from 1; the file name holds it too."),
     ColumnInfo("prompt_index", "int", "Position of the prompt in the run's order, from 0; batches fill in this order."),
-    ColumnInfo("prompt_id", "str", "The data's name for the prompt."),
+    ColumnInfo("prompt_id", "str", "The data's name for the prompt, or the number of its record, from 0, where it has none."),
     ColumnInfo("prompt", "str", "The bare question, as the oracle sees it."),
     ColumnInfo("prompt_token_ids", "list[int]", "What the policy was given: chat template and special tokens included."),
     ColumnInfo("policy_version", "int", "Which policy sampled: version t is the policy after t iterations, so it is iteration - 1."),
@@ -47,7 +47,7 @@ ROLLOUT_COLUMNS = (
 EVALUATION_COLUMNS = (
     ColumnInfo("iteration", "int", "Number of the iteration whose policy is evaluated (the challenger)."),
     ColumnInfo("opponent", "str", "'base': the run's first policy; 'previous': the policy evaluated before."),
-    ColumnInfo("prompt_id", "str", "The data's name for the held-out prompt."),
+    ColumnInfo("prompt_id", "str", "The data's name for the held-out prompt, or the number of its record, from 0, where it has none."),
     ColumnInfo("prompt", "str", "The bare question, as the oracle sees it."),
     ColumnInfo(
         "win_rate",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.agreement import LABELS, Label, agreement, cohens_kappa, label_of, majority
+from raypref.evaluation.labelled_comparisons import read_comparisons
 from raypref.evaluation.tables import write_json
 
 ITEMS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40)
@@ -148,3 +149,12 @@ def test_what_is_not_defined_is_null_in_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", agreement([0.9, 0.8], ["first", "first"], ["p", "q"], resamples=10))
     found = json.loads((tmp_path / "a.json").read_text())
     assert (found["agreement"], found["kappa"], found["kappa_low"]) == (1.0, None, None)
+
+
+def test_an_oracle_sees_the_turns_of_a_labelled_comparison(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    record = {"prompt": turns, "responses": ["a", "b"], "label": "first"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {"prompt": "q"}) + "\n")
+    with_turns, plain = (one.sides(0)[0].prompt for one in read_comparisons(tmp_path / "labels.jsonl"))
+    assert (with_turns.chat, with_turns.text) == ((("system", "s"), ("user", "q")), "system: s\n\nuser: q")
+    assert (plain.chat, plain.text) == ((), "q")
