@@ -131,7 +131,7 @@ def record_run(config: RunConfig, **given: Any) -> RecordedRun:
         return await sample(group, request)
 
     async def stepped(group: LearnerGroup, batch: Sequence[types.Slice]) -> Any:
-        batches.append(tuple(example for part in batch for example in (await part.ref)[part.start : part.stop]))
+        batches.append(tuple([example for part in batch for example in (await part.ref)[part.start : part.stop]]))
         return await step(group, batch)
 
     with pytest.MonkeyPatch.context() as patch:
