@@ -136,37 +136,37 @@ def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
     prepare(folder)
     texts = [f"{k} a lion in a forest" for k in range(REAL["prompts"])]
     with contextlib.ExitStack() as stack:
-        teams = []
+        runs = []
         for threads in (1, 2):
             config = real_config(folder, threads)
             plan = plan_placement(config.placement, Need(rollout=True, reference=True, oracle=True))
-            teams.append(stack.enter_context(RunActors.reserved(config, plan, "cpu", may_grow=False)))
-        data = load_run_data(teams[0].config, facts_of(teams[0].config.policy), records=texts, held_out=None)
-        return asyncio.run(turns(teams, data, folder))
+            runs.append(stack.enter_context(RunActors.reserved(config, plan, "cpu", may_grow=False)))
+        data = load_run_data(runs[0].config, facts_of(runs[0].config.policy), records=texts, held_out=None)
+        return asyncio.run(turns(runs, data, folder))
 
 
-async def turns(teams: Sequence[Any], data: RunData, folder: Path) -> tuple[list[float], list[float], list[float]]:
-    one, two = teams
-    for team in teams:
-        await team.start()
+async def turns(runs: Sequence[Any], data: RunData, folder: Path) -> tuple[list[float], list[float], list[float]]:
+    one, two = runs
+    for actors in runs:
+        await actors.start()
     seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
     for sample in range(SAMPLES + 1):
-        for side, (team, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):
-            run_s = await one_iteration(team, data, folder / f"{sample}-{team.config.name}-{overlap}", overlap)
+        for side, (actors, overlap) in zip(seconds, ((one, True), (one, False), (two, False)), strict=True):
+            run_s = await one_iteration(actors, data, folder / f"{sample}-{actors.config.name}-{overlap}", overlap)
             if sample:  # the first warms up
                 side.append(run_s)
-    for team in teams:
-        await team.close()
+    for actors in runs:
+        await actors.close()
     return seconds
 
 
-async def one_iteration(team: Any, data: RunData, output_dir: Path, overlap: bool) -> float:
+async def one_iteration(actors: Any, data: RunData, output_dir: Path, overlap: bool) -> float:
     """Seconds from the iteration's start to the end of its last step."""
     watch = Watch()
-    loop = team.config.loop.model_copy(update={"overlap": overlap})
-    config = team.config.model_copy(update={"output_dir": output_dir, "loop": loop})
+    loop = actors.config.loop.model_copy(update={"overlap": overlap})
+    config = actors.config.model_copy(update={"output_dir": output_dir, "loop": loop})
     with contextlib.closing(MetricsWriter(output_dir)) as metrics:
-        outcome = await Driver(config, team.roles, data, metrics=metrics, callbacks=[watch]).run()
+        outcome = await Driver(config, actors.roles, data, metrics=metrics, callbacks=[watch]).run()
     if outcome.steps != REAL["prompts"] // REAL["batch"]:
         raise RuntimeError(f"iteration: {outcome.steps} steps; every group should give an example")
     return watch.end - watch.start
@@ -185,7 +185,7 @@ def real_config(folder: Path, threads: int) -> RunConfig:
     return RunConfig.parse(
         {
             "name": f"threads-{threads}",
-            "output_dir": str(folder / f"team-{threads}"),
+            "output_dir": str(folder / f"run-{threads}"),
             "policy": {"path": str(folder / "init"), "dtype": "float32"},
             "data": {"chat_template": False, "held_out_prompts": 0},
             "loop": {"iterations": 1, "window_groups": 64},

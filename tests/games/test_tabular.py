@@ -59,7 +59,7 @@ def test_statistics_are_expectations_without_a_gradient() -> None:
 
 
 def test_a_loss_over_tokens_is_divided_by_tokens() -> None:
-    """Two tokens a pair: -(log 0.2 + log 0.8)/2."""
+    """Two tokens per pair: -(log 0.2 + log 0.8)/2."""
     value = Task(losses.build({"type": "sft"}), PAIR).objective(logits(np.array([0.2, 0.8])))
     assert value.item() == pytest.approx(-(np.log(0.2) + np.log(0.8)) / 2)
 

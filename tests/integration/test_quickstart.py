@@ -75,7 +75,8 @@ def submit(command: list[str | Path], timeout_s: float = 120.0) -> subprocess.Co
 def head_node() -> Iterator[str]:
     """A second cluster, on free ports; yields the address that jobs are submitted to."""
     port = free_port()
-    command = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", f"--port={free_port()}", f"--dashboard-port={port}"]
+    ports = [f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+    command = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", *ports]
     # A folder with a short name: Ray makes Unix sockets there, whose paths must not exceed 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         node = subprocess.Popen([*command, f"--temp-dir={folder}", "--disable-usage-stats"], env=SHELL, stdout=subprocess.DEVNULL)

@@ -103,7 +103,7 @@ def test_replicas_and_runs_share_verdicts(untied_model: Path, tmp_path: Path) ->
         result = raypref.run(config_for(untied_model, tmp_path / name, **sections), prompts=PROMPTS[:16])
         runs.append([line for line in metrics_of(result) if "oracle/cache_hits" in line])
     assert [np.mean([line["oracle/cache_hits"] for line in lines]) for lines in runs] == [0.0, 1.0]
-    assert len(list((tmp_path / "verdicts").rglob("*.verdicts"))) == 2, "one segment for each replica of the first run"
+    assert len(list((tmp_path / "verdicts").rglob("*.jsonl"))) == 2, "one segment for each replica of the first run"
     for line in runs[0]:
         assert 0.0 <= line["oracle/cycle"] <= 1.0
         assert 0.0 < line["oracle/entropy"] < np.log(2)

@@ -160,7 +160,7 @@ def test_regulariser_leaves_the_iterations_own_data_alone(tmp_path: Path) -> Non
         if name == "with":
             training = [k for k, r in enumerate(driver.roles.rollout.requests) if r.count == 3]
             fresh = [k for k, r in enumerate(driver.roles.rollout.requests) if r.policy_version > 2]
-            assert training[11] < fresh[0] < training[12], "of 12 prompts an iteration, the first twelve come before any fresh sample"
+            assert training[11] < fresh[0] < training[12], "of 12 prompts per iteration, the first twelve come before any fresh sample"
             assert sorted(driver.roles.learner.samples) == [0, 2, 4]
     assert runs[0] == runs[1]
 

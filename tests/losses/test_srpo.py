@@ -17,7 +17,7 @@ RATIOS = [2.0, 1.0, 3.0, -1.0, 4.0, 0.0]
 
 
 def six(ratios: Sequence[float] = RATIOS, p: float = 1.0, scale: float = 1.0) -> LossBatch:
-    """log pi_ref is -100 throughout; ten tokens a response where the ratios are scaled by ten."""
+    """log pi_ref is -100 throughout; ten tokens per response where the ratios are scaled by ten."""
     logps = [[scale * r - 100.0 for r in ratios]]
     return loss_batch(logps, [[-100.0] * 6], [[p, 1.0 - p] * 3], lengths=[[10] * 6])
 
@@ -79,7 +79,7 @@ def test_both_parts_vanish_at_the_closed_forms() -> None:
 
 
 def test_averaged() -> None:
-    """Appendix D: ten tokens a response and log-ratios ten times as large give the same."""
+    """Appendix D: ten tokens per response and log-ratios ten times as large give the same."""
     assert SRPO(beta=0.25, alpha=0.2, average_logps=True)(six(scale=10.0)).loss.item() == pytest.approx(0.3)
 
 
