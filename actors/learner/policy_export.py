@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.policy_model import load_model, load_tokenizer, model_config
+from actors.policy_model import end_token_ids, load_model, load_tokenizer, model_config, named_end_tokens
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 
@@ -48,6 +48,7 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
     generation.to_json_file(directory / GENERATION_CONFIG, use_diff=True)
     if (as_it_came := _generation_config(policy)) is not None:
         (directory / GENERATION_CONFIG).write_bytes(as_it_came)
+    _name_end_tokens(policy, directory / GENERATION_CONFIG)
     load_tokenizer(policy).save_pretrained(directory)
 
 
@@ -88,6 +89,14 @@ def _generation_config(policy: PolicyConfig) -> bytes | None:
         json.loads(content)
         return content
     return None
+
+
+def _name_end_tokens(policy: PolicyConfig, file: Path) -> None:
+    """Add the end tokens at which the run's engines stopped and which the policy's generation config does not name."""
+    ends = end_token_ids(policy)
+    if not set(ends) <= set(named_end_tokens(policy)):
+        named = json.loads(file.read_bytes())
+        file.write_text(json.dumps(named | {"eos_token_id": list(ends)}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_generation_parameters(config: Any) -> None:

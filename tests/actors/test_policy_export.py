@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from actors.learner.policy_export import check_savable, export
-from actors.policy_model import load_tokenizer
+from actors.policy_model import end_token_ids, facts_of, load_tokenizer
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 from tests.tiny_models import make_model
@@ -51,6 +51,16 @@ def test_a_policy_is_written_with_its_generation_config_as_it_came(
     assert not in_config.keys() & json.loads((tmp_path / "policy" / "config.json").read_text()).keys()
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert all(a.equal(b) for a, b in zip(again.parameters(), trained.parameters(), strict=True))
+
+
+def test_the_export_names_the_tokenizers_end_token(tmp_path: Path) -> None:
+    """The engines of the run stopped at </s> (2), too; whoever serves the export must."""
+    base = make_model(tmp_path / "base", tied=True)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "top_p": 0.6}))
+    policy = PolicyConfig(path=str(base), dtype="float32")
+    assert facts_of(policy).end_token_ids == end_token_ids(policy) == (2, 3)
+    export(AutoModelForCausalLM.from_pretrained(base).named_parameters(), policy, tmp_path / "policy", write=True)
+    assert json.loads((tmp_path / "policy" / "generation_config.json").read_text()) == {"eos_token_id": [2, 3], "top_p": 0.6}
 
 
 def test_what_cannot_be_saved_is_refused_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from raypref.data.tokenization import PolicyTokenizer
 from raypref.errors import DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
+from raypref.losses.kto import KTO
 from raypref.losses.sppo import SPPO
 from raypref.losses.srpo import SRPO
 from raypref.types import Example, Prompt, Response, Rollout
@@ -50,6 +51,8 @@ class Layout:
     type: str = "preferences"
     config: tuple[tuple[str, Any], ...] = ()
     loss: Loss = field(default_factory=DPO)
+    partner: tuple[dict[str, Any], ...] = ()
+    """Another record, whose answer KTO takes as a mismatched one, behind the record's own."""
 
 
 USER = turns(("user", ASKED))
@@ -68,6 +71,7 @@ TLDR = (
     "Write a both precise and concise summary of the contents of the POST."
     "\nSUBREDDIT: r/x\nTITLE: Why\nPOST: The capital\nTL;DR:"
 )
+MISMATCHED = ({"prompt": "Why so?", "completion": "no", "label": False},)
 LAYOUTS = {
     "pair of texts": Layout({"prompt": ASKED, "chosen": CHOSEN, "rejected": REJECTED}, USER, (CHOSEN, REJECTED)),
     "pair of chats": Layout({"chosen": whole(USER, CHOSEN), "rejected": whole(USER, REJECTED)}, USER, (CHOSEN, REJECTED)),
@@ -89,6 +93,7 @@ LAYOUTS = {
     "ranking": Layout(
         {"prompt": ASKED, "responses": [REJECTED, THIRD, CHOSEN], "ranking": [2, 1, 0]}, USER, (CHOSEN, THIRD, REJECTED), loss=SPPO()
     ),
+    "unpaired": Layout({"prompt": ASKED, "completion": CHOSEN, "label": True}, USER, (CHOSEN,), loss=KTO(), partner=MISMATCHED),
     "demonstration": Layout({"prompt": ASKED, "response": CHOSEN}, USER, (CHOSEN,), type="demonstrations"),
     "demonstration with system": Layout({"prompt": SYSTEM, "response": CHOSEN}, SYSTEM, (CHOSEN,), type="demonstrations"),
 }
@@ -104,8 +109,10 @@ def load(layout: Layout, facts: PolicyFacts) -> Example:
         (example,) = load_demonstrations(config, facts, 0, records=[layout.record])
     else:
         builder = ExampleBuilder.of_run(layout.loss, config, facts)
-        made = load_preferences(config, facts, 0, loss=layout.loss, selection=None, builder=builder, records=[layout.record])
-        (example,) = made.examples
+        made = load_preferences(
+            config, facts, 0, loss=layout.loss, selection=None, builder=builder, records=[layout.record, *layout.partner]
+        )
+        example = made.examples[0]
     return example
 
 
@@ -148,7 +155,7 @@ def test_tokens_and_loss_mask_are_the_templates(kind: str, layout: Layout) -> No
         return
     example = load(layout, facts)
     of_answer = expected_without_end if kind in NO_END else expected
-    assert [tokens_and_mask(*each) for each in zip(example.prompt_ids, example.response_ids, strict=True)] == [
+    assert [tokens_and_mask(*each) for each in zip(example.prompt_ids, example.response_ids, strict=True)][: len(layout.answers)] == [
         of_answer(facts, layout, answer) for answer in layout.answers
     ]
     assert all(ids[-1] in facts.end_token_ids and not np.isin(ids[:-1], facts.end_token_ids).any() for ids in example.response_ids)
