@@ -59,6 +59,7 @@ def test_two_references_semi_online_on_given_pairs(tied_model: Path, tmp_path: P
         tmp_path,
         loss={"type": "inpo", "eta": 0.5, "tau": 0.25},
         loop={"iterations": 3, "sync_interval": 2},
+        learner={"global_batch": 4, "optimizer": {"lr": 1e-3}, "schedule": {"span": "iteration"}, "timeout_s": 120},
         reference={"policy": "refreshed", "every": 2},
         evaluation={"every": 0},
     )
