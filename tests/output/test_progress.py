@@ -86,3 +86,10 @@ def test_a_callback_that_fails_at_the_end_hides_no_error() -> None:
 def test_what_is_no_callback_is_refused_at_the_start(wrong: object) -> None:
     with pytest.raises(ConfigError, match=r"callbacks: .* is no raypref\.Callback"), ended([wrong]):  # type: ignore[list-item]
         pass
+
+
+def test_a_run_that_is_counted_in_steps_shows_how_many_there_are() -> None:
+    line = ProgressLine(iterations=150, steps=300)
+    line.on_iteration(3)
+    line.on_step(5, {"loss": 0.5})
+    assert "iteration 3/150  step 5/300  " in line.line()
