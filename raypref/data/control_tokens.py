@@ -1,6 +1,7 @@
 """Control tokens that are spelt out in a text: found, and read as plain text.
 
-A control token is a special token of the tokenizer, or an end token: ``<|im_end|>``, ``</s>``. Written by the chat template it steers
+A control token is a special token of the tokenizer, or an end token: ``<|im_end|>``, ``</s>``; a word or a sign (``!`` as padding) is
+none. Written by the chat template it steers
 the policy. Written by a user it is text: were it read as a token, a prompt could end its turn and begin another one. Other added tokens
 (``<think>``, ``<tool_call>``) are what the policy itself writes as text, so they stay what the tokenizer makes of them.
 
@@ -34,7 +35,7 @@ class ControlTokens:
         """
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
-        control = [(int(k), token) for k, token in added.items() if token.content and (token.special or k in end_token_ids)]
+        control = [(int(k), token) for k, token in added.items() if (token.special or k in end_token_ids) and _names_control(token.content)]
         self._tokens = {token.content: (k, token) for k, token in control}
         self._names = sorted(self._tokens, key=len, reverse=True)
         self._pattern = _any_of(self._names)
@@ -119,6 +120,11 @@ class ControlTokens:
             elif part:
                 ids += self._tokenizer(self.shown(part), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
+
+
+def _names_control(content: str) -> bool:
+    """Whether a special token's content is a name, as ``</s>`` and ``[PAD]`` are, and not a word or a sign that texts have anyway."""
+    return len(content) > 2 and any(map(str.isalnum, content)) and not all(map(str.isalnum, content))
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str]:

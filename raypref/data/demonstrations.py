@@ -15,7 +15,7 @@ from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import bare_text, chat_of
 from raypref.data.records import BadRecords, Record, field_of, name_record, read_source
 from raypref.data.shared_turns import prompt_and_answers
-from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
+from raypref.data.token_checks import LeftOut, blocks, check_end, check_ids, check_length, check_text
 from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
 from raypref.errors import DataError
 from raypref.types import Example, Prompt
@@ -105,6 +105,7 @@ def _given(config: DataConfig, facts: PolicyFacts, records: Any, bad: BadRecords
             try:
                 check_ids(prompt, facts, place, "prompt")
                 check_ids(answer, facts, place, "answer")
+                check_end(answer, facts, place)
                 check_text(text.answers[0], facts, place, "answer")
             except DataError as error:
                 bad.add(error)

@@ -17,7 +17,7 @@ from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import make_prompt
 from raypref.data.records import BadRecords, Record, name_record, read_source
-from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
+from raypref.data.token_checks import LeftOut, blocks, check_end, check_ids, check_length, check_text
 from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
@@ -167,6 +167,7 @@ def _check(given: GivenPreferences, text: GivenText, tokens: tuple[Tokens, tuple
     check_ids(prompt, facts, place, "prompt")
     for answer, ids in zip(text.answers, responses, strict=True):
         check_ids(ids, facts, place, "answer")
+        check_end(ids, facts, place)
         check_text(answer, facts, place, "answer")
 
 

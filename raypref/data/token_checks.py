@@ -68,6 +68,26 @@ def check_ids(ids: NDArray[np.int32], facts: PolicyFacts, place: str, what: str)
     )
 
 
+def check_end(ids: NDArray[np.int32], facts: PolicyFacts, place: str) -> None:
+    """Refuse an answer in which an end token is not the last one: an end token may be an ordinary word, or a newline.
+
+    Args:
+        ids: (T,) a response with its end token.
+        facts: the policy's end tokens.
+        place: of the record.
+
+    Raises:
+        DataError: there is an end token before the last one.
+    """
+    inside = np.flatnonzero(np.isin(ids[:-1], facts.end_token_ids))
+    if len(inside):
+        token = facts.tokenizer.convert_ids_to_tokens(int(ids[inside[0]]))
+        raise DataError(
+            f"{place}: token {inside[0]} of the answer's {len(ids)} is the end token {token!r}; the policy would have stopped there; leave "
+            f"the record out, or correct eos_token_id in the policy's generation_config.json"
+        )
+
+
 def check_text(text: str, facts: PolicyFacts, place: str, what: str) -> None:
     """Refuse a text of which the tokenizer makes nothing (zero-width spaces, for example).
 

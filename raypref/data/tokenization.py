@@ -150,7 +150,7 @@ class PolicyTokenizer:
         return [ids for k in range(0, len(texts), BATCH) for ids in self._encode_batch(texts[k : k + BATCH])]
 
     def encode_given(self, given: Sequence[GivenText]) -> list[tuple[Tokens, tuple[Tokens, ...]]]:
-        """Token ids of each prompt and its responses; a response ends with its end token."""
+        """Token ids of each prompt and its responses; a response ends with its end token (no other: ``check_end``)."""
         prompts = self.encode(item.prompt for item in given)
         wholes = iter(self.encode(item.prompt + response for item in given for response in item.responses))
         return [
@@ -234,11 +234,10 @@ class PolicyTokenizer:
     def _response_ids(self, prompt: Tokens, whole: Tokens, response: str, ended: bool) -> Tokens:
         fits = len(whole) > len(prompt) and np.array_equal(whole[: len(prompt)], prompt)
         ids = whole[len(prompt) :] if fits else self._continued(response)
-        if not ended:
-            end = self._facts.plain_end
-            return ids if len(ids) and ids[-1] == end else np.append(ids, np.int32(end))
-        ends = np.flatnonzero(np.isin(ids, self._facts.end_token_ids))
-        return ids[: ends[0] + 1]
+        if ended and ids[-1] in self._facts.end_token_ids:
+            return ids
+        end = self._facts.plain_end
+        return ids if len(ids) and ids[-1] == end else np.append(ids, np.int32(end))
 
     def _continued(self, text: str) -> Tokens:
         """Token ids of a text that continues another one, without the space that some tokenizers put before a text's first word."""

@@ -258,3 +258,24 @@ def test_a_revision_holds_what_the_template_adds_once() -> None:
     revised = Reviser(DataConfig(template="chat"), facts).revise(prompt, "### assistant: yes")
     assert facts.tokenizer.decode(revised.token_ids.tolist()).startswith("### user: hi</s>\n### assistant: yes</s>\n### user: Please")
     assert PolicyTokenizer(PLAIN, facts).turn_content("### assistant: yes") == "### assistant: yes"
+
+
+def test_an_end_token_that_is_an_ordinary_word_is_refused_inside_an_answer() -> None:
+    """Word level: "upon" (4) ends answers, too, says the model."""
+    facts = PolicyFacts(adds_eos(), 64, (2, 4))
+    config = DataConfig(chat_template=False)
+    (example,) = load_demonstrations(config, facts, 0, records=[{"prompt": "once upon", "response": " a time"}])
+    assert example.response_ids[0].tolist() == [5, 6, 2]
+    with pytest.raises(DataError, match=r"record 0 .*: token 1 of the answer's 4 is the end token 'upon'; .* eos_token_id in the policy's"):
+        load_demonstrations(config, facts, 0, records=[{"prompt": "once", "response": " a upon time"}])
+
+
+@pytest.mark.parametrize("sign", ["!", "!!", "Why", "\n"])
+def test_a_padding_token_that_texts_have_anyway_is_no_control_token(sign: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Llama models without a padding token often get "!"; its ids stay those of the tokenizer."""
+    facts = with_template(facts_of_kind(CHAT), CHATML)
+    facts.tokenizer.add_special_tokens({"pad_token": sign})
+    asked = [{"role": "user", "content": "Why so!!\nHello!"}]
+    expected = facts.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert PolicyTokenizer(DataConfig(special_tokens="refuse"), facts).prompt_ids(asked[0]["content"], "p:1").tolist() == expected
+    assert not caplog.records
