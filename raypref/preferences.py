@@ -16,6 +16,8 @@ from raypref.errors import OracleError
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+LEAST = 1e-12
+"""The least probability in log-odds: 0 counts as this, and 1 as 1 - this, so that log-odds are at most 27.6 nats."""
 TIE = 1e-9
 """Figures closer than this count as equal, so that rounding errors in a mean do not decide."""
 
@@ -61,7 +63,9 @@ def win_rates(values: Matrix, rows: Iterable[int] | None = None, sample: Mask | 
 def mean_scores(values: Matrix, rows: Iterable[int] | None = None, sample: Mask | None = None) -> NDArray[np.float64]:
     """Row means of the scores s[i, j] = log P[i, j] - log P[j, i], the diagonal's zero included.
 
-    Source: SPPO Appendix F, s_PairRM(y_i) = (1/K) sum_k s(y_i, y_k). Probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12.
+    Source: SPPO Appendix F, s_PairRM(y_i) = (1/K) sum_k s(y_i, y_k). Probabilities below 1e-12 and above 1 - 1e-12 count as these, so that
+    a score is at most 27.6 nats: a difference of two rewards beyond that is cut, and a certain verdict counts 27.6. The metric
+    ``oracle/saturated`` is the share of such verdicts.
 
     Args:
         values: (K, K).
@@ -78,8 +82,8 @@ def mean_scores(values: Matrix, rows: Iterable[int] | None = None, sample: Mask 
 
 
 def log_odds(values: Matrix) -> Matrix:
-    """(K, K) log P[i, j] - log P[j, i] in nats; probabilities of exactly 0 and 1 count as 1e-12 and 1 - 1e-12; NaN stays NaN."""
-    chances = np.clip(values, 1e-12, 1 - 1e-12)
+    """(K, K) log P[i, j] - log P[j, i] in nats, at most 27.6 (``LEAST``); NaN stays NaN."""
+    chances = np.clip(values, LEAST, 1 - LEAST)
     scores: Matrix = np.log(chances) - np.log1p(-chances)
     return scores
 
@@ -107,7 +111,8 @@ def sppo_preferences(values: Matrix) -> Matrix:
     """sigmoid(g_i - g_j) with g_i = (2/K) sum_j logit P[i, j]: the preferences that the SPPO authors' code derives for a group.
 
     Source: ``scripts/compute_prob.py`` of github.com/uclaml/SPPO, on the scores of llm-blender's ``Blender.rank``, which are the row means
-    of C - C^T. Transitive by construction. For a group of two, the logit is twice that of P.
+    of C - C^T. Scores come from the log-odds of the probabilities, which are cut at 27.6 nats (``mean_scores``). Transitive by
+    construction. For a group of two, the logit is twice that of P.
 
     Args:
         values: (K, K).

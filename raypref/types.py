@@ -107,6 +107,8 @@ class PreferenceMatrix:
     """(K, K) True where the oracle was asked, whether it answered or abstained; None: everywhere."""
     sampled: bool = False
     """Whether ``asked`` is a random sample of opponents; win rates are then means over the sample (``judging.pairs: random``)."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the oracle observed, as in ``Comparison.metrics``; filled by ``OracleRole.matrix`` alone."""
 
     @property
     def size(self) -> int:

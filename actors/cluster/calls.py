@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import contextlib
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
+
+import ray
 
 _GRACE_S = 5.0
 """How long to wait for the errors of other ranks once one has failed: ranks notice a peer's death within half a second."""
@@ -61,6 +64,17 @@ async def result(call: Awaitable[Any]) -> Any:
             raise
         error.cause.add_note(str(error))
         raise error.cause from None
+
+
+@contextlib.contextmanager
+def reported_once(reference: Any) -> Iterator[None]:
+    """An error in the block is that of another result of the call that makes ``reference``; Ray must not print it a second time."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(reference, ray.ObjectRef):
+            reference.future()  # counts as fetched
+        raise
 
 
 def _errors(tasks: set[asyncio.Task[Any]]) -> list[BaseException]:

@@ -37,6 +37,7 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
         yield _device_of(config), True
         return
     with _kept_handler(signal.SIGTERM):
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # every call is awaited; a failed run reports its error once
         started_here = not _join(config.name)
         if started_here:
             _start_local(plan, _device_of(config), config.name)

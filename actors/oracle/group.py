@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from actors.cluster.calls import first_cause
+from actors.cluster.calls import first_cause, reported_once
 from actors.oracle.services import PolicyQuery
 from raypref.judging.config import JudgingConfig
 from raypref.types import Comparison, PreferenceMatrix, SampleRequest, Verdict
@@ -44,7 +44,8 @@ class OracleGroup:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
         async with self._replica() as (name, handle):
             verdict, examples = handle.judge.options(num_returns=2).remote(rollout, partner)
-            return await self._wait(name, verdict, "judge"), examples
+            with reported_once(examples):
+                return await self._wait(name, verdict, "judge"), examples
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:
         """Two policies' rollouts on the same held-out prompt, against each other."""

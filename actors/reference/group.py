@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.cluster.calls import IN_FLIGHT, first_cause
+from actors.cluster.calls import IN_FLIGHT, first_cause, reported_once
 from raypref.roles import Checksums
 from raypref.types import ExamplesRef, TokenSequence
 
@@ -44,7 +44,8 @@ class ReferenceGroup:
         try:
             async with replica.free:
                 done, scored = replica.handle.score_apart.options(num_returns=2).remote(examples)
-                await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
+                with reported_once(scored):
+                    await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
         finally:
             replica.load -= 1
         return scored

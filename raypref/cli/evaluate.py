@@ -128,6 +128,7 @@ def best_of_n(
     from raypref.cli.arguments import check_counts
     from raypref.evaluation import reranking, tables
     from raypref.evaluation.exports import write_responses
+    from raypref.evaluation.outcomes import summary
 
     answered = evaluation.read(responses)
     check_counts(answered)
@@ -138,9 +139,11 @@ def best_of_n(
     async def judge(oracle: OracleRole) -> list[PreferenceMatrix]:
         return list(await asyncio.gather(*(oracle.matrix(matched.rollout(0, number)) for number in range(len(matched.prompts)))))
 
-    matrices = [matrix.values for matrix in evaluation.ask(judge)]
+    judged = evaluation.ask(judge)
+    matrices = [matrix.values for matrix in judged]
     picks = [reranking.pick(values) for values in matrices]
-    result = reranking.best_of_n(matrices, lengths=np.array(matched.each_length(0)), unit=matched.unit, **evaluation.bootstrap)
+    how = {"unit": matched.unit, "oracle": summary(matrix.metrics for matrix in judged), **evaluation.bootstrap}
+    result = reranking.best_of_n(matrices, lengths=np.array(matched.each_length(0)), **how)
     write_responses(chosen, answered.picked([best or 0 for best in picks], f"{answered.name}_best"))
     evaluation.show(tables.best_of_table(result), result, "best_of_n.json")
 

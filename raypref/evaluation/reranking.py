@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypref import preferences
+from raypref.evaluation import outcomes
 from raypref.evaluation.matching import Unit
 from raypref.evaluation.win_rate import WinRate, summarise
 from raypref.loop.generation import Chain
@@ -36,6 +37,8 @@ class BestOf:
     unit: Unit | None
     abstained: int
     """Comparisons among the first ``n`` on which the oracle abstained, over all prompts."""
+    oracle: Mapping[str, float] = field(default_factory=dict)
+    """The oracle's metrics over all comparisons of all responses, the same for each n: means, and the sum of each ``Total``."""
 
 
 def pick(values: Matrix, n: int | None = None) -> int | None:
@@ -63,6 +66,7 @@ def best_of_n(
     seed: int,
     lengths: NDArray[np.float64] | None = None,
     unit: Unit | None = None,
+    oracle: Mapping[str, float] | None = None,
 ) -> list[BestOf]:
     """Win rates of the best of n against the first response, for n = 1, 2, 4, ... and K.
 
@@ -73,6 +77,7 @@ def best_of_n(
         seed: of the bootstrap.
         lengths: (N, K) of the responses.
         unit: of the lengths.
+        oracle: what the oracle observed (``outcomes.summary`` of ``PreferenceMatrix.metrics``).
 
     Raises:
         ValueError: there is no matrix, or they differ in size.
@@ -91,7 +96,7 @@ def best_of_n(
         if lengths is not None:
             length = float(np.mean([row[best] for best, row in zip(picks, lengths, strict=True) if best is not None]))
         abstained = sum(int(np.isnan(np.triu(values[:n, :n])).sum()) for values in matrices)
-        curve.append(BestOf(n, summary, length, unit, abstained))
+        curve.append(BestOf(n, summary, length, unit, abstained, oracle or {}))
     return curve
 
 
@@ -103,6 +108,9 @@ async def best_of(chains: Sequence[Chain], oracle: OracleRole) -> list[Chain]:
     Source: SPPO section 5 (n = 16, PairRM's mean score).
     """
     matrices = await asyncio.gather(*(oracle.matrix(item.rollout(len(item.rounds) - 1, 0)) for item in chains))
+    observed = outcomes.summary(matrix.metrics for matrix in matrices)
+    if observed:
+        logger.info("oracle: %s", ", ".join(f"{name.removeprefix('oracle/')} {value:.6g}" for name, value in observed.items()))
     picks = [pick(matrix.values) for matrix in matrices]
     undecided = [item.prompt.id for item, best in zip(chains, picks, strict=True) if best is None]
     if undecided:

@@ -124,7 +124,9 @@ def best_of_table(curve: Sequence[BestOf]) -> Table:
         ]
         for point in curve
     ]
-    return _table("best of n against the first response", ["n", "win rate", *OPEN, curve[0].unit or "length"], rows)
+    table = _table("best of n against the first response", ["n", "win rate", *OPEN, curve[0].unit or "length"], rows)
+    table.caption = _caption(_observed(curve[0].oracle))
+    return table
 
 
 def checkpoint_table(result: BestCheckpoint) -> Table:

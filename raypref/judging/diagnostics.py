@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raypref import preferences
 from raypref.types import PreferenceMatrix, Response
@@ -31,7 +32,8 @@ def entropy(responses: Sequence[Response]) -> dict[str, float]:
 def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: Sequence[int]) -> dict[str, float]:
     """The oracle's answers, before the ``judging`` section makes a preference matrix of them.
 
-    ``comparisons``: how many have an answer. ``ties``: the share of them that say exactly one half. ``win_rate_spread``: the highest win
+    ``comparisons``: how many have an answer. ``ties``: the share of them that say exactly one half. ``saturated``: the share of them so
+    close to 0 or 1 that log-odds are cut (``preferences.LEAST``). ``win_rate_spread``: the highest win
     rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over
     groups is their share. ``entropy``: of the verdicts, in nats; log 2 = 0.69 is an oracle that cannot tell. ``length_bias``: Spearman's
     correlation of win rate and length in tokens over the responses; above 0 where the longer ones win.
@@ -48,11 +50,16 @@ def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: S
     return {
         "oracle/comparisons": float(len(answered)),
         "oracle/ties": float(np.mean(np.abs(answered - 0.5) <= preferences.TIE)) if len(answered) else float("nan"),
+        "oracle/saturated": float(np.mean(_saturated(answered))) if len(answered) else float("nan"),
         "oracle/win_rate_spread": float(np.ptp(rates)) if complete else float("nan"),
         "oracle/cycle": float(preferences.has_cycle(matrix.values)) if bool(matrix.known.all()) and complete else float("nan"),
         "oracle/entropy": preferences.entropy(matrix.values),
         "oracle/length_bias": preferences.rank_correlation(rates, lengths) if complete else float("nan"),
     }
+
+
+def _saturated(chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (chances <= preferences.LEAST) | (chances >= 1 - preferences.LEAST)
 
 
 def mean_tokens(responses: Sequence[Response]) -> float:

@@ -9,7 +9,7 @@ indices that leave this module count over all K.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class Judge:
         judging = self.judging.model_copy(update={"pairs": "all", "abstentions": "leave_out", "truncated": "keep"})
         comparisons = self._comparisons(rollout, rollout.responses, judging)
         await comparisons.ask([])
-        return comparisons.matrix
+        return replace(comparisons.matrix, metrics=comparisons.figures())
 
     def _comparisons(self, rollout: Rollout, responses: Sequence[Response], judging: JudgingConfig) -> Comparisons:
         return Comparisons(rollout.prompt, responses, rollout.policy_version, oracle=self._oracle, judging=judging)

@@ -137,6 +137,13 @@ class BatchStream(Generic[T]):
                 yield batch
         await asyncio.gather(*self._pending)  # groups that were not needed after all: engines must be idle at the weight sync
 
+    def unused(self) -> dict[str, float]:
+        """Metrics of what is in no batch once the stream has ended: groups, and examples."""
+        groups = [task.result() for task in self._pending if task.done() and not task.cancelled() and task.exception() is None]
+        whole = len(groups) + sum(part.start == 0 for part in self._partial)
+        examples = self._examples + sum(group.stop - group.start for group in groups)
+        return {"rollout/unused_groups": float(whole), "rollout/unused_examples": float(examples)}
+
     async def close(self) -> None:
         """Cancel what is in flight."""
         for task in self._pending:

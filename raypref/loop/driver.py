@@ -100,7 +100,7 @@ class Driver:
             while self.state.iteration < self.config.iterations:
                 await self._iterate()
                 await self._sync()
-                self.metrics.write(self.state.step, self.throughput.take(self.clock.take()))
+                self.metrics.write(self.state.step, self.averages.take() | self.throughput.take(self.clock.take()))
             self.iterations.note_missing_steps(self.state)
             await self._save_and_evaluate()
             with self.clock.stage("export"):
@@ -126,6 +126,8 @@ class Driver:
             taken = await self._train(stream)
         finally:
             await stream.close()
+        if self.data.sampled:
+            self.throughput.add_unused(stream.unused() | (self._partners.unused() if self._partners else {}))
         if not taken:
             if state.iteration != self.saving.newest:
                 await self._save()  # the policy is still pi_t

@@ -37,13 +37,20 @@ class MismatchedPartners:
         self._prompts = prompts
         self._first = first
         self._rollouts: dict[int, asyncio.Future[RolloutRef]] = {}
+        self._sampled: set[int] = set()
+        self._judged: set[int] = set()
 
     async def rollout_and_partner(self, prompt: Prompt) -> tuple[RolloutRef, RolloutRef]:
         """References to the prompt's rollout and to its partner's. Called in the order of the prompts."""
         other = self._partner_of(prompt)
+        self._judged.add(prompt.index)
         rollout, partner = self._start(prompt.index), self._start(other)
         self._rollouts = {index: future for index, future in self._rollouts.items() if index >= prompt.index or index == other}
         return await rollout, await partner
+
+    def unused(self) -> dict[str, float]:
+        """The metric of the rollouts that were partners alone."""
+        return {"rollout/unjudged_partners": float(len(self._sampled - self._judged))}
 
     def _partner_of(self, prompt: Prompt) -> int:
         """The nearest other prompt before it in the iteration; without one, the nearest after it, and after the last the run's first."""
@@ -55,5 +62,6 @@ class MismatchedPartners:
 
     def _start(self, index: int) -> asyncio.Future[RolloutRef]:
         if index not in self._rollouts:
+            self._sampled.add(index)
             self._rollouts[index] = asyncio.ensure_future(self._sample(self._prompts[index]))
         return self._rollouts[index]

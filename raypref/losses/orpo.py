@@ -25,8 +25,8 @@ LARGEST_LOGP = -1e-6
 class ORPO(PairLoss):
     """-log p_w - weight log sigmoid( log odds(p_w) - log odds(p_l) ), odds(p) = p / (1 - p), log p = log pi(y | x) / |y|.
 
-    Source: ORPO (6) and (7), whose lambda is ``weight`` here. The authors' code averages the first term over the batch's tokens; here, as
-    in the paper, it is the mean of each response.
+    Source: ORPO (6) and (7), whose lambda is ``weight`` here. The first term of the authors' code is the mean over the batch's tokens, the
+    prompt's among them: it imitates prompts, too. Here, as in the paper, it is the mean over the tokens of each response.
     """
 
     type: str = "orpo"

@@ -25,13 +25,17 @@ class REBEL(PairLoss):
 
     Source: REBEL, Algorithm 1. It takes the rewards of a reward model; here they come from the oracle's preferences: the mean score over
     the group, which for a Bradley-Terry oracle is the reward minus the group's mean, or the win rate (the paper's general preferences).
+    The loss of the authors' code is eta^2 times this one, ( (r_1 - r_2) - eta (R_1 - R_2) )^2: the same minimum with other step sizes.
+    Log-odds are cut at 27.6 nats (probabilities at 1e-12): rewards that differ by more count as 27.6 apart, and so does every certain
+    verdict of a judge. ``oracle/saturated`` is the share of such comparisons; where it is above 0, take ``rewards: win_rate``.
     """
 
     type: str = "rebel"
     eta: PositiveFloat = 1.0
     """Step size, in nats for one unit of reward; above 0."""
     rewards: Literal["score", "win_rate"] = "score"
-    """score: mean of log(P[i, j] / P[j, i]), in nats; win_rate: mean of P[i, j]; both over the group, y_i itself included."""
+    """score: mean of log(P[i, j] / P[j, i]), in nats, each cut at 27.6; win_rate: mean of P[i, j]; both over the group, y_i
+    itself included."""
 
     needs: ClassVar[frozenset[Frozen]] = frozenset({"previous"})
 

@@ -22,7 +22,8 @@ class RPO(PairLoss):
     """-log sigmoid( beta (r_w - r_l) ) - eta beta log pi_theta(y_w | x), r = log pi_theta(y | x) - log pi_ref(y | x).
 
     Source: RPO, the objective of its Algorithm 2 with the chosen responses as the baseline distribution; SRPO Appendix D scales the
-    weight by beta in the same way.
+    weight by beta in the same way. TRL's ``rpo_alpha`` (of its DPO) has no counterpart: it weighs the mean over the batch's chosen
+    tokens, without beta, beside a DPO term of sums. With ``average_logps`` both terms here are means, without it both are sums.
     """
 
     type: str = "rpo"

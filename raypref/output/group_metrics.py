@@ -35,6 +35,23 @@ GROUP_METRICS = (
         "Above: the oracle judges fragments; raise rollout.max_tokens, or set rollout.truncated to drop or penalise.",
     ),
     MetricInfo(
+        "rollout/unused_groups",
+        "Groups of the iteration that were sampled and judged, and of which no step used an example (loop.sync_interval). Their prompts "
+        "come again in the next iteration.",
+        "groups",
+        remedy="They cost sampling and judging. They come from loop.window_groups prompts that are in flight when the last batch is full.",
+    ),
+    MetricInfo(
+        "rollout/unused_examples",
+        "Examples of the iteration that no step used: those of the unused groups, and the rest of the group that filled the last batch.",
+        "examples",
+    ),
+    MetricInfo(
+        "rollout/unjudged_partners",
+        "Rollouts of the iteration that were sampled only as another prompt's mismatched responses, and not judged.",
+        "groups",
+    ),
+    MetricInfo(
         "oracle/dropped",
         "Share of groups that give no training example.",
         "share",
@@ -68,6 +85,15 @@ GROUP_METRICS = (
         (0.0, 0.5),
         "Above: the oracle cannot tell the responses apart; use a finer oracle, a smaller judging.tie_margin, or a higher "
         "rollout.temperature.",
+    ),
+    MetricInfo(
+        "oracle/saturated",
+        "Share of the answered comparisons with a probability below 1e-12 or above 1 - 1e-12, which log-odds are cut at (27.6 nats).",
+        "share",
+        _MEAN,
+        remedy="Above 0 it matters to what reads log-odds (loss rebel with rewards=score, judging.preference=sppo, best of n by mean "
+        "score): differences of rewards beyond 27.6 nats are lost. A judge that says 0 or 1 is at 1. Remedy: "
+        "rewards=win_rate, judging.preference=pairwise.",
     ),
     MetricInfo(
         "oracle/win_rate_spread",

@@ -152,6 +152,11 @@ class Throughput:
     def __init__(self, placement: PlacementConfig) -> None:
         self._gpus = {"sampled": placement.rollout.engines * placement.rollout.tensor_parallel, "trained": placement.learner.ranks}
         self._tokens = dict.fromkeys(self._gpus, 0.0)
+        self._unused: Mapping[str, float] = {}
+
+    def add_unused(self, counts: Mapping[str, float]) -> None:
+        """Note what the iteration sampled and no step used."""
+        self._unused = counts
 
     def add_sampled(self, metrics: Mapping[str, float]) -> None:
         """Count a group by its ``rollout/tokens``."""
@@ -174,4 +179,5 @@ class Throughput:
             if self._tokens[name] and seconds[name] and gpus
         }
         self._tokens = dict.fromkeys(self._gpus, 0.0)
-        return {**times, **rates}
+        unused, self._unused = self._unused, {}
+        return {**times, **rates, **unused}

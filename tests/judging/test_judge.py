@@ -17,6 +17,7 @@ from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import ABSTAIN, Answer, Question
+from raypref.preferences import log_odds
 from raypref.selection.all_responses import AllResponses
 from raypref.selection.base import Pairs, Picks, Selection
 from raypref.selection.best_worst import BestWorst
@@ -79,8 +80,22 @@ def test_metrics() -> None:
             "oracle/overlong": 0.0,
             "oracle/comparisons": 3.0,
             "oracle/ties": 0.0,
+            "oracle/saturated": 0.0,
         }
     )
+
+
+def test_certain_verdicts_are_counted_since_their_log_odds_are_cut() -> None:
+    """1, 1 - 1e-13 and 0.7: two of three."""
+    judged = judge({"a>bb": 1.0, "bb>ccc": 1.0 - 1e-13, "a>ccc": 0.7}).judge(rollout("a", "bb", "ccc"))
+    assert judged.verdict.metrics["oracle/saturated"] == pytest.approx(2 / 3)
+    np.testing.assert_allclose(log_odds(np.array([[0.5, 1.0], [0.0, 0.5]])), [[0.0, 27.631], [-27.631, 0.0]], atol=1e-3)
+
+
+def test_what_an_oracle_observes_of_a_whole_matrix_is_kept() -> None:
+    everything = Judge(OracleQueue(TableOracle(table=TABLE, asked=[]), JudgingConfig()), None, SPPO(eta=30))
+    matrix = asyncio.run(everything.matrix(rollout("a", "bb", "ccc")))
+    assert matrix.metrics == {"oracle/abstained": 0.0}
 
 
 def test_a_cycle_is_reported_and_its_group_dropped() -> None:
@@ -315,7 +330,9 @@ def test_an_oracles_error_reaches_everyone_who_waits() -> None:
     async def run() -> list[Judged | BaseException]:
         return await asyncio.gather(*(broken.judge(rollout("a", "bb")) for _ in range(3)), return_exceptions=True)
 
-    assert [str(error) for error in asyncio.run(run())] == ["no answer"] * 3
+    errors = asyncio.run(run())
+    assert [type(error) for error in errors] == [OracleError] * 3
+    assert all("oracle 'broken' raised TimeoutError: no answer" in str(error) for error in errors)
 
 
 def test_verdicts_are_kept(tmp_path: Path) -> None:

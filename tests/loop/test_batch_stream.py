@@ -70,6 +70,22 @@ def test_max_batches_starts_no_group_that_is_not_needed(window: int, max_batches
     assert started == 3 * max_batches
 
 
+def test_what_no_batch_takes_is_counted() -> None:
+    """One batch of three: one example of group 0, two of group 1. Of group 1 one is left, and group 2 with two was in flight."""
+    sizes = [1, 3, 2, 1]
+
+    async def process(index: int) -> Slice:
+        return Slice(index, 0, sizes[index])
+
+    async def left(max_batches: int | None) -> dict[str, float]:
+        stream = BatchStream(process, iter(range(4)), batch_size=3, window=3, max_batches=max_batches)
+        assert [batch async for batch in stream.batches()]
+        return stream.unused()
+
+    assert asyncio.run(left(1)) == {"rollout/unused_groups": 1.0, "rollout/unused_examples": 3.0}
+    assert asyncio.run(left(None)) == {"rollout/unused_groups": 0.0, "rollout/unused_examples": 0.0}
+
+
 def test_failure_of_a_group_ends_the_stream_and_leaves_nothing_running() -> None:
     async def process(index: int) -> Slice:
         await asyncio.sleep(0.001 * index)

@@ -182,6 +182,17 @@ def test_partners_are_the_prompts_before_and_no_prompt_is_sampled_twice(tmp_path
     assert sorted(request.prompt.index for request in driver.roles.rollout.requests) == list(range(8))
 
 
+def test_partners_that_are_not_judged_are_counted(tmp_path: Path) -> None:
+    """Steps of one prompt each: the partner of an iteration's only prompt is the next one, sampled for that alone."""
+    loop = {"iterations": 2, "sync_interval": 1, "window_groups": 1}
+    driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop=loop, learner={"global_batch": 1})
+    finish(driver)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    counted = [line["rollout/unjudged_partners"] for line in lines if "rollout/unjudged_partners" in line]
+    assert counted == [1.0, 1.0]
+    assert {line["rollout/unused_groups"] for line in lines if "rollout/unused_groups" in line} == {0.0}
+
+
 def test_a_prompt_with_the_same_turns_is_no_partner(tmp_path: Path) -> None:
     """Two iterations over A A B A | A A C C. The nearest other prompt before, or else after: 2 2 1 2 | 6 6 5 5, all sampled once."""
     driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop={"iterations": 2, "window_groups": 3})

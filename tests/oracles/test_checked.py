@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,39 @@ def changed(*entries: tuple[int, int, float]) -> np.ndarray:
 def test_what_is_no_preference_matrix_is_refused(matrix: Any, message: str) -> None:
     with pytest.raises(OracleError, match=r"oracle 'mine', prompt 'p7': .*" + message):
         check(matrix, QUESTION, "mine")
+
+
+class Failing(Oracle):
+    """Raises for one prompt, or returns something else."""
+
+    type: str = "failing"
+    returned: Any = "raise"
+
+    def compare(self, questions: Sequence[Question]) -> list[Answer]:
+        if self.returned == "raise":
+            raise KeyError("my bug: no such feature")
+        result: list[Answer] = self.returned
+        return result
+
+
+def test_an_oracle_that_raises_is_named_with_the_prompts_of_the_batch() -> None:
+    questions = [Question(f"p{k}", "Why?", ("a", "b"), ((0, 1),)) for k in range(18)]
+    with pytest.raises(OracleError) as caught:
+        ask(Failing(), questions[:2])
+    place = r"\(.*test_checked\.py:\d+, in compare\)"
+    message = rf"oracle 'failing' raised KeyError: 'my bug: no such feature' {place}, asked about prompts 'p0', 'p1'"
+    assert re.fullmatch(message, str(caught.value))
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(OracleError, match=r"asked about prompts 'p0', .*, 'p15' and 2 more$"):
+        ask(Failing(), questions)
+    with pytest.raises(OracleError, match=r"asked about prompt 'p3'$"):
+        ask(Failing(), questions[3:4])
+
+
+@pytest.mark.parametrize("returned", [None, 0.5, "text", {"a": 1}])
+def test_an_oracle_that_returns_no_list_is_told_what_to_return(returned: object) -> None:
+    with pytest.raises(OracleError, match=r"oracle 'failing': returned \w+; expected a list of Answer, one per prompt"):
+        ask(Failing(returned=returned), [QUESTION])
 
 
 @given(matrices())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.errors import OracleError
+from raypref.errors import OracleError, RayprefError
 from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
 from raypref.preferences import unknown
 
+MOST_PROMPTS = 16
+"""Prompts that a message names."""
 TOLERANCE = 1e-6
 """Largest departure from P + P^T = 1, from [0, 1] and from 1/2 on the diagonal: enough for float32 rounding, too little for mistakes."""
 
@@ -32,12 +35,32 @@ def ask(oracle: Oracle, questions: Sequence[Question]) -> list[Checked]:
     """Put questions to an oracle and check its answers.
 
     Raises:
-        OracleError: naming the oracle, the prompt, the entry and its value.
+        OracleError: naming the oracle, the prompt, the entry and its value; or the prompts of the batch, if the oracle itself fails.
     """
-    answers = oracle.compare(questions)
+    try:
+        answers = oracle.compare(questions)
+    except RayprefError:
+        raise
+    except Exception as error:  # whatever the oracle's code raises
+        raise OracleError(f"oracle {oracle.type!r} raised {_told(error)}, asked about {_prompts(questions)}") from error
+    if not isinstance(answers, list | tuple):
+        raise OracleError(f"oracle {oracle.type!r}: returned {type(answers).__name__}; expected a list of Answer, one per prompt")
     if len(answers) != len(questions):
         raise OracleError(f"oracle {oracle.type!r}: {len(answers)} answers to {len(questions)} questions; give one per prompt")
     return [_checked(answer, question, oracle.type) for answer, question in zip(answers, questions, strict=True)]
+
+
+def _told(error: Exception) -> str:
+    """The error with the line of code that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = f": {error}" if str(error) else ""
+    return f"{type(error).__name__}{text} ({frame.filename}:{frame.lineno}, in {frame.name})"
+
+
+def _prompts(questions: Sequence[Question]) -> str:
+    ids = [repr(question.prompt_id) for question in questions]
+    more = f" and {len(ids) - MOST_PROMPTS} more" if len(ids) > MOST_PROMPTS else ""
+    return f"prompt{'s' if len(ids) > 1 else ''} {', '.join(ids[:MOST_PROMPTS])}{more}"
 
 
 def _checked(answer: object, question: Question, oracle: str) -> Checked:
