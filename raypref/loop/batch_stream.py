@@ -138,7 +138,9 @@ class BatchStream(Generic[T]):
         await asyncio.gather(*self._pending)  # groups that were not needed after all: engines must be idle at the weight sync
 
     def unused(self) -> dict[str, float]:
-        """Metrics of what is in no batch once the stream has ended: groups, and examples."""
+        """Metrics of what is in no batch once the stream has ended, groups and examples; none where all of them are (``max_batches``)."""
+        if self._max_batches is None:
+            return {}
         groups = [task.result() for task in self._pending if task.done() and not task.cancelled() and task.exception() is None]
         whole = len(groups) + sum(part.start == 0 for part in self._partial)
         examples = self._examples + sum(group.stop - group.start for group in groups)

@@ -126,8 +126,7 @@ class Driver:
             taken = await self._train(stream)
         finally:
             await stream.close()
-        if self.data.sampled:
-            self.throughput.add_unused(stream.unused() | (self._partners.unused() if self._partners else {}))
+        self.throughput.add_unused(stream.unused() | (self._partners.unused() if self._partners else {}))
         if not taken:
             if state.iteration != self.saving.newest:
                 await self._save()  # the policy is still pi_t

@@ -36,8 +36,8 @@ GROUP_METRICS = (
     ),
     MetricInfo(
         "rollout/unused_groups",
-        "Groups of the iteration that were sampled and judged, and of which no step used an example (loop.sync_interval). Their prompts "
-        "come again in the next iteration.",
+        "Groups of the iteration that were sampled and judged (or given examples that were scored), and of which no step used an example. "
+        "With loop.sync_interval; their prompts come again in the next iteration.",
         "groups",
         remedy="They cost sampling and judging. They come from loop.window_groups prompts that are in flight when the last batch is full.",
     ),

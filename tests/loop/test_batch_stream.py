@@ -83,7 +83,7 @@ def test_what_no_batch_takes_is_counted() -> None:
         return stream.unused()
 
     assert asyncio.run(left(1)) == {"rollout/unused_groups": 1.0, "rollout/unused_examples": 3.0}
-    assert asyncio.run(left(None)) == {"rollout/unused_groups": 0.0, "rollout/unused_examples": 0.0}
+    assert asyncio.run(left(None)) == {}, "every example is in a batch, the last of which may be short"
 
 
 def test_failure_of_a_group_ends_the_stream_and_leaves_nothing_running() -> None:
