@@ -156,14 +156,15 @@ def _object(values: Any, place: str) -> Mapping[str, Any]:
 def _read_csv(file: Path, stream: IO[bytes], delimiter: str, on_bad: OnBad) -> Iterator[Row]:
     """Cells are texts; an empty cell counts as absent, as in pandas and datasets."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+    lines = (line.removeprefix(codecs.BOM_UTF8).decode() if k == 0 else line.decode() for k, line in enumerate(stream))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] = []
     for count in itertools.count():
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text, at line {number} or a little later: {error}") from error
+            raise DataError(f"{file}:{reader.line_num + 1}: not UTF-8 text: {error}") from error
         except csv.Error as error:
             raise DataError(f"{file}:{number}: broken CSV: {error}") from error
         if cells is None:
