@@ -128,7 +128,7 @@ def _load(path: str | None, objects: Any, config: DataConfig, facts: PolicyFacts
                 continue
             advice = f"the context leaves {limit} beside rollout.max_tokens; shorten it, lower rollout.max_tokens"
             if check_length(len(ids), limit, config, item.place, f"prompt {item.name!r} has {len(ids)} tokens; {advice}"):
-                kept.append(replace(make_prompt(len(kept), item.name, item.prompt, ids), named=item.named))
+                kept.append(make_prompt(len(kept), item.name, item.prompt, ids, named=item.named))
             else:
                 overlong.add(f"{item.place}, {len(ids)} tokens")
     bad.report(key)

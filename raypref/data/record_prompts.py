@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raypref.data.chats import Chat, chat_of_messages, shortened
 from raypref.data.config import DataConfig
-from raypref.data.records import Record, field_of, value_of
+from raypref.data.records import Record, check_texts, field_of, value_of
 from raypref.data.templates import template_of
 from raypref.errors import DataError
 from raypref.types import Prompt
@@ -32,6 +32,8 @@ def prompt_of(record: Record, config: DataConfig) -> str | Chat:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty")
+        if value_of(record, config.tools_field) is None:
+            return prompt
         chat = read_chat([{"role": "user", "content": prompt}], record, config)
         return chat if chat.tools else prompt
     if isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and prompt:
@@ -47,7 +49,9 @@ def has_prompt(record: Record, config: DataConfig) -> bool:
 def _composed(record: Record, config: DataConfig) -> str | None:
     if config.template is None or record.values.get(config.prompt_field) is not None:
         return None
-    return template_of(config.template).compose(record.values)
+    composed = template_of(config.template).compose(record.values)
+    check_texts(record, "data.template", composed)
+    return composed
 
 
 def read_chat(messages: Any, record: Record, config: DataConfig) -> Chat:
@@ -92,7 +96,7 @@ def chat_of(prompt: str | Chat) -> tuple[tuple[str, str], ...]:
     return () if isinstance(prompt, str) else prompt.shown()
 
 
-def make_prompt(index: int, name: str, source: str | Chat, token_ids: NDArray[np.int32]) -> Prompt:
+def make_prompt(index: int, name: str, source: str | Chat, token_ids: NDArray[np.int32], *, named: bool = True) -> Prompt:
     """A prompt with what oracles, revisions and the policy need of it.
 
     Args:
@@ -100,11 +104,12 @@ def make_prompt(index: int, name: str, source: str | Chat, token_ids: NDArray[np
         name: its id.
         source: the text or chat of the data.
         token_ids: (T,) what the policy reads.
+        named: whether the data gives the id.
     """
     if isinstance(source, str):
-        return Prompt(index, name, source, token_ids)
+        return Prompt(index, name, source, token_ids, named=named)
     messages = () if source.is_plain else source.turns
-    return Prompt(index, name, bare_text(source), token_ids, chat_of(source), messages, source.tools)
+    return Prompt(index, name, bare_text(source), token_ids, chat_of(source), messages, source.tools, named)
 
 
 def source_of(prompt: Prompt) -> str | Chat:

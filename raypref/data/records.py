@@ -153,7 +153,7 @@ def value_of(record: Record, name: str) -> Any:
     """
     value = record.values.get(name)
     if value is not None:
-        _check_texts(record, name, value)
+        check_texts(record, name, value)
     return value
 
 
@@ -193,8 +193,12 @@ def fields_of(record: Record) -> str:
     return ", ".join(names[:_FIELDS_SHOWN]) + (", ..." if len(names) > _FIELDS_SHOWN else "")
 
 
-def _check_texts(record: Record, name: str, value: Any) -> None:
-    """Walks a value without recursion: it may be nested more deeply than Python calls functions."""
+def check_texts(record: Record, name: str, value: Any) -> None:
+    """Refuse a value with a text that is not valid. It is walked without recursion: it may be nested more deeply than functions are called.
+
+    Raises:
+        DataError: a text in it is not valid Unicode, or holds a NUL; or it is nested too deeply.
+    """
     todo: list[tuple[int, Any]] = [(0, value)]
     while todo:
         depth, part = todo.pop()

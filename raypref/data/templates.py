@@ -36,7 +36,8 @@ class Summary:
 
     def compose(self, values: Mapping[str, Any]) -> str | None:
         """Fields stand in the record, or in its ``info`` (the layout of openai/summarize_from_feedback)."""
-        known = {**(values.get("info") or {}), **values}
+        info = values.get("info")
+        known = {**(info if isinstance(info, Mapping) else {}), **values}
         if any(not isinstance(known.get(field), str) for field, _ in self.fields):
             return None
         lines = [f"{label}: {known[field].strip()}" for field, label in self.fields]

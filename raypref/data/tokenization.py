@@ -211,15 +211,20 @@ class PolicyTokenizer:
         """A chat template writes its own special tokens; plain text gets the tokenizer's, but no end token behind it."""
         before, after = ([], []) if self._config.chat_template else self._put_around()
         ordinary = [text for text in texts if not self._control.hidden_in(text)]
-        ids = iter(
-            self._tokenizer(ordinary, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-            if ordinary
-            else ()
-        )
+        ids = iter(self._ids(ordinary))
         return [
             np.array([*before, *(self._control.encode(text) if self._control.hidden_in(text) else next(ids)), *after], dtype=np.int32)
             for text in texts
         ]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts without marks. A fast tokenizer is asked directly, once it is set up: that halves the time of long lists."""
+        if len(texts) < 2 or not getattr(self._tokenizer, "is_fast", False):
+            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+            return ids
+        first = self._tokenizer(texts[:1], add_special_tokens=False)["input_ids"]  # sets truncation, padding and special tokens
+        rest = self._tokenizer.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)
+        return [*first, *(encoding.ids for encoding in rest)]
 
     def _put_around(self) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer puts before and behind a plain text, without end tokens behind it."""

@@ -14,6 +14,7 @@ from raypref.data.policy_facts import PolicyFacts
 from raypref.errors import ConfigError, DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
+from raypref.losses.kto import KTO
 from raypref.losses.sppo import SPPO
 from raypref.selection.all_pairs import AllPairs
 from raypref.selection.best_worst import BestWorst
@@ -120,6 +121,41 @@ def test_mismatched_responses_come_from_the_record_before(tokenizer: Any) -> Non
     assert examples[0].targets.tolist() == [1, 0, 1, 0]
     with pytest.raises(DataError, match="need the responses of another prompt"):
         load(tokenizer, PAIRS[:1], Doubled())
+
+
+UNPAIRED = [
+    {"prompt": "why", "completion": " so", "label": True},
+    {"prompt": "how", "completion": " not because", "label": False},
+]
+
+
+def test_unpaired_records_for_kto(tokenizer: Any) -> None:
+    """One answer and its label, followed by the answer to the other prompt: ``so`` 7, ``not because`` 9 8; targets 1 and 0."""
+    first, second = load(tokenizer, UNPAIRED, KTO()).examples
+    assert [ids.tolist() for ids in first.response_ids] == [[7, 2], [9, 8, 2]]
+    assert [ids.tolist() for ids in second.response_ids] == [[9, 8, 2], [7, 2]]
+    assert (first.targets.tolist(), second.targets.tolist()) == ([1, 1], [0, 0])
+
+
+def test_a_loss_of_pairs_refuses_unpaired_records(tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.type: 'dpo' compares answers, .*record 0 .*; set loss\.type=kto, or give pairs"):
+        load(tokenizer, UNPAIRED)
+    with pytest.raises(ConfigError, match=r"selection: a record of one answer leaves it nothing to select"):
+        load(tokenizer, UNPAIRED, KTO(), selection=BestWorst())
+
+
+def test_bad_records_are_skipped_and_counted(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What is too long, and what cannot be used, are told apart, each with its first place. The numbers of the others stay."""
+    records = [PAIRS[1], {"prompt": "why"}, {"prompt": "why", "chosen": "so", "rejected": ""}, PAIRS[0], PAIRS[2]]
+    data = load(tokenizer, records, context=4, on_bad_record="skip")
+    assert [example.prompt_id for example in data.examples] == ["0", "4"]
+    assert (data.skipped, data.overlong, data.dropped) == (2, 1, 1)
+    assert "data.path: 2 records skipped (data.on_bad_record=skip); the first: record 1 of those" in caplog.text
+    assert (
+        "1 of 3 records give no example; too long for 4 tokens: 1 (the first: record 3 of those passed to run(), 5 tokens)" in caplog.text
+    )
+    with pytest.raises(DataError, match="record 1 of those"):
+        load(tokenizer, records)
 
 
 def test_no_source(tokenizer: Any) -> None:

@@ -140,6 +140,57 @@ def test_what_is_no_preference_is_refused_with_its_place(values: dict[str, Any],
         read(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prompt": "q", "responses": ["a", "b"], "ranking": 1}, r"numbers 0 to 1 of the answers, best first, got 1"),
+        ({"prompt": "q", "responses": ["a", "b"], "ranking": [1.5, 0]}, r"numbers 0 to 1 .* got \[1\.5, 0\]"),
+        ({"prompt": "q", "responses": ["a", "b"], "ranking": [True, False]}, r"numbers 0 to 1"),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": 5}, r"'scores' must be a list with a number for each answer, got 5"),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": ["good", 1]}, r"must be a finite number, got 'good'"),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": [10**400, 1]}, r"must be a finite number"),
+        ({"prompt": "q", "responses": {"a": 1}, "best": 0}, r"must be a list of at least two answers"),
+        ({"prompt": "q", "responses": ["a", 5], "best": 0}, r"must be a text that is not empty, got 5"),
+        ({"prompt": "q", "summaries": None, "choice": 0}, r"no field 'summaries'"),
+        ({"prompt": "q", "summaries": [{"text": "a"}, {}], "choice": 0}, r"must be a text that is not empty, got None"),
+        ({"prompt": "q", "summaries": "ab", "choice": 0}, r"'summaries' must be a list of at least two texts"),
+        (
+            {"instruction": 5, "output_1": "a", "output_2": "b", "preference": 1},
+            r"'instruction' and 'input' must be texts, got \[5, None\]",
+        ),
+        ({"instruction": "x", "output_1": "a", "output_2": "b", "preference": True}, r"must be 1 \(output_1 is better\) or 2, got True"),
+        ({"instruction": "x", "output_1": None, "output_2": "b", "preference": 1}, r"no field 'output_1'"),
+        ({"prompt": "q", "chosen": "a\ud800", "rejected": "b"}, r"field 'chosen' holds invalid Unicode .* at position 1"),
+        ({"prompt": "q\0", "chosen": "a", "rejected": "b"}, r"field 'prompt' holds a NUL character at position 1"),
+        ({"prompt": [user("\udfff")], "chosen": "a", "rejected": "b"}, r"field 'prompt' holds invalid Unicode"),
+        ({"prompt": float("nan"), "chosen": "a", "rejected": "b"}, r"must be a text or a list of chat messages, got nan"),
+        ({"prompt": "q", "completion": "a", "label": "good"}, r"'label' must be true \(desirable\) or false, got 'good'"),
+        ({"prompt": "q", "completion": "a", "label": 0.5}, r"'label' must be true \(desirable\) or false, got 0\.5"),
+        ({"prompt": "q", "completion": " ", "label": True}, r"must be a text that is not empty"),
+    ],
+)
+def test_values_of_other_types_are_refused_with_their_place(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"data.jsonl:7: .*{message}"):
+        read(values)
+
+
+def test_numbers_whose_meaning_is_plain() -> None:
+    """Floats of a Parquet column with gaps, and a CSV file's texts."""
+    answers = {"prompt": "q", "responses": ["a", "b"]}
+    assert read(answers | {"ranking": [1.0, 0.0]}).responses == ("b", "a")
+    assert read(answers | {"ranking": ["1", "0"]}).responses == ("b", "a")
+    assert read(answers | {"best": 1.0}).responses == ("b", "a")
+    assert read(answers | {"scores": ["1", "2.5e0"]}).responses == ("b", "a")
+    assert read({"instruction": "x", "output_1": "a", "output_2": "b", "preference": 2.0}).responses == ("b", "a")
+
+
+@pytest.mark.parametrize(("label", "desirable"), [(True, True), (False, False), (1, True), (0, False), ("True", True), ("false", False)])
+def test_unpaired(label: Any, desirable: bool) -> None:
+    found = read({"prompt": "Why?", "completion": [assistant("so")], "label": label})
+    assert (found.prompt, found.responses, found.desirable) == ("Why?", ("so",), desirable)
+    assert found.values.tolist() == [[0.5]]
+
+
 def test_soft_pairs_need_scores() -> None:
     with pytest.raises(DataError, match="needs score_chosen and score_rejected"):
         read({"prompt": "x", "chosen": "y", "rejected": "n"}, verdicts="soft")

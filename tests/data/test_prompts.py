@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,55 @@ def test_sources_that_are_not_there(tokenizer: Any, tmp_path: Path, monkeypatch:
         load(tokenizer, path=str(tmp_path / "p.jsonl"))
     with pytest.raises(DataError, match=r"data\.path: 'no-owner/no-data' is not a file or directory here .* split 'train'"):
         load(tokenizer, path="no-owner/no-data")
+
+
+def test_bad_prompts_are_skipped_and_counted(tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "why"}\n{"prompt": ""}\n{"pro\n{"prompt": "why how so"}\n{"prompt": "how"}\n')
+    data = load(tokenizer, path=str(path), context=7, on_bad_record="skip", **PLAIN)
+    assert [prompt.text for prompt in data.train] == ["why", "how"]
+    assert (data.skipped, data.dropped) == (2, 1)
+    assert "data.path: 2 records skipped" in caplog.text
+    assert f"prompts dropped: 1 (the first: {path}:4, 4 tokens)" in caplog.text
+
+
+def test_an_empty_file_is_called_so(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").touch()
+    with pytest.raises(DataError, match=r"p\.jsonl: the file is empty"):
+        load(tokenizer, path=str(tmp_path / "p.jsonl"))
+
+
+def test_tokens_that_the_model_does_not_have_are_refused(tokenizer: Any) -> None:
+    """``so`` is 7, ``not`` 9; the model has 9 rows."""
+    facts = PolicyFacts(tokenizer, 20, (), 9)
+    section = DataConfig(**PLAIN)
+    assert len(load_prompts(section, facts, 4, 0, prompts=["so"]).train) == 1
+    message = r"record 1 .*: the prompt has the token 'not' \(id 9\), but the model has 9 tokens; policy\.tokenizer does not fit"
+    with pytest.raises(DataError, match=message):
+        load_prompts(section, facts, 4, 0, prompts=["so", "why not"])
+
+
+def test_a_prompt_of_which_the_tokenizer_makes_nothing(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    silent = copy.deepcopy(tokenizer)
+    silent.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    with pytest.raises(DataError, match=r"record 1 .*: the tokenizer makes nothing of the prompt '\\u200b'"):
+        load(silent, prompts=["so", "\u200b"], **PLAIN)
+
+
+def test_prompts_take_little_memory(tokenizer: Any, tmp_path: Path) -> None:
+    """5,000 prompts of 61 tokens: at most 1.5 KB each stay in memory, and at most 10 MB more are needed on the way."""
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "why not " * 30}) + "\n" for _ in range(5_000)))
+    load(tokenizer, path=str(path), context=100, **PLAIN)  # what is allocated once
+    tracemalloc.start()
+    data = load(tokenizer, path=str(path), context=100, **PLAIN)
+    current, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.train) == 5_000
+    assert current < 5_000 * 1500
+    assert peak < current + 10e6
 
 
 def test_reading_needs_no_torch() -> None:
