@@ -74,7 +74,7 @@ class Plan:
         roles = ["+".join(sorted({actor.role for actor in self.actors if actor.bundle == k})) for k in range(len(self.bundles))]
         kinds = Counter((names, _show(bundle)) for names, bundle in zip(roles, self.bundles, strict=True))
         terms = " + ".join(f"{names} {count} x {{{shape}}}" for (names, shape), count in kinds.items())
-        note = " (counted, not there: placement.device is cpu)" if device == "cpu" else ""
+        note = " (counted, not there: the run computes on CPUs)" if device == "cpu" else ""
         return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU{note}"
 
 

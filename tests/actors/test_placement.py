@@ -74,3 +74,9 @@ def test_cores_count_too() -> None:
     placed = plan(learner={"ranks": 2})
     assert cannot_fit(placed, [{"GPU": 8, "CPU": 4}]) is not None
     assert cannot_fit(placed, [{"GPU": 8, "CPU": 5}]) is None
+
+
+def test_on_a_cpu_the_arithmetic_says_that_gpus_are_counted_and_not_there() -> None:
+    plan = plan_placement(PlacementConfig(), Need(rollout=True, reference=False, oracle=False))
+    assert plan.arithmetic("cpu") == f"{plan.arithmetic()} (counted, not there: the run computes on CPUs)"
+    assert plan.arithmetic("cuda") == plan.arithmetic()
