@@ -6,7 +6,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test test-all bench docs-tables lint format clean
+.PHONY: setup quickstart test test-all bench gpu-check docs-tables lint format clean
 
 setup: $(READY)
 
@@ -28,6 +28,9 @@ bench: $(READY)
 	@$(BIN)/python -m pip show --quiet trl 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[bench]" || \
 		echo "bench: TRL cannot be installed here; what is compared with it is left out"
 	@$(BIN)/python -m benchmarks all
+
+gpu-check: $(READY)
+	@$(BIN)/python -m benchmarks gpu
 
 docs-tables: $(READY)
 	@$(BIN)/python -m raypref.output.metric_docs docs

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import benchmarks
 from benchmarks import report
 
-STUDIES = ("revisions",)
-"""Left out by ``all``: these take minutes, have no bar, and measure models rather than the program."""
+STUDIES = ("gpu", "revisions")
+"""Left out by ``all``: a check of GPUs, and a study that takes minutes, has no bar, and measures models rather than the program."""
 
 
 def names() -> list[str]:

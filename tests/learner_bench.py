@@ -105,7 +105,8 @@ class Bench:
         self.group = LearnerGroup(self.ranks, timeout_s=90.0)
 
     def _settings(self, policy: PolicyConfig, rank: int, world_size: int, learner: dict[str, Any], **other: Any) -> dict[str, Any]:
-        config = run_config(policy, LearnerConfig.parse(BASE | learner), **{"loss": Square(), "output_dir": self.output_dir} | other)
+        arguments: dict[str, Any] = {"loss": Square(), "output_dir": self.output_dir} | other
+        config = run_config(policy, LearnerConfig.parse(BASE | learner), **arguments)
         return {"config": config, "device": "cpu", "rank": rank, "world_size": world_size}
 
     def become(self, policy: PolicyConfig, learner: dict[str, Any] | None = None, **other: Any) -> LearnerConfig:

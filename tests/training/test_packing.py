@@ -95,15 +95,15 @@ def test_rows_cost_what_the_longest_does() -> None:
 
 
 def test_rows_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """H = 4096: with a mask a row costs L + L^2 / 12,288, without L + L^2 / 36,864. Four responses of 513 tokens (512 positions), prompts
-    of 50, 100, 200: apart 4 x 562 (1 + 562 / 36,864) = 2282, 2489, 2903; two and two 2 x 1074 (1 + 1074 / 12,288) = 2336, 2454, 2692; all
-    2456, 2524, 2659. Four responses of 4096 positions to a prompt as long: apart 40,050, two and two 49,152; with masks everywhere apart
+    """H = 4096: with a mask a row costs L + L^2 / 12,288, without L + L^2 / 24,576. Four responses of 513 tokens (512 positions), prompts
+    of 50, 100, 200: apart 4 x 562 (1 + 562 / 24,576) = 2299, 2509, 2930; two and two 2 x 1074 (1 + 1074 / 12,288) = 2336, 2454, 2692; all
+    2456, 2524, 2659. Four responses of 4096 positions to a prompt as long: apart 43,691, two and two 49,152; with masks everywhere apart
     would cost 54,613."""
     model = small("llama")
     monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
     model.config.hidden_size = 4096
     gpu = packing_of(model)
-    assert gpu == Packing("prefix_sharing", 12_288.0, 36_864.0)
+    assert gpu == Packing("prefix_sharing", 12_288.0, 24_576.0)
     model.set_attn_implementation("eager")
     assert packing_of(model) == Packing("prefix_sharing", 24 * 4096**2 / (4 * 4096 + 96 * 2)), "eager attention always has a mask"
 
