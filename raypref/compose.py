@@ -16,8 +16,6 @@ from raypref.checks import Task, check, check_supply, judges, samples
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
-from raypref.loop.generation import Chain
-from raypref.loop.outcome import Outcome
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
@@ -26,12 +24,13 @@ from raypref.output import targets
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
+from raypref.output.outcome import Outcome
 from raypref.output.progress import Callback, ProgressLine, ended, tell_waiting
 from raypref.output.report import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 from raypref.settings.without_effect import notes
-from raypref.types import RunData
+from raypref.types import Chain, RunData
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ def generate(
     Args:
         config: policy, data (how prompts are read and rendered), rollout (sampling) and placement are what matters.
         prompts: a file, directory or data set like ``data.path``, or prompts as ``run`` takes them.
-        output: a JSONL file (see ``raypref.loop.generation.record_of``), replaced; none of the files that are read.
+        output: a JSONL file (see ``raypref.output.generated_answers.record_of``), replaced; none of the files that are read.
         responses: first answers per prompt.
         revisions: number of revisions of each; needs ``data.template``.
         best: keep the one of each prompt's last answers with the highest mean score under the oracle (best of n, SPPO section 5). All
@@ -127,7 +126,8 @@ def generate(
         PlacementError: the cluster cannot hold the engines.
     """
     from raypref.evaluation.reranking import best_of
-    from raypref.loop.generation import generate_chains, load_questions, write_chains
+    from raypref.loop.generation import generate_chains, load_questions
+    from raypref.output.generated_answers import write_chains
 
     config, output = config.located(), Path(output)
     all_answers = output.with_name(f"{output.stem}.all.jsonl")

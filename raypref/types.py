@@ -96,6 +96,21 @@ RolloutRef: TypeAlias = Rollout | Awaitable[Rollout]
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """One prompt's answers, revision after revision."""
+
+    prompt: Prompt
+    rounds: tuple[tuple[Response, ...], ...]
+    """(N + 1, n) the first answers, then the revisions of each."""
+    stopped: int
+    """Revisions that were not sampled, because the prompt with the earlier answer leaves no room; the earlier answer takes their place."""
+
+    def rollout(self, revision: int, policy_version: int) -> Rollout:
+        """The answers after ``revision`` revisions, as a rollout of the original prompt."""
+        return Rollout(self.prompt, self.rounds[revision], policy_version)
+
+
+@dataclass(frozen=True, slots=True)
 class PreferenceMatrix:
     """P[i, j] = P(y_i > y_j | x), as far as an oracle was asked and has answered. See ``raypref.preferences`` for the maths."""
 
@@ -180,6 +195,20 @@ class Verdict:
     """How many training examples the group gives; 0 when it was dropped."""
     metrics: dict[str, float]
     """Per-group figures (``entropy``, ``rollout/...``, ``oracle/...``). The driver averages them over groups; it sums a ``Total``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A judged group."""
+
+    verdict: Verdict
+    """What the driver learns."""
+    examples: tuple[Example, ...]
+    """What the learner trains on."""
+    matrix: PreferenceMatrix
+    """(K, K) over all responses of the rollout, NaN where a pair was not asked, not answered, or left out; for the journal."""
+    picked: tuple[tuple[int, ...], ...]
+    """For each example, the indices of its responses in the rollout; for the journal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raypref.judging.judge import Judge, Judged
+from raypref.judging.judge import Judge
 from raypref.oracles.base import Answer, Oracle, Question
-from raypref.types import Comparison, Prompt, Response, Rollout
+from raypref.types import Comparison, Judged, Prompt, Response, Rollout
 
 
 def rollout(*texts: str, cut_off: Sequence[int] = (), prompt_id: str = "p", index: int = 0, policy_version: int = 2) -> Rollout:

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def logps(model: Any, batch: list[Pair]) -> Tensor:
-    """(N,) log p(response | prompt), summed over tokens, in nats; the winner's before the loser's."""
+    """(N,) log p(response | prompt), summed over tokens, in nats; the chosen one's before the rejected one's."""
     sequences = [(pair["prompt_ids"], response) for pair in batch for response in pair["response_ids"]]
     width = max(len(prompt) + len(response) for prompt, response in sequences)
     tokens, counts = torch.zeros(len(sequences), width, dtype=torch.long), torch.zeros(len(sequences), width)

@@ -18,9 +18,9 @@ from raypref import preferences
 from raypref.evaluation import outcomes
 from raypref.evaluation.matching import Unit
 from raypref.evaluation.win_rate import WinRate, summarise
-from raypref.loop.generation import Chain
 from raypref.preferences import TIE, Matrix
 from raypref.roles import OracleRole
+from raypref.types import Chain
 
 logger = logging.getLogger(__name__)
 

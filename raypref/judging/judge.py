@@ -9,7 +9,7 @@ indices that leave this module count over all K.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +23,7 @@ from raypref.losses.base import Loss
 from raypref.preferences import Unanswered
 from raypref.seeds import seed_for
 from raypref.selection.base import Pairs, Picks, Selection, play
-from raypref.types import Comparison, Example, PreferenceMatrix, Response, Rollout, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A judged group."""
-
-    verdict: Verdict
-    """What the driver learns."""
-    examples: tuple[Example, ...]
-    """What the learner trains on."""
-    matrix: PreferenceMatrix
-    """(K, K) over all responses of the rollout, NaN where a pair was not asked, not answered, or left out; for the journal."""
-    picked: tuple[tuple[int, ...], ...]
-    """For each example, the indices of its responses in the rollout; for the journal."""
+from raypref.types import Comparison, Judged, PreferenceMatrix, Response, Rollout, Verdict
 
 
 class Judge:

@@ -37,7 +37,6 @@ from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
 from raypref.loop.iterations import Iterations
 from raypref.loop.mismatched_partners import MismatchedPartners
-from raypref.loop.outcome import Outcome
 from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.loop.regulariser_samples import RegulariserSamples
 from raypref.loop.requests import RequestBuilder
@@ -45,6 +44,7 @@ from raypref.loop.saving import Saving
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
+from raypref.output.outcome import Outcome
 from raypref.output.progress import Callback
 from raypref.roles import Audience, Roles
 from raypref.seeds import seed_for

@@ -8,21 +8,17 @@ Source: SRPO section 6, "N-revision". One policy plays both parts; ``data.templa
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
-from raypref.data.identity import content_id
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.prompts import load_held_out
 from raypref.data.revision import Reviser
 from raypref.loop.requests import RequestBuilder
 from raypref.roles import RolloutRole
-from raypref.types import Prompt, Response, Rollout, RolloutRef
+from raypref.types import Chain, Prompt, Rollout, RolloutRef
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +26,6 @@ Sample = Callable[[Prompt, int, str], Awaitable[RolloutRef]]
 """(prompt, count, purpose) -> rollout; prompt and purpose determine the seed."""
 Revise = Callable[[Prompt, str], Prompt | None]
 """(prompt, answer) -> the prompt that asks for a revision; None where it leaves no room for one (``Reviser.within``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """One prompt's answers, revision after revision."""
-
-    prompt: Prompt
-    rounds: tuple[tuple[Response, ...], ...]
-    """(N + 1, n) the first answers, then the revisions of each."""
-    stopped: int
-    """Revisions that were not sampled, because the prompt with the earlier answer leaves no room; the earlier answer takes their place."""
-
-    def rollout(self, revision: int, policy_version: int) -> Rollout:
-        """The answers after ``revision`` revisions, as a rollout of the original prompt."""
-        return Rollout(self.prompt, self.rounds[revision], policy_version)
 
 
 async def chain(prompt: Prompt, sample: Sample, *, responses: int, revisions: int, revise: Revise | None = None) -> Chain:
@@ -119,28 +100,3 @@ async def generate_chains(
 
     settings: dict[str, Any] = {"responses": responses, "revisions": revisions, "revise": revise}
     return await chains(prompts, config.groups_in_flight(responses), lambda prompt: chain(prompt, sample, **settings))
-
-
-def record_of(item: Chain) -> dict[str, Any]:
-    """A chain as a record: ``responses`` holds the last answers, ``revisions`` every version of each answer, the first version first.
-
-    A prompt that is a chat stays one, so that an oracle can be asked what it would be asked in a run. ``id`` is there if the data gave one;
-    otherwise ``content_id`` is, which follows from the prompt alone.
-    """
-    prompt = item.prompt
-    return {
-        **({"id": prompt.id} if prompt.named else {"content_id": content_id(prompt.text, prompt.chat)}),
-        "prompt": [{"role": role, "content": content} for role, content in prompt.chat] or prompt.text,
-        "responses": [response.text for response in item.rounds[-1]],
-        "revisions": [[answers[k].text for answers in item.rounds] for k in range(len(item.rounds[0]))],
-        "tokens": [[len(answers[k].token_ids) for answers in item.rounds] for k in range(len(item.rounds[0]))],
-        "finish_reasons": [response.finish_reason for response in item.rounds[-1]],
-    }
-
-
-def write_chains(path: Path, items: Sequence[Chain]) -> None:
-    """Write one JSON object per line. The file appears only when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(json.dumps(record_of(item), ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
-    partial.rename(path)

@@ -32,7 +32,7 @@ GROUP_METRICS = (
         "share",
         _MEAN,
         (0.0, 0.3),
-        "Above: the oracle judges fragments; raise rollout.max_tokens, or set rollout.truncated to drop or penalise.",
+        "Above: the oracle judges fragments; raise rollout.max_tokens, or set judging.truncated to drop or penalise.",
     ),
     MetricInfo(
         "rollout/unused_groups",

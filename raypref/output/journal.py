@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from raypref.judging.judge import Judged
 from raypref.output.numbered import by_number, iteration_name, number_in
-from raypref.types import Rollout
+from raypref.types import Judged, Rollout
 
 
 def _schema() -> Any:

@@ -13,7 +13,7 @@ from raypref.output.terminal import counted, print_table, visible
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
-    from raypref.loop.outcome import Outcome
+    from raypref.output.outcome import Outcome
 
 VERSIONED = ("raypref", "ray", "torch", "transformers", "vllm", "deepspeed")
 

@@ -15,8 +15,8 @@ import pytest
 from raypref.errors import DataError
 from raypref.evaluation.response_files import read_questions, read_responses, read_rounds
 from raypref.evaluation.response_formats import Asked
-from raypref.loop.generation import Chain, write_chains
-from raypref.types import FinishReason, Prompt, Response
+from raypref.output.generated_answers import write_chains
+from raypref.types import Chain, FinishReason, Prompt, Response
 
 
 def _lines(path: Path, *rows: Mapping[str, Any]) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from raypref.errors import ConfigError, OracleError
 from raypref.judging.config import JudgingConfig
-from raypref.judging.judge import Judge, Judged
+from raypref.judging.judge import Judge
 from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
@@ -21,7 +21,7 @@ from raypref.preferences import log_odds
 from raypref.selection.all_responses import AllResponses
 from raypref.selection.base import Pairs, Picks, Selection
 from raypref.selection.best_worst import BestWorst
-from raypref.types import PreferenceMatrix
+from raypref.types import Judged, PreferenceMatrix
 from tests.groups import Judging, TableOracle, rollout
 
 TABLE = {"a>bb": 0.8, "a>ccc": 0.9, "bb>ccc": 0.7}

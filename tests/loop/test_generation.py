@@ -23,9 +23,9 @@ from raypref.evaluation.exports import write_responses
 from raypref.evaluation.matching import match
 from raypref.evaluation.response_files import read_responses
 from raypref.evaluation.revisions import compare_rounds, revision_curve
-from raypref.loop import generation
-from raypref.loop.generation import Chain, chain, chains, record_of, write_chains
+from raypref.loop.generation import chain, chains
 from raypref.oracles.base import Question
+from raypref.output.generated_answers import record_of, write_chains
 from tests.fakes import prompt
 from tests.groups import rollout
 
@@ -41,7 +41,7 @@ async def sample(item: types.Prompt, count: int, purpose: str) -> types.Rollout:
     return rollout(*texts, prompt_id=item.id)
 
 
-def make(responses: int = 2, revisions: int = 3) -> Chain:
+def make(responses: int = 2, revisions: int = 3) -> types.Chain:
     return asyncio.run(chain(prompt(0), sample, responses=responses, revisions=revisions, revise=revise))
 
 
@@ -74,13 +74,13 @@ def test_purposes_differ_between_answers_and_revisions() -> None:
 def test_chains_come_in_the_order_of_the_prompts_within_the_window() -> None:
     running = most = 0
 
-    async def slow(item: types.Prompt) -> Chain:
+    async def slow(item: types.Prompt) -> types.Chain:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await asyncio.sleep(0.002 * (3 - item.index % 3))
         running -= 1
-        return Chain(item, ((),), 0)
+        return types.Chain(item, ((),), 0)
 
     answered = asyncio.run(chains([prompt(k) for k in range(9)], 2, slow))
     assert [item.prompt.index for item in answered] == list(range(9))
@@ -121,7 +121,7 @@ def test_an_oracle_is_asked_the_same_in_a_run_and_of_a_file(tmp_path: Path) -> N
         types.Prompt(k, f"x{k}", text, np.zeros(1, dtype=np.int32), chat) for k, (text, chat) in enumerate(zip(texts, chats, strict=True))
     ]
     answers = make(revisions=0).rounds
-    write_chains(tmp_path / "a.jsonl", [Chain(item, answers, 0) for item in asked])
+    write_chains(tmp_path / "a.jsonl", [types.Chain(item, answers, 0) for item in asked])
     read = read_responses(tmp_path / "a.jsonl")
     write_responses(tmp_path / "b.jsonl", read)
     for path in ("a.jsonl", "b.jsonl"):
@@ -132,10 +132,6 @@ def test_an_oracle_is_asked_the_same_in_a_run_and_of_a_file(tmp_path: Path) -> N
                 for found in (types.Rollout(item, answers[0], 0), matched.rollout(0, number))
             )
             assert in_run == of_file
-
-
-def test_evaluation_imports_generation_and_not_the_other_way_round() -> None:
-    assert "raypref.evaluation" not in Path(generation.__file__).read_text()
 
 
 def test_a_curve_by_hand() -> None:
