@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -25,7 +24,7 @@ from raypref.output.checkpoint import Checkpoints
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback, ProgressLine, ended, tell_waiting
+from raypref.output.progress import Callback, Callbacks, ProgressLine, ended
 from raypref.output.report import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
@@ -220,12 +219,12 @@ def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -
     from actors.run_actors import RunActors
 
     plan = plan_placement(config.placement, _need(config, task))
-    tell_waiting(callbacks, [actor.name for actor in plan.actors])
+    Callbacks(callbacks).on_waiting([actor.name for actor in plan.actors])
     with connected(plan, config) as (device, may_grow):
         logger.info("starting %s; their logs go to %s", plan.arithmetic(device), config.output_dir / "logs")
         ship_modules()
         with RunActors.reserved(config, plan, device, may_grow=may_grow) as actors:
-            actors.on_waiting = functools.partial(tell_waiting, callbacks)
+            actors.on_waiting = Callbacks(callbacks).on_waiting
             yield actors
 
 

@@ -8,6 +8,7 @@ cannot block it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -136,6 +137,18 @@ class BatchStream(Generic[T]):
                 self.start()
                 yield batch
         await asyncio.gather(*self._pending)  # groups that were not needed after all: engines must be idle at the weight sync
+
+    async def epochs(self, seeds: Sequence[int], *, complete_first: bool = False) -> AsyncGenerator[Batch]:
+        """``batches``, then the same examples once more for each seed, in the order that the seed fixes."""
+        first: list[Batch] = []
+        async with contextlib.aclosing(self.batches(complete_first=complete_first)) as batches:
+            async for batch in batches:
+                if seeds:
+                    first.append(batch)
+                yield batch
+        for seed in seeds:
+            for batch in rebatch(first, self._batch_size, seed):
+                yield batch
 
     def unused(self) -> dict[str, float]:
         """Metrics of what is in no batch once the stream has ended, groups and examples; none where all of them are (``max_batches``)."""

@@ -22,7 +22,6 @@ preferences are examples already: they are only scored.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from typing import Any
 from raypref.config import RunConfig
 from raypref.data.fingerprint import Fingerprint
 from raypref.errors import LossNotFinite
-from raypref.loop.batch_stream import Batch, BatchStream, rebatch
+from raypref.loop.batch_stream import Batch, BatchStream
 from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
 from raypref.loop.iterations import Iterations
@@ -43,11 +42,10 @@ from raypref.loop.requests import RequestBuilder
 from raypref.loop.saving import Saving
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
+from raypref.output.metrics import MetricsWriter, RunMeter
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback
+from raypref.output.progress import Callback, Callbacks
 from raypref.roles import Audience, Roles
-from raypref.seeds import seed_for
 from raypref.types import Example, ExamplesRef, Prompt, RolloutRef, RunData, Slice, Verdict
 
 logger = logging.getLogger(__name__)
@@ -62,11 +60,8 @@ class Driver:
         self.config = config
         self.roles = roles
         self.data = data
-        self.metrics = metrics
-        self.callbacks = callbacks
-        self.clock = StageClock()
-        self.averages = Averages()
-        self.throughput = Throughput(config.placement)
+        self.callbacks = Callbacks(callbacks)
+        self.meter = RunMeter(metrics, config.placement)
         self.state = RunState()
         self.outcome = Outcome()
         self.requests = RequestBuilder(config.seed, config.rollout)
@@ -92,7 +87,7 @@ class Driver:
         Args:
             resume_from: a directory that ``Checkpoints`` wrote; the result is the same as that of a run that was never stopped.
         """
-        self.clock.take()  # the time until now was spent on the start
+        self.meter.started()
         with frozen_heap():
             await self._sync()
             if resume_from is not None:
@@ -100,12 +95,12 @@ class Driver:
             while self.state.iteration < self.config.iterations:
                 await self._iterate()
                 await self._sync()
-                self.metrics.write(self.state.step, self.averages.take() | self.throughput.take(self.clock.take()))
+                self.meter.iteration(self.state.step)
             self.iterations.note_missing_steps(self.state)
             await self._save_and_evaluate()
-            with self.clock.stage("export"):
+            with self.meter.stage("export"):
                 await self.roles.learner.export(self.config.output_dir / "policy")
-        self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.clock.seconds()
+        self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.meter.seconds()
         return self.outcome
 
     # --- one iteration ----------------------------------------------------------------------------------------------------------------
@@ -116,8 +111,7 @@ class Driver:
         overlap = self.config.loop.overlap and not self.reference_refresh.due(state.iteration)  # a new pi_ref is pi_t, which is saved first
         if not overlap:
             await self._save_and_evaluate()
-        for callback in self.callbacks:
-            callback.on_iteration(state.iteration + 1)
+        self.callbacks.on_iteration(state.iteration + 1)
         await self.reference_refresh.before(state.iteration, resumed_from=self.saving.newest)
         stream = self._stream()
         try:
@@ -126,7 +120,7 @@ class Driver:
             taken = await self._train(stream)
         finally:
             await stream.close()
-        self.throughput.add_unused(stream.unused() | (self._partners.unused() if self._partners else {}))
+        self.meter.unused(stream.unused() | (self._partners.unused() if self._partners else {}))
         if not taken:
             if state.iteration != self.saving.newest:
                 await self._save()  # the policy is still pi_t
@@ -172,65 +166,53 @@ class Driver:
         assert self.roles.rollout is not None
         t = self.state.iteration
         request = self.requests.build(prompt, self.config.rollout.responses, purpose="train", iteration=t, policy_version=t)
-        for callback in self.callbacks:
-            callback.on_sample(prompt)
-        with self.clock.stage("rollout"):
+        self.callbacks.on_sample(prompt)
+        with self.meter.stage("rollout"):
             return await self.roles.rollout.sample(request)
 
     async def _judge(self, rollout: RolloutRef, partner: RolloutRef | None) -> tuple[Verdict, ExamplesRef]:
         assert self.roles.oracle is not None
-        with self.clock.stage("judge"):
+        with self.meter.stage("judge"):
             verdict, examples = await self.roles.oracle.judge(rollout, partner)
-        self.averages.add(verdict.metrics)
-        self.throughput.add_sampled(verdict.metrics)
-        for callback in self.callbacks:
-            callback.on_group(verdict)
+        self.meter.group(verdict.metrics)
+        self.callbacks.on_group(verdict)
         return verdict, examples
 
     async def _score(self, examples: ExamplesRef) -> ExamplesRef:
         if self.roles.reference is None:
             return examples
-        with self.clock.stage("reference"):
+        with self.meter.stage("reference"):
             return await self.roles.reference.score(examples)
 
     # --- train ----------------------------------------------------------------------------------------------------------------------------
 
     async def _train(self, stream: BatchStream[Any]) -> int:
         """Take the iteration's steps; how many of its groups they used up."""
-        iteration, epochs = self.state.iteration, self.config.learner.epochs
-        await self.roles.learner.begin_iteration(iteration, self.iterations.steps())
+        await self.roles.learner.begin_iteration(self.state.iteration, self.iterations.steps())
+        seeds = self.iterations.epoch_seeds(self.state.iteration)
         # Without overlap, and where a regulariser needs the engines between the steps, all of the iteration's responses are sampled first.
         sample_first = not self.config.loop.overlap or (self.regulariser is not None and self.data.sampled)
-        seen: list[Batch] = []
         taken = 0
-        async with contextlib.aclosing(stream.batches(complete_first=sample_first)) as batches:
+        async with contextlib.aclosing(stream.epochs(seeds, complete_first=sample_first)) as batches:
             async for batch in batches:
                 await self._step(batch)
                 taken = batch.groups_taken
-                if epochs > 1:
-                    seen.append(batch)
-        for epoch in range(1, epochs):
-            seed = seed_for(self.config.seed, "epoch", iteration, str(epoch))
-            for batch in rebatch(seen, self.config.learner.global_batch, seed):
-                await self._step(batch)
         return taken
 
     async def _step(self, batch: Batch) -> None:
         if self.regulariser is not None:
             held_version = self.state.iteration if self._synced_step == self.state.step else None
-            with self.clock.stage("regulariser"):
+            with self.meter.stage("regulariser"):
                 await self.regulariser.before_step(self.state.step, held_version)
-        with self.clock.stage("train"):
+        with self.meter.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
             except LossNotFinite:
                 await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
                 raise
-        self.throughput.add_trained(values)
         self.state = replace(self.state, step=self.state.step + 1)
-        self.metrics.write(self.state.step, {**values, **self.averages.take()})
-        for callback in self.callbacks:
-            callback.on_step(self.state.step, dict(values))
+        self.meter.step(self.state.step, values)
+        self.callbacks.on_step(self.state.step, values)
 
     # --- sync -----------------------------------------------------------------------------------------------------------------------------
 
@@ -241,9 +223,9 @@ class Driver:
             self._synced_step = self.state.step
 
     async def _sync_weights(self, version: int, audience: Audience) -> None:
-        with self.clock.stage("sync"):
+        with self.meter.stage("sync"):
             metrics = await self.weight_sync.sync(version, audience)
-        self.metrics.write(self.state.step, metrics)
+        self.meter.write(self.state.step, metrics)
 
     # --- evaluate and save ----------------------------------------------------------------------------------------------------------------
 
@@ -271,30 +253,29 @@ class Driver:
             await self._save()
 
     async def _save(self) -> None:
-        with self.clock.stage("checkpoint"):
+        with self.meter.stage("checkpoint"):
             await self.saving.save(self.state, self.outcome.evaluations)
 
     async def _evaluate(self) -> None:
         if self.evaluator is None or not self.evaluator.due(self.state.iteration):
             return
-        with self.clock.stage("evaluate"):
+        with self.meter.stage("evaluate"):
             result = await self.evaluator.evaluate(self.state.iteration)
         if result is None:
             return
         self.outcome.evaluations.append(result)
-        self.metrics.write(self.state.step, evaluation_metrics(result))
-        for callback in self.callbacks:
-            callback.on_evaluation(copy.deepcopy(result))
+        self.meter.write(self.state.step, evaluation_metrics(result))
+        self.callbacks.on_evaluation(result)
 
     async def _resume(self, directory: Path) -> None:
         """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""
         await self._evaluate()
         self.state, self.outcome.evaluations = self.checkpoints.read(directory)
         self._concluded = self.saving.newest = self.state.iteration
-        with self.clock.stage("load"):
+        with self.meter.stage("load"):
             await self.roles.learner.load(directory / "learner")
         await self._sync()
         if self.evaluator is not None:
-            with self.clock.stage("evaluate"):
+            with self.meter.stage("evaluate"):
                 await self.evaluator.resume(self.state.iteration)
         logger.info("resumed from %s: iteration %d, step %d", directory, self.state.iteration, self.state.step)

@@ -9,6 +9,7 @@ from pathlib import Path
 from raypref.config import RunConfig
 from raypref.errors import DataError
 from raypref.output.checkpoint import RunState
+from raypref.seeds import seed_for
 from raypref.types import Example, Prompt, RunData
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Iterations:
         if config.steps_per_iteration is not None:
             return config.steps_per_iteration
         return -(-self.items_per_iteration() * self.max_examples() // config.learner.global_batch) * config.learner.epochs
+
+    def epoch_seeds(self, iteration: int) -> list[int]:
+        """The seed of the order of the examples in each epoch of an iteration after its first."""
+        return [seed_for(self._config.seed, "epoch", iteration, str(epoch)) for epoch in range(1, self._config.learner.epochs)]
 
     def no_example(self, state: RunState, checkpoints: Path) -> DataError:
         """The error of an iteration without a training example.

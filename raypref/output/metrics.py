@@ -71,6 +71,50 @@ class MetricsWriter:
         self._board.file_writer.add_summary(event, step)
 
 
+class RunMeter:
+    """What a run measures while it goes on, written per step and per iteration: means over groups, seconds per stage, throughput."""
+
+    def __init__(self, writer: MetricsWriter, placement: PlacementConfig) -> None:
+        self.writer = writer
+        self._clock = StageClock()
+        self._averages = Averages()
+        self._throughput = Throughput(placement)
+
+    def started(self) -> None:
+        """The first iteration begins; the time until now was spent on the start."""
+        self._clock.take()
+
+    def stage(self, name: str) -> _Stage:
+        """``with meter.stage(name):`` around a call, whose time counts as that stage's."""
+        return self._clock.stage(name)
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> its seconds since the start."""
+        return self._clock.seconds()
+
+    def group(self, metrics: Mapping[str, float]) -> None:
+        """Count a judged group."""
+        self._averages.add(metrics)
+        self._throughput.add_sampled(metrics)
+
+    def unused(self, counts: Mapping[str, float]) -> None:
+        """Note what the iteration sampled and no step used."""
+        self._throughput.add_unused(counts)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of an optimiser step, and the means over the groups since the step before."""
+        self._throughput.add_trained(metrics)
+        self.writer.write(step, {**metrics, **self._averages.take()})
+
+    def iteration(self, step: int) -> None:
+        """Write the times and the throughput of an iteration, and the means over groups that no step has written."""
+        self.writer.write(step, self._averages.take() | self._throughput.take(self._clock.take()))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics of a weight sync or an evaluation."""
+        self.writer.write(step, metrics)
+
+
 class Averages:
     """Means of per-group values since they were last taken; sums of ``Total`` values since the run was started or resumed.
 

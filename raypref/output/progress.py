@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 import time
@@ -53,17 +54,45 @@ def ended(callbacks: Sequence[Callback]) -> Iterator[Sequence[Callback]]:
     try:
         yield callbacks
     finally:
-        for callback in callbacks:
+        Callbacks(callbacks).on_end()
+
+
+class Callbacks(Callback):
+    """Several callbacks as one. Each is given its own copies."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+
+    def on_waiting(self, actors: Sequence[str]) -> None:
+        for callback in self._callbacks:
+            callback.on_waiting(actors)
+
+    def on_iteration(self, iteration: int) -> None:
+        for callback in self._callbacks:
+            callback.on_iteration(iteration)
+
+    def on_sample(self, prompt: Prompt) -> None:
+        for callback in self._callbacks:
+            callback.on_sample(prompt)
+
+    def on_group(self, verdict: Verdict) -> None:
+        for callback in self._callbacks:
+            callback.on_group(verdict)
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        for callback in self._callbacks:
+            callback.on_step(step, dict(metrics))
+
+    def on_evaluation(self, result: Mapping[str, Any]) -> None:
+        for callback in self._callbacks:
+            callback.on_evaluation(copy.deepcopy(result))
+
+    def on_end(self) -> None:
+        for callback in self._callbacks:
             try:
                 callback.on_end()
             except Exception:  # the run's result, or its error, must not be lost for it
                 logger.exception("%s.on_end failed", type(callback).__name__)
-
-
-def tell_waiting(callbacks: Sequence[Callback], actors: Sequence[str]) -> None:
-    """Tell all callbacks which actors are not ready yet."""
-    for callback in callbacks:
-        callback.on_waiting(actors)
 
 
 MOST_NAMES = 6

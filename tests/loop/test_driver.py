@@ -45,7 +45,7 @@ def finish(driver: Driver, **how: Any) -> Outcome:
     try:
         return asyncio.run(driver.run(**how))
     finally:
-        driver.metrics.close()
+        driver.meter.writer.close()
 
 
 def test_iterations_take_disjoint_prompts_in_order(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_failure_while_the_engines_sample_ahead_is_what_surfaces(tmp_path: Path)
         return len(asyncio.all_tasks())
 
     assert asyncio.run(run()) == 1
-    driver.metrics.close()
+    driver.meter.writer.close()
     assert driver.checkpoints.complete() == []
 
 
@@ -269,7 +269,7 @@ def test_given_examples_need_no_engine(tmp_path: Path) -> None:
         driver.roles.rollout._answer(driver.requests.build(prompt(k), 2, purpose="train", iteration=0, policy_version=0)) for k in range(6)
     ]
     examples = [asyncio.run(driver.roles.oracle.judge(rollout))[1][0] for rollout in rollouts]
-    driver.metrics.close()
+    driver.meter.writer.close()
     config = driver.config.model_copy(update={"selection": None, "loop": driver.config.loop.model_copy(update={"iterations": 1})})
     learner = FakeLearner()
     finish(Driver(config, Roles(learner=learner), RunData(examples=examples), metrics=MetricsWriter(tmp_path)))

@@ -45,7 +45,7 @@ def example(index: int) -> types.Example:
 def given(driver: Driver, count: int = 12) -> Driver:
     """The driver with given examples instead of prompts; their prompts are there for the regulariser."""
     data = RunData([prompt(k) for k in range(count)], [example(k) for k in range(count)], driver.data.held_out)
-    driver.metrics.close()
+    driver.meter.writer.close()
     return Driver(driver.config, driver.roles, data, metrics=MetricsWriter(driver.config.output_dir))
 
 
@@ -198,7 +198,7 @@ def test_a_prompt_with_the_same_turns_is_no_partner(tmp_path: Path) -> None:
     driver = make(tmp_path, prompts=8, held_out=0, loss=Doubled(), loop={"iterations": 2, "window_groups": 3})
     chats = [(), (("user", "A"),), (), (), (), (("user", "A"),), (), (("user", "C"),)]
     prompts = [replace(prompt(k), text=text, chat=chat) for k, (text, chat) in enumerate(zip("AABAAACC", chats, strict=True))]
-    driver = Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.metrics)
+    driver = Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.meter.writer)
     finish(driver)
     assert [driver.roles.oracle.partners[f"p{k}"] for k in range(8)] == ["p2", "p2", "p1", "p2", "p6", "p6", "p5", "p5"]
     assert sorted(request.prompt.index for request in driver.roles.rollout.requests) == list(range(8))
@@ -208,7 +208,7 @@ def test_equal_prompts_have_no_partner(tmp_path: Path) -> None:
     driver = make(tmp_path, prompts=4, held_out=0, loss=Doubled(), loop={"iterations": 1})
     prompts = [replace(prompt(k), text="the same") for k in range(4)]
     with pytest.raises(DataError, match="there is only one; give different prompts"):
-        finish(Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.metrics))
+        finish(Driver(driver.config, driver.roles, RunData(prompts), metrics=driver.meter.writer))
 
 
 def test_one_prompt_has_no_partner(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_one_prompt_has_no_partner(tmp_path: Path) -> None:
 def test_given_data_with_pi_ref_alone_syncs_nothing(tmp_path: Path) -> None:
     """No engines, a loss that reads pi_ref: no receiver, so no sync."""
     driver = make(tmp_path, loss=DPO(), loop={"iterations": 1})
-    driver.metrics.close()
+    driver.meter.writer.close()
     learner = FakeLearner()
     learner.sync = None  # type: ignore[assignment,method-assign]
     roles = Roles(learner=learner, reference=driver.roles.reference)
