@@ -68,12 +68,12 @@ def test_groups_are_judged_compared_and_journalled(handles: Any) -> None:
     assert [len(pq.read_table(part)) for part in parts] == [2, 2], "each replica judged half of the groups"
 
 
-def test_the_oracles_error_surfaces_as_it_is(handles: Any) -> None:
+def test_an_oracles_error_surfaces_with_its_prompt(handles: Any) -> None:
     group = OracleGroup(handles[1], timeout_s=60)
     with pytest.raises(OracleError, match=r"oracle 'callable', prompt 'p9': P\[0, 1\] = nan"):
         asyncio.run(group.judge(rollout("a", "nan", prompt_id="p9")))
-    with pytest.raises(TimeoutError, match="the judge's server does not answer"):
-        asyncio.run(group.judge(rollout("a", "server")))
+    with pytest.raises(OracleError, match=r"oracle 'callable' raised TimeoutError: the judge's server does not answer.*asked about .*p9"):
+        asyncio.run(group.judge(rollout("a", "server", prompt_id="p9")))
 
 
 def test_a_call_that_does_not_return_times_out(handles: Any) -> None:
