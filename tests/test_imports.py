@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -177,6 +178,64 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     while free := {name for name, imported in left.items() if not imported & left.keys()}:
         left = {name: imported for name, imported in left.items() if name not in free}
     assert {name: imported & left.keys() for name, imported in left.items()} == {}
+
+
+PAGE = ROOT / "docs" / "architecture.md"
+NAME = re.compile(r"`([\w/]+)`")
+
+
+def _room(module: str) -> str:
+    """``loop`` for ``raypref.loop.driver``, ``actors/oracle`` for ``actors.oracle.actor``."""
+    package, _, rest = module.partition(".")
+    return rest.split(".")[0] if package == "raypref" else f"{package}/{rest.split('.')[0]}"
+
+
+def _imports_by_room() -> dict[str, set[str]]:
+    """Room, or module at the top of a package -> those that it imports, inside of functions too; the packages' ``__init__`` aside."""
+    modules = {_module(path): path for package in CODE for path in _files(package)}
+    rooms: dict[str, set[str]] = {_room(name): set() for name in modules if name not in CODE}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            targets = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets = [target if target in modules else node.module for target in full]
+            if name not in CODE:
+                rooms[_room(name)] |= {_room(target) for target in targets if target in modules.keys() - set(CODE)}
+    return {room: imported - {room} for room, imported in rooms.items()}
+
+
+def test_every_room_imports_what_the_architecture_page_says() -> None:
+    """The page's table is read: a room that is missing there, and an import too many or too few, fail."""
+    section = PAGE.read_text().partition("## Who may import what")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    stated = {room: set(NAME.findall(imported)) for rooms, imported in rows for room in NAME.findall(rooms)}
+    everyones = stated.pop("everyone")
+    imports = {room: imported - everyones for room, imported in _imports_by_room().items()}
+    assert {room: imported for room, imported in imports.items() if imported or room not in everyones} == stated
+
+
+def test_every_path_on_the_architecture_page_exists() -> None:
+    named = re.findall(r"`((?:raypref|actors|tests)/[\w/]+(?:\.py)?)`", PAGE.read_text())
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+
+
+def test_losses_and_selections_are_imported_through_their_base() -> None:
+    """And no oracle but the one that stands for a function is imported by its name."""
+    imported = {(name, target) for name, targets in _graph().items() for target in targets}
+    inside = {
+        target
+        for name, target in imported
+        for room in ("losses", "selection", "oracles")
+        if target.startswith(f"raypref.{room}.") and not name.startswith(f"raypref.{room}")
+    }
+    assert {target for target in inside if not target.startswith("raypref.oracles.support.")} == {
+        "raypref.losses.base",
+        "raypref.selection.base",
+        "raypref.oracles.base",
+        "raypref.oracles.callable",
+    }
 
 
 @pytest.mark.parametrize("path", [path for package in CODE for path in _files(package) if path.name == "__init__.py"], ids=str)

@@ -1,6 +1,7 @@
-"""What is done with the settings that a user writes: short forms, overrides, and what is said about a setting that is wrong.
+"""Settings as a user writes them: short forms, overrides, keys that do not exist, settings without effect.
 
-``overrides`` reads a file and what is set over it; ``unknown_keys`` words the refusal of a key that does not exist, with the keys of
-other tools in ``foreign_keys``; ``without_effect`` finds settings that cannot matter. ``raypref.config``, ``raypref.registry`` and
-``raypref.checks`` use them; nothing else needs to. Start with ``overrides``.
+The sections themselves are in ``raypref.sections``, the whole config in ``raypref.config``, its rules in ``raypref.checks``. Here,
+``overrides`` (start there; ``config`` uses it) turns short forms and overrides into plain values. ``unknown_keys`` words the refusal of an
+unknown key for ``registry``; ``foreign_keys`` knows the keys of other tools. ``without_effect`` tells ``compose`` of settings that
+cannot matter.
 """
