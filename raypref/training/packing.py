@@ -36,7 +36,8 @@ kernel, which a mask needs, computes everything, more slowly. Measured on an H20
 tokens in rows of 1024 to 8192. At H = 4096 with Liger's kernels a layer takes 33.9 ms + 1.07 us per token of a row's length without a mask,
 and 33.9 ms + 3.01 us with one. The quotients over H, for H = 2048, 3072 and 4096: 8.3, 7.2, 7.8 without a mask (10.5, 10.5, 10.7 without
 Liger's kernels) and 2.8, 2.3, 2.7 with one (3.6, 3.0, 3.4). Without a mask 6 is taken: rows that need none may meet rows that do in their
-micro-batch, and have one then. Of the values from 6 to 15, it gave the cheapest plans on seven shapes of data (H = 2048)."""
+micro-batch, and have one then. On seven kinds of data (1.2B parameters, H = 2048), steps with 3 and 6 were as fast as with the constants of
+a CPU or up to 11% faster; with 3 and 9 they were between 1% faster and 4% slower than with 3 and 6."""
 
 
 @dataclass(frozen=True, slots=True)
