@@ -16,7 +16,6 @@ same responses from it; ``layout`` (``--format``) decides between them. The ques
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,26 +128,14 @@ def read_questions(path: Path) -> dict[str, Asked]:
 
 
 def records_of(path: Path) -> Iterator[Record]:
-    """Records of a JSONL or Parquet file, or of a JSON list."""
+    """Records of a data file: JSON lines, a JSON list, Parquet, CSV.
+
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")
-    if path.suffix != ".json" or path.is_dir():
-        yield from read_records(str(path), split="")
-        return
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}; a list of objects is expected"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of objects, got {type(rows).__name__}")
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, item {number}: expected an object, got {type(row).__name__}")
-        yield Record(row, f"{path}, item {number}")
+    return read_records(str(path), split="")
 
 
 def _from_column(record: Record, column: str) -> Record:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from raypref.data.chats import shortened
 from raypref.data.config import DataConfig
 from raypref.data.identity import Turns, turns_of_prompt
 from raypref.data.record_prompts import bare_text, chat_of, prompt_chat, read_chat
-from raypref.data.records import Record
+from raypref.data.records import Record, id_text
 from raypref.errors import DataError
 from raypref.types import FinishReason
 
@@ -95,8 +96,8 @@ def _generated(record: Record) -> Answers:
     answers = _prompt_and_responses(Record({**record.values, "tokens": None}, record.place), many=True)
     counts = tuple(_counts(chain, record, "tokens")[-1] for chain in _sequence(record, "tokens"))
     reasons = tuple(_sequence(record, "finish_reasons"))
-    if unknown := set(reasons) - {"stop", "length"}:
-        raise DataError(f"{record.place}: 'finish_reasons' must be stop or length, got {sorted(map(str, unknown))}")
+    if unknown := [reason for reason in reasons if reason not in ("stop", "length")]:
+        raise DataError(f"{record.place}: 'finish_reasons' must be stop or length, got {shortened(unknown)}")
     if not len(counts) == len(reasons) == len(answers.responses):
         raise DataError(f"{record.place}: {len(answers.responses)} responses, {len(counts)} tokens, {len(reasons)} finish_reasons")
     return replace(answers, tokens=counts, finish_reasons=reasons)
@@ -124,7 +125,7 @@ def _arena_hard_v01(record: Record) -> Answers:
     if counts == [None]:
         counts = [_mapping(values.get("conv_metadata") or {}, record, "conv_metadata").get("token_len")]
     tokens = None if None in counts else _counts(counts, record, "token_len")
-    return Answers(record.place, str(values["question_id"]), None, texts, tokens, policy=_name(values, "model_id"))
+    return Answers(record.place, _id(record, "question_id"), None, texts, tokens, policy=_name(values, "model_id"))
 
 
 def _arena_hard_v2(record: Record) -> Answers:
@@ -138,7 +139,7 @@ def _arena_hard_v2(record: Record) -> Answers:
     count = _mapping(values.get("metadata") or {}, record, "metadata").get("token_len")
     tokens = None if count is None else _counts([count], record, "metadata.token_len")
     name = _name(values, "model")
-    return Answers(record.place, str(values["uid"]), bare_text(asked), (text,), tokens, chat=chat_of(asked), policy=name)
+    return Answers(record.place, _id(record, "uid"), bare_text(asked), (text,), tokens, chat=chat_of(asked), policy=name)
 
 
 def _prompt_and_responses(record: Record, *, many: bool) -> Answers:
@@ -152,7 +153,14 @@ def _prompt_and_responses(record: Record, *, many: bool) -> Answers:
     tokens = None if count is None else _counts(count if many else [count], record, "tokens")
     if tokens is not None and len(tokens) != len(responses):
         raise DataError(f"{record.place}: {len(responses)} responses, {len(tokens)} tokens")
-    return Answers(record.place, _name(values, "id"), bare_text(prompt), responses, tokens, chat=chat_of(prompt))
+    return Answers(
+        record.place,
+        _id(record, "id") if values.get("id") is not None else None,
+        bare_text(prompt),
+        responses,
+        tokens,
+        chat=chat_of(prompt),
+    )
 
 
 FORMATS: tuple[Format, ...] = (
@@ -190,6 +198,10 @@ def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str
         raise DataError(f"{record.place}: {field!r} must be a text, got {value!r}")
     if not (empty or value.strip()):
         raise DataError(f"{record.place}: {field!r} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{record.place}: {field!r} holds invalid Unicode (half a surrogate pair) at position {error.start}") from error
     return value
 
 
@@ -222,4 +234,14 @@ def _counts(values: Any, record: Record, field: str) -> tuple[int, ...]:
 
 
 def _name(values: Mapping[str, Any], field: str) -> str | None:
-    return None if values.get(field) is None else str(values[field])
+    """A name or an id as text; None where there is none."""
+    value = values.get(field)
+    return None if value is None else id_text(value) or str(value)
+
+
+def _id(record: Record, field: str) -> str:
+    """The id of a record that has one."""
+    name = id_text(record.values.get(field))
+    if name is None:
+        raise DataError(f"{record.place}: {field!r} must be a text or a number, got {shortened(record.values.get(field))}")
+    return name

@@ -209,8 +209,14 @@ def test_what_is_refused(tmp_path: Path, rows: list[dict[str, Any]], message: st
     ("text", "message"),
     [
         ('[{"instruction": 1},\n oops]', r"r\.json:2: broken JSON"),
-        ('{"instruction": "a"}', r"r\.json: expected a list of objects, got dict"),
-        ('["a"]', r"r\.json, item 0: expected an object, got str"),
+        ('{"instruction": "a"}', r"r\.json:1: no known format of responses; fields here: instruction"),
+        ('["a"]', r"r\.json, item 0: expected an object such as .*, got str"),
+        ('[{"instruction": "a", "output": "b", "output": "c"}]', r"r\.json: broken JSON: key 'output' occurs twice in one object"),
+        ('[{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}]", r"r\.json: broken JSON: Exceeds the limit"),
+        ("[" * 100_000, r"r\.json: broken JSON: lists or objects are nested too deeply"),
+        ('[{"instruction": "a", "output": "\\ud83d"}]', r"item 0: 'output' holds invalid Unicode \(half a surrogate pair\) at position 0"),
+        ('{"question_id": null, "choices": [{"turns": ["a"]}]}', r"r\.json:1: 'question_id' must be a text or a number, got None"),
+        ('{"prompt": "a", "response": "b", "id": {"x": 1}}', r"r\.json:1: 'id' must be a text or a number, got \{'x': 1\}"),
     ],
 )
 def test_a_broken_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -279,3 +285,19 @@ def test_rounds_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any]
     row = {"id": "q", "prompt": "Why?", "responses": ["b"], "tokens": [[1, 1]], "revisions": [["a", "b"]], "finish_reasons": ["stop"]}
     with pytest.raises(DataError, match=rf"mine\.jsonl:1: {message}"):
         read_rounds(_lines(tmp_path / "mine.jsonl", row | change))
+
+
+@pytest.mark.parametrize(
+    "content", [b'\xef\xbb\xbf[{"prompt": "p", "response": "a", "id": 7.0}]', b'{"prompt": "p", "response": "a", "id": 7}\n']
+)
+def test_a_json_file_with_a_mark_or_of_lines(tmp_path: Path, content: bytes) -> None:
+    """As data files are read: a byte order mark, lines in a file named .json; 7.0 is the id 7."""
+    (tmp_path / "r.json").write_bytes(content)
+    (answers,) = read_responses(tmp_path / "r.json").answers
+    assert (answers.prompt, answers.responses, answers.id) == ("p", ("a",), "7")
+
+
+def test_reasons_that_are_lists_are_refused(tmp_path: Path) -> None:
+    row = {"prompt": "p", "responses": ["a"], "revisions": [["a"]], "tokens": [[1]], "finish_reasons": [["stop"]]}
+    with pytest.raises(DataError, match=r"r\.jsonl:1: 'finish_reasons' must be stop or length, got \[\['stop'\]\]"):
+        read_responses(_lines(tmp_path / "r.jsonl", row))
