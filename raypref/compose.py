@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -128,7 +129,7 @@ def generate(
     from raypref.loop.generation import generate_chains, load_questions
     from raypref.output.generated_answers import write_chains
 
-    config, output = config.located(), Path(output)
+    config, output = config.located(), Path(os.path.expanduser(output))
     all_answers = output.with_name(f"{output.stem}.all.jsonl")
     targets.check_answers(config, prompts, [output, all_answers] if best else [output])
     task = Task("generate", revises=revisions > 0, chooses=responses if best else 0)

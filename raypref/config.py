@@ -5,6 +5,7 @@ A YAML file holds the sections; dotted overrides (``loss.eta=500``) change singl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,7 +17,7 @@ from raypref.errors import ConfigError
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
-from raypref.registry import Section, nested
+from raypref.registry import Section, UserDirectory, nested
 from raypref.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -44,7 +45,7 @@ class RunConfig(Section):
     """Everything about one run."""
 
     name: str = "raypref"
-    output_dir: Path = Path("runs/raypref")
+    output_dir: UserDirectory = Path("runs/raypref")
     """A path that every node shares."""
     seed: int = 0
     policy: PolicyConfig
@@ -149,6 +150,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    path = Path(os.path.expanduser(path))
     try:
         tree = OmegaConf.load(path)
         values: Any = OmegaConf.to_container(tree)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from raypref.errors import ConfigError
 from raypref.metric_info import MetricInfo
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
 else:
     ModelMetaclass = type(BaseModel)
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path or a hub name; ``~`` is the home directory."""
+UserDirectory = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A directory; ``~`` is the home directory."""
 
 RENAMED: dict[str, str] = {
     "rollout.truncated": "judging.truncated",

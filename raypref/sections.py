@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from raypref.errors import ConfigError
-from raypref.registry import Section
+from raypref.registry import Section, UserPath
 
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -43,9 +43,9 @@ class LoraConfig(Section):
 class PolicyConfig(Section):
     """The model that is aligned. pi_ref is this model, unchanged."""
 
-    path: str
+    path: UserPath
     """A Hugging Face model directory, or a hub name."""
-    tokenizer: str | None = None
+    tokenizer: UserPath | None = None
     """Directory or hub name of the tokenizer; default: ``path``."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format in which the learner, the reference and the engines compute."""

@@ -467,3 +467,17 @@ def test_sections_that_are_no_mappings() -> None:
         RunConfig.parse({"policy": {"path": "m"}, "loss": "sppo", "rollout": 3})
     with pytest.raises(ConfigError, match=r"^the config: expected a section \(a mapping with the keys name, output_dir, seed, "):
         RunConfig.parse([])  # type: ignore[arg-type]
+
+
+def test_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` in a file or an override is the home directory; otherwise a folder of that name is made in the current one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "output_dir: ~/run\npolicy: {path: ~/model, tokenizer: ~/words}\nloss: {type: dpo}\njudging: {cache: ~/cache}\n"
+    (tmp_path / "run.yaml").write_text(text + "oracle: {type: pairrm, path: ~/ranker, base: ~/base}\n")
+    config = load_config("~/run.yaml", ["data.path=~/p.jsonl"]).located()
+    oracle = config.oracle
+    assert oracle is not None
+    paths = [config.output_dir, config.policy.path, config.policy.tokenizer, config.judging.cache, config.data.path]
+    assert [str(path) for path in (*paths, *(getattr(oracle, name) for name in oracle.directories))] == [
+        str(tmp_path / name) for name in ("run", "model", "words", "cache", "p.jsonl", "ranker", "base")
+    ]

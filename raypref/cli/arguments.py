@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,11 @@ def path_of(argument: str) -> tuple[str | None, Path]:
         ConfigError: there is nothing before or after the ``=``.
     """
     if Path(argument).exists() or "=" not in argument:
-        return None, Path(argument)
+        return None, Path(os.path.expanduser(argument))
     name, _, path = argument.partition("=")
     if not name or not path:
         raise ConfigError(f"{argument!r}: expected NAME=FILE, or FILE")
-    return name, Path(path)
+    return name, Path(os.path.expanduser(path))  # a shell leaves the ~ behind a = as it is
 
 
 def formats_of(arguments: Sequence[str]) -> dict[str | None, str]:

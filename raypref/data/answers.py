@@ -13,7 +13,7 @@ from raypref.data.chats import shortened
 from raypref.data.records import Record
 from raypref.errors import DataError
 
-_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _LONGEST_NUMBER = 40
 """Characters of a number that is given as text."""
 
@@ -71,12 +71,12 @@ def whole(value: Any) -> int | None:
 
 
 def truth_of(value: Any, record: Record, name: str) -> bool:
-    """True or false, also as 1 and 0 or as text.
+    """True or false, also as 1 and 0 (1.0 and 0.0 in a Parquet column with gaps) or as text.
 
     Raises:
         DataError: it is none of these.
     """
-    truth = _TRUTHS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+    truth = _TRUTHS.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
     if truth is None:
         raise DataError(f"{record.place}: {name!r} must be true (desirable) or false, got {shortened(value)}")
     return truth

@@ -112,7 +112,10 @@ def unwritten(chat: Chat, text: str, render: Callable[[Chat], str]) -> str | Non
 
 def shortened(value: Any, most: int = 200) -> str:
     """A value as an error message shows it: cut where it is long or deep."""
-    text = _SHORT.repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a {type(value).__name__} with a number of more than 4,300 digits"
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -152,7 +155,7 @@ def _tools(tools: Any, place: str) -> tuple[Mapping[str, Any], ...]:
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: 'tools' must be a list of mappings, or such a list as JSON, got {shortened(tools)}") from error
     if tools is None or tools == "" or tools == []:
         return ()

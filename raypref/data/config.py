@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from raypref.data.templates import template_of
-from raypref.registry import Section
-
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path in which ``~`` is the home directory."""
+from raypref.registry import Section, UserPath
 
 Layout = Literal["auto", "pair", "conversations", "transcripts", "numbered_pair", "choice", "best", "ranking", "scores", "unpaired"]
 

@@ -16,7 +16,7 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +75,17 @@ def read_file(file: Path, on_bad: OnBad = raise_it) -> Iterator[Row]:
                 yield from _read_lines(file, stream, on_bad)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{file}: not readable, perhaps damaged or cut off: {error}") from error
+
+
+def refuse_double_names(names: Sequence[str], place: str) -> None:
+    """Refuse a table in which two columns have one name: a row would hold one of them.
+
+    Raises:
+        DataError: naming the column.
+    """
+    double = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    if double is not None:
+        raise DataError(f"{place}: two columns have the name {double!r}; rename one of them, or leave it out")
 
 
 def _opened(file: Path) -> io.BufferedReader:
@@ -171,7 +182,7 @@ def _read_csv(file: Path, stream: IO[bytes], delimiter: str, on_bad: OnBad) -> I
             return
         if count == 0:
             header = cells
-            if len(set(header)) != len(header) or not all(header):
+            if len(set(header)) != len(header) or not all(header[1:]):  # pandas writes its index without a name, in the first column
                 raise DataError(f"{file}:1: the first line must name each column, once, got {header!r}")
         elif len(cells) not in (0, len(header)):
             on_bad(DataError(f"{file}:{number}: {len(cells)} cells, but {len(header)} columns in the first line"))
@@ -186,9 +197,12 @@ def _read_parquet(file: Path) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
+            refuse_double_names(opened.schema_arrow.names, str(file))
             for batch in opened.iter_batches(batch_size=4096):
                 for values in batch.to_pylist():
                     number += 1
                     yield values, f"{file}, row {number}"
+    except DataError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a readable Parquet file, after row {number}: {error}") from error

@@ -6,6 +6,7 @@ names everything is ``train``. Different from ``datasets``: a split may have fil
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _splits(folder: Path, subset: str | None) -> dict[str, list[Path]]:
         if subset is not None or _names_files(folder):
             files = datasets.load_dataset_builder(str(folder.absolute()), subset).config.data_files
         else:
-            base = folder.absolute().as_posix()
+            base = glob.escape(folder.absolute().as_posix())
             files = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except FileNotFoundError:
         return {}

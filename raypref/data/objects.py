@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.data.chats import shortened
+from raypref.data.files import refuse_double_names
 from raypref.data.folders import chosen_split
 from raypref.errors import DataError
 
@@ -88,7 +89,7 @@ def _of_mapping(data: Mapping[Any, Any], split: str) -> Iterator[Any]:
     lengths = {None if column is None else len(column) for column in columns.values()}
     if len(lengths) != 1 or None in lengths:
         raise DataError(
-            f"the data passed: a mapping with the keys {', '.join(map(str, data))}, which is neither columns of one length nor splits; a "
+            f"the data passed: a mapping with the keys {shortened(list(data))}, which is neither columns of one length nor splits; a "
             f"single record is passed in a list: [{{...}}]"
         )
     known = {name: column for name, column in columns.items() if column is not None}
@@ -110,10 +111,12 @@ def _table_rows(data: Any) -> Iterable[Any] | None:
     kind = type(data).__module__.partition(".")[0]
     if kind == "pandas" and hasattr(data, "columns"):
         names = [str(name) for name in data.columns]
+        refuse_double_names(names, "the data passed")
         return (dict(zip(names, map(_present, row), strict=True)) for row in data.itertuples(index=False, name=None))
     if kind == "polars" and hasattr(data, "iter_rows"):
         return iter(data.iter_rows(named=True))
     if kind == "pyarrow" and hasattr(data, "to_batches"):
+        refuse_double_names(data.schema.names, "the data passed")
         return (row for batch in data.to_batches() for row in batch.to_pylist())
     if kind == "datasets" and hasattr(data, "with_format"):
         return iter(data.with_format(None))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _PLACES_SHOWN = 3
 _FIELDS_SHOWN = 30
+_LARGEST_ID_BITS = 4096
+"""Of an id that is a number; Python writes no longer numbers than 4,300 digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def read_source(path: str | None, objects: Any, config: DataConfig, bad: BadReco
     for record in read_records(chosen, split, subset=config.subset, on_bad=bad.add):
         yield record
     if record is None:
-        file = Path(chosen).expanduser()
+        file = Path(os.path.expanduser(chosen))
         nothing = "the file is empty" if file.is_file() and not file.stat().st_size else "no usable record in it"
         raise DataError(f"{chosen}: {nothing}")
 
@@ -98,17 +101,23 @@ def read_records(path: str, split: str, *, subset: str | None = None, on_bad: On
 
     Args:
         path: as in ``data.path``.
-        split: the split of a directory or a hub data set; empty: the only one. Not used for a single file.
+        split: the split of a directory or a hub data set; empty: the only one. A single file has none: a name is not used, and a part
+            of a split, such as ``train[:10]``, is refused.
         subset: as in ``data.subset``.
         on_bad: takes what is wrong with a row; raises it by default.
 
     Raises:
         DataError: the path does not exist or is damaged, or a line is broken; the message names file and line.
     """
-    location = Path(path).expanduser()
-    if location.is_dir():
+    location = Path(os.path.expanduser(path))
+    try:
+        is_folder, is_file = location.is_dir(), location.is_file()
+    except OSError as error:  # too long for a path, or in a folder that may not be read
+        raise DataError(f"{shortened(path)}: not readable: {error.strerror}") from error
+    if is_folder:
         rows = read_folder(location, split, subset, on_bad)
-    elif location.is_file():
+    elif is_file:
+        _refuse_parts(path, split, subset)
         rows = read_file(location, on_bad)
     elif any(suffix in (*SUFFIXES, ".txt") for suffix in location.suffixes) or path.startswith((".", "/", "~")):
         raise DataError(f"{path}: no such file or directory (looked in {Path.cwd()})")
@@ -116,6 +125,14 @@ def read_records(path: str, split: str, *, subset: str | None = None, on_bad: On
         rows = _read_hub(path, split, subset)
     for values, place in rows:
         yield Record(values, place)
+
+
+def _refuse_parts(path: str, split: str, subset: str | None) -> None:
+    """Refuse what a single file does not have; the name of a split alone is no part of a file."""
+    if subset is not None:
+        raise DataError(f"{path}: a single file has no subsets, but data.subset is {subset!r}; remove it, or name a directory")
+    if any(sign in split for sign in "[+"):
+        raise DataError(f"{path}: a single file is read as a whole, but data.split is {split!r}; give a file of the records that are meant")
 
 
 def wrap_objects(items: Any, field: str, split: str = "", on_bad: OnBad = raise_it) -> Iterator[Record]:
@@ -177,14 +194,24 @@ def name_record(record: Record, number: int, config: DataConfig, names: dict[str
         DataError: another record has the same id, or the id is neither a text nor a number.
     """
     given = value_of(record, config.id_field)
-    is_name = isinstance(given, str | int | None) or (isinstance(given, float) and math.isfinite(given))
-    if isinstance(given, bool) or not is_name:
+    name = str(number) if given is None else id_text(given)
+    if name is None:
         raise DataError(f"{record.place}: the id must be a text or a number, got {shortened(given)} (field: data.id_field)")
-    name = str(number if given is None else given)
+    if given is None and name in names:
+        name = f"row {number}"  # the data has this number as an id of another record
     if name in names:
         raise DataError(f"{record.place}: id {name!r} is also that of {names[name]}; ids must differ (field: data.id_field)")
     names[name] = record.place
     return name
+
+
+def id_text(given: Any) -> str | None:
+    """An id as text: 7 and 7.0, as a column with gaps has it, are the same id. None where it is neither a text nor a number."""
+    if isinstance(given, float):
+        given = int(given) if given.is_integer() else given if math.isfinite(given) else None
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        return None
+    return None if isinstance(given, int) and given.bit_length() > _LARGEST_ID_BITS else str(given)
 
 
 def fields_of(record: Record) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from raypref.errors import ConfigError
-from raypref.registry import Section
+from raypref.registry import Section, UserDirectory
 from raypref.sections import Fraction
 
 
@@ -35,7 +34,7 @@ class JudgingConfig(Section):
     """Verdicts within this distance of one half count as ties, exactly one half."""
     groups: PositiveInt = 16
     """Prompts that one oracle replica judges at a time; their comparisons share the oracle's batches."""
-    cache: Path | None = None
+    cache: UserDirectory | None = None
     """Directory in which verdicts are kept, by content (oracle, prompt, pair of responses), and shared by replicas and runs. Default:
     nothing is kept."""
 

@@ -14,6 +14,7 @@ from raypref.oracles.support.orders import Orders, Pair, shown
 from raypref.oracles.support.pairrm_model import Encoded, PairInput, PairRanker, load_ranker
 from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
+from raypref.registry import UserPath
 
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
 """llm-blender's instruction, verbatim."""
@@ -35,9 +36,9 @@ class PairRM(Oracle):
     directories: ClassVar[tuple[str, ...]] = ("path", "base")
 
     type: str = "pairrm"
-    path: str = "llm-blender/PairRM"
+    path: UserPath = "llm-blender/PairRM"
     """A checkpoint directory (config.json, model.safetensors), or a hub name."""
-    base: str | None = None
+    base: UserPath | None = None
     """Directory or hub name with the encoder's config and tokenizer; default: the checkpoint's ``model_name``."""
     orders: Orders = "both"
     """both: each pair is read in both orders; one: in one order, drawn from a hash of the texts, at half the cost."""

@@ -12,6 +12,7 @@ from raypref.oracles.base import Answer, Chat, NextToken, Oracle, Question, Serv
 from raypref.oracles.support.orders import Orders, Pair, combine, shown
 from raypref.oracles.support.token_batches import Device, device_of
 from raypref.preferences import sigmoid
+from raypref.registry import UserPath
 
 MARKERS = ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]", "<turn> user", "<turn> assistant")
 """The texts that separate the parts of an input."""
@@ -32,7 +33,7 @@ class PairwiseLM(Oracle):
     directories: ClassVar[tuple[str, ...]] = ("path",)
 
     type: str = "pairwise_lm"
-    path: str = "RLHFlow/pair-preference-model-LLaMA3-8B"
+    path: UserPath = "RLHFlow/pair-preference-model-LLaMA3-8B"
     """A Hugging Face model directory or a hub name, with a tokenizer that has a chat template."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """transformers: a model in the oracle's process; vllm: an engine in that process, with a prefix cache."""

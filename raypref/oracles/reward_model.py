@@ -14,6 +14,7 @@ from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.reward_scorer import RewardInput, RewardScorer, load_scorer
 from raypref.oracles.support.token_batches import Device, in_batches
 from raypref.preferences import sigmoid
+from raypref.registry import UserPath
 
 
 def _template(value: str) -> str:
@@ -42,7 +43,7 @@ class RewardModel(Oracle):
     directories: ClassVar[tuple[str, ...]] = ("path",)
 
     type: str = "reward_model"
-    path: str
+    path: UserPath
     """Model directory or hub name; weights in safetensors."""
     template: Annotated[str, AfterValidator(_template)] = "auto"
     """How a prompt and a response become an input. chat: the tokenizer's chat template, with the response as the assistant's last turn;

@@ -79,7 +79,7 @@ def check_answers(config: RunConfig, prompts: object, files: Sequence[Path]) -> 
     Raises:
         ConfigError: naming the file and the remedy.
     """
-    inputs = dict(inputs_of(config)) | ({"prompts": Path(prompts).expanduser()} if isinstance(prompts, str) else {})
+    inputs = dict(inputs_of(config)) | ({"prompts": Path(os.path.expanduser(prompts))} if isinstance(prompts, str) else {})
     for path in files:
         check_file("output", path, inputs)
 
@@ -139,8 +139,8 @@ def inputs_of(config: RunConfig) -> Iterator[tuple[str, Path]]:
         "oracle.path": getattr(config.oracle, "path", None),
     }
     for key, path in named.items():
-        if isinstance(path, str | Path) and Path(path).expanduser().exists():
-            yield key, Path(path).expanduser()
+        if isinstance(path, str | Path) and Path(os.path.expanduser(path)).exists():
+            yield key, Path(os.path.expanduser(path))
 
 
 def stored_parameters(directory: Path) -> int:

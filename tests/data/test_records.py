@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypref.data.config import DataConfig
-from raypref.data.records import BadRecords, read_records, read_source, wrap_objects
+from raypref.data.records import BadRecords, Record, name_record, read_records, read_source, wrap_objects
 from raypref.errors import ConfigError, DataError
 
 LINES = b'{"prompt": "a"}\n{"prompt": "b"}\n'
@@ -321,3 +321,59 @@ def test_a_value_that_holds_itself() -> None:
     loop.append(loop)
     with pytest.raises(DataError, match=r"record 1 of those passed to run\(\): a value is nested"):
         given(["a", {"prompt": loop}])
+
+
+def test_ids_that_are_numbers() -> None:
+    """7.0 is the id 7, as a column with gaps has it. A row's number gives way to an id; a number beyond 4,300 digits is refused."""
+    names: dict[str, str] = {}
+    ids = [1.0, 2.0, None, 0.5]
+    named = [name_record(Record({"id": given}, f"d:{k}"), k, DataConfig(), names) for k, given in enumerate(ids)]
+    assert named == ["1", "2", "row 2", "0.5"]
+    with pytest.raises(DataError, match=r"^d:4: id '2' is also that of d:1"):
+        name_record(Record({"id": 2}, "d:4"), 4, DataConfig(), names)
+    with pytest.raises(DataError, match=r"^d:5: the id must be a text or a number, got a int with a number of more than 4,300 digits"):
+        name_record(Record({"id": 10**5000}, "d:5"), 5, DataConfig(), names)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """A row as a mapping would hold one of them."""
+    import pandas as pd
+
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet: two columns have the name 'prompt'; rename one"):
+        prompts_of(tmp_path / "p.parquet")
+    for objects in (table, pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"])):
+        with pytest.raises(DataError, match=r"^the data passed: two columns have the name 'prompt'"):
+            given(objects)
+
+
+def test_a_part_of_a_single_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    assert prompts_of(tmp_path / "p.jsonl", "test") == ["a", "b"]
+    with pytest.raises(DataError, match=r"a single file is read as a whole, but data\.split is 'train\[:1\]'"):
+        prompts_of(tmp_path / "p.jsonl", "train[:1]")
+    with pytest.raises(DataError, match=r"a single file has no subsets, but data\.subset is 'easy'"):
+        prompts_of(tmp_path / "p.jsonl", subset="easy")
+
+
+def test_odd_paths(tmp_path: Path) -> None:
+    """Brackets in a directory's name are no pattern; a text too long for a path, and the home of nobody, are refused as paths."""
+    folder = tmp_path / "runs of [lr=1]*"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a"}\n')
+    assert prompts_of(folder) == ["a"]
+    for path, message in [("x" * 5000, "not readable: File name too long"), ("~nobody-here/p.jsonl", "no such file or directory")]:
+        with pytest.raises(DataError, match=message):
+            list(read_records(path, "train"))
+
+
+def test_the_index_that_pandas_writes_into_a_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(",prompt\n0,a\n1,b\n")
+    assert prompts_of(tmp_path / "p.csv") == ["a", "b"]
+
+
+def test_a_name_that_no_terminal_can_write() -> None:
+    """Half a surrogate pair in a key is escaped in the message."""
+    with pytest.raises(DataError, match=r"^the data passed: a mapping with the keys \['\\ud800'\]"):
+        given({"\ud800": None})

@@ -13,6 +13,7 @@ Responses are written by a policy that is rewarded for good verdicts. So a text 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def template_text(value: str, kind: str) -> str:
     text = BUILT_IN[kind] if value == kind else value
     if not _SLOT.search(text):
         try:
-            text = Path(value).read_text(encoding="utf-8")
+            text = Path(os.path.expanduser(value)).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null in the name
             raise ConfigError(
                 f"oracle.template: {value!r} is neither the built-in {kind!r}, nor a text with placeholders, nor a readable file: {error}"
