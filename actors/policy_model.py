@@ -10,10 +10,12 @@ import contextlib
 import gc
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raypref.data.chats import shortened
 from raypref.errors import ConfigError
 from raypref.sections import LoraConfig, PolicyConfig
 from raypref.training import fused
@@ -212,6 +214,37 @@ def _check_directory(path: str, key: str) -> None:
         raise ConfigError(
             f"{key}: no model directory at {path!r} (looked in {Path.cwd()}); give a directory with config.json, or a hub name"
         )
+
+
+def check_adapter(policy: PolicyConfig) -> None:
+    """Refuse ``policy.lora`` where its modules are not in the model; the model is built without its weights.
+
+    Raises:
+        ConfigError: a name of ``policy.lora.target_modules`` matches no module, or a module of a kind that peft does not adapt.
+    """
+    if policy.lora is None:
+        return
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config(policy), trust_remote_code=policy.trust_remote_code)
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if not list(module.children())}
+    wanted = policy.lora.target_modules
+    if isinstance(wanted, list):
+        paths = [f".{name}" for name, _ in model.named_modules()]
+        missing = [name for name in wanted if not any(path.endswith(f".{name}") for path in paths)]
+        if missing or not wanted:
+            raise ConfigError(
+                f"policy.lora.target_modules: no module {', '.join(missing) or 'named'}; the model has {', '.join(sorted(names))}"
+            )
+    try:
+        _with_adapter(model, policy.lora)
+    except (ValueError, TypeError, re.error) as error:
+        raise ConfigError(
+            f"policy.lora.target_modules: {wanted!r} fits no module that peft can adapt: {shortened(str(error))}; the model has "
+            f"{', '.join(sorted(names))}"
+        ) from error
 
 
 def _with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:

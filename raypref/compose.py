@@ -66,9 +66,11 @@ def run(
         PlacementError: the cluster cannot hold the run.
         SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
     """
+    from raypref.data.records import listed
     from raypref.loop.loading import load_run_data
 
     config = _with_objects(config, oracle, selection, loss)
+    held_out = listed(held_out, config.data)
     with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
         problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
         refuse(problems)
@@ -79,7 +81,7 @@ def run(
             output.begin(config)
         start = time.monotonic()
         outcome = _run_on_cluster(config, data, shown, resume_from)
-        return RunResult.written(config, outcome, run_s=time.monotonic() - start)
+        return RunResult.written(config, outcome, run_s=time.monotonic() - start, left_out=data.left_out)
 
 
 def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
@@ -173,7 +175,7 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
     """
     from actors.learner.policy_export import check_savable
-    from actors.policy_model import facts_of
+    from actors.policy_model import check_adapter, facts_of
 
     for note in notes(config, task):
         logger.warning("%s", note)
@@ -182,6 +184,7 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         facts = facts_of(config.policy)
         if task.kind == "run":
             check_savable(config.policy, facts.tokenizer)
+            check_adapter(config.policy)
             targets.check_room(config)
         return problems, facts
     except ConfigError as error:

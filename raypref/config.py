@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from raypref.data.config import DataConfig
 from raypref.errors import ConfigError
@@ -47,7 +47,8 @@ class RunConfig(Section):
     name: str = "raypref"
     output_dir: UserDirectory = Path("runs/raypref")
     """A path that every node shares."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """What numpy, torch and vLLM all take as a seed; 0 or more."""
     policy: PolicyConfig
     data: DataConfig = DataConfig()
     loop: LoopConfig = LoopConfig()

@@ -481,3 +481,9 @@ def test_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert [str(path) for path in (*paths, *(getattr(oracle, name) for name in oracle.directories))] == [
         str(tmp_path / name) for name in ("run", "model", "words", "cache", "p.jsonl", "ranker", "base")
     ]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_library_takes_are_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match=r"seed: .*(greater than or equal to 0|less than 9223372036854775808)"):
+        RunConfig.parse({"policy": {"path": "p"}, "loss": {"type": "dpo"}, "seed": seed})

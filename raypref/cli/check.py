@@ -99,17 +99,15 @@ def _data_problems(config: RunConfig, facts: Any) -> list[Problem]:
 
 
 def _first_records(key: str, path: str | None, config: RunConfig, problems: list[Problem]) -> list[Any]:
-    from raypref.data.records import read_records
+    from raypref.data.records import BadRecords, read_source
 
     if path is None:
         problems.append(Problem(key, None, "required", "name a file, a directory or a data set; or pass objects to raypref.run()"))
         return []
     try:
-        records = list(itertools.islice(read_records(path, config.data.split), FIRST_RECORDS))
+        bad = BadRecords(config.data.on_bad_record == "skip")
+        return list(itertools.islice(read_source(path, None, config.data, bad, key=key), FIRST_RECORDS))
     except DataError as error:
         text = str(error)
         problems.append(Problem.of(error) if text.startswith("data.") else Problem(key, None, text, ""))
         return []
-    if not records:
-        problems.append(Problem(key, path, "which holds no record", "name a file, a directory or a data set with at least one"))
-    return records

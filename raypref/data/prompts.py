@@ -90,6 +90,8 @@ def load_apart(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any 
     Raises:
         DataError, ConfigError: as ``load_prompts``.
     """
+    if isinstance(objects, list) and not objects:
+        return PromptData([], [], 0)
     apart = _load(config.held_out, objects, config, facts, limit, "data.held_out")
     return replace(apart, train=[], held_out=apart.train[: config.held_out_prompts or None])
 

@@ -96,6 +96,21 @@ def read_source(path: str | None, objects: Any, config: DataConfig, bad: BadReco
         raise DataError(f"{chosen}: {nothing}")
 
 
+def listed(objects: Any, config: DataConfig) -> Any:
+    """Objects that a caller passes, as a list of records; None and a path as they are.
+
+    For callers that must know whether there are any: a data frame has no truth value, and a generator can be read once.
+
+    Raises:
+        DataError: the objects are not plainly records.
+    """
+    if objects is None or path_of_object(objects) is not None:
+        return objects
+    if isinstance(objects, list | tuple) and not objects:
+        return []
+    return list(wrap_objects(objects, config.prompt_field, config.held_out_split or config.split))
+
+
 def read_records(path: str, split: str, *, subset: str | None = None, on_bad: OnBad = raise_it) -> Iterator[Record]:
     """Records of a data file, of a directory (as ``datasets`` reads it), or of a ``datasets`` data set.
 

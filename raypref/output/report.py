@@ -30,14 +30,22 @@ class RunResult:
     """The content of ``summary.json``: versions, evaluations, sync check, seconds by stage."""
 
     @classmethod
-    def written(cls, config: RunConfig, outcome: Outcome, run_s: float) -> Self:
-        """The result of a finished run; ``summary.json`` is written."""
+    def written(cls, config: RunConfig, outcome: Outcome, run_s: float, left_out: Mapping[str, int] | None = None) -> Self:
+        """The result of a finished run; ``summary.json`` is written.
+
+        Args:
+            config: of the run.
+            outcome: of its loop.
+            run_s: its seconds.
+            left_out: how many records of the data were not used, by reason (``RunData.left_out``).
+        """
         policy_dir = config.output_dir / "policy"
         summary = {
             "name": config.name,
             "policy_dir": str(policy_dir),
             "iterations": config.iterations,
             "steps": outcome.steps,
+            "records_left_out": dict(left_out or {}),
             "confidence": config.evaluation.confidence,
             "evaluations": outcome.evaluations,
             "sync": outcome.sync,
@@ -74,6 +82,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if summary["evaluations"]:
         print_table(win_rate_table(summary), console)
     print_table(seconds_table(summary), console)
+    left_out = {reason: count for reason, count in summary.get("records_left_out", {}).items() if count}
+    if left_out:
+        console.print("records left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), highlight=False)
     console.print(visible(f"policy: {summary['policy_dir']}"), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.policy_model import context_limit, end_token_ids, load_model, load_tokenizer, named_end_tokens
+from actors.policy_model import check_adapter, context_limit, end_token_ids, facts_of, load_model, load_tokenizer, named_end_tokens
 from raypref.checks import check_learner
 from raypref.errors import ConfigError
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
@@ -27,6 +27,22 @@ def test_frozen_and_trainable(policy: PolicyConfig) -> None:
     trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trainable == {name for name, _ in adapted.named_parameters() if "lora_" in name}
     assert len(trainable) == 2 * 7 * 2, "two factors for each of seven projections of two layers"
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"], r".*\.mlp\..*_proj", ["layers.0.mlp.up_proj"]])
+def test_adapters_that_fit(policy: PolicyConfig, modules: str | list[str]) -> None:
+    check_adapter(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
+    check_adapter(policy)
+
+
+@pytest.mark.parametrize("modules", [["q_proj", "v_porj"], ["query_key_value"], [], "q_porj", "(", ["model"], ["norm"]])
+def test_adapters_that_match_no_module_are_refused(policy: PolicyConfig, modules: str | list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.lora\.target_modules: .*the model has .*down_proj"):
+        check_adapter(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
+
+
+def test_facts_know_the_vocabulary(policy: PolicyConfig) -> None:
+    assert facts_of(policy).vocabulary == load_model(policy, torch.device("cpu")).get_input_embeddings().weight.shape[0]
 
 
 def test_dtype(policy: PolicyConfig) -> None:

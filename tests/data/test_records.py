@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypref.data.config import DataConfig
-from raypref.data.records import BadRecords, Record, name_record, read_records, read_source, wrap_objects
+from raypref.data.records import BadRecords, Record, listed, name_record, read_records, read_source, wrap_objects
 from raypref.errors import ConfigError, DataError
 
 LINES = b'{"prompt": "a"}\n{"prompt": "b"}\n'
@@ -377,3 +377,13 @@ def test_a_name_that_no_terminal_can_write() -> None:
     """Half a surrogate pair in a key is escaped in the message."""
     with pytest.raises(DataError, match=r"^the data passed: a mapping with the keys \['\\ud800'\]"):
         given({"\ud800": None})
+
+
+def test_what_a_caller_passes_is_listed_once() -> None:
+    """A data frame has no truth value, and a generator can be read once; an empty list says that there is nothing."""
+    config = DataConfig()
+    for objects in (data_frame(), generated(), dataset(), ["a", "b"]):
+        first = listed(objects, config)
+        assert [record.values["prompt"] for record in read_source(None, first, config, BadRecords(False))] == ["a", "b"]
+    assert listed([], config) == []
+    assert listed(None, config) is None
