@@ -157,7 +157,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         values: Any = OmegaConf.to_container(tree)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:  # ValueError: no UTF-8, or a number too long
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")

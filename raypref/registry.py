@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from raypref.errors import ConfigError
 from raypref.metric_info import MetricInfo
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 else:
     ModelMetaclass = type(BaseModel)
 
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+UserPath = Annotated[
+    str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path), AfterValidator(os.path.expanduser)
+]
 """A path or a hub name; ``~`` is the home directory."""
 UserDirectory = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
 """A directory; ``~`` is the home directory."""

@@ -487,3 +487,12 @@ def test_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: pytest.Mo
 def test_seeds_that_no_library_takes_are_refused(seed: int) -> None:
     with pytest.raises(ConfigError, match=r"seed: .*(greater than or equal to 0|less than 9223372036854775808)"):
         RunConfig.parse({"policy": {"path": "p"}, "loss": {"type": "dpo"}, "seed": seed})
+
+
+def test_numbers_that_are_too_long_and_paths_from_python(tmp_path: Path) -> None:
+    """5,000 digits are no YAML number that Python reads; a ``Path`` is a path."""
+    with pytest.raises(ConfigError, match=r"^override 'seed=9+': the value is not YAML: Exceeds the limit"):
+        load(tmp_path, GOOD, "seed=" + "9" * 5000)
+    with pytest.raises(ConfigError, match=r"run\.yaml: not a readable YAML file: Exceeds the limit"):
+        load(tmp_path, GOOD + "seed: " + "9" * 5000)
+    assert RunConfig.parse({"policy": {"path": Path("some/model")}, "loss": {"type": "dpo"}}).policy.path == "some/model"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.data.chats import shortened
+from raypref.data.chats import refuse_written_chat, shortened
 from raypref.data.records import Record
 from raypref.errors import DataError
 
@@ -27,6 +27,7 @@ def answer_texts(answers: Sequence[Any], record: Record, name: str) -> tuple[str
     for answer in answers:
         if not isinstance(answer, str) or not answer.strip():
             raise DataError(f"{record.place}: an answer (field {name}) must be a text that is not empty, got {shortened(answer)}")
+        refuse_written_chat(answer, record.place, f"an answer (field {name})")
     return tuple(answers)
 
 

@@ -7,6 +7,7 @@ and ``unwritten`` finds what a chat template does not write for the policy.
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ SILENT_KEYS = frozenset({"tool_call_id"})
 """Keys that a chat template may leave unwritten: a tool's answer follows its call, and most templates show that by the order alone."""
 
 _PLAIN = {"role", "content"}
+_ROLE_OF = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+"""Role of a speaker in ShareGPT's chats, whose messages have ``from`` and ``value``."""
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 5, 12, 12, 12, 200, 200
 
@@ -110,6 +114,18 @@ def unwritten(chat: Chat, text: str, render: Callable[[Chat], str]) -> str | Non
     return None
 
 
+def refuse_written_chat(text: str, place: str, name: str) -> None:
+    """Refuse a chat that is written as a text, as a CSV file holds it: the policy would read brackets and quotes.
+
+    Raises:
+        DataError: the text begins with a list of messages.
+    """
+    if _WRITTEN.match(text):
+        raise DataError(
+            f"{place}: {name} is a list of messages written as a text, {shortened(text, 80)}; give it as a list (JSON lines, Parquet)"
+        )
+
+
 def shortened(value: Any, most: int = 200) -> str:
     """A value as an error message shows it: cut where it is long or deep."""
     try:
@@ -131,11 +147,15 @@ def _message(turn: Any, number: int, place: str, dropped: Collection[str]) -> Me
     if not isinstance(turn, Mapping):
         raise DataError(f"{place}: message {number} must have a text 'role' and 'content', got {shortened(turn)}")
     kept = {str(key): value for key, value in turn.items() if value is not None and value != [] and key not in dropped}
+    if "from" in kept and "value" in kept and not kept.keys() & _PLAIN:
+        kept = {"role": _ROLE_OF.get(str(kept.pop("from"))), "content": kept.pop("value"), **kept}
     role, content = kept.get("role"), kept.get("content", "" if "tool_calls" in kept else None)
     if isinstance(content, list | tuple):
         content = "".join(_part(part, number, place) for part in content)
     if not isinstance(role, str) or not role.strip() or not isinstance(content, str):
         raise DataError(f"{place}: message {number} must have a text 'role' and 'content', got {shortened(turn)}")
+    if (usual := _ROLE_OF.get(role.strip().lower(), role)) != role:
+        raise DataError(f"{place}: message {number} has the role {role!r}, which chat templates do not know; write {usual!r}")
     return {**kept, "role": role, "content": content}
 
 

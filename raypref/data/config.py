@@ -59,6 +59,9 @@ class DataConfig(Section):
     """Field with the tools that the policy may call: a list of descriptions, as the chat template reads them, or such a list as JSON."""
     dropped_message_keys: tuple[str, ...] = ()
     """Keys of chat messages that are not for the policy (a time, a language). Any other key must be written by the chat template."""
+    ignored_fields: tuple[str, ...] = ()
+    """Fields that are not for the policy although their names belong to a prompt: system, system_prompt, history; beside ``instruction``
+    also input and context. A record with another one of them, whose text is not in the prompt, is refused."""
     template: str | None = None
     """How a prompt asks for the revision of an answer, and how a prompt is composed for a record without one: ``tldr`` or ``xsum`` (from
     the SRPO paper), ``chat``, or a text with {prompt} and {answer}. Only losses and evaluations with revisions need it."""

@@ -12,7 +12,7 @@ import numpy as np
 from raypref.data.config import DataConfig
 from raypref.data.identity import Turns, content_id, turns_of_prompt, without_held_out
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import bare_text, chat_of
+from raypref.data.record_prompts import bare_text, chat_of, refuse_unread
 from raypref.data.records import BadRecords, Record, field_of, name_record, read_source
 from raypref.data.shared_turns import prompt_and_answers
 from raypref.data.token_checks import LeftOut, blocks, check_end, check_ids, check_length, check_text
@@ -120,6 +120,7 @@ def _read(
     try:
         answer = field_of(record, config.response_field, "data.response_field")
         prompt, answers = prompt_and_answers([answer], record, config, config.response_field)
+        refuse_unread(record, prompt, config)
         text = policy.given_text(prompt, answers, record.place)
         return record.place, name_record(record, number, config, names), turns_of_prompt(bare_text(prompt), chat_of(prompt)), text
     except DataError as error:

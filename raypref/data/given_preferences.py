@@ -15,7 +15,7 @@ from raypref.data.examples import ExampleBuilder
 from raypref.data.identity import turns_of, without_held_out
 from raypref.data.layouts import GivenPreferences, read_preferences
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import make_prompt
+from raypref.data.record_prompts import make_prompt, refuse_unread
 from raypref.data.records import BadRecords, Record, name_record, read_source
 from raypref.data.token_checks import LeftOut, blocks, check_end, check_ids, check_length, check_text
 from raypref.data.tokenization import GivenText, PolicyTokenizer, Tokens
@@ -155,6 +155,7 @@ def _read(
     """(place, name, preferences, texts) of a record; None where it cannot be used and is skipped."""
     try:
         given = read_preferences(record, config)
+        refuse_unread(record, given.prompt, config)
         text = policy.given_text(given.prompt, given.responses, record.place)
         return record.place, name_record(record, number, config, names), given, text
     except DataError as error:

@@ -13,7 +13,7 @@ from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
 from raypref.data.identity import turns_of, without_held_out
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.record_prompts import bare_text, make_prompt, prompt_of
+from raypref.data.record_prompts import bare_text, make_prompt, prompt_of, refuse_unread
 from raypref.data.records import BadRecords, Record, name_record, read_source
 from raypref.data.token_checks import LeftOut, blocks, check_ids, check_length, check_text
 from raypref.data.tokenization import PolicyTokenizer
@@ -143,6 +143,7 @@ def _read(record: Record, number: int, config: DataConfig, policy: PolicyTokeniz
     """The record's prompt and its text; None where it cannot be used and is skipped."""
     try:
         prompt = prompt_of(record, config)
+        refuse_unread(record, prompt, config)
         text = policy.prompt_text(prompt, record.place)
         name = name_record(record, number, config, names)
     except DataError as error:

@@ -5,18 +5,23 @@ What the policy is given, as text and as token ids, is made of it in ``raypref.d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.data.chats import Chat, chat_of_messages, shortened
+from raypref.data.chats import Chat, chat_of_messages, refuse_written_chat, shortened
 from raypref.data.config import DataConfig
 from raypref.data.records import Record, check_texts, field_of, value_of
 from raypref.data.templates import template_of
 from raypref.errors import DataError
 from raypref.types import Prompt
+
+_PARTS = ("system", "system_prompt", "history")
+"""Fields that belong to a prompt by their names."""
+_PARTS_BESIDE = {"instruction": ("input", "context"), "question": ("context",)}
+"""Those that belong to a prompt in a field of this name (Alpaca, Dolly)."""
 
 
 def prompt_of(record: Record, config: DataConfig) -> str | Chat:
@@ -32,6 +37,7 @@ def prompt_of(record: Record, config: DataConfig) -> str | Chat:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty")
+        refuse_written_chat(prompt, record.place, f"the prompt in field {config.prompt_field!r}")
         if value_of(record, config.tools_field) is None:
             return prompt
         chat = read_chat([{"role": "user", "content": prompt}], record, config)
@@ -52,6 +58,41 @@ def _composed(record: Record, config: DataConfig) -> str | None:
     composed = template_of(config.template).compose(record.values)
     check_texts(record, "data.template", composed)
     return composed
+
+
+def refuse_unread(record: Record, prompt: str | Chat, config: DataConfig) -> None:
+    """Refuse a record that has a part of its prompt in a field of its own, which is not read: a system turn, a history, an input.
+
+    A part that stands in the prompt as well is read. Fields that ``data.*_field`` or ``data.ignored_fields`` names are not looked at.
+
+    Raises:
+        DataError: naming the field.
+    """
+    names = [*_PARTS, *_PARTS_BESIDE.get(config.prompt_field, ())]
+    known = {value for key, value in config if key.endswith("_field")} | set(config.ignored_fields)
+    for name in names:
+        if record.values.get(name) and name not in known:
+            shown = bare_text(prompt)
+            text = next((text for text in _texts(value_of(record, name)) if text.strip() not in shown), None)
+            if text is not None:
+                raise DataError(
+                    f"{record.place}: the field {name!r} belongs to a prompt, but is not in the one that is read (field "
+                    f"{config.prompt_field!r}), got {shortened(text, 80)}; write it into the prompt, as text or as a message, or name the "
+                    f"field in data.ignored_fields"
+                )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "role":
+                yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def read_chat(messages: Any, record: Record, config: DataConfig) -> Chat:

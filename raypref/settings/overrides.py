@@ -67,7 +67,7 @@ def _override_in_full(override: str) -> str:
         raise ConfigError(f"override {override!r}: expected section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of more digits than Python reads
         raise ConfigError(f"override {override!r}: the value is not YAML: {str(error).splitlines()[0]}") from error
     if key in AXES and isinstance(value, str) and "${" not in value:
         return f"{key}.type={text}"
