@@ -27,10 +27,10 @@ DEEPEST = 64
 
 
 def rows_of_objects(data: Any, split: str) -> Iterator[Any]:
-    """What was passed, one record after the other: mappings, texts, chats, or whatever a list holds.
+    """The records that were passed, one after the other: mappings, texts, chats, or whatever a list holds.
 
     Raises:
-        DataError: the data is of a kind that is not plainly a list of records.
+        DataError: the data cannot be read as a list of records.
     """
     if isinstance(data, Mapping):
         yield from _of_mapping(data, split)
@@ -49,7 +49,7 @@ def rows_of_objects(data: Any, split: str) -> Iterator[Any]:
 
 def path_of_object(data: Any) -> str | None:
     """The path that was passed in place of records; None if it is no path that exists."""
-    if not isinstance(data, str | Path):
+    if not isinstance(data, str | Path) or data == "":  # an empty text would be the directory in which the run was started
         return None
     try:
         path = Path(data).expanduser()
@@ -65,7 +65,7 @@ def plain_value(value: Any, place: str, depth: int = 0) -> Any:
     """A value with Python's types in place of numpy's and pandas'; lists in place of arrays, None in place of pandas' NA.
 
     Raises:
-        DataError: the value is nested too deeply, or in itself.
+        DataError: the value is nested too deeply, or contains itself.
     """
     if value is None or type(value) in (str, int, float, bool):
         return value
