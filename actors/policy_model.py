@@ -69,8 +69,8 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
 
 @contextlib.contextmanager
 def _garbage_left_alone() -> Iterator[None]:
-    """No garbage collection in the block: transformers' imports make a great many objects that stay, and searching them for garbage again
-    and again takes a fifth of the time."""
+    """No garbage collection in the block. Importing transformers makes many objects that stay; searching them for garbage repeatedly takes
+    a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:

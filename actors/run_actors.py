@@ -56,7 +56,7 @@ class RunActors:
     """The actors of one run, and the roles that the driver sees."""
 
     roles: Roles
-    """There once ``start`` has returned."""
+    """Set by ``start``."""
 
     def __init__(self, config: RunConfig, plan: Plan, device: Device, group: PlacementGroup) -> None:
         """See ``reserved``."""
@@ -77,7 +77,7 @@ class RunActors:
     @classmethod
     @contextlib.contextmanager
     def reserved(cls, config: RunConfig, plan: Plan, device: Device, *, may_grow: bool) -> Iterator[RunActors]:
-        """Reserve the bundles of the plan for the time of the block; whatever happens, after it the actors are gone and the bundles free.
+        """Reserve the plan's bundles for the block. After the block, also after an error in it, the actors are gone and the bundles free.
 
         Args:
             config: the run's.
@@ -122,8 +122,8 @@ class RunActors:
             await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
 
     async def close(self) -> None:
-        """Let the engines, references and oracles end by themselves: killed ones leave shared memory behind. Does nothing before they are
-        ready: one that still loads would not answer."""
+        """Let the engines, references and oracles end by themselves: a killed one leaves shared memory behind. Does nothing before they
+        are ready: an actor that is still loading would not answer."""
         closing = [asyncio.wait_for(group.close(), CLOSE_TIMEOUT_S) for group in self._closable]
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):

@@ -187,7 +187,7 @@ def _sleep(config: RunConfig, task: Task) -> Iterator[Problem]:
 
 
 def _counted_in_steps(config: RunConfig, task: Task) -> Iterator[Problem]:
-    """Steps are counted only where an iteration has a number of them that is known beforehand, and a run ends with a whole iteration."""
+    """Keys in steps need ``loop.sync_interval``, which fixes the steps of an iteration; and a run consists of whole iterations."""
     each, steps = config.steps_per_iteration, config.loop.steps
     if task.kind != "run":
         return

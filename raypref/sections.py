@@ -83,7 +83,7 @@ class LoopConfig(Section):
     """Train while the engines still sample. Changes the time, never the result."""
 
     @model_validator(mode="after")
-    def _one_dial(self) -> Self:
+    def _one_interval(self) -> Self:
         if self.prompts_per_iteration is not None and self.sync_interval is not None:
             raise ConfigError("loop: set prompts_per_iteration (steps follow) or sync_interval (prompts follow), not both")
         return self
@@ -231,7 +231,7 @@ class RolloutPlacement(Section):
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
     gpus: Fraction = 1.0
-    """Share of a GPU per replica in a separate layout; 0 for a role that needs none (a callable oracle)."""
+    """Share of a GPU per replica with ``layout: separate``; 0 for a role that needs no GPU (a callable oracle)."""
     cpus: PositiveFloat = 1.0
 
 

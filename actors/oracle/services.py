@@ -133,7 +133,7 @@ class ActorServices:
         while True:
             yield await loop.run_in_executor(None, self._queries.get)
 
-    def answer_policy_query(self, key: int, rollouts: Sequence[Rollout], failure: str | None = None) -> None:
+    def answer_policy_query(self, key: int, rollouts: Sequence[Rollout], failure: str | None) -> None:
         """The policy's answers to a query, or why there are none. Ignored when ``ask_policy`` no longer waits for them."""
         if (waiting := self._unanswered.get(key)) is None:
             return

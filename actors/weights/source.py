@@ -22,7 +22,7 @@ BUCKET_ELEMENTS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What is known of a tensor before it is there."""
+    """What is known of a tensor before its values are."""
 
     name: str
     """In the checkpoint."""

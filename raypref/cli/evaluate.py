@@ -202,9 +202,10 @@ def agreement(
 def export(
     responses: Annotated[str, typer.Option(help=f"Responses in any format that is read: {ONE_FILE}")],
     layout: Annotated[
-        Literal["alpaca_eval", "arena_hard", "arena_hard_v01"], typer.Option("--format", help="Whose file format, for their own judges.")
+        Literal["alpaca_eval", "arena_hard", "arena_hard_v01"],
+        typer.Option("--format", help="The benchmark whose own judge will read the file."),
     ],
-    output: Annotated[Path, typer.Option(help="The file; Arena-Hard's carries the model's name.")],
+    output: Annotated[Path, typer.Option(help="The file to write; for Arena-Hard, name it after the model.")],
     questions: Questions = None,
     input_format: Annotated[list[str] | None, typer.Option(help=FORMAT_HELP)] = None,
 ) -> None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Evaluation:
-    """Everything that is read is checked before a policy answers, the oracle is asked, or a file is written."""
+    """One call of a command. Everything that is read is checked before a policy answers, the oracle is asked, or a file is written."""
 
     def __init__(self, config: Path, overrides: list[str] | None, output: Path, results: Sequence[str], inputs: Inputs) -> None:
         """

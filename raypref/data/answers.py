@@ -22,7 +22,7 @@ def answer_texts(answers: Sequence[Any], record: Record, name: str) -> tuple[str
     """The answers themselves.
 
     Raises:
-        DataError: one is no text, or is empty.
+        DataError: an answer is no text, or is empty.
     """
     for answer in answers:
         if not isinstance(answer, str) or not answer.strip():

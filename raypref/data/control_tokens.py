@@ -1,9 +1,9 @@
 """Control tokens that are spelt out in a text: found, and read as plain text.
 
-A control token is a special token of the tokenizer, or an end token: ``<|im_end|>``, ``</s>``; a word or a sign (``!`` as padding) is
-none. Written by the chat template it steers
-the policy. Written by a user it is text: were it read as a token, a prompt could end its turn and begin another one. Other added tokens
-(``<think>``, ``<tool_call>``) are what the policy itself writes as text, so they stay what the tokenizer makes of them.
+A control token is a special token of the tokenizer, or an end token: ``<|im_end|>``, ``</s>``. A special token that is an ordinary word
+or sign (``!`` as padding) does not count. Written by the chat template, a control token steers the policy. Written by a user it is text:
+were it read as a token, a prompt could end its turn and begin another one. Other added tokens (``<think>``, ``<tool_call>``) are what the
+policy itself writes as text, so they stay what the tokenizer makes of them.
 
     content --hide--> content with marks --template--> text with marks --encode--> token ids
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _NONCE = secrets.token_hex(8)
-"""Of this process; no text of a user's can hold it."""
+"""Drawn for this process, so that no text of a user can contain it."""
 _MARK = re.compile(rf"{_NONCE}m(\d+)x")
 _BREAK = f"{_NONCE}b"
 
@@ -31,7 +31,7 @@ class ControlTokens:
         """
         Args:
             tokenizer: the policy's.
-            end_token_ids: those at which an answer ends.
+            end_token_ids: the tokens that end an answer.
         """
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
@@ -96,7 +96,7 @@ class ControlTokens:
         return [known for k in ids if (known := self._ids.get(k, k)) is not None]
 
     def _copy(self) -> Any:
-        """The tokenizer's backend, to which the control tokens are text, and their aliases tokens."""
+        """A copy of the tokenizer's backend that reads control tokens as text and their aliases as tokens."""
         from tokenizers import AddedToken, Tokenizer
 
         backend = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())

@@ -38,7 +38,7 @@ _HEAD = 4096
 
 
 def format_of(file: Path) -> str | None:
-    """The suffix of ``SUFFIXES`` that says how the file is read, behind which there may be one of a compression; None: not a data file."""
+    """The suffix of ``SUFFIXES`` that says how the file is read; a suffix of a compression may follow it. None: not a data file."""
     suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
@@ -55,7 +55,7 @@ def read_file(file: Path, on_bad: OnBad = raise_it) -> Iterator[Row]:
     """The rows of a data file.
 
     Raises:
-        DataError: the file has none of the forms above, or is damaged; from ``on_bad``: a row is.
+        DataError: the file has none of the forms above, or is damaged; or ``on_bad`` raises because a row is.
     """
     form = format_of(file)
     if form is None:

@@ -83,7 +83,7 @@ def load_preferences(
     groups = _groups(config, facts, records, counts.bad)
     apart = config.held_out_prompts if config.held_out is None else 0
     if apart and apart >= len(groups):
-        raise DataError(f"data.held_out_prompts: {apart} are to be set apart of {len(groups)} records, which leaves none to train on")
+        raise DataError(f"data.held_out_prompts: {apart} are to be set apart from {len(groups)} records, which leaves none to train on")
     set_apart = [group.rollout.prompt for group in groups[len(groups) - apart :]]
     groups = without_held_out(groups[: len(groups) - apart], [*set_apart, *held_out], lambda group: turns_of(group.rollout.prompt))
     order = np.random.default_rng(seed).permutation(len(groups)) if config.shuffle else np.arange(len(groups))
@@ -110,7 +110,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """The records that give no example, by reason."""
+    """How many records give no example, by reason."""
 
     bad: BadRecords
     overlong: LeftOut = field(default_factory=LeftOut)
@@ -231,7 +231,7 @@ class _Makers:
     def _labelled(self, desirable: bool, place: str) -> NDArray[np.float64]:
         """(1,) the target of an unpaired record's answer."""
         if self.selection is not None:
-            raise ConfigError(f"selection: a record of one answer leaves it nothing to select ({place}); remove the section")
+            raise ConfigError(f"selection: there is nothing to select from a record with one answer ({place}); remove the section")
         target = self.loss.labelled_target(desirable)
         if target is None:
             raise ConfigError(

@@ -155,7 +155,7 @@ def _read(record: Record, number: int, config: DataConfig, policy: PolicyTokeniz
 def _set_apart(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to train on, and the last ``count`` for evaluation."""
     if count >= len(prompts) and count:
-        raise DataError(f"data.held_out_prompts: {count} are to be set apart of {len(prompts)} prompts, which leaves none to train on")
+        raise DataError(f"data.held_out_prompts: {count} are to be set apart from {len(prompts)} prompts, which leaves none to train on")
     return prompts[: len(prompts) - count], prompts[len(prompts) - count :]
 
 

@@ -1,6 +1,6 @@
 """Where files, hub data sets and Python objects become records, each with the place that it came from.
 
-``read_source`` is the door: whatever is named by the config or passed by the caller becomes records, or is refused.
+All data of a run enters through ``read_source``: what the config names or the caller passes becomes records, or is refused.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def wrap_objects(items: Any, field: str, split: str = "", on_bad: OnBad = raise_
         on_bad: takes what is wrong with an item; raises it by default.
 
     Raises:
-        DataError: the items are not plainly records, or there is none.
+        DataError: the items cannot be read as records, or there is none.
     """
     number = -1
     for number, item in enumerate(rows_of_objects(items, split)):
@@ -194,7 +194,7 @@ def field_of(record: Record, name: str, key: str) -> Any:
 
     Raises:
         DataError: the record has no such field; the message names its fields, and the config key that chooses another field. Or a text
-            in it is not valid.
+            in it is not valid Unicode, or holds a NUL.
     """
     value = value_of(record, name)
     if value is None:

@@ -21,7 +21,7 @@ from raypref.errors import DataError
 T = TypeVar("T")
 
 BLOCK = 1000
-"""Records that are read and tokenised at once; what a tokenizer returns beside the ids takes much memory."""
+"""Records that are read and tokenised at once. What a tokenizer returns in addition to the ids takes much memory."""
 
 
 @dataclass(slots=True)
@@ -89,19 +89,17 @@ def check_end(ids: NDArray[np.int32], facts: PolicyFacts, place: str) -> None:
 
 
 def check_text(text: str, facts: PolicyFacts, place: str, what: str) -> None:
-    """Refuse a text of which the tokenizer makes nothing (zero-width spaces, for example).
+    """Refuse a text from which the tokenizer makes no token (zero-width spaces, for example).
 
-    Only a text without any letter or digit is looked at: it costs a call of the tokenizer.
+    Only a text without any letter or digit is checked, since the check calls the tokenizer.
 
     Raises:
-        DataError: the tokenizer makes no token of it.
+        DataError: it makes none.
     """
     if any(character.isalnum() for character in text):
         return
     if not facts.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        raise DataError(
-            f"{place}: the tokenizer makes nothing of the {what} {shortened(text)}; leave the record out, or write it otherwise"
-        )
+        raise DataError(f"{place}: the tokenizer makes no token from the {what} {shortened(text)}; reword it, or leave the record out")
 
 
 def check_length(tokens: int, limit: int, config: DataConfig, place: str, message: str) -> bool:

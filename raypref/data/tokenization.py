@@ -8,7 +8,7 @@ the first end token behind the prompt. The prompt is what the template writes wi
 
 | case | prompt and response |
 | --- | --- |
-| the template writes the chat otherwise than prompt and answer, or drops a part of the answer | the record is refused |
+| the template does not write the answer right after the prompt, or drops a part of it | the record is refused |
 | the template has no generation prompt | the assistant's header belongs to the response, as the template writes it |
 | the template writes an empty thought before an answer | it belongs to the response |
 | the template writes no end token behind the answer | the response ends with the answer; an end token is added |
@@ -41,7 +41,7 @@ from raypref.errors import DataError
 Tokens = NDArray[np.int32]
 
 BATCH = 1000
-"""Texts that are given to the tokenizer at once; what it returns beside the ids takes much memory."""
+"""Texts that are given to the tokenizer at once. What it returns in addition to the ids takes much memory."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class PolicyTokenizer:
         """A prompt and the answers that the data gives, as texts; see the table above.
 
         Raises:
-            ConfigError, DataError: as ``prompt_text``. Or the template writes an answer otherwise than behind its prompt, leaves a part of
-                it out, or an end token stands inside an answer.
+            ConfigError, DataError: as ``prompt_text``. Or the template does not write an answer right after its prompt, or leaves a part
+                of it out, or an end token stands inside an answer.
         """
         bare = tuple(self.answer_text(answer, place) for answer in answers)
         answers = [self._hidden(answer, place) for answer in bare]
@@ -125,13 +125,13 @@ class PolicyTokenizer:
             raise DataError(f"{place}: an answer must be a text that is not empty, got {answer!r}")
         if (end := self._control.end_in(text)) is not None:
             raise DataError(
-                f"{place}: the answer has the end token {end!r} in its midst, {_around(text, end)}; the policy would have stopped there; "
-                f"give the answer up to there, or write it otherwise"
+                f"{place}: the answer contains the end token {end!r} {_around(text, end)}; the policy would have stopped there; "
+                f"cut the answer there, or reword it"
             )
         return text
 
     def as_text(self, text: str) -> str:
-        """A text of which every control token is plain text, whatever the config says: an answer of the policy's, an oracle's question."""
+        """The text with control tokens read as plain text, whatever the config says: for an answer of the policy, an oracle's question."""
         return self._control.hide(text)
 
     def turn_content(self, answer: str) -> str:

@@ -117,7 +117,7 @@ def _tables(verdicts: Sequence[Label | None], labels: Sequence[Label], prompts: 
     return tables
 
 
-def label_of(chance: float, tie_margin: float = 0.0) -> Label:
+def label_of(chance: float, tie_margin: float) -> Label:
     """The label that P(first > second) stands for."""
     if abs(chance - 0.5) <= max(tie_margin, TIE):
         return "tie"

@@ -33,10 +33,10 @@ def of_verdicts(matrix: PreferenceMatrix, responses: Sequence[Response], kept: S
     """The oracle's answers, before the ``judging`` section makes a preference matrix of them.
 
     ``comparisons``: how many have an answer. ``ties``: the share of them that say exactly one half. ``saturated``: the share of them so
-    close to 0 or 1 that log-odds are cut (``preferences.LEAST``). ``win_rate_spread``: the highest win
-    rate less the lowest. ``cycle``: 1 where the majority relation has a cycle, so that the mean over
-    groups is their share. ``entropy``: of the verdicts, in nats; log 2 = 0.69 is an oracle that cannot tell. ``length_bias``: Spearman's
-    correlation of win rate and length in tokens over the responses; above 0 where the longer ones win.
+    close to 0 or 1 that log-odds are cut (``preferences.LEAST``). ``win_rate_spread``: the highest win rate less the lowest. ``cycle``: 1
+    where the majority relation has a cycle, so that the mean over groups is their share. ``entropy``: of the verdicts, in nats; log 2 =
+    0.69 is an oracle that cannot tell. ``length_bias``: Spearman's correlation of win rate and length in tokens over the responses; above
+    0 where the longer ones win.
 
     Args:
         matrix: (K, K) of the kept responses, the oracle's own verdicts.

@@ -56,7 +56,7 @@ def _misfit(selection: Selection, loss: Loss, group: _Group) -> Problem | None:
 
 
 class _NotTheWholeMatrix(Exception):
-    """A selection asks for certain pairs where random ones are asked instead."""
+    """The selection asks for certain pairs, but random ones are asked instead."""
 
 
 class _Group:
@@ -71,10 +71,10 @@ class _Group:
         self._asked = np.zeros((size, size), dtype=bool)
 
     async def ask(self, wanted: Pairs) -> PreferenceMatrix:
-        """All that is known after ``wanted`` was asked, or what is asked instead of it.
+        """All that is known once ``wanted`` was asked, or the pairs that are asked in its place.
 
         Raises:
-            _NotTheWholeMatrix: random opponents cannot stand for these pairs.
+            _NotTheWholeMatrix: random opponents cannot replace these pairs.
         """
         whole = all_pairs(self.size)
         asked: Iterable[tuple[int, int]] = wanted

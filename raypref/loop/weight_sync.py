@@ -39,7 +39,7 @@ class WeightSync:
         """They do only for a loss that reads log-probs under pi_t."""
         return self._roles.reference is not None and "previous" in self._config.loss.needs
 
-    async def sync(self, version: int, audience: Audience = "all") -> dict[str, float]:
+    async def sync(self, version: int, audience: Audience) -> dict[str, float]:
         """Copy the weights under the name ``version``; the metrics of the check, none where it is switched off.
 
         Raises:

@@ -97,7 +97,7 @@ def test_records_set_apart_are_prompts_for_evaluation(tokenizer: Any) -> None:
     data = load(tokenizer, PAIRS, held_out_prompts=1)
     assert [example.prompt_id for example in data.examples] == ["0", "1"]
     assert [(prompt.id, prompt.index, prompt.token_ids.tolist()) for prompt in data.held_out] == [("2", 0, [1, 7])]
-    with pytest.raises(DataError, match="3 are to be set apart of 3 records"):
+    with pytest.raises(DataError, match="3 are to be set apart from 3 records"):
         load(tokenizer, PAIRS, held_out_prompts=3)
 
 
@@ -140,7 +140,7 @@ def test_unpaired_records_for_kto(tokenizer: Any) -> None:
 def test_a_loss_of_pairs_refuses_unpaired_records(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"loss\.type: 'dpo' compares answers, .*record 0 .*; set loss\.type=kto, or give pairs"):
         load(tokenizer, UNPAIRED)
-    with pytest.raises(ConfigError, match=r"selection: a record of one answer leaves it nothing to select"):
+    with pytest.raises(ConfigError, match=r"selection: there is nothing to select from a record with one answer"):
         load(tokenizer, UNPAIRED, KTO(), selection=BestWorst())
 
 

@@ -120,7 +120,7 @@ def test_nothing_left_is_an_error(tokenizer: Any) -> None:
     message = r"no prompt left to train on; 2 were dropped, since rollout\.max_tokens = 4 leaves 0 of the context's 4 tokens; lower it"
     with pytest.raises(DataError, match=message):
         load(tokenizer, context=4, prompts=["why", "how"], held_out=["so"], **PLAIN)
-    with pytest.raises(DataError, match=r"data\.held_out_prompts: 2 are to be set apart of 2 prompts"):
+    with pytest.raises(DataError, match=r"data\.held_out_prompts: 2 are to be set apart from 2 prompts"):
         load(tokenizer, prompts=["why", "how"], held_out_prompts=2, **PLAIN)
 
 
@@ -210,7 +210,7 @@ def test_a_prompt_of_which_the_tokenizer_makes_nothing(tokenizer: Any) -> None:
 
     silent = copy.deepcopy(tokenizer)
     silent.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    with pytest.raises(DataError, match=r"record 1 .*: the tokenizer makes nothing of the prompt '\\u200b'"):
+    with pytest.raises(DataError, match=r"record 1 .*: the tokenizer makes no token from the prompt '\\u200b'"):
         load(silent, prompts=["so", "\u200b"], **PLAIN)
 
 

@@ -67,7 +67,7 @@ def test_the_order_of_end_tokens() -> None:
 @pytest.mark.parametrize("answer", ["yes<|im_end|>no", "<|im_end|>yes", "yes<|endoftext|>\nno<|im_end|>"])
 @pytest.mark.parametrize("special_tokens", ["text", "allow", "refuse"])
 def test_an_end_token_inside_an_answer_is_refused(answer: str, special_tokens: str) -> None:
-    with pytest.raises(DataError, match=r"p\.jsonl:1: the answer has the end token '<\|.*\|>' in its midst, at character \d+"):
+    with pytest.raises(DataError, match=r"p\.jsonl:1: the answer contains the end token '<\|.*\|>' at character \d+"):
         given(facts_of_kind(CHAT), answer, special_tokens=special_tokens)
 
 

@@ -35,7 +35,7 @@ class Family:
 
 
 def families(prompts: Sequence[Ids]) -> list[Family]:
-    """Groups prompts so that the fewest tokens are computed. A prompt shares one start; starts are not nested.
+    """Group prompts by common starts so that the fewest tokens are computed. Each prompt has one start; starts are not nested.
 
     Args:
         prompts: sorted, different from each other, none empty.

@@ -151,8 +151,8 @@ def _fenced(name: str, text: str, code: str) -> str:
 def answer_from(question: Question, orders: Orders, first_wins: Mapping[Pair, float | None]) -> Answer:
     """The answer from verdicts on inputs.
 
-    With ``orders: both``, it abstains on a pair with a verdict in one order alone: the average over the orders removes the judge's
-    position bias, and one half of it would be biased.
+    With ``orders: both``, it abstains on a pair that has a verdict in one order only: averaging both orders removes the judge's position
+    bias, and a single order would keep it.
 
     Args:
         question: what was asked.
