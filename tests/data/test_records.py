@@ -300,7 +300,6 @@ def test_columns_of_chats_and_one_record() -> None:
         ({"prompt": "a"}, r"a single record is passed in a list"),
         ({"prompt": ["a", "b"], "id": ["1"]}, r"neither columns of one length"),
         ({}, r"neither columns of one length"),
-        ({"\ud800": None}, r"keys .*ud800.*, which is neither columns"),
         ("", r"got str"),
         ([], r"it holds no record"),
         (object(), r"got object"),
