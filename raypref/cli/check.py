@@ -81,6 +81,7 @@ def _data_problems(config: RunConfig, facts: Any) -> list[Problem]:
     Args:
         facts: the policy's ``PolicyFacts``; None: its files cannot be read, and the records are read, but not tokenised.
     """
+    from raypref.data.prompts import load_apart
     from raypref.loop.loading import load_run_data
 
     problems: list[Problem] = []
@@ -92,6 +93,9 @@ def _data_problems(config: RunConfig, facts: Any) -> list[Problem]:
         return problems
     data = config.data.model_copy(update={"held_out_prompts": 0})  # would be set apart from the end of all records
     try:
+        if held_out is not None and len(records) == FIRST_RECORDS:  # the records behind the first ones may have other prompts
+            load_apart(data, facts, facts.context_tokens - config.rollout.max_tokens, held_out)
+            held_out, data = None, data.model_copy(update={"held_out": None})
         load_run_data(config.model_copy(update={"data": data}), facts, records=records, held_out=held_out)
     except (ConfigError, DataError) as error:
         return [Problem.of(error)]

@@ -92,6 +92,19 @@ def test_records_are_named_by_file_and_line_and_the_first_ones_alone_are_read(tm
     assert lines[0].startswith(f"error: {tmp_path}/prompts.jsonl:4: ")
 
 
+def test_prompts_that_are_held_out_at_the_head_of_the_data_are_no_problem(tmp_path: Path, model: Path) -> None:
+    """Held-out prompts are often the first lines of the data; the lines behind those that are read here may have others."""
+    lines = [{"prompt": f"w1 w{k % 9} w{k // 9}"} for k in range(40)]
+    config = good(tmp_path, model, *lines)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(line) + "\n" for line in lines[:35]))
+    config["data"]["held_out"] = str(held_out)
+    assert check(tmp_path, config)[0] == 0
+    held_out.write_text(json.dumps({"text": "w1"}) + "\n")
+    code, shown = check(tmp_path, config)
+    assert (code, shown[0].split(": ")[:2]) == (2, ["error", f"{held_out}:1"])
+
+
 def test_what_the_keys_that_are_wrong_hide_is_checked_too(tmp_path: Path, model: Path) -> None:
     """A value out of range, an unknown key of the loss, an old key; beside them two problems of sections that do not fit."""
     config = good(tmp_path, model, {"prompt": "w1 w2"}) | {"oracle": None}
