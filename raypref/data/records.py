@@ -61,7 +61,8 @@ class BadRecords:
     def report(self, key: str) -> None:
         """Log how many records were left out, and what was wrong with the first ones."""
         if self.count:
-            logger.warning("%s: %d records skipped (data.on_bad_record=skip); the first: %s", key, self.count, "; ".join(self.first))
+            what = "1 record" if self.count == 1 else f"{self.count} records"
+            logger.warning("%s: %s skipped (data.on_bad_record=skip); the first: %s", key, what, "; ".join(self.first))
 
 
 def read_source(path: str | None, objects: Any, config: DataConfig, bad: BadRecords, *, key: str = "data.path") -> Iterator[Record]:
