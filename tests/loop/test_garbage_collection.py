@@ -23,8 +23,9 @@ def fail_inside() -> None:
 
 
 def test_what_the_caller_froze_stays_frozen() -> None:
+    """But for what dies meanwhile: a frozen object that nobody holds any more is freed like any other."""
     with frozen_heap():
         before = gc.get_freeze_count()
         with frozen_heap():
             pass
-        assert gc.get_freeze_count() == before
+        assert 0 < gc.get_freeze_count() <= before
