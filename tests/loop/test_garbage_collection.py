@@ -23,9 +23,18 @@ def fail_inside() -> None:
 
 
 def test_what_the_caller_froze_stays_frozen() -> None:
-    """But for what dies meanwhile: a frozen object that nobody holds any more is freed like any other."""
+    """The collector lists what it visits, and frozen objects are not among them. Their count may fall: one that nobody holds any more is
+    freed like any other."""
+    witness: list[object] = [object()]
+    assert is_visited(witness)
     with frozen_heap():
         before = gc.get_freeze_count()
         with frozen_heap():
-            pass
+            assert not is_visited(witness)
+        assert not is_visited(witness)
         assert 0 < gc.get_freeze_count() <= before
+    assert is_visited(witness)
+
+
+def is_visited(thing: object) -> bool:
+    return any(other is thing for other in gc.get_objects())
