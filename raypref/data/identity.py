@@ -28,7 +28,7 @@ def turns_of_prompt(text: str, chat: Turns = ()) -> Turns:
 
 
 def content_id(text: str, chat: Turns = ()) -> str:
-    """32 hexadecimal digits that follow from the prompt's turns alone: equal for equal turns, whatever file or row they stand in.
+    """32 hexadecimal digits that depend on the prompt's turns alone, not on the file or row that holds them.
 
     Args:
         text: of the prompt.
@@ -38,7 +38,7 @@ def content_id(text: str, chat: Turns = ()) -> str:
 
 
 def as_bytes(turns: Turns) -> bytes:
-    """Turns as bytes, different ones for different turns: each text after its length in characters."""
+    """An unambiguous encoding: different turns give different bytes. Each text follows its length in characters."""
     return "".join(f"{len(part)}:{part}" for turn in turns for part in turn).encode("utf-8", "surrogatepass")
 
 

@@ -1,7 +1,7 @@
 """Checks what a run, ``generate`` or ``evaluate`` writes at its end before it starts, so that nothing computed is lost.
 
-A target can be written, is a file or a folder as it must be, and is none of the files that are read. The disk has room for what is known
-of its size.
+Each target must be writable, must be of the right kind (a file or a folder), and must not be one of the inputs. The disk must have room
+for everything whose size is known.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIMISER_BYTES = {"adamw": 12, "rmsprop": 8}
 
 
 def check_file(key: str, path: Path, inputs: Mapping[str, Path] | None = None) -> None:
-    """Refuse a file that could not be written at the end, or that is read.
+    """Refuse a target file that cannot be written, or that is also an input.
 
     Args:
         key: the option or config key that names it.
@@ -55,7 +55,7 @@ def check_file(key: str, path: Path, inputs: Mapping[str, Path] | None = None) -
 
 
 def check_directory(key: str, directory: Path) -> None:
-    """Refuse a directory into which nothing could be written at the end.
+    """Refuse a target directory that cannot be written to.
 
     Raises:
         ConfigError: naming the directory and the remedy.
@@ -69,7 +69,7 @@ def check_directory(key: str, directory: Path) -> None:
 
 
 def check_answers(config: RunConfig, prompts: object, files: Sequence[Path]) -> None:
-    """Refuse files of answers that could not be written, or that are read.
+    """Refuse answer files that cannot be written, or that are also inputs.
 
     Args:
         config: of the policy that answers.
