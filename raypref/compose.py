@@ -67,6 +67,7 @@ def run(
         SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
     """
     from raypref.data.records import listed
+    from raypref.loop.garbage_collection import frozen_heap
     from raypref.loop.loading import load_run_data
 
     config = _with_objects(config, oracle, selection, loss)
@@ -74,7 +75,8 @@ def run(
     with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
         problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
         refuse(problems)
-        data = load_run_data(config, facts, records=prompts, held_out=held_out)
+        with frozen_heap():  # otherwise a file of a million prompts takes a sixth longer
+            data = load_run_data(config, facts, records=prompts, held_out=held_out)
         refuse(check_supply(config, len(data.items)), DataError)
         resume_from = output.resume(config, data) if resume else None
         if not resume:

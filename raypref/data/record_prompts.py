@@ -68,10 +68,12 @@ def refuse_unread(record: Record, prompt: str | Chat, config: DataConfig) -> Non
     Raises:
         DataError: naming the field.
     """
-    names = [*_PARTS, *_PARTS_BESIDE.get(config.prompt_field, ())]
+    names = [name for name in (*_PARTS, *_PARTS_BESIDE.get(config.prompt_field, ())) if record.values.get(name)]
+    if not names:  # of almost every record; looking at the whole config for each would take a third of a large file's time
+        return
     known = {value for key, value in config if key.endswith("_field")} | set(config.ignored_fields)
     for name in names:
-        if record.values.get(name) and name not in known:
+        if name not in known:
             shown = bare_text(prompt)
             text = next((text for text in _texts(value_of(record, name)) if text.strip() not in shown), None)
             if text is not None:

@@ -210,12 +210,12 @@ class PolicyTokenizer:
     def _encode_batch(self, texts: list[str]) -> list[Tokens]:
         """A chat template writes its own special tokens; plain text gets the tokenizer's, but no end token behind it."""
         before, after = ([], []) if self._config.chat_template else self._put_around()
-        ordinary = [text for text in texts if not self._control.hidden_in(text)]
-        ids = iter(self._ids(ordinary))
-        return [
-            np.array([*before, *(self._control.encode(text) if self._control.hidden_in(text) else next(ids)), *after], dtype=np.int32)
-            for text in texts
-        ]
+        marked = [self._control.hidden_in(text) for text in texts]
+        ordinary = iter(self._ids([text for text, hidden in zip(texts, marked, strict=True) if not hidden]))
+        every = [self._control.encode(text) if hidden else next(ordinary) for text, hidden in zip(texts, marked, strict=True)]
+        if before or after:
+            every = [[*before, *ids, *after] for ids in every]
+        return [np.array(ids, dtype=np.int32) for ids in every]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts without marks. A fast tokenizer is asked directly, once it is set up: that halves the time of long lists."""

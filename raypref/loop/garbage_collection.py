@@ -1,7 +1,7 @@
 """Keeps Python's garbage collector from costing the driver a fifth of its time.
 
 Every group in flight consists of a few dozen objects that live for seconds. With thousands of groups the collector runs often, and each
-time it would also visit all objects of torch, Ray and the data, which live as long as the run.
+time it would also visit all objects of torch, Ray and the data, which live as long as the run. The same holds while the data is loaded.
 """
 
 from __future__ import annotations
