@@ -22,7 +22,9 @@ from ray.util.placement_group import PlacementGroup
 import raypref
 from actors.cluster import launch
 from actors.cluster.connection import Device
+from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.placement import ActorPlacement, Plan, Role
+from actors.cluster.preflight import Mesh, check_network
 from actors.learner.deepspeed_setup import learner_env
 from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Phases
@@ -66,6 +68,7 @@ class RunActors:
         self._group = group
         self._transport = transport.choose(config.sync.transport, device, config.placement.layout)
         self._takes_turns = takes_turns(config, plan)
+        self._several_nodes = False
         self._handles: dict[str, Any] = {}
         """Name of an actor -> its handle."""
         self.on_waiting: Callable[[Sequence[str]], None] = lambda waiting: None
@@ -88,16 +91,33 @@ class RunActors:
         Raises:
             PlacementError: the cluster cannot hold the plan.
             ConfigError: a node does not see ``output_dir``, or ``sync.transport`` does not fit.
+            NetworkError: nodes that must talk cannot.
         """
         one_node = transport.choose(config.sync.transport, device, config.placement.layout).one_node
         group = launch.reserve(plan, config.placement.timeout_s, may_grow, "STRICT_PACK" if one_node else "PACK")
         actors = cls(config, plan, device, group)
         try:
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
-                launch.check_nodes(group, config.output_dir, raypref.__version__)
+                actors._check_nodes()
             yield actors
         finally:
             launch.stop(list(actors._handles.values()), group)
+
+    def _check_nodes(self) -> None:
+        nodes, limit = nodes_of(self._group), self.config.placement.preflight_timeout_s
+        self._several_nodes = len(set(nodes.values())) > 1
+        check_nodes(nodes, self.config.output_dir, raypref.__version__, limit)
+        check_network(self._group, nodes, self._meshes(), self.device, limit)
+
+    def _meshes(self) -> list[Mesh]:
+        """The actors that connect with each other without Ray: the learner's ranks, and by some transports the first one with the copies
+        of its policy."""
+        ranks = self.plan.of("learner")
+        meshes = [Mesh("learner ranks", tuple(rank.bundle for rank in ranks))] if ranks else []
+        if ranks and self._transport.own_network and (receivers := self._receivers()):
+            bundles = (ranks[0].bundle, *(receiver.bundle for receiver in receivers))
+            meshes.append(Mesh("the sender of the weights and their receivers", bundles))
+        return meshes
 
     async def start(self) -> None:
         """Create the actors, let them load their models side by side, and connect the learner with the other copies of its policy.
@@ -118,7 +138,7 @@ class RunActors:
         learner, others = self._make_roles()
         await launch.ready(dict(self._named("learner")), START_TIMEOUT_S)  # quick: the model is loaded by ``learner.start``
         await asyncio.gather(self._others_ready(others), *([self._start_learner(learner)] if self.plan.of("learner") else []))
-        if self.plan.of("learner") and (destinations := self._destinations()):
+        if destinations := self._destinations():
             await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
 
     async def close(self) -> None:
@@ -150,7 +170,9 @@ class RunActors:
         make, calls = self._constructor(placement)
         env = await self._environment(placement)
         log_dir = self.config.output_dir / "logs"
-        self._handles[placement.name] = launch.start(make, placement, self._group, log_dir, env=env, max_concurrency=calls)
+        self._handles[placement.name] = launch.start(
+            make, placement, self._group, log_dir, env=env, max_concurrency=calls, several_nodes=self._several_nodes
+        )
 
     def _constructor(self, placement: ActorPlacement) -> tuple[partial[Any], int]:
         """What makes the actor, and how many calls it takes at a time."""
@@ -244,13 +266,17 @@ class RunActors:
         self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
         return learner, [group for group in (oracle, rollout, reference) if group is not None]
 
-    def _destinations(self) -> list[Destination]:
+    def _receivers(self) -> list[ActorPlacement]:
         """Where the learner's weights go: the engines, and the references if they hold pi_t."""
-        workers = self.config.placement.rollout.tensor_parallel
-        destinations = [Destination(name, handle, workers) for name, handle in self._named("rollout")]
-        if "previous" in self.config.loss.needs:
-            destinations += [Destination(name, handle) for name, handle in self._named("reference")]
-        return destinations
+        references = self.plan.of("reference") if "previous" in self.config.loss.needs else []
+        return self.plan.of("rollout") + references if self.plan.of("learner") else []
+
+    def _destinations(self) -> list[Destination]:
+        width = self.config.placement.rollout.tensor_parallel
+        return [
+            Destination(receiver.name, self._handles[receiver.name], width if receiver.role == "rollout" else 1)
+            for receiver in self._receivers()
+        ]
 
 
 def takes_turns(config: RunConfig, plan: Plan) -> bool:

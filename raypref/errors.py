@@ -27,6 +27,10 @@ class PlacementError(RayprefError, RuntimeError):
     """The cluster has no room for the actors of the run."""
 
 
+class NetworkError(RayprefError, ConnectionError):
+    """Two nodes of the run cannot exchange messages."""
+
+
 class SyncError(RayprefError, RuntimeError):
     """An engine or reference does not hold the weights that it should hold."""
 

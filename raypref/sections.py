@@ -258,6 +258,8 @@ class PlacementConfig(Section):
     learner: LearnerPlacement = LearnerPlacement()
     timeout_s: PositiveFloat = 600.0
     """Longest wait for a cluster that may still grow, in seconds."""
+    preflight_timeout_s: PositiveFloat = 60.0
+    """Longest wait for each check of the nodes and of the network between them, before models are loaded, in seconds."""
 
 
 class EvaluationConfig(Section):

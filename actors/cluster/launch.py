@@ -16,11 +16,12 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.cluster import network
 from actors.cluster.calls import result
 from actors.cluster.placement import ActorPlacement, Plan, cannot_fit
-from raypref.errors import ConfigError, PlacementError, RayprefError
+from raypref.errors import PlacementError, RayprefError
 
 logger = logging.getLogger(__name__)
 
@@ -55,61 +56,6 @@ def _free() -> str:
     return f"{free.get('GPU', 0):g} GPU, {free.get('CPU', 0):g} CPU"
 
 
-def check_nodes(group: PlacementGroup, output_dir: Path, version: str, timeout_s: float = 120.0) -> None:
-    """Check that every node of the run can import this raypref and writes where the others read.
-
-    Raises:
-        ConfigError: naming the node and what is missing there.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    locations = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
-    for node_id in sorted(set(locations)):
-        strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-        probe = ray.remote(_make_probe()).options(num_cpus=0, scheduling_strategy=strategy)
-        name = f".probe-{node_id}"
-        problem = ray.get(probe.remote(str(output_dir / name), version), timeout=timeout_s)
-        if problem:
-            raise ConfigError(f"node {node_id}: {problem}")
-        if not _appears(output_dir / name):
-            raise ConfigError(
-                f"output_dir: {output_dir} on node {node_id} is not the directory that the driver sees; give a path that all nodes share"
-            )
-        (output_dir / name).unlink()
-
-
-def _make_probe() -> Callable[[str, str], str | None]:
-    """The function that runs on each node and says what is wrong there, or None.
-
-    It is an inner function because Ray sends those by value: the node may lack raypref.
-    """
-
-    def probe(path: str, version: str) -> str | None:
-        from pathlib import Path
-
-        try:
-            import raypref
-        except ImportError as error:
-            return f"cannot import raypref ({error}); install it on every node, or start the run with `ray job submit --working-dir`"
-        if raypref.__version__ != version:
-            return f"raypref {raypref.__version__} is installed, the driver runs {version}; install the same version everywhere"
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).touch()
-        except OSError as error:
-            return f"output_dir cannot be written: {error}"
-        return None
-
-    return probe
-
-
-def _appears(path: Path, timeout_s: float = 10.0) -> bool:
-    """Whether a file that another node wrote can be seen here; a network file system may take seconds to show it."""
-    deadline = time.monotonic() + timeout_s
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return path.exists()
-
-
 def start(
     make: partial[Any],
     placement: ActorPlacement,
@@ -118,6 +64,7 @@ def start(
     *,
     env: Mapping[str, str],
     max_concurrency: int = 1,
+    several_nodes: bool = False,
 ) -> Any:
     """Create one actor; its output goes to ``log_dir/<role>-<index>.log``.
 
@@ -128,6 +75,7 @@ def start(
         log_dir: made if need be.
         env: environment variables of its process.
         max_concurrency: calls that it takes at a time.
+        several_nodes: whether the run has actors on more than one node.
 
     Returns:
         The actor's handle, at once; the constructor's errors surface with the first call (see ``ready``).
@@ -144,15 +92,20 @@ def start(
     }
     log_file = str(log_dir / f"{placement.name}.log")
     actor = ray.remote(_actor_class(make.func, placement.name)).options(**options)
-    return actor.remote(*make.args, log_file=log_file, **make.keywords)
+    return actor.remote(*make.args, log_file=log_file, network_settings=network.settings(), several_nodes=several_nodes, **make.keywords)
 
 
 def _actor_class(cls: Any, name: str) -> type:
-    """The class as it runs in an actor: it logs to a file, and the dashboard shows it by ``name``."""
+    """The class as it runs in an actor: it logs to a file, has the driver's network settings, and the dashboard shows it by ``name``."""
 
     class Actor(cls):
-        def __init__(self, *args: Any, log_file: str, **kwargs: Any) -> None:
+        def __init__(
+            self, *args: Any, log_file: str, network_settings: Mapping[str, str], several_nodes: bool = False, **kwargs: Any
+        ) -> None:
             log_to_file(Path(log_file), name)
+            network.adopt(network_settings)
+            if several_nodes:
+                network.name_gloo_interface(ray.util.get_node_ip_address())
             self._refusal: RayprefError | None = None
             gc.disable()  # imports make a great many objects that stay; searching them for garbage takes a fifth of the time
             try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 class NcclTransport(Transport):
     name = "nccl"
+    own_network = True
 
     def fits(self, device: str, layout: str) -> bool:
         return device == "cuda" and layout == "separate"

@@ -106,6 +106,8 @@ class Transport(ABC):
     name: ClassVar[str]
     one_node: ClassVar[bool] = False
     """Whether the learner and every receiver must be on one node."""
+    own_network: ClassVar[bool] = False
+    """Whether the sender and the receivers connect with each other by themselves; the nodes are then tried before models are loaded."""
 
     @abstractmethod
     def fits(self, device: str, layout: str) -> bool:

@@ -200,6 +200,6 @@ def test_a_refused_constructor_is_told_by_the_first_call(monkeypatch: pytest.Mon
                 raise ConfigError(f"number: {number}, above {limit}")
 
     actor: Any = launch._actor_class(Picky, "picky-0")
-    assert actor(1, limit=2, log_file=str(tmp_path / "log")).alive() == "picky-0"
+    assert actor(1, limit=2, log_file=str(tmp_path / "log"), network_settings={}).alive() == "picky-0"
     with pytest.raises(ConfigError, match="number: 3, above 2"):
-        actor(3, limit=2, log_file=str(tmp_path / "log")).alive()
+        actor(3, limit=2, log_file=str(tmp_path / "log"), network_settings={}).alive()
