@@ -39,7 +39,7 @@ from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
 from actors.weights import transport
-from actors.weights.sender import Destination
+from actors.weights.destination import Destination
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.roles import Roles

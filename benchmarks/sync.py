@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 from actors.rollout.actor import RolloutActor
-from actors.weights.sender import Destination, WeightSender
+from actors.weights.destination import Destination
+from actors.weights.sender import WeightSender
 from benchmarks.figure import Figure
 from raypref.roles import Audience
 from raypref.sections import PolicyConfig, RolloutConfig, SyncConfig

@@ -12,7 +12,8 @@ import torch
 
 from actors.policy_model import load_model
 from actors.rollout.actor import Finished
-from actors.weights.sender import Destination, WeightSender
+from actors.weights.destination import Destination
+from actors.weights.sender import WeightSender
 from raypref import types
 from raypref.roles import Audience
 from raypref.sections import PolicyConfig, SyncConfig

@@ -15,7 +15,7 @@ from raypref.roles import Audience, Checksums
 from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
-    from actors.weights.sender import Destination
+    from actors.weights.destination import Destination
 
 
 class LearnerGroup:
@@ -35,6 +35,8 @@ class LearnerGroup:
         self._ranks = list(ranks)
         self._timeout_s = timeout_s
         self._phases = Phases() if phases is None else phases
+        self._sync_failed = False
+        """Whether the last sync did: then every rank must send all weights, and the first rank alone knows."""
 
     async def start(self) -> None:
         """Connect the ranks with each other and load the policy.
@@ -66,7 +68,10 @@ class LearnerGroup:
 
     async def sync(self, version: int, audience: Audience = "all") -> Checksums:
         async with self._phases.syncing() as complete:
-            return (await self._all("sync", version, audience, complete))[0]
+            complete, self._sync_failed = complete or self._sync_failed, True
+            sent: Checksums = (await self._all("sync", version, audience, complete))[0]
+            self._sync_failed = False
+            return sent
 
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]

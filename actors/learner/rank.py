@@ -36,7 +36,7 @@ from raypref.sections import SyncConfig
 from raypref.training.logprobs import per_token_logps
 
 if TYPE_CHECKING:
-    from actors.weights.sender import Destination
+    from actors.weights.destination import Destination
 
 
 class LearnerRank:

@@ -85,7 +85,7 @@ class ReferenceActor:
         """Parameter name -> checksum of each tensor as it was last received; None where the slot for pi_t is empty."""
         return None if self._previous is None else self._previous.checksums.values()
 
-    # --- weight sync: the methods of ``actors.weights.sender.Destination`` ---------------------------------------------------------
+    # --- weight sync: the methods of ``actors.weights.destination.Destination`` -----------------------------------------------------
 
     def init_weight_transfer_engine(self, request: Mapping[str, Any]) -> None:
         self._received().receiver.connect(request["init_info"])

@@ -59,8 +59,9 @@ class StagedIpcSender(Sender):
         self._staging: torch.Tensor | None = None
         self._export: tuple[Any, ...] = ()
         """What another process needs to open the buffer."""
-        if link.rank == 0:
-            link.control.init_weight_transfer_engine({"packed": True})
+
+    def connect(self) -> None:
+        self._link.control.init_weight_transfer_engine({"packed": True})
 
     def send(self) -> None:
         if self._link.rank == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport, buffer_bytes
 
@@ -33,24 +33,33 @@ class _NcclSender(Sender):
     """vLLM's sender. The learner's first rank is rank 0 of the transfer group; its other ranks are not in the group."""
 
     def __init__(self, link: Link) -> None:
+        self._link = link
+        self._trainer: Any = None
+
+    def connect(self) -> None:
         import ray
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
         from vllm.utils.network_utils import get_open_port
 
         info = NCCLTrainerInitInfo(
-            rank=link.rank,
+            rank=0,
             master_address=ray.util.get_node_ip_address(),
             master_port=get_open_port(),
-            world_size=1 + link.workers,
-            packed_buffer_size_bytes=buffer_bytes(link.source),
+            world_size=1 + self._link.workers,
+            packed_buffer_size_bytes=buffer_bytes(self._link.source),
         )
-        self._trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=link.control, source=link.source)
+        self._trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=self._link.control, source=self._link.source)
 
     def send(self) -> None:
-        self._trainer.send_weights()
+        if self._trainer is not None:
+            self._trainer.send_weights()
+            return
+        for _ in self._link.source:
+            pass
 
     def close(self) -> None:
-        self._trainer.shutdown()
+        if self._trainer is not None:
+            self._trainer.shutdown()
 
 
 TRANSPORT = NcclTransport()

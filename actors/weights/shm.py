@@ -48,12 +48,20 @@ class ShmSender(Sender):
     """Writes into the file, on the first rank; the other ranks only take part in the source's gathers."""
 
     def __init__(self, link: Link) -> None:
-        """Create the file, have every receiver map it, and remove its name."""
         self._link = link
         self._layout, self._size_bytes = _layout(link.source.metadata())
         self._buffer: Tensor | None = None
-        if link.rank == 0:
-            self._open()
+
+    def connect(self) -> None:
+        """Create the file, have every receiver map it, and remove its name."""
+        path = _allocate(self._size_bytes)
+        remove = weakref.finalize(self, path.unlink, missing_ok=True)  # also at exit, should the hand-shake fail
+        try:
+            self._buffer = _map(path, self._size_bytes)
+            self._buffer.zero_()
+            self._link.control.init_weight_transfer_engine({"path": str(path), "size_bytes": self._size_bytes})
+        finally:
+            remove()
 
     def send(self) -> None:
         """Copy what the source gives into the file, each tensor to its place; then one update round trip."""
@@ -66,23 +74,13 @@ class ShmSender(Sender):
             if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
                 raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {info.dtype} {info.shape}")
             _view(self._buffer, info.dtype, info.shape, offset).copy_(tensor)
-        if self._link.rank == 0:
+        if self._buffer is not None:
             self._link.control.start_weight_update()
             self._link.control.update_weights(self._places(names))
             self._link.control.finish_weight_update()
 
     def close(self) -> None:
         self._buffer = None
-
-    def _open(self) -> None:
-        path = _allocate(self._size_bytes)
-        remove = weakref.finalize(self, path.unlink, missing_ok=True)  # also at exit, should the hand-shake fail
-        try:
-            self._buffer = _map(path, self._size_bytes)
-            self._buffer.zero_()
-            self._link.control.init_weight_transfer_engine({"path": str(path), "size_bytes": self._size_bytes})
-        finally:
-            remove()
 
     def _places(self, names: list[str]) -> dict[str, Any]:
         """Where in the file each tensor of this sync lies: parallel lists, offsets in bytes."""

@@ -4,10 +4,14 @@ A new transport is one file in this folder, plus its name among the values of ``
 like the transport and defines ``TRANSPORT``. One sync, as the sender on the learner's first rank drives it (``control`` reaches every
 receiver and waits for all of them):
 
-    sender = transport.sender(link)                    control.init_weight_transfer_engine(info)   -> receiver.connect(info)
+    sender.connect()                                   control.init_weight_transfer_engine(info)   -> receiver.connect(info)
     sender.send()                                      control.start_weight_update()               -> receiver.begin()
                                                        control.update_weights(info), repeatedly    -> receiver.update(info)
                                                        control.finish_weight_update()              -> receiver.finish()
+
+A sender looks for no errors of its receivers. When one fails, or does not answer in time, ``control`` remembers it as its ``failure`` and
+its later calls do nothing: the sender goes on as before, so that all ranks read their source to its end, which may be a collective.
+``WeightSender`` then raises the failure. The next sync connects again.
 
 The references call their receiver directly. In an engine vLLM calls it, through ``actors.weights.vllm_adapters``.
 """
@@ -21,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, SyncError
 from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
@@ -34,10 +38,17 @@ BUFFER_BYTES = 1 << 30
 
 
 class Control(Protocol):
-    """The sender's calls to the receivers, under vLLM's names. Each reaches every receiver and returns when all have answered."""
+    """The sender's calls to the receivers, under vLLM's names. Each reaches every receiver and returns when all have answered, or one has
+    failed, or the time is over. After a failure they return at once."""
+
+    @property
+    def failure(self) -> SyncError | None:
+        """What ended the sync; None as long as nothing did."""
+        ...
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Connect. A ``rank_offset`` in ``init_info`` is replaced by each receiver's first rank in the transfer group."""
+        """Connect. A ``rank`` and a ``receiver`` in ``init_info`` are replaced by each receiver's first rank in the transfer group, in
+        which the sender is rank 0, and by its name."""
         ...
 
     def start_weight_update(self) -> None: ...
@@ -70,8 +81,16 @@ class Sender(ABC):
     """The sending half. Every learner rank has one, and all ranks call it at the same time: reading the source may be a collective."""
 
     @abstractmethod
+    def connect(self) -> None:
+        """Reach every receiver; called on the learner's first rank alone, before the first ``send`` and again after a failure."""
+
+    @abstractmethod
     def send(self) -> None:
-        """Bring what the source gives to every receiver, with the calls of ``Control`` around it."""
+        """Bring what the source gives to every receiver, with the calls of ``Control`` around it. Always reads the source to its end."""
+
+    def where(self, receiver: str) -> str:
+        """How far a receiver of that name has got, for the message of an error; empty where the transport does not know."""
+        return ""
 
     @abstractmethod
     def close(self) -> None:
@@ -83,7 +102,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def connect(self, info: Mapping[str, Any]) -> None:
-        """Get ready to receive from the sender that ``info`` describes."""
+        """Get ready to receive from the sender that ``info`` describes; again after a sync that failed."""
 
     def begin(self) -> None:  # noqa: B027  most transports have nothing to do here
         """A sync starts."""
@@ -115,7 +134,7 @@ class Transport(ABC):
 
     @abstractmethod
     def sender(self, link: Link) -> Sender:
-        """Build this rank's sending half and connect with the receivers."""
+        """Build this rank's sending half."""
 
     @abstractmethod
     def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:

@@ -49,6 +49,7 @@ class DirectControl:
     def __init__(self, receivers: list[Receiver]) -> None:
         self.receivers = receivers
         self.calls: list[str] = []
+        self.failure: SyncError | None = None
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.calls.append("connect")
@@ -89,8 +90,9 @@ class ByHand(Transport):
 class ByHandSender(Sender):
     def __init__(self, link: Link) -> None:
         self.link = link
-        if link.rank == 0:
-            link.control.init_weight_transfer_engine({})
+
+    def connect(self) -> None:
+        self.link.control.init_weight_transfer_engine({})
 
     def send(self) -> None:
         weights = list(self.link.source)
@@ -138,6 +140,7 @@ def test_a_transport_brings_every_tensor_to_every_receiver(name: str, updates: i
     source = Fixed({"a": torch.randn(2, 3), "b": torch.ones(5, dtype=torch.bfloat16), "c": torch.tensor(7)})
     control = DirectControl(receivers)
     sender = way.sender(Link(0, source, control, workers=2))
+    sender.connect()
     sender.send()
     source.tensors["a"] = source.tensors["a"] + 1
     sender.send()
@@ -200,6 +203,7 @@ def test_shared_memory_refuses_what_it_cannot_do() -> None:
         receiver.connect({"path": "/no/such/file", "size_bytes": 64})
     source = Fixed({"a": torch.ones(2)})
     sender = transport.load("shm").sender(Link(0, source, DirectControl([]), workers=1))
+    sender.connect()
     source.tensors["a"] = torch.ones(3)
     with pytest.raises(SyncError, match=r"a is torch.float32 \(3,\), but was declared torch.float32 \(2,\)"):
         sender.send()
@@ -211,7 +215,7 @@ def test_no_half_outside_an_engine_loads_vllm() -> None:
 import sys
 from actors.learner import rank
 from actors.reference import actor
-from actors.weights import ipc, nccl, received_policy, sender, shm, source
+from actors.weights import ipc, nccl, ray_control, received_policy, sender, shm, source
 print("vllm" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from actors.weights.sender import Destination, WeightSender, rank_offsets
+from actors.weights.destination import Destination, rank_offsets
+from actors.weights.sender import WeightSender
 from raypref.sections import SyncConfig
 
 NO_SOURCE: Any = None

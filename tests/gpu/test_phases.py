@@ -62,7 +62,7 @@ def moved(method: Any, *arguments: Any) -> int:
 @pytest.mark.parametrize(("stage", "lora", "level"), [(2, None, FORGET), (3, None, FORGET), (2, LoraConfig(rank=8), KEEP)])
 def test_turns(model: Path, tmp_path: Path, stage: int, lora: LoraConfig | None, level: Level) -> None:
     """At least nine tenths of the master weights and moments go and come; so do the engine's weights and cache."""
-    from actors.weights.sender import Destination
+    from actors.weights.destination import Destination
 
     policy = PolicyConfig(path=str(model), dtype="bfloat16", lora=lora)
     learner = LearnerConfig.parse({"zero_stage": stage, "micro_batch_tokens": 512, "optimizer": {"lr": 1e-3}})

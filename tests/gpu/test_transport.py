@@ -39,7 +39,7 @@ def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bfloat16_weights_arrive_and_are_used(transport: str, enforce_eager: bool, tied_model: Path) -> None:
     """Checksums are equal after two syncs; the engine's log-probs are transformers' up to bfloat16, mean difference below 0.05. With CUDA
     graphs, too: their warm-up decides on which stream an engine computes."""
-    from actors.weights.sender import Destination
+    from actors.weights.destination import Destination
     from tests.stand_ins import Sender
 
     if transport == "nccl" and torch.cuda.device_count() < 2:

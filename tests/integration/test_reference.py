@@ -15,7 +15,7 @@ import ray
 
 from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
-from actors.weights.sender import Destination
+from actors.weights.destination import Destination
 from raypref import types
 from raypref.errors import SyncError
 from raypref.sections import PolicyConfig

@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
-from actors.weights.sender import Destination
+from actors.weights.destination import Destination
 from raypref import types
 from raypref.errors import DataError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig

@@ -21,8 +21,8 @@ from actors.learner.group import LearnerGroup
 from actors.policy_model import load_model, load_tokenizer
 from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
+from actors.weights.destination import Destination
 from actors.weights.received_policy import ModelTensors
-from actors.weights.sender import Destination
 from raypref import types
 from raypref.errors import ConfigError
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig, SyncConfig

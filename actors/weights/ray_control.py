@@ -1,0 +1,119 @@
+"""The sender's calls to receivers that are Ray actors, within the time limit of a sync."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.weights.destination import Destination, rank_offsets
+from raypref.errors import SyncError
+from raypref.roles import Audience
+
+BROKEN_OFF = "the transfer was broken off"
+"""A receiver's error with these words is a consequence of another receiver's."""
+
+_GRACE_S = 2.0
+"""How long to wait for the answers of others once one receiver has failed: the first answer may be a consequence."""
+
+
+class RayControl:
+    """``actors.weights.transport.Control`` over Ray actors: each call goes to every copy and waits for all.
+
+    Unlike vLLM's own Ray client it gives each copy different ranks in the transfer group (vLLM's assigns all of them the same ones), and
+    never waits for ever.
+    """
+
+    def __init__(self, destinations: Sequence[Destination], transport: str, timeout_s: float) -> None:
+        self.version = 0
+        """What the next finished sync is called."""
+        self.audience: Audience = "all"
+        """Which copies keep the next sync's weights."""
+        self.complete = True
+        """Whether the next sync sends every weight."""
+        self.failure: SyncError | None = None
+        self.where: Callable[[str], str] = lambda receiver: ""
+        """How far a receiver has got, by its name (``Sender.where``)."""
+        self._destinations = destinations
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._ends = 0.0
+        """When the time is over, by ``time.monotonic``."""
+        self._updates = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A sync begins, or a first connection: nothing has failed, and ``timeout_s`` count from now."""
+        self.failure = None
+        self._ends = time.monotonic() + self._timeout_s
+        self._updates = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        offsets = rank_offsets(self._destinations)
+        owns = [{"rank": rank, "rank_offset": rank, "receiver": copy.name} for copy, rank in zip(self._destinations, offsets, strict=True)]
+        infos = [init_info | {key: value for key, value in own.items() if key in init_info} for own in owns]
+        self._call("connecting", "init_weight_transfer_engine", *[({"init_info": info},) for info in infos])
+
+    def start_weight_update(self) -> None:
+        """Unlike vLLM's own call this one says whether every weight comes, and which copies keep them."""
+        self._call("the sync's beginning", "start_weight_update", (self.complete, self.audience))
+
+    def update_weights(self, update_info: Any) -> None:
+        self._updates += 1
+        self._call(f"transfer {self._updates} of the sync", "update_weights", ({"update_info": update_info},))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._call("the sync's end", "finish_weight_update", ())
+        name = str(self.version) if weight_version is None else weight_version
+        self._call("the sync's end", "update_weight_version", (name,))
+
+    def _call(self, stage: str, method: str, *arguments: tuple[Any, ...]) -> None:
+        """Call a method of every copy, with the same arguments or each with its own, and wait for all answers."""
+        if self.failure is not None:
+            return
+        each = arguments if len(arguments) == len(self._destinations) else arguments * len(self._destinations)
+        copies = {getattr(copy.handle, method).remote(*given): copy.name for copy, given in zip(self._destinations, each, strict=True)}
+        errors: dict[str, RayError] = {}
+        waiting = list(copies)
+        while waiting and not errors:
+            done, waiting = ray.wait(waiting, timeout=max(0.0, self._ends - time.monotonic()))
+            if not done:
+                self.failure = self._late(stage, sorted(copies[answer] for answer in waiting))
+                return
+            errors = _errors(done, copies)
+        if errors:
+            late, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_S) if waiting else ([], [])
+            self.failure = self._failed(stage, errors | _errors(late, copies))
+
+    def _late(self, stage: str, names: Sequence[str]) -> SyncError:
+        late = ", ".join(self._placed(name) for name in names)
+        return SyncError(f"sync: no answer from {late} within sync.timeout_s = {self._timeout_s:g} s; {self._transport}, {stage}")
+
+    def _failed(self, stage: str, errors: Mapping[str, RayError]) -> SyncError:
+        """The error of the receiver that failed first."""
+        name = min(errors, key=lambda name: BROKEN_OFF in str(errors[name]))
+        error = errors[name]
+        cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
+        lines = str(cause).strip().splitlines() or [""]
+        failure = SyncError(f"sync: {self._placed(name)} failed; {self._transport}, {stage}: {type(cause).__name__}: {lines[0]}")
+        failure.__cause__ = cause
+        failure.add_note(str(error))
+        return failure
+
+    def _placed(self, name: str) -> str:
+        where = self.where(name)
+        return f"{name} ({where})" if where else name
+
+
+def _errors(answers: Sequence[Any], names: Mapping[Any, str]) -> dict[str, RayError]:
+    """Name of a copy -> its error, for those that have failed."""
+    errors: dict[str, RayError] = {}
+    for answer in answers:
+        try:
+            ray.get(answer)
+        except RayError as error:
+            errors[names[answer]] = error
+    return errors
