@@ -216,19 +216,19 @@ def _check_directory(path: str, key: str) -> None:
         )
 
 
-def check_adapter(policy: PolicyConfig) -> None:
-    """Refuse ``policy.lora`` where its modules are not in the model; the model is built without its weights.
+def without_weights(policy: PolicyConfig) -> Any:
+    """The policy as it is trained, with its adapter, on the meta device.
 
     Raises:
         ConfigError: a name of ``policy.lora.target_modules`` matches no module, or a module of a kind that peft does not adapt.
     """
-    if policy.lora is None:
-        return
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config(policy), trust_remote_code=policy.trust_remote_code)
+    if policy.lora is None:
+        return model
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if not list(module.children())}
     wanted = policy.lora.target_modules
     if isinstance(wanted, list):
@@ -239,7 +239,7 @@ def check_adapter(policy: PolicyConfig) -> None:
                 f"policy.lora.target_modules: no module {', '.join(missing) or 'named'}; the model has {', '.join(sorted(names))}"
             )
     try:
-        _with_adapter(model, policy.lora)
+        return _with_adapter(model, policy.lora)
     except (ValueError, TypeError, re.error) as error:
         raise ConfigError(
             f"policy.lora.target_modules: {wanted!r} fits no module that peft can adapt: {shortened(str(error))}; the model has "

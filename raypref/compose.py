@@ -177,7 +177,8 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
     """
     from actors.learner.policy_export import check_savable
-    from actors.policy_model import check_adapter, facts_of
+    from actors.policy_model import facts_of
+    from actors.weights.source import check_sendable
 
     for note in notes(config, task):
         logger.warning("%s", note)
@@ -186,7 +187,7 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         facts = facts_of(config.policy)
         if task.kind == "run":
             check_savable(config.policy, facts.tokenizer)
-            check_adapter(config.policy)
+            check_sendable(config.policy)
             targets.check_room(config)
         return problems, facts
     except ConfigError as error:

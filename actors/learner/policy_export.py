@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.policy_model import end_token_ids, load_model, load_tokenizer, model_config, named_end_tokens
+from actors.weights.received_policy import ModelTensors
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 
@@ -23,7 +24,7 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
     """Write config, generation config, weights and tokenizer.
 
     Args:
-        weights: the policy's parameters under the checkpoint's names. Under ZeRO-3 iterating is a collective, so every rank must do it.
+        weights: the policy's parameters as a checkpoint stores them. Under ZeRO-3 iterating is a collective, so every rank must do it.
         policy: the policy as it was loaded: its architecture, generation config and tokenizer.
         directory: created, or overwritten.
         write: True on one rank; the others only iterate.
@@ -37,10 +38,9 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
     if not write:
         return
     model: Any = load_model(policy, torch.device("cpu"))
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", {}))
-    if unexpected or (set(missing) - tied):
-        raise RuntimeError(f"export: the learner's parameters do not fit the model: missing {missing}, unexpected {unexpected}")
+    tensors = ModelTensors(model)
+    tensors.load_weights(state.items())
+    tensors.check_complete()
     generation = model.generation_config
     model.generation_config = type(generation)()  # transformers refuses to save one with a temperature and without do_sample
     _without_generation_parameters(model.config)

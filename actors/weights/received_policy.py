@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from actors.policy_model import stored_buffers
 from actors.weights import transport
 from actors.weights.checksums import ReceivedChecksums
+from actors.weights.stored_form import stored_form
 from raypref.errors import SyncError
 from raypref.roles import Audience
 from raypref.types import Example
@@ -68,10 +69,12 @@ class ReceivedPolicy:
 
 
 class ModelTensors:
-    """The parameters and stored buffers of a transformers model, by name, as the place that weights are loaded into."""
+    """What a checkpoint stores of a transformers model, by name: views of its parameters and buffers, which weights are loaded into."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.tensors: dict[str, Tensor] = dict(model.named_parameters()) | stored_buffers(model)
+        whole: dict[str, Tensor] = dict(model.named_parameters()) | stored_buffers(model)
+        form = stored_form(model, {name: tuple(tensor.shape) for name, tensor in whole.items()})
+        self.tensors = {stored.name: stored.of(whole[name].detach()) for name, parts in form.items() for stored in parts}
         self.arrived: set[str] = set()
         """Names received since the last complete sync began."""
         self.keep = True

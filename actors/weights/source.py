@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from actors.policy_model import stored_buffers
+from actors.policy_model import stored_buffers, without_weights
+from actors.weights.adapters import adapted_layers, factors, merged, module_name
 from actors.weights.checksums import checksum
-from raypref.errors import ConfigError
+from actors.weights.stored_form import stored_form
+from raypref.sections import PolicyConfig
 from raypref.training.packing import unwrapped
 
 BUCKET_ELEMENTS = 2_000_000
@@ -45,9 +47,10 @@ class WeightSource(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One tensor that is sent."""
+    """One tensor of the training module that is sent."""
 
     name: str
+    """In the module, without an adapter around it."""
     parts: tuple[Tensor, ...]
     """What it is computed from and must be gathered: the weight, and the adapter's factors; or a buffer."""
     compute: Callable[[], Tensor]
@@ -62,8 +65,8 @@ class _Entry:
 class DeepSpeedSource(WeightSource):
     """The weights of a model that DeepSpeed may have partitioned and peft may have wrapped.
 
-    - Names are those of the Hugging Face checkpoint; a parameter that two modules share (tied embeddings) comes once. The buffers that a
-      checkpoint stores come, too: an engine starts with random ones.
+    - Names and tensors are those of the Hugging Face checkpoint (``actors.weights.stored_form``); a parameter that two modules share (tied
+      embeddings) comes once. The buffers that a checkpoint stores come, too: an engine starts with random ones.
     - Under ZeRO-3 all ranks must iterate at the same time: they gather each bucket of parameters together.
     - With a LoRA adapter the weights are W + scale B A; the training module is not changed.
     - ``complete = False`` leaves out what training never changes. An engine fuses neighbouring linear layers (query, key and value; gate
@@ -81,106 +84,66 @@ class DeepSpeedSource(WeightSource):
             bucket_elements: elements gathered at once.
 
         Raises:
-            ConfigError: the checkpoint stores the weights in another form than the module (fused experts), or only one of two layers
-                that share a weight has an adapter.
+            ConfigError: the checkpoint stores a tensor in a form that is no part of one tensor of the module, only one of two layers
+                that share a weight has an adapter, or an adapter is on experts.
         """
-        _refuse_converted(module)
         self._dtype = dtype
         self._bucket_elements = bucket_elements
         self._entries = _entries(module)
+        self._stored = stored_form(unwrapped(module), {entry.name: _shape(entry.parts[0]) for entry in self._entries})
         changing = {entry.unit for entry in self._entries if entry.trained}
         self._changing = [entry for entry in self._entries if entry.unit in changing]
 
     def metadata(self) -> list[TensorInfo]:
         """Every tensor of the next pass, in the order of iteration; gathers nothing."""
-        return [TensorInfo(entry.name, self._dtype or entry.parts[0].dtype, _shape(entry.parts[0])) for entry in self._chosen]
+        return [
+            TensorInfo(stored.name, self._dtype or entry.parts[0].dtype, stored.shape)
+            for entry in self._chosen
+            for stored in self._stored[entry.name]
+        ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """One pass: (name, whole tensor). A tensor may share memory with its parameter: read it before the next step."""
         for bucket in _buckets(self._chosen, self._bucket_elements):
             with torch.no_grad(), _gathered([part for entry in bucket for part in entry.parts]):
                 for entry in bucket:
-                    tensor = entry.compute()
-                    yield entry.name, tensor.to(self._dtype or entry.parts[0].dtype)
+                    whole = entry.compute().to(entry.parts[0].dtype)
+                    for stored in self._stored[entry.name]:
+                        yield stored.name, stored.of(whole).to(self._dtype or whole.dtype).contiguous()
 
     @property
     def _chosen(self) -> list[_Entry]:
         return self._entries if self.complete else self._changing
 
 
+def check_sendable(policy: PolicyConfig) -> None:
+    """Refuse a policy whose weights cannot be sent as its checkpoint stores them; the model is built without its weights.
+
+    Raises:
+        ConfigError: as ``DeepSpeedSource`` raises it, or the adapter does not fit the model.
+    """
+    DeepSpeedSource(without_weights(policy))
+
+
 def _entries(module: nn.Module) -> list[_Entry]:
     """Everything that a complete pass sends. ``named_parameters`` yields a shared parameter once."""
-    adapted = {id(weight): layer for layer in module.modules() if (weight := _base_weight(layer)) is not None}
-    _refuse_tied(module, adapted.keys())
-    linear = {_checkpoint_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    adapted = adapted_layers(module)
+    linear = {module_name(name) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     entries = []
     for key, parameter in module.named_parameters():
         if ".lora_" in key:
             continue
-        name, layer = _checkpoint_name(key), adapted.get(id(parameter))
+        name, layer = module_name(key), adapted.get(id(parameter))
         layer_name = name.rpartition(".")[0]
         unit = f"{layer_name.rpartition('.')[0]}.*" if layer_name in linear else layer_name
         if layer is None:
             entries.append(_Entry(name, (parameter,), parameter.detach, unit))
         else:
-            entries.append(_merged_entry(name, parameter, layer, unit))
+            entries.append(_Entry(name, (parameter, *factors(layer)), partial(merged, parameter, layer), unit))
     for key, buffer in stored_buffers(module).items():
-        name = _checkpoint_name(key)
+        name = module_name(key)
         entries.append(_Entry(name, (buffer,), buffer.detach, name.rpartition(".")[0]))
     return entries
-
-
-def _base_weight(layer: Any) -> nn.Parameter | None:
-    """The weight under a LoRA layer's adapter; None for any other module."""
-    return layer.base_layer.weight if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight") else None
-
-
-def _merged_entry(name: str, weight: nn.Parameter, layer: Any, unit: str) -> _Entry:
-    factors = tuple(parameter for key, parameter in layer.named_parameters() if key.startswith("lora_"))
-    active = tuple(layer.active_adapters)
-
-    def merged() -> Tensor:
-        """W + sum over the active adapters of scale B A, as peft merges them."""
-        result = weight.detach()
-        for adapter in active:
-            result = result + layer.get_delta_weight(adapter)
-        return result
-
-    return _Entry(name, (weight, *factors), merged, unit)
-
-
-def _checkpoint_name(name: str) -> str:
-    """``base_model.model.model.layers.0.mlp.up_proj.base_layer.weight`` -> ``model.layers.0.mlp.up_proj.weight``."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").removesuffix(".base_layer")
-
-
-def _refuse_converted(module: Any) -> None:
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    base = unwrapped(module)
-    if get_model_conversion_mapping(base, add_legacy=False):
-        raise ConfigError(
-            f"policy.path: {type(base).__name__} keeps its weights in another form than its checkpoint (mixture of experts); "
-            f"syncing such a model is not supported"
-        )
-
-
-def _refuse_tied(module: nn.Module, adapted: Collection[int]) -> None:
-    """Refuse an adapter on one of two layers that share a weight: merged into the weight it would act on both.
-
-    Args:
-        module: the model.
-        adapted: ``id`` of each weight that has an adapter.
-    """
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(_checkpoint_name(name))
-    for key, (first, *others) in names.items():
-        if others and key in adapted:
-            layers = " and ".join(name.rpartition(".")[0].rpartition(".")[2] for name in (first, *others))
-            raise ConfigError(
-                f"policy.lora.target_modules: {first} is also {', '.join(others)}; an adapter cannot be merged there, leave out {layers}"
-            )
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ Importing this module imports vLLM (7 s of CPU time): only engines do, and the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
     def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: Any) -> None:
         super().__init__(config, vllm_config, device, model)
         self._receiver = self.transport.receiver(model, device)
+        _pack_experts_at_every_load(model)
 
     def parse_init_info(self, init_dict: dict[str, Any]) -> dict[str, Any]:
         return init_dict
@@ -62,6 +64,28 @@ class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
 
     def shutdown(self) -> None:
         self._receiver.close()
+
+
+def _pack_experts_at_every_load(model: nn.Module) -> None:
+    """Make a reload pack the experts' weights for the CPU's kernels, as the first load does.
+
+    Without this a reload leaves them unpacked where the kernels read packed ones, since ``UnquantizedFusedMoEMethod._setup_kernel`` lets
+    the kernel prepare the weights when it is built and not again.
+    """
+    from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod) and method.unquantized_backend == UnquantizedMoeBackend.CPU:
+            method.process_weights_after_loading = partial(_load_and_pack, method, method.process_weights_after_loading)
+
+
+def _load_and_pack(method: Any, process: Callable[[nn.Module], None], layer: nn.Module) -> None:
+    packed_before = method.moe_kernel is not None
+    process(layer)
+    if packed_before:
+        method.moe_kernel.fused_experts.process_weights_after_loading(layer)
 
 
 def _repack_tied_heads(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.policy_model import check_adapter, context_limit, end_token_ids, facts_of, load_model, load_tokenizer, named_end_tokens
+from actors.policy_model import context_limit, end_token_ids, facts_of, load_model, load_tokenizer, named_end_tokens, without_weights
 from raypref.checks import check_learner
 from raypref.errors import ConfigError
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
@@ -31,14 +31,14 @@ def test_frozen_and_trainable(policy: PolicyConfig) -> None:
 
 @pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"], r".*\.mlp\..*_proj", ["layers.0.mlp.up_proj"]])
 def test_adapters_that_fit(policy: PolicyConfig, modules: str | list[str]) -> None:
-    check_adapter(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
-    check_adapter(policy)
+    without_weights(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
+    without_weights(policy)
 
 
 @pytest.mark.parametrize("modules", [["q_proj", "v_porj"], ["query_key_value"], [], "q_porj", "(", ["model"], ["norm"]])
 def test_adapters_that_match_no_module_are_refused(policy: PolicyConfig, modules: str | list[str]) -> None:
     with pytest.raises(ConfigError, match=r"policy\.lora\.target_modules: .*the model has .*down_proj"):
-        check_adapter(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
+        without_weights(policy.model_copy(update={"lora": LoraConfig(target_modules=modules)}))
 
 
 def test_facts_know_the_vocabulary(policy: PolicyConfig) -> None:

@@ -145,14 +145,27 @@ def test_buffers_that_a_checkpoint_stores_are_sent_and_exported(lora: LoraConfig
     assert any(name.endswith("act_fn.beta") for name, _ in source) == (lora is None)
 
 
-def test_source_refuses_a_model_that_fuses_its_experts() -> None:
+def test_source_splits_fused_experts() -> None:
+    """Of two experts in one layer: three matrices each, of the sizes that the config states; known before there are values."""
     from actors.weights.source import DeepSpeedSource
 
-    config = Qwen2MoeConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, vocab_size=8, num_experts=2)
+    config = Qwen2MoeConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        vocab_size=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=3,
+    )
     with torch.device("meta"):
         model = Qwen2MoeForCausalLM(config)
-    with pytest.raises(ConfigError, match="Qwen2MoeForCausalLM keeps its weights in another form"):
-        DeepSpeedSource(model)
+    shapes = {meta.name: meta.shape for meta in DeepSpeedSource(model).metadata()}
+    prefix = "model.layers.0.mlp.experts."
+    assert {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)} == {
+        f"{expert}.{part}_proj.weight": (8, 3) if part == "down" else (3, 8) for expert in range(2) for part in ("gate", "up", "down")
+    }
 
 
 class Bench:
