@@ -12,7 +12,7 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar, get_args
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -66,6 +66,14 @@ class Section(BaseModel, metaclass=_SectionType):
     @classmethod
     def _nested_keys(cls, values: Any) -> Any:
         return nested(values, cls.model_fields) if isinstance(values, dict) else values
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refuse true and false where a number is meant: pydantic would read 1 and 0."""
+        if (isinstance(value, bool) or _holds_truth(value)) and _wants_number(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("true and false are no numbers; give a number")
+        return value
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: str = "") -> Self:
@@ -189,6 +197,19 @@ def nested(values: dict[Any, Any], fields: Iterable[str]) -> dict[Any, Any]:
             raise ConfigError(f"{key}: {values[key]!r}, but {head} is given as well: {section!r}; write the key once, inside of {head}")
         result[head] = nested(section | {rest: values[key]}, [rest.partition(".")[0]])
     return result
+
+
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value)
+
+
+def _wants_number(annotation: Any) -> bool:
+    """Whether a field of this annotation (``int | None``, ``tuple[float, ...]``) holds numbers, and no truth value."""
+    kinds, todo = set[Any](), [annotation]
+    while todo:
+        kinds.add(kind := todo.pop())
+        todo += get_args(kind)
+    return bool not in kinds and not kinds.isdisjoint((int, float))
 
 
 def _refusal(cls: type[BaseModel], error: pydantic.ValidationError, path: str) -> ConfigError:

@@ -258,7 +258,7 @@ class RunData:
     """For evaluation."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many records of the data are not used, by reason: overlong (longer than the context), skipped (``data.on_bad_record``),
-    unpicked (the selection picks no response)."""
+    unpicked (the selection picks no response), identical (an answer compared with itself, ``data.identical``)."""
     revise: Callable[[Prompt, str], Prompt | None] | None = None
     """Makes the prompt that asks for a revision of an answer, or None if that leaves no room for one (``evaluation.revisions``)."""
 

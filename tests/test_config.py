@@ -16,6 +16,7 @@ from raypref.losses.dpo import DPO
 from raypref.losses.inpo import INPO
 from raypref.losses.sppo import SPPO
 from raypref.oracles.base import oracles
+from raypref.registry import Section
 from raypref.sections import LearnerConfig, LoopConfig, LoraConfig, PolicyConfig
 from raypref.selection.base import selections
 from raypref.selection.best_worst import BestWorst
@@ -496,3 +497,19 @@ def test_numbers_that_are_too_long_and_paths_from_python(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"run\.yaml: not a readable YAML file: Exceeds the limit"):
         load(tmp_path, GOOD + "seed: " + "9" * 5000)
     assert RunConfig.parse({"policy": {"path": Path("some/model")}, "loss": {"type": "dpo"}}).policy.path == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (DPO, {"beta": True}),
+        (LoopConfig, {"iterations": True, "prompts_per_iteration": 1}),
+        (LoopConfig, {"steps": False}),
+        (LoraConfig, {"rank": True}),
+        (LearnerConfig, {"global_batch": True}),
+    ],
+)
+def test_a_truth_value_is_no_number(section: type[Section], values: dict[str, object]) -> None:
+    """pydantic reads true as 1: ``steps: yes`` would run one step."""
+    with pytest.raises(ConfigError, match=rf"{next(iter(values))}: .*true and false are no numbers; give a number \(got (True|False)\)"):
+        section.parse(dict(values))

@@ -74,6 +74,10 @@ class DataConfig(Section):
     are the tokens, as in prompts rendered beforehand; refuse: the run does not start. An end token behind an answer is always one."""
     overlong: Literal["drop", "refuse"] = "drop"
     """A prompt that leaves no room for ``rollout.max_tokens``. drop: it is left out and counted; refuse: the run does not start."""
+    identical: Literal["drop", "keep", "refuse"] = "drop"
+    """A comparison of an answer with itself, such as a pair whose chosen and rejected answers are the same tokens (preferences): it says
+    nothing about which answer is better. drop: it is left out and counted; keep: it is trained on, which a loss that also raises the
+    likelihood of the chosen answer may want; refuse: the run does not start."""
     shuffle: bool = True
     """Shuffle once with ``seed``; iterations then take consecutive, disjoint parts."""
     held_out: UserPath | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raypref.data.chats import shortened
 from raypref.data.config import DataConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.data.identity import turns_of, without_held_out
@@ -40,9 +41,13 @@ class PreferenceData:
     held_out: list[Prompt]
     """The prompts of the records that were set apart."""
     dropped: int
-    """Number of records without an example: longer than the context, or not picked by the selection."""
+    """Number of records without an example: longer than the context, not picked by the selection, or the same answer twice."""
     overlong: int = 0
     """Those of ``dropped`` that are longer than the context."""
+    unpicked: int = 0
+    """Those of ``dropped`` of which the selection picks no response."""
+    identical: int = 0
+    """Comparisons of an answer with itself that were left out (``data.identical: drop``)."""
     skipped: int = 0
     """Records that could not be used (``data.on_bad_record: skip``)."""
 
@@ -88,7 +93,7 @@ def load_preferences(
     groups = without_held_out(groups[: len(groups) - apart], [*set_apart, *held_out], lambda group: turns_of(group.rollout.prompt))
     order = np.random.default_rng(seed).permutation(len(groups)) if config.shuffle else np.arange(len(groups))
     usable = _fitting([groups[int(k)] for k in order], config, facts.context_tokens, counts)
-    makers = _Makers(loss, selection, builder)
+    makers = _Makers(loss, selection, builder, config.identical)
     by_group = [makers.examples(group, _partner(usable, k), counts) for k, group in enumerate(usable)]
     examples = [replace(example, prompt_index=k) for k, built in enumerate(filter(None, by_group)) for example in built]
     prompts = [
@@ -96,7 +101,8 @@ def load_preferences(
     ]
     counts.report(len(order), facts.context_tokens, refuse=not examples)
     apart_in_order = [replace(prompt, index=k) for k, prompt in enumerate(set_apart)]
-    return PreferenceData(examples, prompts, apart_in_order, len(order) - len(prompts), counts.overlong.count, counts.bad.count)
+    left_out = {"overlong": counts.overlong.count, "unpicked": counts.unpicked.count, "identical": counts.identical.count}
+    return PreferenceData(examples, prompts, apart_in_order, len(order) - len(prompts), **left_out, skipped=counts.bad.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,8 @@ class _Counts:
     """A sequence is longer than the context."""
     unpicked: LeftOut = field(default_factory=LeftOut)
     """The selection picks no response."""
+    identical: LeftOut = field(default_factory=LeftOut)
+    """Comparisons of an answer with itself; a record may have several."""
 
     def report(self, records: int, context_tokens: int, *, refuse: bool) -> None:
         """Log what was left out.
@@ -127,7 +135,10 @@ class _Counts:
         self.bad.report("data.path")
         reasons = f"too long for {context_tokens} tokens: {self.overlong}; not picked by the selection: {self.unpicked}"
         if refuse:
+            reasons += f"; an answer compared with itself (data.identical=drop): {self.identical}"
             raise DataError(f"data.path: none of {records} records gives an example; {reasons}")
+        if self.identical.count:
+            logger.warning("data.path: comparisons of an answer with itself, which are left out (data.identical=drop): %s", self.identical)
         if self.overlong.count or self.unpicked.count:
             logger.warning("data.path: %d of %d records give no example; %s", self.overlong.count + self.unpicked.count, records, reasons)
 
@@ -205,18 +216,35 @@ class _Makers:
     loss: Loss
     selection: Selection | None
     builder: ExampleBuilder
+    identical: Literal["drop", "keep", "refuse"]
+    """What happens to comparisons of an answer with itself."""
 
     def examples(self, group: _Group, partner: _Group | None, counts: _Counts) -> list[Example]:
         """The group's examples, without those that have a sequence beyond the context."""
         picked = self._picked(group)
+        if not picked:
+            counts.unpicked.add(group.place)
+            return []
+        picked = [item for item in picked if not self._left_out(item[0], group, counts)]
         other = None if partner is None else partner.rollout
         built = [self.builder.build(group.rollout, pick, targets, other) for pick, targets in picked]
         examples = [example for example in built if example is not None]
-        if not picked:
-            counts.unpicked.add(group.place)
-        elif not examples:
+        if picked and not examples:
             counts.overlong.add(f"{group.place}, with the sequences that the loss adds")
         return examples
+
+    def _left_out(self, pick: tuple[int, ...], group: _Group, counts: _Counts) -> bool:
+        """Whether a pick compares an answer with itself and is to be left out; it is then counted."""
+        first, *others = (group.rollout.responses[k].token_ids for k in pick)
+        if self.identical == "keep" or not others or not all(np.array_equal(first, other) for other in others):
+            return False
+        if self.identical == "refuse":
+            raise DataError(
+                f"{group.place}: the answers that are compared are the same, {shortened(group.rollout.responses[pick[0]].text, 80)}; "
+                f"correct the record or leave it out, or set data.identical=drop"
+            )
+        counts.identical.add(group.place)
+        return True
 
     def _picked(self, group: _Group) -> list[tuple[tuple[int, ...], NDArray[np.float64]]]:
         """(responses of an example, their targets)."""

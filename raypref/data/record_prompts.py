@@ -18,10 +18,12 @@ from raypref.data.templates import template_of
 from raypref.errors import DataError
 from raypref.types import Prompt
 
-_PARTS = ("system", "system_prompt", "history")
+PARTS = ("system", "system_prompt", "history")
 """Fields that belong to a prompt by their names."""
 _PARTS_BESIDE = {"instruction": ("input", "context"), "question": ("context",)}
 """Those that belong to a prompt in a field of this name (Alpaca, Dolly)."""
+
+IGNORE = "name the field in data.ignored_fields"
 
 
 def prompt_of(record: Record, config: DataConfig) -> str | Chat:
@@ -60,15 +62,21 @@ def _composed(record: Record, config: DataConfig) -> str | None:
     return composed
 
 
-def refuse_unread(record: Record, prompt: str | Chat, config: DataConfig) -> None:
+def refuse_unread(record: Record, prompt: str | Chat, config: DataConfig, *, otherwise: str = IGNORE) -> None:
     """Refuse a record that has a part of its prompt in a field of its own, which is not read: a system turn, a history, an input.
 
     A part that stands in the prompt as well is read. Fields that ``data.*_field`` or ``data.ignored_fields`` names are not looked at.
 
+    Args:
+        record: the record.
+        prompt: what was read of it.
+        config: the data section.
+        otherwise: what else the user can do than write the part into the prompt.
+
     Raises:
         DataError: naming the field.
     """
-    names = [name for name in (*_PARTS, *_PARTS_BESIDE.get(config.prompt_field, ())) if record.values.get(name)]
+    names = [name for name in (*PARTS, *_PARTS_BESIDE.get(config.prompt_field, ())) if record.values.get(name)]
     if not names:  # of almost every record; looking at the whole config for each would take a third of a large file's time
         return
     known = {value for key, value in config if key.endswith("_field")} | set(config.ignored_fields)
@@ -79,8 +87,8 @@ def refuse_unread(record: Record, prompt: str | Chat, config: DataConfig) -> Non
             if text is not None:
                 raise DataError(
                     f"{record.place}: the field {name!r} belongs to a prompt, but is not in the one that is read (field "
-                    f"{config.prompt_field!r}), got {shortened(text, 80)}; write it into the prompt, as text or as a message, or name the "
-                    f"field in data.ignored_fields"
+                    f"{config.prompt_field!r}), got {shortened(text, 80)}; write it into the prompt, as text or as a message, or "
+                    f"{otherwise}"
                 )
 
 

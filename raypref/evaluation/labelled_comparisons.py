@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from raypref.data.identity import Turns
-from raypref.data.record_prompts import bare_text, chat_of, prompt_chat
+from raypref.data.record_prompts import bare_text, chat_of
 from raypref.data.records import Record, field_of
 from raypref.errors import DataError
 from raypref.evaluation.agreement import LABELS, Agreement, Label, agreement, cohens_kappa, majority
 from raypref.evaluation.matching import text_prompt, text_rollout
 from raypref.evaluation.outcomes import Compare, compare_all, summary
 from raypref.evaluation.response_files import records_of
+from raypref.evaluation.response_formats import prompt_in
 from raypref.types import Rollout
 
 
@@ -62,13 +63,13 @@ def read_comparisons(path: Path) -> list[LabelledComparison]:
 
 
 def _comparison(record: Record) -> LabelledComparison:
-    prompt, responses, label = (field_of(record, name, "a labelled comparison") for name in ("prompt", "responses", "label"))
+    _, responses, label = (field_of(record, name, "a labelled comparison") for name in ("prompt", "responses", "label"))
     labels: Sequence[Any] = (label,) if isinstance(label, str) else label
     if not isinstance(labels, Sequence) or not labels or any(one not in LABELS for one in labels):
         raise DataError(f"{record.place}: 'label' must be one of {', '.join(LABELS)}, or a list of them, got {label!r}")
     if not isinstance(responses, Sequence) or isinstance(responses, str) or [type(text) for text in responses] != [str, str]:
         raise DataError(f"{record.place}: 'responses' must be a list of two texts, got {responses!r}")
-    asked = prompt if isinstance(prompt, str) else prompt_chat(prompt, record.place)
+    asked = prompt_in(record)
     return LabelledComparison(record.place, bare_text(asked), (responses[0], responses[1]), tuple(labels), chat_of(asked))
 
 

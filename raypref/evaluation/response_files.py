@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.data.identity import Turns
+from raypref.data.record_prompts import PARTS
 from raypref.data.records import Record, field_of, read_records
 from raypref.errors import DataError
 from raypref.evaluation.response_formats import FORMATS, Answers, Asked, Format, formats_of, question_of
@@ -141,7 +142,7 @@ def records_of(path: Path) -> Iterator[Record]:
 def _from_column(record: Record, column: str) -> Record:
     """A record of id, prompt and the responses in ``column``, one or a list."""
     given = field_of(record, column, "--column")
-    kept = {key: record.values[key] for key in ("id", "prompt", "tools") if key in record.values}
+    kept = {key: record.values[key] for key in ("id", "prompt", "tools", *PARTS) if key in record.values}
     return Record(kept | {"responses": [given] if isinstance(given, str) else given}, record.place)
 
 

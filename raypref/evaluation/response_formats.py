@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from raypref.data.chats import shortened
+from raypref.data.chats import Chat, shortened
 from raypref.data.config import DataConfig
 from raypref.data.identity import Turns, turns_of_prompt
-from raypref.data.record_prompts import bare_text, chat_of, prompt_chat, read_chat
+from raypref.data.record_prompts import bare_text, chat_of, prompt_chat, read_chat, refuse_unread
 from raypref.data.records import Record, id_text
 from raypref.errors import DataError
 from raypref.types import FinishReason
@@ -82,13 +82,15 @@ def question_of(record: Record) -> tuple[str, Asked]:
         DataError: one of them is missing, or there is more than one turn.
     """
     values = record.values
-    name = next((name for name in (_name(values, key) for key in ("question_id", "uid", "id")) if name is not None), None)
+    name = next((_id(record, key) for key in ("question_id", "uid", "id") if values.get(key) is not None), None)
     if name is None:
         raise DataError(f"{record.place}: a question needs question_id, uid or id; fields here: {', '.join(map(str, values))}")
     if values.get("prompt") is not None:
-        prompt = _prompt(record)
+        prompt = prompt_in(record)
         return name, Asked(bare_text(prompt), chat_of(prompt))
-    return name, Asked(_text(_turn(values.get("turns"), record, "turns")["content"], record, "turns"))
+    text = _text(_turn(values.get("turns"), record, "turns")["content"], record, "turns")
+    _refuse_unread(record, text, "turns")
+    return name, Asked(text)
 
 
 def _generated(record: Record) -> Answers:
@@ -106,11 +108,13 @@ def _generated(record: Record) -> Answers:
 def _alpaca_eval(record: Record) -> Answers:
     """A non-empty ``input``, as in AlpacaFarm's older files, follows the instruction after an empty line."""
     values = record.values
-    prompt = _text(values["instruction"], record, "instruction")
+    text = _text(values["instruction"], record, "instruction")
     if values.get("input"):
-        prompt = f"{prompt}\n\n{_text(values['input'], record, 'input')}"
+        text = f"{text}\n\n{_text(values['input'], record, 'input')}"
+    asked = _with_tools(text, record)
+    _refuse_unread(record, asked, "instruction")
     output = _text(values["output"], record, "output", empty=True)
-    return Answers(record.place, None, prompt, (output,), policy=_name(values, "generator"))
+    return Answers(record.place, None, bare_text(asked), (output,), chat=chat_of(asked), policy=_name(values, "generator"))
 
 
 def _arena_hard_v01(record: Record) -> Answers:
@@ -133,7 +137,8 @@ def _arena_hard_v2(record: Record) -> Answers:
     messages = _sequence(record, "messages")
     if len(messages) < 2 or _mapping(messages[-1], record, "messages[-1]").get("role") != "assistant":
         raise DataError(f"{record.place}: 'messages' must be a question and the assistant's answer, got {messages!r}")
-    asked = prompt_chat(messages[:-1], record.place)
+    asked = prompt_chat(read_chat(messages[:-1], record, _READ), record.place)
+    _refuse_unread(record, asked, "messages")
     content = messages[-1].get("content")
     text = _text(content.get("answer") if isinstance(content, Mapping) else content, record, "messages[-1].content", empty=True)
     count = _mapping(values.get("metadata") or {}, record, "metadata").get("token_len")
@@ -144,7 +149,7 @@ def _arena_hard_v2(record: Record) -> Answers:
 
 def _prompt_and_responses(record: Record, *, many: bool) -> Answers:
     values = record.values
-    prompt = _prompt(record)
+    prompt = prompt_in(record)
     texts = _sequence(record, "responses") if many else [values["response"]]
     responses = tuple(_text(text, record, "responses" if many else "response", empty=True) for text in texts)
     if not responses:
@@ -180,16 +185,36 @@ def formats_of(record: Record) -> list[Format]:
     return [each for each in fitting if not any(set(each.fields) < set(other.fields) for other in fitting)]
 
 
-def _prompt(record: Record) -> Any:
-    """The field ``prompt``: a text, or a chat, with the record's ``tools`` as a run reads them."""
+def prompt_in(record: Record) -> str | Chat:
+    """The field ``prompt``: a text, or a chat, with the record's ``tools``, as a run reads them.
+
+    Raises:
+        DataError: it is neither, is empty, or does not hold what other fields say of the prompt (``refuse_unread``).
+    """
     value = record.values["prompt"]
+    prompt: str | Chat
     if isinstance(value, str):
-        text = _text(value, record, "prompt")
-        chat = read_chat([{"role": "user", "content": text}], record, DataConfig())
-        return chat if chat.tools else text
-    if isinstance(value, Sequence) and value:
-        return prompt_chat(read_chat(value, record, DataConfig()), record.place)
-    raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
+        prompt = _with_tools(_text(value, record, "prompt"), record)
+    elif isinstance(value, Sequence) and value:
+        prompt = prompt_chat(read_chat(value, record, _READ), record.place)
+    else:
+        raise DataError(f"{record.place}: 'prompt' must be a text or a list of chat messages, got {value!r}")
+    _refuse_unread(record, prompt, "prompt")
+    return prompt
+
+
+_READ = DataConfig()
+"""How a run reads records whose fields have the usual names."""
+
+
+def _with_tools(text: str, record: Record) -> str | Chat:
+    chat = read_chat([{"role": "user", "content": text}], record, _READ)
+    return chat if chat.tools else text
+
+
+def _refuse_unread(record: Record, prompt: str | Chat, field: str) -> None:
+    config = _READ if field == "prompt" else _READ.model_copy(update={"prompt_field": field})
+    refuse_unread(record, prompt, config, otherwise="leave the field out of the file")
 
 
 def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str:

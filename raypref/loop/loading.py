@@ -69,10 +69,11 @@ def _given_examples(config: RunConfig, facts: PolicyFacts, builder: ExampleBuild
     left_out = _left_out(
         loaded.overlong + apart.dropped + len(loaded.held_out) - len(short),
         loaded.skipped + apart.skipped,
-        loaded.dropped - loaded.overlong,
+        loaded.unpicked,
+        loaded.identical,
     )
     return RunData(examples=loaded.examples, prompts=loaded.prompts, held_out=apart.held_out or short, left_out=left_out)
 
 
-def _left_out(overlong: int, skipped: int, unpicked: int = 0) -> dict[str, int]:
-    return {"overlong": overlong, "skipped": skipped, "unpicked": unpicked}
+def _left_out(overlong: int, skipped: int, unpicked: int = 0, identical: int = 0) -> dict[str, int]:
+    return {"overlong": overlong, "skipped": skipped, "unpicked": unpicked, "identical": identical}

@@ -161,3 +161,32 @@ def test_bad_records_are_skipped_and_counted(tokenizer: Any, caplog: pytest.LogC
 def test_no_source(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.path: required"):
         load(tokenizer, None)
+
+
+def test_an_answer_compared_with_itself_is_left_out_and_counted(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """``so`` against ``so``: no answer is better. The texts may differ where the tokens are the same."""
+    same = [{"prompt": "why", "chosen": " so", "rejected": " so"}, {"prompt": "how", "chosen": " so ", "rejected": " so"}]
+    data = load(tokenizer, [*same, PAIRS[0]])
+    assert [example.prompt_id for example in data.examples] == [prompt.id for prompt in data.prompts] == ["2"]
+    assert (data.dropped, data.identical, data.unpicked, data.overlong, data.skipped) == (2, 2, 0, 0, 0)
+    assert "comparisons of an answer with itself, which are left out (data.identical=drop): 2 (the first: record 0" in caplog.text
+    with pytest.raises(DataError, match=r"none of 2 records gives an example.*an answer compared with itself.*: 2"):
+        load(tokenizer, same)
+
+
+def test_an_answer_compared_with_itself_can_be_kept_or_refused(tokenizer: Any) -> None:
+    same = [{"prompt": "why", "chosen": " so", "rejected": " so"}]
+    (kept,) = load(tokenizer, same, identical="keep").examples
+    assert [ids.tolist() for ids in kept.response_ids] == [[7, EOS]] * 2
+    with pytest.raises(DataError, match=r"record 0 .*: the answers that are compared are the same, .* data\.identical=drop"):
+        load(tokenizer, same, identical="refuse")
+
+
+def test_of_several_pairs_of_a_record_only_those_of_the_same_answer_are_left_out(tokenizer: Any) -> None:
+    """so, so and not have three pairs, one of them so against so."""
+    records = [{"prompt": "why", "responses": [" so", " so", " not"], "ranking": [0, 1, 2]}]
+    data = load(tokenizer, records, selection=AllPairs())
+    assert [[int(ids[0]) for ids in example.response_ids] for example in data.examples] == [[7, 9], [7, 9]]
+    assert (data.dropped, data.identical) == (0, 1)
+    (listed,) = load(tokenizer, records, SPPO()).examples
+    assert len(listed.response_ids) == 3, "an example with another answer beside the two says something"

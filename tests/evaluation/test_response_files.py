@@ -301,3 +301,54 @@ def test_reasons_that_are_lists_are_refused(tmp_path: Path) -> None:
     row = {"prompt": "p", "responses": ["a"], "revisions": [["a"]], "tokens": [[1]], "finish_reasons": [["stop"]]}
     with pytest.raises(DataError, match=r"r\.jsonl:1: 'finish_reasons' must be stop or length, got \[\['stop'\]\]"):
         read_responses(_lines(tmp_path / "r.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Sum up.", "output": "a", "system": "Be brief."},
+        {"instruction": "Sum up.", "output": "a", "context": "The text."},
+        {"prompt": "Sum up.", "response": "a", "system_prompt": "Be brief."},
+        {"prompt": "Sum up.", "responses": ["a"], "history": [["Hi", "Hello"]]},
+        {"uid": "1", "messages": [{"role": "user", "content": "Sum up."}, {"role": "assistant", "content": "a"}], "system": "Be brief."},
+    ],
+)
+def test_a_part_of_the_prompt_in_a_field_of_its_own_is_refused(tmp_path: Path, record: dict[str, Any]) -> None:
+    """As a run refuses it; otherwise an oracle would be asked about another prompt than the policy answered."""
+    with pytest.raises(DataError, match=r"r\.jsonl:1: the field '\w+' belongs to a prompt, but is not in .*leave the field out"):
+        read_responses(_lines(tmp_path / "r.jsonl", record))
+
+
+def test_a_part_of_the_prompt_beside_a_column_or_a_question_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the field 'system' belongs to a prompt"):
+        read_responses(_lines(tmp_path / "r.jsonl", {"prompt": "Sum up.", "reference": "a", "system": "Be brief."}), column="reference")
+    for question in ({"question_id": 1, "turns": ["Sum up."]}, {"id": "1", "prompt": "Sum up."}):
+        with pytest.raises(DataError, match="the field 'system' belongs to a prompt"):
+            read_questions(_lines(tmp_path / "q.jsonl", {**question, "system": "Be brief."}))
+
+
+def test_a_part_that_stands_in_the_prompt_is_no_contradiction(tmp_path: Path) -> None:
+    record = {"instruction": "Sum up.", "input": "The text.", "output": "a", "system": ""}
+    (answers,) = read_responses(_lines(tmp_path / "r.json", record)).answers
+    assert answers.prompt == "Sum up.\n\nThe text."
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sum up."}]
+    (answers,) = read_responses(_lines(tmp_path / "c.jsonl", {"prompt": chat, "response": "a", "system": "Be brief."})).answers
+    assert answers.chat == (("system", "Be brief."), ("user", "Sum up."))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"instruction": "Sum up.", "output": "a"},
+        {"uid": "1", "messages": [{"role": "user", "content": "Sum up."}, {"role": "assistant", "content": "a"}]},
+    ],
+)
+def test_tools_are_shown_to_the_oracle_in_every_format(tmp_path: Path, fields: dict[str, Any]) -> None:
+    (answers,) = read_responses(_lines(tmp_path / "r.jsonl", {**fields, "tools": [{"name": "search"}]})).answers
+    assert answers.chat == (("system", 'tools: [{"name": "search"}]'), ("user", "Sum up."))
+
+
+@pytest.mark.parametrize("wrong", [{"question_id": True, "turns": ["Why?"]}, {"id": False, "prompt": "Why?"}])
+def test_a_truth_value_is_no_id(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"q\.jsonl:1: '(question_)?id' must be a text or a number, got (True|False)"):
+        read_questions(_lines(tmp_path / "q.jsonl", wrong))
