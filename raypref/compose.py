@@ -21,6 +21,7 @@ from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
 from raypref.output import targets
+from raypref.output.answering import Answering
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
@@ -95,10 +96,11 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         after_step = Checkpoints.read(resume_from)[0].step
         layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
         learner_checkpoint.read(resume_from / "learner", layout)
-    with (
-        _actors(config, Task(held_out=bool(data.held_out)), callbacks) as actors,
-        contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))) as metrics,
-    ):
+    with contextlib.ExitStack() as stack:
+        actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
+        if resume_from is not None:  # every check has passed, and the cluster holds the run
+            output.rewind(config, resume_from)
+        metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
 
         async def train() -> Outcome:
             start_s = time.monotonic() - begun
@@ -142,13 +144,14 @@ def generate(
     questions, revise = load_questions(config, facts, prompts, revisions)
 
     async def answers() -> list[Chain]:
-        chains = await generate_chains(actors.roles.rollout, config, questions, responses, revisions, revise)
+        chains = await generate_chains(actors.roles.rollout, config, questions, responses, revisions, revise, shown.on_answered)
         if not best:
             return chains
         write_chains(all_answers, chains)
         return await best_of(chains, actors.roles.oracle)
 
-    with _actors(config, task) as actors:
+    shown = Answering(len(questions))
+    with ended([shown]), _actors(config, task, [shown]) as actors:
         write_chains(output, _with_actors(actors, answers))
 
 

@@ -20,8 +20,8 @@ Output = Annotated[
 ]
 Questions = Annotated[Path | None, typer.Option(help="The questions of response files that name them by id alone.")]
 FORMAT_HELP = (
-    "How to read files whose rows fit two formats: FORMAT, or NAME=FORMAT for one set; FORMAT is generate, alpaca_eval, arena_hard, "
-    "arena_hard_v01, responses or response."
+    "How to read files whose rows fit two formats: FORMAT, or NAME=FORMAT for one set; FORMAT is generate, rollouts, alpaca_eval, "
+    "arena_hard, arena_hard_v01, responses or response."
 )
 ONE_FILE = "NAME=FILE, or FILE."
 

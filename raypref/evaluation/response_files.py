@@ -3,6 +3,7 @@
 | name | file | fields |
 | --- | --- | --- |
 | generate | JSONL of ``raypref generate`` | prompt, responses, revisions, tokens, finish_reasons, and id or content_id |
+| rollouts | Parquet files of a run's ``rollouts/`` | prompt, chat, responses, response_token_ids, finish_reasons |
 | alpaca_eval | AlpacaEval's outputs, a JSON list | instruction, output, and generator, input |
 | arena_hard_v01 | Arena-Hard's answers v0.1 and FastChat's, JSONL | question_id, choices[].turns[].content, and model_id, token_len |
 | arena_hard | Arena-Hard's answers since v2, JSONL | uid, messages, and model, metadata.token_len |

@@ -97,12 +97,31 @@ def _generated(record: Record) -> Answers:
     """``raypref generate``: for each response, the answer after the last revision, and its length."""
     answers = _prompt_and_responses(Record({**record.values, "tokens": None}, record.place), many=True)
     counts = tuple(_counts(chain, record, "tokens")[-1] for chain in _sequence(record, "tokens"))
+    return _with_ends(replace(answers, tokens=counts), record)
+
+
+def _with_ends(answers: Answers, record: Record) -> Answers:
+    """The answers with the record's ``finish_reasons``.
+
+    Raises:
+        DataError: one of them is unknown, or responses, tokens and reasons differ in number.
+    """
     reasons = tuple(_sequence(record, "finish_reasons"))
     if unknown := [reason for reason in reasons if reason not in ("stop", "length")]:
         raise DataError(f"{record.place}: 'finish_reasons' must be stop or length, got {shortened(unknown)}")
+    counts = answers.tokens or ()
     if not len(counts) == len(reasons) == len(answers.responses):
         raise DataError(f"{record.place}: {len(answers.responses)} responses, {len(counts)} tokens, {len(reasons)} finish_reasons")
-    return replace(answers, tokens=counts, finish_reasons=reasons)
+    return replace(answers, finish_reasons=reasons)
+
+
+def _rollout(record: Record) -> Answers:
+    """A run's ``rollouts/`` (``raypref.output.columns``): an oracle is shown the turns of a chat, as in the run."""
+    chat = _sequence(record, "chat")
+    asked = {"prompt": chat or record.values["prompt"], "responses": record.values["responses"]}
+    answers = _prompt_and_responses(Record(asked, record.place), many=True)
+    counts = tuple(len(ids) for ids in _sequence(record, "response_token_ids"))
+    return _with_ends(replace(answers, tokens=counts), record)
 
 
 def _alpaca_eval(record: Record) -> Answers:
@@ -175,6 +194,7 @@ FORMATS: tuple[Format, ...] = (
     Format("arena_hard", ("uid", "messages"), _arena_hard_v2),
     Format("responses", ("prompt", "responses"), partial(_prompt_and_responses, many=True)),
     Format("response", ("prompt", "response"), partial(_prompt_and_responses, many=False)),
+    Format("rollouts", ("prompt", "chat", "responses", "response_token_ids", "finish_reasons"), _rollout),
 )
 """All formats."""
 

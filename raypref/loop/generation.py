@@ -90,13 +90,28 @@ async def chains(prompts: Sequence[Prompt], window: int, make: Callable[[Prompt]
 
 
 async def generate_chains(
-    rollout: RolloutRole, config: RunConfig, prompts: Sequence[Prompt], responses: int, revisions: int, revise: Revise | None
+    rollout: RolloutRole,
+    config: RunConfig,
+    prompts: Sequence[Prompt],
+    responses: int,
+    revisions: int,
+    revise: Revise | None,
+    on_answered: Callable[[Chain], None] = lambda made: None,
 ) -> list[Chain]:
-    """The answers and revisions of every prompt, from engines that hold version 0 of the policy; sampled as ``rollout.*`` says."""
+    """The answers and revisions of every prompt, from engines that hold version 0 of the policy; sampled as ``rollout.*`` says.
+
+    ``on_answered`` is told each prompt's chain as soon as it is complete, in any order.
+    """
     requests = RequestBuilder(config.seed, config.rollout)
 
     async def sample(prompt: Prompt, count: int, purpose: str) -> RolloutRef:
         return await rollout.sample(requests.build(prompt, count, purpose=purpose, iteration=0, policy_version=0))
 
     settings: dict[str, Any] = {"responses": responses, "revisions": revisions, "revise": revise}
-    return await chains(prompts, config.groups_in_flight(responses), lambda prompt: chain(prompt, sample, **settings))
+
+    async def make(prompt: Prompt) -> Chain:
+        made = await chain(prompt, sample, **settings)
+        on_answered(made)
+        return made
+
+    return await chains(prompts, config.groups_in_flight(responses), make)

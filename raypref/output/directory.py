@@ -50,10 +50,10 @@ def begin(config: RunConfig) -> None:
 
 
 def resume(config: RunConfig, data: RunData) -> Path:
-    """The newest checkpoint of the run in ``output_dir``. Metrics and rollouts written after it are removed, since they are repeated.
+    """The newest checkpoint of the run in ``output_dir``, from which it can be resumed. Nothing is changed.
 
     Args:
-        config: with which the run is resumed; it is written in place of the earlier one.
+        config: with which the run is resumed.
         data: as it was loaded now.
 
     Raises:
@@ -73,9 +73,17 @@ def resume(config: RunConfig, data: RunData) -> Path:
             "another path), or start a new run with another output_dir"
         )
     targets.check_run(config)
+    return newest
+
+
+def rewind(config: RunConfig, checkpoint: Path) -> None:
+    """Take the run back to a checkpoint, once all checks have passed.
+
+    What was written after it, metrics and rollouts, is removed, since it is repeated; the config is written in place of the earlier one.
+    """
+    state, _ = Checkpoints.read(checkpoint)
     _remove_after(config.output_dir, state)
     _write_config(config)
-    return newest
 
 
 def _read_config(directory: Path) -> Any:

@@ -99,6 +99,12 @@ MOST_NAMES = 6
 """Actors that the progress line names while it waits for them."""
 
 
+def waiting_for(actors: Sequence[str]) -> str:
+    """``learner-0, rollout-0 and 3 more``."""
+    more = len(actors) - MOST_NAMES
+    return ", ".join(actors[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 class ProgressLine(Callback):
     """One live line in a terminal; a plain line every ``every_s`` seconds if the output is a file (a Ray job's log)."""
 
@@ -170,9 +176,7 @@ class ProgressLine(Callback):
         tokens/s is there while responses are being sampled. Before the first iteration: ``starting learner-0, rollout-0 ... (12 s)``.
         """
         if self._waiting:
-            more = len(self._waiting) - MOST_NAMES
-            names = ", ".join(self._waiting[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-            return f"starting {names} ... ({time.monotonic() - self._start:.0f} s)"
+            return f"starting {waiting_for(self._waiting)} ... ({time.monotonic() - self._start:.0f} s)"
         rate = self._sampling.tokens_per_s()
         parts = [
             f"iteration {max(1, self._iteration)}/{self._iterations}",

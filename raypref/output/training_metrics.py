@@ -14,6 +14,10 @@ _SELECTED = (
     "The trained responses are the ones that the selection kept, not a uniform sample: with best_worst, chosen responses become more "
     "likely and rejected ones less likely, which partly cancels, so the estimate is too low and may be negative."
 )
+_UNPAIRED = (
+    "Unpaired data of KTO has no other response: z0 = beta times loss/kl_baseline takes its place, below the reward of a desirable "
+    "response and above that of an undesirable one."
+)
 
 TRAINING_METRICS = (
     MetricInfo(
@@ -45,14 +49,14 @@ TRAINING_METRICS = (
     ),
     MetricInfo(
         "rewards/margins",
-        "Mean of the chosen reward minus the rejected reward.",
+        f"Mean of the chosen reward minus the rejected reward. {_UNPAIRED}",
         "nats (times beta where the loss has one)",
         healthy=(0.0, None),
         remedy="Below 0 for many steps: check that the preferences are not inverted, then lower learner.optimizer.lr.",
     ),
     MetricInfo(
         "rewards/accuracies",
-        "Share of examples whose chosen reward is above the rejected one; equal rewards count one half.",
+        f"Share of examples whose chosen reward is above the rejected one; equal rewards count one half. {_UNPAIRED}",
         "share",
         healthy=(0.5, 1.0),
         remedy="It starts at 0.5 where the frozen policy is the one that sampled. At 0.5 for a whole iteration: nothing is learned; raise "

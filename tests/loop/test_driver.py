@@ -240,7 +240,9 @@ def test_a_longer_run_is_the_one_that_was_planned_longer(tmp_path: Path, loop: d
     finish(short)
     longer = make(tmp_path / "part", loop=loop | {"iterations": 4}, learner=schedule)
     output._write_config(short.config)
-    outcome = finish(longer, resume_from=output.resume(longer.config, longer.data))
+    newest = output.resume(longer.config, longer.data)
+    output.rewind(longer.config, newest)
+    outcome = finish(longer, resume_from=newest)
     assert short.roles.learner.batches + longer.roles.learner.batches == whole.roles.learner.batches
     assert longer.roles.learner.value == whole.roles.learner.value
     assert outcome.evaluations[-1]["iteration"] == planned.evaluations[-1]["iteration"] == 4

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from actors.learner import checkpoint as learner_checkpoint
+from raypref import compose
 from raypref.config import RunConfig
 from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError, DataError
@@ -57,10 +59,25 @@ def save(directory: Path, data: RunData | None = None) -> None:
 
 def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
     """The checkpoint stands after iteration 2 and step 4: step 5, the cut-off line and iteration 3 go."""
-    assert output.resume(config_for(stopped), DATA).name == "iteration_0002"
+    newest = output.resume(config_for(stopped), DATA)
+    assert newest.name == "iteration_0002"
+    output.rewind(config_for(stopped), newest)
     assert [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     left = sorted(path.name for path in (stopped / "rollouts").iterdir())
     assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]
+
+
+def test_a_resumption_that_is_refused_late_changes_nothing(stopped: Path) -> None:
+    """Another number of learner ranks is refused when the learner's checkpoint is read, after config and data were compared."""
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    config = config_for(stopped, placement={"learner": {"ranks": 1}, "rollout": {"engines": 2}})
+    newest = output.resume(config, DATA)
+    (newest / "learner").mkdir()
+    learner_checkpoint.write(newest / "learner", learner_checkpoint.Progress(), learner_checkpoint.Layout(2, config.learner.zero_stage))
+    with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 1, but the checkpoint .* was written with 2"):
+        compose._run_on_cluster(config, DATA, [], newest)
+    (newest / "learner" / "learner.json").unlink()
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
 
 
 def test_where_it_runs_may_change(stopped: Path) -> None:
@@ -103,7 +120,8 @@ def test_a_value_that_is_gone_is_named(stopped: Path) -> None:
 
 @pytest.mark.parametrize("key", ["path", "held_out", "split"])
 def test_the_same_data_under_another_path_is_the_same(stopped: Path, key: str) -> None:
-    output.resume(config_for(stopped, data={key: "/elsewhere/p.jsonl"}), DATA)
+    moved = config_for(stopped, data={key: "/elsewhere/p.jsonl"})
+    output.rewind(moved, output.resume(moved, DATA))
     assert yaml.safe_load((stopped / "config.yaml").read_text())["data"][key] == "/elsewhere/p.jsonl"
 
 
@@ -193,7 +211,7 @@ def test_a_run_can_be_made_longer(
     output._write_config(config_for(stopped, loop=loop, **sections))
     longer = config_for(stopped, loop=loop | now, **sections)
     if message is None:
-        assert output.resume(longer, DATA).name == "iteration_0002"
+        output.rewind(longer, output.resume(longer, DATA))
         assert RunConfig.parse(yaml.safe_load((stopped / "config.yaml").read_text())).iterations == longer.iterations
         return
     with pytest.raises(ConfigError) as error:

@@ -1,7 +1,10 @@
 """The journal on disk."""
 
+from dataclasses import replace
+
 import pytest
 
+from raypref.evaluation.response_files import read_responses
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
 from raypref.judging.oracle_queue import OracleQueue
@@ -126,3 +129,19 @@ def test_parts_are_counted_at_any_number(tmp_path, monkeypatch):
     again.append(*entry(1))
     assert again.seal(10000).name == "iteration_10000-w-101.parquet"
     again.close()
+
+
+def test_a_chat_keeps_its_turns_where_rollouts_are_response_files(tmp_path):
+    """An oracle is shown what it was shown in the run: the turns of a chat, and a plain text as a text."""
+    turns = (("system", "Be brief."), ("user", "Why?"))
+    group, judged = entry(0)
+    chat = replace(group, prompt=replace(group.prompt, text="system: Be brief.\n\nuser: Why?", chat=turns))
+    journal = Journal(tmp_path, "w")
+    journal.append(chat, judged)
+    journal.append(group, judged)
+    journal.seal(1)
+    first, second = read_responses(tmp_path).answers
+    assert (first.chat, first.prompt) == (turns, chat.prompt.text)
+    assert (second.chat, second.prompt) == ((), "Why?")
+    assert (first.responses, first.tokens, first.finish_reasons) == (("a", "bb", "ccc"), (1, 2, 3), ("stop", "stop", "length"))
+    journal.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from raypref.errors import ConfigError
-from raypref.output import progress
+from raypref.output import answering, progress
 from raypref.output.progress import Callback, ProgressLine, ended
-from raypref.types import Verdict
+from raypref.types import Chain, Verdict
 from tests.fakes import prompt
+from tests.groups import rollout
 
 
 def test_win_rate_is_that_of_a_policy_and_no_step_is_told_before_there_is_one() -> None:
@@ -93,3 +94,43 @@ def test_a_run_that_is_counted_in_steps_shows_how_many_there_are() -> None:
     line.on_iteration(3)
     line.on_step(5, {"loss": 0.5})
     assert "iteration 3/150  step 5/300  " in line.line()
+
+
+def answered(tokens: int) -> Chain:
+    return Chain(prompt(0), ((rollout("x" * tokens).responses[0],),), 0)
+
+
+def test_the_answers_of_generate_are_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log: the start, its end, every 15 s, and the last answer; 60 tokens in 2 s after the engines were ready at 10 s."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(answering.time, "monotonic", lambda: clock["now"])
+    shown = answering.Answering(prompts=3)
+    shown.on_waiting(["rollout-0"])
+    clock["now"] = 10.0
+    shown.on_waiting([])
+    clock["now"] = 12.0
+    shown.on_answered(answered(60))
+    assert shown.line() == "1 of 3 prompts answered  30 tokens/s  12 s"
+    clock["now"] = 30.0
+    shown.on_answered(answered(40))
+    shown.on_answered(answered(0))
+    shown.on_end()
+    told = capsys.readouterr()
+    assert told.out == "", "standard output is for the results"
+    assert told.err.splitlines() == [
+        "starting rollout-0 ... (0 s)",
+        "0 of 3 prompts answered  10 s",
+        "2 of 3 prompts answered  5 tokens/s  30 s",
+        "3 of 3 prompts answered  5 tokens/s  30 s",
+    ]
+
+
+def test_the_answers_of_generate_are_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = answering.Answering(prompts=2)
+    shown.on_waiting(["rollout-0"])
+    shown.on_waiting([])
+    shown.on_answered(answered(5))
+    shown.on_answered(answered(5))
+    shown.on_end()
+    assert "2/2" in capsys.readouterr().err
