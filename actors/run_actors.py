@@ -20,7 +20,7 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 import raypref
-from actors.cluster import launch
+from actors.cluster import launch, teardown
 from actors.cluster.connection import Device
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.placement import ActorPlacement, Plan, Role
@@ -101,7 +101,7 @@ class RunActors:
                 actors._check_nodes()
             yield actors
         finally:
-            launch.stop(list(actors._handles.values()), group)
+            teardown.bounded("the end of the actors", lambda: launch.stop(list(actors._handles.values()), group))
 
     def _check_nodes(self) -> None:
         nodes, limit = nodes_of(self._group), self.config.placement.preflight_timeout_s

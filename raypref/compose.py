@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from raypref.checks import Task, check, check_supply, judges, samples
 from raypref.config import RunConfig
@@ -20,12 +20,12 @@ from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
-from raypref.output import targets
+from raypref.output import run_lock, targets
 from raypref.output.answering import Answering
 from raypref.output.checkpoint import Checkpoints
+from raypref.output.failure import told
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
-from raypref.output.outcome import Outcome
 from raypref.output.progress import Callback, Callbacks, ProgressLine, ended
 from raypref.output.report import RunResult
 from raypref.roles import OracleRole
@@ -46,7 +46,7 @@ def run(
     selection: Selection | None = None,
     loss: Loss | None = None,
     callbacks: Sequence[Callback] | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] | Path = False,
 ) -> RunResult:
     """Run the loop to its end, on the existing Ray cluster or on a local one.
 
@@ -60,11 +60,13 @@ def run(
         selection: in place of the ``selection`` section.
         loss: in place of the ``loss`` section.
         callbacks: called at every group, step and evaluation; default: a progress line. An error in one ends the run, except at the end.
-        resume: continue from the newest checkpoint in ``output_dir``.
+        resume: True: continue from the newest checkpoint in ``output_dir``, from the start where there is none yet; a path: from this
+            checkpoint; ``auto``: continue if ``output_dir`` holds a run, otherwise begin.
 
     Raises:
         ConfigError, DataError: before anything starts; all problems of the config in one message.
         PlacementError: the cluster cannot hold the run.
+        RunFailed: an actor died or hung, or the disk is full; the run may be resumed.
         SyncError, LossNotFinite, OracleError: the run stopped; checkpoints, rollouts and metrics so far are on disk.
     """
     from raypref.data.records import listed
@@ -79,15 +81,18 @@ def run(
         with frozen_heap():  # otherwise a file of a million prompts takes a sixth longer
             data = load_run_data(config, facts, records=prompts, held_out=held_out)
         refuse(check_supply(config, len(data.items)), DataError)
-        resume_from = output.resume(config, data) if resume else None
-        if not resume:
-            output.begin(config)
-        start = time.monotonic()
-        outcome = _run_on_cluster(config, data, shown, resume_from)
-        return RunResult.written(config, outcome, run_s=time.monotonic() - start, left_out=data.left_out)
+        with run_lock.held(config.output_dir):
+            resumed = bool(resume) and (resume != "auto" or output.holds_run(config))
+            resume_from = output.resume(config, data, resume if isinstance(resume, Path) else None) if resumed else None
+            if not resumed:
+                output.begin(config)
+            with told(config, lambda: "at the start"):
+                return _run_on_cluster(config, data, shown, resume_from, resumed=resumed)
 
 
-def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None) -> Outcome:
+def _run_on_cluster(
+    config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None, *, resumed: bool
+) -> RunResult:
     from actors.learner import checkpoint as learner_checkpoint
 
     begun = time.monotonic()
@@ -98,17 +103,19 @@ def _run_on_cluster(config: RunConfig, data: RunData, callbacks: Sequence[Callba
         learner_checkpoint.read(resume_from / "learner", layout)
     with contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
-        if resume_from is not None:  # every check has passed, and the cluster holds the run
+        if resumed:  # every check has passed, and the cluster holds the run
             output.rewind(config, resume_from)
         metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
 
-        async def train() -> Outcome:
+        async def train() -> RunResult:
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks)
-            outcome = await driver.run(resume_from)
-            outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
-            return outcome
+            with told(config, driver.moment):
+                outcome = await driver.run(resume_from)
+                outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
+                # Before the actors end: whatever goes wrong there, the run has been finished.
+                return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out)
 
         return _with_actors(actors, train)
 

@@ -1,14 +1,22 @@
-"""Errors that a user can act on. Each message names the place, the value and the remedy."""
+"""Errors that a user can act on. Each message names the place, the value and the remedy.
+
+The command line prints them without a traceback, and exits with a code that tells a script what to do: 2 means that the same command
+would fail again, 3 that it may succeed (``--resume``), 4 that the run stopped because its results would have been wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class RayprefError(Exception):
-    """Base class; the command line prints these errors without a traceback."""
+    """Base class."""
+
+    exit_code: ClassVar[int] = 2
+    """Of the command that fails with this error."""
 
 
 class ConfigError(RayprefError, ValueError):
@@ -22,6 +30,8 @@ class DataError(RayprefError, ValueError):
 class OracleError(RayprefError, ValueError):
     """An oracle's answer is not a preference matrix, or the oracle cannot answer any more."""
 
+    exit_code = 4
+
 
 class PlacementError(RayprefError, RuntimeError):
     """The cluster has no room for the actors of the run."""
@@ -34,9 +44,42 @@ class NetworkError(RayprefError, ConnectionError):
 class SyncError(RayprefError, RuntimeError):
     """An engine or reference does not hold the weights that it should hold."""
 
+    exit_code = 4
+
 
 class LossNotFinite(RayprefError, ArithmeticError):
     """The loss or its gradient is NaN or infinite; the batch was written to disk."""
+
+    exit_code = 4
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""Of an ``OSError``: the disk is full, read-only, broken or gone."""
+
+
+class ActorFailed(RayprefError, RuntimeError):
+    """An actor died, gave no answer in time, or could not write to its disk."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, actors: Sequence[str] = ()) -> None:
+        """
+        Args:
+            message: what happened, and during which call.
+            actors: names of the actors (``rollout-1``), whose logs may say why.
+        """
+        super().__init__(message)
+        self.actors = tuple(actors)
+
+
+class ActorSilent(ActorFailed, TimeoutError):
+    """An actor gave no answer in time."""
+
+
+class RunFailed(RayprefError, RuntimeError):
+    """A run stopped because of something that a restart may mend; the message says what, where, and how the run goes on."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True, slots=True)

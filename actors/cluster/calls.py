@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
-import ray
+from actors.cluster.call_results import actor_of, result
+from raypref.errors import ActorFailed, ActorSilent
 
 _GRACE_S = 5.0
 """How long to wait for the errors of other ranks once one has failed: ranks notice a peer's death within half a second."""
@@ -28,14 +28,15 @@ async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], tim
 
     Args:
         calls: awaitables, Ray's references among them.
-        names: of the calls, for a time-out's message.
+        names: of the calls, ``rollout-1: sample``: the actor and what it was asked.
         timeout_s: longest wait for all of them.
 
     Raises:
-        TimeoutError: names the calls that did not answer.
+        ActorSilent: names the calls that did not answer.
+        ActorFailed: names the actor that died.
         Exception: the first cause, as it was raised on its rank.
     """
-    tasks = [asyncio.ensure_future(result(call)) for call in calls]
+    tasks = [asyncio.ensure_future(result(call, name)) for call, name in zip(calls, names, strict=True)]
     try:
         done, waiting = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         errors = _errors(done)
@@ -49,32 +50,8 @@ async def first_cause(calls: Sequence[Awaitable[Any]], names: Sequence[str], tim
         raise min(errors, key=_is_consequence)
     if waiting:
         silent = [name for name, task in zip(names, tasks, strict=True) if task in waiting]
-        raise TimeoutError(f"no answer within {timeout_s:g} s from {', '.join(silent)}")
+        raise ActorSilent(f"no answer within {timeout_s:g} s from {', '.join(silent)}", [actor_of(name) for name in silent])
     return [task.result() for task in tasks]
-
-
-async def result(call: Awaitable[Any]) -> Any:
-    """The call's result. An error is raised as it was in the actor, with the actor's traceback, as Ray formats it, in a note."""
-    from ray.exceptions import RayTaskError
-
-    try:
-        return await call
-    except RayTaskError as error:
-        if not isinstance(error.cause, Exception):
-            raise
-        error.cause.add_note(str(error))
-        raise error.cause from None
-
-
-@contextlib.contextmanager
-def reported_once(reference: Any) -> Iterator[None]:
-    """An error in the block is that of another result of the call that makes ``reference``; Ray must not print it a second time."""
-    try:
-        yield
-    except BaseException:
-        if isinstance(reference, ray.ObjectRef):
-            reference.future()  # counts as fetched
-        raise
 
 
 def _errors(tasks: set[asyncio.Task[Any]]) -> list[BaseException]:
@@ -82,6 +59,4 @@ def _errors(tasks: set[asyncio.Task[Any]]) -> list[BaseException]:
 
 
 def _is_consequence(error: BaseException) -> bool:
-    from ray.exceptions import RayActorError
-
-    return not isinstance(error, RayActorError) and any(sign in str(error) for sign in _CONSEQUENCES)
+    return not isinstance(error, ActorFailed) and any(sign in str(error) for sign in _CONSEQUENCES)

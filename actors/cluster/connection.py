@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import logging
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import ray
 
+from actors.cluster import teardown
 from actors.cluster.placement import Plan
 from raypref.config import RunConfig
 
@@ -44,7 +46,8 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
     try:
         yield _device_of(config), not started_here
     finally:
-        ray.shutdown()
+        if not teardown.bounded("ray.shutdown", ray.shutdown):
+            atexit.unregister(ray.shutdown)  # it would hang again when the interpreter ends
 
 
 @contextlib.contextmanager

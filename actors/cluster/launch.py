@@ -19,9 +19,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import network
-from actors.cluster.calls import result
+from actors.cluster.call_results import result
+from actors.cluster.calls import first_cause
 from actors.cluster.placement import ActorPlacement, Plan, cannot_fit
-from raypref.errors import PlacementError, RayprefError
+from raypref.errors import ActorSilent, PlacementError, RayprefError
 
 logger = logging.getLogger(__name__)
 
@@ -153,9 +154,9 @@ async def ready(handles: Mapping[str, Any], timeout_s: float, each: Callable[[st
 
     Raises:
         Exception: the first constructor's error.
-        TimeoutError: names the actors that are not ready.
+        ActorFailed: names the actor that died, or the actors that are not ready.
     """
-    names = {asyncio.ensure_future(result(handle.alive.remote())): name for name, handle in handles.items()}
+    names = {asyncio.ensure_future(result(handle.alive.remote(), f"{name}: its start")): name for name, handle in handles.items()}
     waiting, deadline = set(names), time.monotonic() + timeout_s
     try:
         while waiting and (left := deadline - time.monotonic()) > 0:
@@ -169,13 +170,12 @@ async def ready(handles: Mapping[str, Any], timeout_s: float, each: Callable[[st
             task.cancel()
     if waiting:
         late = sorted(names[task] for task in waiting)
-        raise TimeoutError(f"not ready after {timeout_s:g} s: {', '.join(late)}; their logs say why")
+        raise ActorSilent(f"not ready after {timeout_s:g} s: {', '.join(late)}", late)
 
 
 async def gpus_of(handles: Sequence[Any], timeout_s: float) -> list[str]:
     """The GPUs that Ray gave to actors."""
-    calls = asyncio.gather(*(result(handle.gpu_ids.remote()) for handle in handles))
-    ids: list[list[str]] = await asyncio.wait_for(calls, timeout_s)
+    ids = await first_cause([handle.gpu_ids.remote() for handle in handles], ["a learner rank: its GPUs"] * len(handles), timeout_s)
     return [gpu for gpus in ids for gpu in gpus]
 
 

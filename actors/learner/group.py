@@ -45,7 +45,7 @@ class LearnerGroup:
             ConfigError: the policy cannot be loaded.
         """
         await self._phases.clear()
-        address = await first_cause([self._ranks[0].listen.remote()], ["learner rank 0"], self._timeout_s)
+        address = await first_cause([self._ranks[0].listen.remote()], ["learner-0: listen"], self._timeout_s)
         await self._all("start", address[0])
 
     async def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
@@ -89,4 +89,4 @@ class LearnerGroup:
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """The method's results on all ranks, by rank."""
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
-        return await first_cause(calls, [f"learner rank {k}: {method}" for k in range(len(calls))], self._timeout_s)
+        return await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], self._timeout_s)

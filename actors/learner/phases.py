@@ -46,7 +46,7 @@ class Phases:
             level: how engines sleep: ``KEEP`` or ``FORGET``.
             timeout_s: longest wait for any call, in seconds.
         """
-        self._ranks = [(f"learner rank {k}", handle) for k, handle in enumerate(ranks)]
+        self._ranks = [(f"learner-{k}", handle) for k, handle in enumerate(ranks)]
         self._engines = list(engines)
         self._level = level
         self._timeout_s = timeout_s

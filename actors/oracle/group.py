@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from actors.cluster.calls import first_cause, reported_once
+from actors.cluster.call_results import reported_once
+from actors.cluster.calls import first_cause
 from actors.oracle.services import PolicyQuery
 from raypref.judging.config import JudgingConfig
 from raypref.types import Comparison, PreferenceMatrix, SampleRequest, Verdict

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.cluster.calls import IN_FLIGHT, first_cause, reported_once
+from actors.cluster.call_results import reported_once
+from actors.cluster.calls import IN_FLIGHT, first_cause
 from raypref.roles import Checksums
 from raypref.types import ExamplesRef, TokenSequence
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from raypref import __version__
+from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.options import Overrides, RunFile
-from raypref.errors import RayprefError
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
@@ -43,25 +44,38 @@ def _root(
 def train(
     config: RunFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in output_dir.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="[auto|CHECKPOINT]",
+            help="Continue the run in output_dir from its newest checkpoint, or from CHECKPOINT; auto: begin if there is no run yet.",
+        ),
+    ] = None,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
     from raypref.compose import run
     from raypref.config import load_config
-    from raypref.output.checkpoint import Checkpoints
+    from raypref.output.failure import how_it_goes_on
     from raypref.output.report import print_summary
     from raypref.output.targets import check_file
 
     settings = load_config(config, overrides or [])
-    if not resume:
+    if resume is None:
         check_file("output_dir", settings.output_dir / "config.yaml", {"the config": config})
     try:
-        result = run(settings, resume=resume)
+        result = run(settings, resume=_resume_keyword(resume))
     except KeyboardInterrupt:
-        saved = Checkpoints.of(settings).complete()
-        typer.echo(visible(f"stopped; --resume continues from {saved[-1]}" if saved else "stopped before the first checkpoint"), err=True)
+        typer.echo(visible(f"stopped; {how_it_goes_on(settings)}"), err=True)
         raise
     print_summary(result.summary)
+
+
+def _resume_keyword(resume: str | None) -> bool | Literal["auto"] | Path:
+    """What ``--resume`` says, as ``raypref.run`` takes it."""
+    if resume is None or resume == "newest":
+        return resume is not None
+    return "auto" if resume == "auto" else Path(resume)
 
 
 @app.command()
@@ -116,25 +130,24 @@ class _Log(logging.Handler):
         sys.stderr.flush()
 
 
-def _interrupt(*_: object) -> None:
-    """Do what Ctrl-C does, also where it is ignored: a shell script's background jobs ignore SIGINT."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
+def resume_with_value(arguments: Sequence[str]) -> list[str]:
+    """The command's arguments with a value for each ``--resume``, which may stand alone: as in ``--resume``, or ``--resume loss.eta=3``.
+
+    Typer would take whatever follows as the value. Here only ``auto`` and the name or the path of a checkpoint are taken.
+    """
+    return [
+        "--resume=newest" if argument == "--resume" and not re.fullmatch(r"auto|(.*/)?iteration_\d+/?", following) else argument
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+    ]
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are printed without a traceback, and exit with 2. SIGTERM ends a run as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Entry point."""
     logging.basicConfig(level=logging.WARNING, format="driver %(levelname)s %(name)s: %(message)s", handlers=[_Log()])
     for package in ("raypref", "actors"):
         logging.getLogger(package).setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 shows an escape; nothing fails at the end
-    sys.path.insert(0, os.getcwd())  # the user's modules are found, as by `python -m raypref`
-    try:
-        app()
-    except RayprefError as error:
-        typer.echo(f"error: {visible(error)}", err=True)
-        sys.exit(2)
+    sys.path.append(os.getcwd())  # the user's modules are found, but never in place of an installed package
+    leave(ended_by(lambda: app(resume_with_value(sys.argv[1:]))))

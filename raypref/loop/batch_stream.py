@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -91,7 +91,7 @@ class BatchStream(Generic[T]):
             task.add_done_callback(self._note_failure)
             self._pending.append(task)
 
-    async def fill_during(self, *work: Coroutine[Any, Any, None]) -> None:
+    async def fill_during(self, *work: Awaitable[None]) -> None:
         """Run other work to its end and let the stream process its first items meanwhile; the work starts first.
 
         Raises:

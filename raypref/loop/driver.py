@@ -21,6 +21,7 @@ preferences are examples already: they are only scored.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
@@ -92,16 +93,26 @@ class Driver:
             await self._sync()
             if resume_from is not None:
                 await self._resume(resume_from)
-            while self.state.iteration < self.config.iterations:
-                await self._iterate()
-                await self._sync()
-                self.meter.iteration(self.state.step)
-            self.iterations.note_missing_steps(self.state)
-            await self._save_and_evaluate()
+            try:
+                while self.state.iteration < self.config.iterations:
+                    await self._iterate()
+                    await self._sync()
+                    self.meter.iteration(self.state.step)
+                self.iterations.note_missing_steps(self.state)
+                await self._save_and_evaluate()
+            except (Exception, asyncio.CancelledError) as error:
+                await self.saving.rescue(self.state, self.outcome.evaluations, error)
+                raise
             with self.meter.stage("export"):
                 await self.roles.learner.export(self.config.output_dir / "policy")
         self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.meter.seconds()
         return self.outcome
+
+    def moment(self) -> str:
+        """How far the run is, in words: ``iteration 2, after step 7``."""
+        if self.state.iteration < self.config.iterations:
+            return f"iteration {self.state.iteration + 1}, after step {self.state.step}"
+        return f"after the last iteration, step {self.state.step}"
 
     # --- one iteration ----------------------------------------------------------------------------------------------------------------
 
@@ -125,9 +136,10 @@ class Driver:
             if state.iteration != self.saving.newest:
                 await self._save()  # the policy is still pi_t
             raise self.iterations.no_example(state, self.checkpoints.directory)
+        end = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
+        self.state = self.saving.trained = end
         if self.roles.oracle is not None and self.data.sampled:
-            await self.roles.oracle.seal(state.iteration + 1)
-        self.state = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
+            await self.roles.oracle.seal(end.iteration)
 
     def _stream(self) -> BatchStream[Any]:
         """The batches of this iteration; nothing is started yet."""
@@ -244,7 +256,11 @@ class Driver:
             await self._save_if_due()
             await self._evaluate()
         else:
-            await meanwhile.fill_during(self._evaluate(), self._save_if_due())
+            save = asyncio.ensure_future(self._save_if_due())
+            try:
+                await meanwhile.fill_during(self._evaluate(), asyncio.shield(save))
+            finally:
+                await save  # also after a failure elsewhere: what was trained is worth the wait
         self.saving.commit(self.state, self.outcome.evaluations)
         self._concluded = self.state.iteration
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.roles import LearnerRole
+
+logger = logging.getLogger(__name__)
 
 
 class Saving:
@@ -19,6 +23,8 @@ class Saving:
         self._checkpoints = checkpoints
         self.newest = 0
         """The iteration of the newest checkpoint; 0: the run would be repeated from its start."""
+        self.trained: RunState | None = None
+        """At the end of the newest iteration; until the next step the learner holds its policy."""
 
     def due(self, state: RunState) -> bool:
         """Whether the policy of ``state`` is saved; the base policy never is."""
@@ -29,6 +35,18 @@ class Saving:
         await self._learner.save(self._checkpoints.begin(state) / "learner")
         self.newest = state.iteration
         self.commit(state, evaluations)
+
+    async def rescue(self, state: RunState, evaluations: list[dict[str, Any]], error: BaseException) -> None:
+        """Before the run ends with an error: save the policy if it is that of a finished iteration, and the learner did not fail."""
+        learner_failed = isinstance(error, ActorFailed) and any(actor.startswith("learner") for actor in error.actors)
+        if learner_failed or state != self.trained or state.iteration == self.newest:
+            return
+        try:
+            await self.save(state, evaluations)
+        except Exception:  # the error that ends the run is the first cause
+            logger.exception("the policy of iteration %d could not be saved", state.iteration)
+        else:
+            logger.warning("the policy of iteration %d was saved before the run ended", state.iteration)
 
     def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
         """Mark the checkpoint as complete, with the evaluations so far; nothing if the policy of ``state`` was not saved."""

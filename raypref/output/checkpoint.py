@@ -77,16 +77,26 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return by_number(path.parent for path in self.directory.glob("iteration_*/state.json"))
 
-    def latest(self) -> Path:
+    def choose(self, wanted: Path | None) -> Path | None:
         """The checkpoint to continue from.
 
+        Args:
+            wanted: a checkpoint of this run, or its name; None: the newest one.
+
+        Returns:
+            None where there is none yet.
+
         Raises:
-            ConfigError: there is no complete checkpoint.
+            ConfigError: the wanted checkpoint does not exist, or is not complete.
         """
         checkpoints = self.complete()
-        if not checkpoints:
-            raise ConfigError(f"--resume: no complete checkpoint in {self.directory}; empty output_dir and start again")
-        return checkpoints[-1]
+        if wanted is None:
+            return checkpoints[-1] if checkpoints else None
+        path = self.directory / wanted.name
+        if path not in checkpoints:
+            names = ", ".join(checkpoint.name for checkpoint in checkpoints) or "none"
+            raise ConfigError(f"--resume: {wanted} is no complete checkpoint of this run; there are: {names}")
+        return path
 
     @staticmethod
     def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:

@@ -9,6 +9,7 @@
     logs/            one file per actor
     policy/          the final policy as a Hugging Face model directory
     summary.json     the report of a finished run
+    run.lock         who writes here, while the run goes on (``raypref.output.run_lock``)
 
 Iterations are counted from 1 everywhere: rollouts, checkpoint and evaluation of one iteration have the same number.
 """
@@ -49,39 +50,55 @@ def begin(config: RunConfig) -> None:
     _write_config(config)
 
 
-def resume(config: RunConfig, data: RunData) -> Path:
-    """The newest checkpoint of the run in ``output_dir``, from which it can be resumed. Nothing is changed.
+def holds_run(config: RunConfig) -> bool:
+    """Whether a run was begun in ``output_dir``."""
+    return (config.output_dir / "config.yaml").exists()
+
+
+def resume(config: RunConfig, data: RunData, checkpoint: Path | None = None) -> Path | None:
+    """The checkpoint from which the run in ``output_dir`` continues. Nothing is changed.
 
     Args:
         config: with which the run is resumed.
         data: as it was loaded now.
+        checkpoint: of this run; its name is enough. Default: the newest one.
+
+    Returns:
+        None where the run was stopped before its first checkpoint: it starts again.
 
     Raises:
-        ConfigError: there is no checkpoint, a file of the run is damaged, the directory cannot be written, or the run had a config that
-            computes something else.
+        ConfigError: there is no run or no such checkpoint, a file of the run is damaged, the directory cannot be written, or the run had a
+            config that computes something else.
         DataError: the run had other data.
     """
-    newest = Checkpoints.of(config).latest()
-    state, _ = Checkpoints.read(newest)
-    fingerprint = Checkpoints.read_fingerprint(newest)
+    if not holds_run(config):
+        raise ConfigError(f"--resume: {config.output_dir} holds no run; start one without --resume")
+    source = Checkpoints.of(config).choose(checkpoint)
+    state = Checkpoints.read(source)[0] if source is not None else RunState()
+    fingerprint = Checkpoints.read_fingerprint(source) if source is not None else None
     refuse(config_problems(_read_config(config.output_dir), config, state, data_compared=fingerprint is not None))
     if fingerprint is None:
-        logger.warning("%s has no hash of the data: whether the data is that of the run cannot be checked", newest)
+        if source is not None:
+            logger.warning("%s has no hash of the data: whether the data is that of the run cannot be checked", source)
     elif changes := fingerprint.changes(data):
         raise DataError(
             f"--resume: the data is not that of the run in {config.output_dir}: {'; '.join(changes)}. Give the same data (it may have "
             "another path), or start a new run with another output_dir"
         )
     targets.check_run(config)
-    return newest
+    return source
 
 
-def rewind(config: RunConfig, checkpoint: Path) -> None:
+def rewind(config: RunConfig, checkpoint: Path | None) -> None:
     """Take the run back to a checkpoint, once all checks have passed.
 
-    What was written after it, metrics and rollouts, is removed, since it is repeated; the config is written in place of the earlier one.
+    What was written after it, checkpoints among it, is removed, since it is repeated; the config is written in place of the earlier one.
+
+    Args:
+        config: with which the run is resumed.
+        checkpoint: None: back to the start.
     """
-    state, _ = Checkpoints.read(checkpoint)
+    state = RunState() if checkpoint is None else Checkpoints.read(checkpoint)[0]
     _remove_after(config.output_dir, state)
     _write_config(config)
 
@@ -105,12 +122,15 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState) -> None:
-    """Remove metrics and rollouts of the iteration that was interrupted."""
+    """Remove metrics, rollouts and checkpoints of what is repeated."""
     metrics = directory / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True)
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     partial = metrics.with_name("metrics.jsonl.partial")
     partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
     partial.rename(metrics)
+    for checkpoint in by_number((directory / "checkpoints").glob("iteration_*")):
+        if (number_in(checkpoint.name) or 0) > state.iteration:
+            shutil.rmtree(checkpoint)
     shutil.rmtree(directory / "rollouts" / ".open", ignore_errors=True)
     for part in by_number((directory / "rollouts").glob("iteration_*.parquet")):
         if (number_in(part.name) or 0) > state.iteration:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from actors.cluster.call_results import died
 from actors.cluster.calls import first_cause
-from raypref.errors import LossNotFinite
+from raypref.errors import ActorFailed, ActorSilent, LossNotFinite
 
 
 async def after(seconds: float, outcome: Any) -> Any:
@@ -38,8 +39,9 @@ def test_results_come_by_rank() -> None:
 
 def test_a_death_is_the_cause_of_a_broken_collective_that_is_noticed_first() -> None:
     broken = task_error(RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer [192.0.2.7]:1234"))
-    with pytest.raises(ActorDiedError):
+    with pytest.raises(ActorFailed, match=r"^rank 1 died: The actor died unexpectedly before finishing this task\.$") as caught:
         run(after(0, broken), after(0.2, ActorDiedError()))
+    assert caught.value.actors == ("rank 1",)
 
 
 def test_an_own_error_is_reported_while_the_others_still_wait_for_that_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,5 +60,20 @@ def test_errors_arrive_as_they_were_raised_with_the_actors_traceback() -> None:
 
 
 def test_silence_names_the_rank() -> None:
-    with pytest.raises(TimeoutError, match=r"within 0\.1 s from rank 1$"):
+    with pytest.raises(ActorSilent, match=r"within 0\.1 s from rank 1$") as caught:
         run(after(0, 1), after(60, 2), timeout_s=0.1)
+    assert caught.value.actors == ("rank 1",)
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_death_is_told_in_one_line_with_the_actor_and_its_call() -> None:
+    text = "The actor died unexpectedly.\n\tclass_name: Rank\n\tpid: 7\nWorker exit type: SYSTEM_ERROR Worker exit detail: OOM."
+    error = died("rollout-1: sample", RuntimeError(text))
+    assert str(error) == "rollout-1 died in sample: Worker exit type: SYSTEM_ERROR Worker exit detail: OOM."
+    assert error.actors == ("rollout-1",)
+
+
+def test_an_actor_that_reports_another_ones_death_is_not_said_to_be_dead() -> None:
+    """A rank asks the engines during a weight sync; what it raises then is not its own death."""
+    with pytest.raises(ActorDiedError):
+        run(after(0, task_error(ActorDiedError())))

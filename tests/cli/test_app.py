@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 import raypref
 import raypref.compose
 from raypref.cli import app as cli
+from raypref.cli import ending
 from raypref.config import RunConfig
+from raypref.errors import ConfigError, LossNotFinite, RunFailed, SyncError
 from raypref.output.checkpoint import Checkpoints, RunState
 
 
@@ -73,7 +75,7 @@ def test_log_lines_go_to_what_is_standard_error_at_the_time(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("saved", "message"), [(True, "stopped; --resume continues from {}"), (False, "stopped before the first checkpoint")]
+    ("saved", "message"), [(True, "stopped; --resume continues from {} (after iteration 1, step 0)"), (False, "stopped; no iteration had")]
 )
 def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, saved: bool, message: str) -> None:
     def interrupted(config: RunConfig, **_: object) -> None:
@@ -88,7 +90,76 @@ def test_who_stops_a_run_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(cli.app, ["train", str(tmp_path / "run.yaml")])
     assert done.exit_code == 130
     checkpoint = tmp_path / "checkpoints" / "iteration_0001"
-    assert done.stderr.startswith(f"stopped; --resume continues from {checkpoint}" if saved else "stopped before the first checkpoint")
+    assert done.stderr.startswith(message.format(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("policy.path: it is gone"), 2),
+        (RunFailed("rollout-1 died"), 3),
+        (SyncError("rollout-1 does not hold the weights"), 4),
+        (LossNotFinite("it is nan"), 4),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(5), 5),
+        (SystemExit("text"), 1),
+        (SystemExit(None), 0),
+    ],
+)
+def test_the_exit_code_tells_whether_a_restart_may_help(capsys: pytest.CaptureFixture[str], error: BaseException, code: int) -> None:
+    def command() -> None:
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert ending.ended_by(command) == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == (f"error: {error}\n" if code in {2, 3, 4} else "")
+
+
+def test_sigterm_is_told_apart_from_ctrl_c() -> None:
+    def command() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert ending.ended_by(command) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resume", "overrides"),
+    [
+        (["run.yaml"], False, []),
+        (["run.yaml", "--resume"], True, []),
+        (["--resume", "run.yaml"], True, []),
+        (["run.yaml", "--resume", "loop.steps=3"], True, ["loop.steps=3"]),
+        (["run.yaml", "loop.steps=3", "--resume"], True, ["loop.steps=3"]),
+        (["run.yaml", "--resume=auto", "loop.steps=3"], "auto", ["loop.steps=3"]),
+        (["--resume", "auto", "run.yaml"], "auto", []),
+        (["run.yaml", "--resume", "iteration_0001"], Path("iteration_0001"), []),
+        (["run.yaml", "--resume", "a/checkpoints/iteration_0001/", "loop.steps=3"], Path("a/checkpoints/iteration_0001"), ["loop.steps=3"]),
+        (["run.yaml", "--resume=somewhere"], Path("somewhere"), []),
+    ],
+)
+def test_what_a_run_is_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], resume: object, overrides: list[str]
+) -> None:
+    given: list[object] = []
+
+    def run(_: RunConfig, *, resume: object) -> None:
+        given.append(resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(raypref.compose, "run", run)
+    load_config = raypref.load_config
+    monkeypatch.setattr("raypref.config.load_config", lambda path, given_overrides: given.append(given_overrides) or load_config(path))
+    (tmp_path / "run.yaml").write_text(f"policy: {{path: p}}\nloss: {{type: sppo}}\noutput_dir: {tmp_path}\n")
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(cli.app, cli.resume_with_value(["train", *arguments]))
+    assert given == [overrides, resume]
 
 
 def test_sigterm_ends_a_background_job_of_a_script_too() -> None:
@@ -96,6 +167,6 @@ def test_sigterm_ends_a_background_job_of_a_script_too() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with pytest.raises(KeyboardInterrupt):
-            cli._interrupt()
+            ending.Termination()(signal.SIGTERM, None)
     finally:
         signal.signal(signal.SIGINT, before)

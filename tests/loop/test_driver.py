@@ -149,7 +149,7 @@ def test_a_failed_evaluation_does_not_lose_the_policy(tmp_path: Path, overlap: b
     driver.roles.oracle.compare = down  # type: ignore[method-assign]
     with pytest.raises(OSError, match="judge down"):
         finish(driver)
-    state, evaluations = driver.checkpoints.read(driver.checkpoints.latest())
+    state, evaluations = driver.checkpoints.read(driver.checkpoints.complete()[-1])
     assert (state.iteration, evaluations) == (1, [])
 
 
@@ -224,7 +224,7 @@ def test_resume_continues_exactly(tmp_path: Path) -> None:
     with pytest.raises(LossNotFinite):
         finish(stopped)
     continued = make(tmp_path / "part")
-    outcome = finish(continued, resume_from=continued.checkpoints.latest())
+    outcome = finish(continued, resume_from=continued.checkpoints.complete()[-1])
     assert stopped.roles.learner.batches + continued.roles.learner.batches == whole.roles.learner.batches
     assert continued.roles.learner.value == whole.roles.learner.value
     assert [entry["iteration"] for entry in outcome.evaluations] == [1, 2, 3]
@@ -344,18 +344,21 @@ def test_short_online_runs_are_evaluated_and_saved_at_their_end_by_default(tmp_p
 
 
 def test_an_online_run_continues_exactly_from_a_checkpoint_between_others(tmp_path: Path) -> None:
-    """Stopped in step 6, saved after step 4: steps 5 and 6 are repeated."""
-    sections: dict[str, Any] = {"loop": {"steps": 6, "sync_interval": 1}, "checkpoint": {"every_steps": 4}}
+    """Stopped in step 6, saved after step 4, and after step 5 as the run failed. From the former, steps 5 and 6 are repeated."""
+    sections: dict[str, Any] = {"loop": {"steps": 6, "sync_interval": 1}, "checkpoint": {"every_steps": 4, "keep": 9}}
     whole = make(tmp_path / "whole", **sections)
     finish(whole)
     stopped = make(tmp_path / "part", **sections)
     stopped.roles.learner.fail_at_step = 5
     with pytest.raises(LossNotFinite):
         finish(stopped)
-    continued = make(tmp_path / "part", **sections)
-    finish(continued, resume_from=continued.checkpoints.latest())
-    assert continued.roles.learner.batches == whole.roles.learner.batches[4:]
-    assert continued.roles.learner.value == whole.roles.learner.value
+    names = [path.name for path in stopped.checkpoints.complete()]
+    assert names == ["iteration_0004", "iteration_0005"]
+    for name, steps in zip(reversed(names), (5, 4), strict=True):
+        continued = make(tmp_path / "part", **sections)
+        finish(continued, resume_from=continued.checkpoints.choose(Path(name)))
+        assert continued.roles.learner.batches == whole.roles.learner.batches[steps:]
+        assert continued.roles.learner.value == whole.roles.learner.value
 
 
 def test_when_the_prompts_are_used_up_the_policy_so_far_is_saved(tmp_path: Path) -> None:
@@ -363,7 +366,7 @@ def test_when_the_prompts_are_used_up_the_policy_so_far_is_saved(tmp_path: Path)
     driver = make(tmp_path, drops=frozenset(range(1, 24, 2)), loop={"steps": 6, "sync_interval": 1})
     with pytest.raises(DataError, match=r"iteration 4 \(after step 3\) has no training example"):
         finish(driver)
-    state, _ = driver.checkpoints.read(driver.checkpoints.latest())
+    state, _ = driver.checkpoints.read(driver.checkpoints.complete()[-1])
     assert (state.iteration, state.step, driver.roles.learner.value) == (3, 3, json.loads(_saved(driver)))
 
 
@@ -377,4 +380,4 @@ def test_a_last_iteration_that_is_cut_short_is_told(tmp_path: Path, caplog: pyte
 
 
 def _saved(driver: Driver) -> str:
-    return (driver.checkpoints.latest() / "learner" / "value.json").read_text()
+    return (driver.checkpoints.complete()[-1] / "learner" / "value.json").read_text()

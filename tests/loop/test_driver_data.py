@@ -108,7 +108,7 @@ def test_resumed_run_finds_the_same_reference(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError):
         finish(stopped)
     continued = given(make(tmp_path, **sections), 10)
-    finish(continued, resume_from=continued.checkpoints.latest())
+    finish(continued, resume_from=continued.checkpoints.complete()[-1])
     assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [4, 4, 8, 8]
     lost = given(make(tmp_path, **sections), 10)
     for path in (tmp_path / "reference").glob("*/config.json"):
@@ -245,7 +245,7 @@ def test_pi_ref_of_the_newest_checkpoint_stays_on_disk(tmp_path: Path) -> None:
     assert [path.name for path in stopped.checkpoints.complete()] == ["iteration_0007"]
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["iteration_0006", "iteration_0008"]
     continued = given(make(tmp_path, **sections), 20)
-    finish(continued, resume_from=continued.checkpoints.latest())
+    finish(continued, resume_from=continued.checkpoints.complete()[-1])
     assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [12, 12, 16, 16, 16, 16]
 
 

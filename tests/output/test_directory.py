@@ -245,3 +245,29 @@ def test_a_run_without_a_checkpoint_is_not_told_to_resume(tmp_path: Path) -> Non
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(ConfigError, match="holds another run; choose or empty"):
         output.begin(config_for(tmp_path))
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    output.begin(config_for(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "sync/kl": 0.0}\n{"step": 1, "loss": 0.7}\n')
+    assert output.holds_run(config_for(tmp_path))
+    assert output.resume(config_for(tmp_path), DATA) is None
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "sync/kl": 0.0}\n'
+    with pytest.raises(ConfigError, match="seed: 4, but the run has"):
+        output.resume(config_for(tmp_path, seed=4), DATA)
+
+
+def test_there_is_nothing_to_resume_where_no_run_was_begun(tmp_path: Path) -> None:
+    assert not output.holds_run(config_for(tmp_path))
+    with pytest.raises(ConfigError, match=r"--resume: .* holds no run; start one without --resume"):
+        output.resume(config_for(tmp_path), DATA)
+
+
+def test_an_earlier_checkpoint_can_be_chosen_and_the_later_ones_go(stopped: Path) -> None:
+    checkpoints = Checkpoints(stopped / "checkpoints", 2)
+    if len(checkpoints.complete()) < 2:
+        checkpoints.begin(RunState(1, 1, 1))
+        checkpoints.commit(RunState(1, 1, 1), [])
+    resumed = output.resume(config_for(stopped), DATA, Path("iteration_0001"))
+    assert resumed == stopped / "checkpoints" / "iteration_0001"
+    assert checkpoints.complete() == [resumed]

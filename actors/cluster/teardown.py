@@ -1,0 +1,43 @@
+"""The end of a run does not wait for a part of the cluster that hangs.
+
+A raylet or a GCS that is stopped (a paused machine, a swapping node) never answers ``ray.shutdown``, which has no limit of its own. The
+thread that still waits then has a name that ``raypref.cli.ending`` knows, so that the process can end without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+LIMIT_S = 30.0
+"""Longest wait for one call."""
+_PREFIX = "teardown "
+
+
+def bounded(name: str, call: Callable[[], object], limit_s: float = LIMIT_S) -> bool:
+    """Make a call, and go on without it after ``limit_s`` seconds.
+
+    Args:
+        name: of the call, for the log.
+        call: made in a thread of its own. What it raises is logged: the run's result, or its error, must not be lost for it.
+        limit_s: longest wait.
+
+    Returns:
+        Whether the call came back.
+    """
+    thread = threading.Thread(target=_logged, args=(name, call), name=_PREFIX + name, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        logger.warning("%s did not return within %g s; a part of the cluster hangs. The run ends without it", name, limit_s)
+    return not thread.is_alive()
+
+
+def _logged(name: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        logger.exception("%s failed", name)

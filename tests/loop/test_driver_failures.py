@@ -1,0 +1,138 @@
+"""What a failure costs: a finished iteration is never lost to the failure of something else than the learner."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypref.errors import ActorFailed, RunFailed
+from raypref.loop.driver import Driver
+from raypref.output.failure import told
+from tests.loop.test_driver import finish, make
+
+
+def saved(driver: Driver) -> list[str]:
+    return [path.name for path in driver.checkpoints.complete()]
+
+
+def failing(actor: str, when: Any) -> Any:
+    """A method that fails, as that of an actor that died, once ``when()``; before, it does what ``instead`` does."""
+
+    def method(instead: Any) -> Any:
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            if when():
+                raise ActorFailed(f"{actor} died", [actor])
+            return await instead(*arguments, **keywords)
+
+        return call
+
+    return method
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(("role", "method"), [("oracle", "seal"), ("learner", "sync"), ("oracle", "judge"), ("reference", "score")])
+def test_a_trained_iteration_outlives_the_failure_of_another_role(tmp_path: Path, role: str, method: str, overlap: bool) -> None:
+    """The oracle or the reference fails after the two steps of iteration 1: while it is sealed, in the sync, or as iteration 2 begins."""
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2, "overlap": overlap})
+    part = getattr(driver.roles, role)
+    setattr(part, method, failing("oracle-0", lambda: len(driver.roles.learner.batches) == 2)(getattr(part, method)))
+    with pytest.raises(ActorFailed, match="oracle-0 died"):
+        finish(driver)
+    assert saved(driver) == ["iteration_0001"]
+    state, _ = driver.checkpoints.read(driver.checkpoints.complete()[0])
+    assert (state.iteration, state.step, state.cursor) == (1, 2, 8)
+
+
+def test_a_save_under_way_is_not_cancelled_by_a_failure_beside_it(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
+    save, saving, failed = driver.roles.learner.save, asyncio.Event(), asyncio.Event()
+
+    async def slow(directory: Path) -> None:
+        saving.set()
+        await failed.wait()
+        await asyncio.sleep(0.05)
+        await save(directory)
+
+    async def judge(*_: Any) -> Any:
+        await saving.wait()
+        failed.set()
+        raise ActorFailed("oracle-0 died", ["oracle-0"])
+
+    healthy = driver.roles.oracle.judge
+    driver.roles.learner.save = slow
+    driver.roles.oracle.judge = lambda *arguments: judge() if len(driver.roles.learner.batches) == 2 else healthy(*arguments)
+    with pytest.raises(ActorFailed, match="oracle-0 died"):
+        finish(driver)
+    assert saved(driver) == ["iteration_0001"]
+
+
+def test_the_policy_of_an_open_iteration_is_not_taken_for_that_of_a_finished_one(tmp_path: Path) -> None:
+    """The reference fails between the two steps of iteration 2. What the learner holds then is not pi_1."""
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2, "window_groups": 4}, checkpoint={"keep": 5})
+    part, save = driver.roles.reference, driver.roles.learner.save
+    steps: list[int] = []
+
+    async def watched(directory: Path) -> None:
+        steps.append(len(driver.roles.learner.batches))
+        await save(directory)
+
+    driver.roles.learner.save = watched
+    part.score = failing("reference-0", lambda: len(driver.roles.learner.batches) == 3)(part.score)
+    with pytest.raises(ActorFailed):
+        finish(driver)
+    assert saved(driver) == ["iteration_0001"]
+    assert steps == [2]
+
+
+def test_a_learner_that_failed_is_not_asked_to_save(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
+    part = driver.roles.learner
+    part.sync = failing("learner-1", lambda: len(part.batches) == 2)(part.sync)
+    with pytest.raises(ActorFailed, match="learner-1"):
+        finish(driver)
+    assert not driver.checkpoints.directory.exists()
+
+
+def test_who_cannot_be_saved_does_not_hide_the_first_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
+
+    async def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    driver.roles.learner.save = full
+    part = driver.roles.oracle
+    part.seal = failing("oracle-0", lambda: True)(part.seal)
+    with pytest.raises(ActorFailed, match="oracle-0 died"):
+        finish(driver)
+    assert "the policy of iteration 1 could not be saved" in caplog.text
+    assert saved(driver) == []
+
+
+def test_a_failed_run_says_what_where_why_and_how_it_goes_on(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "oracle-1.log").write_text("".join(f"line {k}\n" for k in range(1000)))
+    part = driver.roles.oracle
+    part.seal = failing("oracle-1", lambda: True)(part.seal)
+    with pytest.raises(RunFailed) as caught, told(driver.config, driver.moment):
+        finish(driver)
+    assert str(caught.value).splitlines() == [
+        "oracle-1 died (iteration 2, after step 2)",
+        f"the end of its log, {tmp_path}/logs/oracle-1.log:",
+        *(f"  line {k}" for k in range(995, 1000)),
+        f"--resume continues from {tmp_path}/checkpoints/iteration_0001 (after iteration 1, step 2)",
+    ]
+
+
+def test_a_full_disk_is_the_runs_failure_and_a_missing_file_is_not(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    driver.meter.writer.close()
+    config = driver.config
+    with pytest.raises(RunFailed, match=r"No space left on device.*metrics\.jsonl.*\(at the start\)\nno iteration"):
+        with told(config, lambda: "at the start"):
+            raise OSError(28, "No space left on device", str(tmp_path / "metrics.jsonl"))
+    with pytest.raises(FileNotFoundError), told(config, lambda: "at the start"):
+        raise FileNotFoundError("the user's own")
