@@ -75,7 +75,7 @@ def test_a_resumption_that_is_refused_late_changes_nothing(stopped: Path) -> Non
     (newest / "learner").mkdir()
     learner_checkpoint.write(newest / "learner", learner_checkpoint.Progress(), learner_checkpoint.Layout(2, config.learner.zero_stage))
     with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 1, but the checkpoint .* was written with 2"):
-        compose._run_on_cluster(config, DATA, [], newest)
+        compose._run_on_cluster(config, DATA, [], newest, resumed=True)
     (newest / "learner" / "learner.json").unlink()
     assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
 
@@ -252,6 +252,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_pat
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "sync/kl": 0.0}\n{"step": 1, "loss": 0.7}\n')
     assert output.holds_run(config_for(tmp_path))
     assert output.resume(config_for(tmp_path), DATA) is None
+    output.rewind(config_for(tmp_path), None)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "sync/kl": 0.0}\n'
     with pytest.raises(ConfigError, match="seed: 4, but the run has"):
         output.resume(config_for(tmp_path, seed=4), DATA)
@@ -270,4 +271,5 @@ def test_an_earlier_checkpoint_can_be_chosen_and_the_later_ones_go(stopped: Path
         checkpoints.commit(RunState(1, 1, 1), [])
     resumed = output.resume(config_for(stopped), DATA, Path("iteration_0001"))
     assert resumed == stopped / "checkpoints" / "iteration_0001"
+    output.rewind(config_for(stopped), resumed)
     assert checkpoints.complete() == [resumed]
