@@ -67,11 +67,11 @@ OTHER_FORMS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "n_shared_experts": 1,
         "first_k_dense_replace": 1,
-        "kv_lora_rank": 32,
+        "kv_lora_rank": 512,
         "q_lora_rank": None,
-        "qk_nope_head_dim": 32,
-        "qk_rope_head_dim": 32,
-        "v_head_dim": 32,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
     },
 }
 """``model_type`` -> settings of a tiny model whose checkpoint has other names than the module, or each expert by itself."""

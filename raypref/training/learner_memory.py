@@ -64,12 +64,12 @@ def block_bytes_per_token(model: ModelShape, dtype_bytes: int, prefix_sharing: b
     """Bytes that autograd saves in one block per token of a micro-batch, with attention that keeps no score matrix (sdpa, flash).
 
     In the parameters' dtype: the residual stream before and after the norms, and the inputs of the linear layers, 5 H; q, k and v (given
-    a mask, transformers repeats k and v for every query head); the MLP's gate, up, activation and product, 4 I. In fp32: two norms'
-    inputs, 2 H, their two scales, and attention's normaliser, one per head. Source: counted with
+    a mask, transformers repeats k and v for every query head); the MLP's gate, up, activation and product, 4 I; each expert's input and
+    output, 2 H. In fp32: two norms' inputs, 2 H, their two scales, and attention's normaliser, one per head. Source: counted with
     ``torch.autograd.graph.saved_tensors_hooks``, as the test does.
     """
     qkv = (model.heads + 2 * (model.heads if prefix_sharing else model.kv_heads)) * model.head_width
-    in_dtype = 5 * model.hidden + qkv + 4 * model.intermediate
+    in_dtype = (5 + 2 * model.experts_per_token) * model.hidden + qkv + 4 * model.intermediate
     return dtype_bytes * in_dtype + FP32 * (2 * model.hidden + 2 + model.heads)
 
 

@@ -65,6 +65,6 @@ def _reference(job: Job, phase: Phase) -> ProcessMemory:
 
 
 def _largest_layer_bytes(job: Job) -> int:
-    """The fused gate and up projections of an engine, or the embedding."""
+    """The fused gate and up projections of an engine, those of all experts of a layer, or the embedding."""
     model = job.model
-    return job.dtype_bytes * model.hidden * max(2 * model.intermediate, model.vocabulary)
+    return job.dtype_bytes * max(2 * model.hidden * model.intermediate, model.hidden * model.vocabulary, model.largest_parameter)

@@ -14,18 +14,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder with gated MLPs."""
+    """The sizes of a decoder with gated MLPs, or with mixtures of them."""
 
     parameters: int
     layers: int
     hidden: int
     intermediate: int
+    """Width of the MLPs that one token passes through: in a mixture, of its experts together."""
     heads: int
     kv_heads: int
     head_width: int
     vocabulary: int
     adapter_parameters: int = 0
     """Parameters of a LoRA adapter; 0: all parameters are trained."""
+    experts_per_token: int = 0
+    """Experts that one token passes through; 0: no mixture."""
+    largest_parameter: int = 0
+    """Elements of the largest parameter. A mixture has the experts of a layer in one."""
 
     @classmethod
     def of(cls, config: PretrainedConfig, lora: LoraConfig | None = None) -> Self:
@@ -51,17 +56,31 @@ class ModelShape:
             parameters=model.num_parameters(),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
+            intermediate=_token_width(text),
             heads=heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
             vocabulary=text.vocab_size,
             adapter_parameters=0 if lora is None else _adapter_parameters(model, lora),
+            experts_per_token=getattr(text, "num_experts_per_tok", None) or 0,
+            largest_parameter=max(parameter.numel() for parameter in model.parameters()),
         )
 
     @property
     def trained(self) -> int:
         return self.adapter_parameters or self.parameters
+
+
+def _token_width(text: PretrainedConfig) -> int:
+    """Width of the MLPs that one token passes through in a layer: the dense one, or its experts and those that all tokens share."""
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if not chosen:
+        return int(text.intermediate_size)
+    expert = getattr(text, "moe_intermediate_size", None)
+    width = expert or text.intermediate_size
+    shared = (getattr(text, "n_shared_experts", None) or 0) * width
+    shared += sum(getattr(text, name, None) or 0 for name in ("shared_expert_intermediate_size", "shared_intermediate_size"))
+    return max(int(chosen * width + shared), text.intermediate_size if expert else 0)  # some layers of such models are dense
 
 
 def _adapter_parameters(model: Any, lora: LoraConfig) -> int:
