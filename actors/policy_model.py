@@ -185,6 +185,21 @@ def context_limit(policy: PolicyConfig) -> int:
     return int(asked)
 
 
+def check_routers(policy: PolicyConfig) -> None:
+    """Refuse a mixture of experts whose config asks for the routers' auxiliary loss. What its routers compute otherwise (normalised or
+    scaled weights, groups of experts, noise in training) is the model's own code.
+
+    Raises:
+        ConfigError: ``output_router_logits`` is true in config.json.
+    """
+    if getattr(model_config(policy).get_text_config(), "output_router_logits", False):
+        raise ConfigError(
+            f"policy.path: config.json of {policy.path!r} has output_router_logits: true, which asks for the routers' auxiliary loss. It "
+            f"is a function of all tokens of a forward pass, so it would change with the division into micro-batches and ranks; raypref "
+            f"trains without it. Set output_router_logits to false there"
+        )
+
+
 def model_config(policy: PolicyConfig) -> PretrainedConfig:
     """The model's config.json, read by transformers.
 

@@ -187,7 +187,7 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         The problems, and the policy's ``PolicyFacts``: None where its files cannot be read.
     """
     from actors.learner.policy_export import check_savable
-    from actors.policy_model import facts_of
+    from actors.policy_model import check_routers, facts_of
     from actors.weights.source import check_sendable
 
     for note in notes(config, task):
@@ -197,6 +197,7 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
         facts = facts_of(config.policy)
         if task.kind == "run":
             check_savable(config.policy, facts.tokenizer)
+            check_routers(config.policy)
             check_sendable(config.policy)
             targets.check_room(config)
         return problems, facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming
 
 from actors.learner.policy_export import export
-from actors.policy_model import load_model
+from actors.policy_model import check_routers, load_model
 from actors.weights.received_policy import ModelTensors
 from actors.weights.source import DeepSpeedSource, check_sendable
 from actors.weights.stored_form import stored_form
@@ -94,6 +95,16 @@ def test_a_mixture_with_an_adapter_on_its_attention(tmp_path: Path) -> None:
     assert {name for name, _ in source} == load_file(tmp_path / "policy" / FILE).keys()
     source.complete = False
     assert [name for name, _ in source] == [f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in range(2) for part in "qkvo"]
+
+
+def test_an_auxiliary_loss_of_the_routers_is_refused(tmp_path: Path) -> None:
+    """It would be left out of the training in silence."""
+    policy = PolicyConfig(path=str(make_other_form("mixtral", tmp_path / "policy")))
+    check_routers(policy)
+    file = tmp_path / "policy" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"output_router_logits": True}))
+    with pytest.raises(ConfigError, match=r"policy\.path: .*output_router_logits: true.*auxiliary loss"):
+        check_routers(policy)
 
 
 def llama(tmp_path: Path) -> Any:
