@@ -181,7 +181,7 @@ def agreement(
     labels: Annotated[
         Path, typer.Option(help="Comparisons that people judged: prompt, responses (two), label (first, second, tie, or a list of these).")
     ],
-    tie_margin: Annotated[float, typer.Option(help="Verdicts within this distance of one half are ties.")] = 0.0,
+    tie_margin: Annotated[float, typer.Option(min=0.0, max=0.5, help="Verdicts within this distance of one half are ties.")] = 0.0,
 ) -> None:
     """How far the oracle agrees with people: share, Cohen's kappa, labels by verdicts; agreement.json."""
     from raypref.evaluation import tables

@@ -5,14 +5,15 @@
 | a list, a tuple, a generator of texts, chats or mappings | one record each |
 | a ``datasets.Dataset``, a pandas or Polars DataFrame, a pyarrow Table | one record per row |
 | a mapping of columns, all of the same length | one record per row |
-| a ``datasets.DatasetDict`` | the rows of ``data.split`` |
+| a ``datasets.DatasetDict``, a mapping of tables | the rows of ``data.split`` |
 | a path that exists | as ``data.path`` |
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ def rows_of_objects(data: Any, split: str) -> Iterator[Any]:
     """
     if isinstance(data, Mapping):
         yield from _of_mapping(data, split)
-    elif isinstance(data, str | bytes | bytearray) or data is None or isinstance(data, Set):
-        why = ", whose order is not the same from run to run" if isinstance(data, Set) else ""
+    elif isinstance(data, io.IOBase):
+        raise DataError(f"the data passed: got an open file, {shortened(data)}; pass its path, so that its suffix says how it is read")
+    elif isinstance(data, str | bytes | bytearray | set | frozenset) or data is None:
+        why = ", whose order is not the same from run to run" if isinstance(data, set | frozenset) else ""
         raise DataError(f"the data passed: got {type(data).__name__} {shortened(data)}{why}; {_LIST}; a file is named by an existing path")
     elif (table := _table_rows(data)) is not None:
         yield from table
@@ -82,7 +85,7 @@ def plain_value(value: Any, place: str, depth: int = 0) -> Any:
 
 
 def _of_mapping(data: Mapping[Any, Any], split: str) -> Iterator[Any]:
-    if data and all(type(part).__module__.startswith("datasets.") for part in data.values()):
+    if data and all(_table_rows(part) is not None for part in data.values()):
         yield from _table_rows(data[chosen_split(split, data, "the data passed")]) or ()
         return
     columns = {name: _column(values) for name, values in data.items()}
@@ -99,7 +102,8 @@ def _of_mapping(data: Mapping[Any, Any], split: str) -> Iterator[Any]:
 
 def _column(values: Any) -> Sequence[Any] | None:
     """A column of a table; None for what is one record's value, such as a text, a number, or a chat."""
-    values = values.tolist() if type(values).__module__.partition(".")[0] in ("numpy", "pandas") else values
+    if type(values).__module__.partition(".")[0] in ("numpy", "pandas") and hasattr(values, "tolist"):
+        values = values.tolist()
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence):
         return None
     is_chat = bool(values) and all(isinstance(item, Mapping) and "role" in item for item in values)

@@ -40,6 +40,8 @@ def prompt_of(record: Record, config: DataConfig) -> str | Chat:
         if not prompt.strip():
             raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty")
         refuse_written_chat(prompt, record.place, f"the prompt in field {config.prompt_field!r}")
+        if (turns := _turns_beside(record, prompt)) is not None:
+            return turns
         if value_of(record, config.tools_field) is None:
             return prompt
         chat = read_chat([{"role": "user", "content": prompt}], record, config)
@@ -47,6 +49,17 @@ def prompt_of(record: Record, config: DataConfig) -> str | Chat:
     if isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and prompt:
         return prompt_chat(read_chat(prompt, record, config), record.place)
     raise DataError(f"{record.place}: field {config.prompt_field!r} must be a text or a list of chat messages, got {shortened(prompt)}")
+
+
+def _turns_beside(record: Record, prompt: str) -> Chat | None:
+    """The field ``chat`` of a run's rollouts, where the prompt's text is that chat written as one text (``bare_text``)."""
+    turns = record.values.get("chat")
+    if not isinstance(turns, list | tuple) or len(turns) < 2:
+        return None
+    if not all(isinstance(turn, Mapping) and turn.keys() == {"role", "content"} for turn in turns):
+        return None
+    chat = Chat.of((turn["role"], turn["content"]) for turn in turns)
+    return prompt_chat(chat, record.place) if bare_text(chat) == prompt else None
 
 
 def has_prompt(record: Record, config: DataConfig) -> bool:

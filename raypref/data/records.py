@@ -199,7 +199,8 @@ def field_of(record: Record, name: str, key: str) -> Any:
     """
     value = value_of(record, name)
     if value is None:
-        raise DataError(f"{record.place}: no field {name!r}; fields here: {fields_of(record)}; see {key}")
+        what = f"the field {name!r} has no value" if name in record.values else f"no field {name!r}"
+        raise DataError(f"{record.place}: {what}; fields here: {fields_of(record)}; see {key}")
     return value
 
 

@@ -11,7 +11,6 @@ baseline's file and none beyond.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from raypref.data.records import read_records
+from raypref.data.chats import shortened
+from raypref.data.records import id_text
 from raypref.errors import DataError
 from raypref.evaluation.logistic import Array
 from raypref.evaluation.matching import Matched
-from raypref.evaluation.response_files import ResponseSet
+from raypref.evaluation.response_files import ResponseSet, records_of
 
 KEYS = ("prompt", "instruction", "id", "index")
 """Fields that name a prompt; the first one of these that is there counts."""
@@ -81,30 +81,22 @@ def read_difficulties(path: Path) -> Difficulties:
     for place, values in _rows(path):
         key = key or _first(KEYS, values, place)
         number = number or _first(NUMBERS, values, place)
-        if not isinstance(name := values.get(key), str | int) or isinstance(name, bool):
-            raise DataError(f"{place}: {key}: {name!r}; expected the prompt's {key}")
+        name = given if isinstance(given := values.get(key), str) or key in ("prompt", "instruction") else id_text(given)
+        if not isinstance(name, str):
+            raise DataError(f"{place}: {key}: {shortened(given)}; expected the prompt's {key}")
         value = _number(values.get(number), f"{place}: {number}")
-        name = name if key in ("prompt", "instruction") else str(name).strip()
-        if numbers.setdefault(str(name), value) != value:
-            raise DataError(f"{place}: {key} {str(name)[:60]!r} has the difficulty {value}, and {numbers[str(name)]} before; give one")
+        name = name if key in ("prompt", "instruction") else name.strip()
+        if numbers.setdefault(name, value) != value:
+            raise DataError(f"{place}: {key} {name[:60]!r} has the difficulty {value}, and {numbers[name]} before; give one")
     if key is None:
         raise DataError(f"{path}: the file is empty; expected prompts with their difficulty")
     return Difficulties(path, "prompt" if key == "instruction" else key, numbers)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if path.suffix != ".csv":
-        for record in read_records(str(path), ""):
-            yield record.place, record.values
-        return
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                # pandas leaves the index without a name
-                yield f"{path}:{reader.line_num}", {(key or "index"): value for key, value in row.items() if isinstance(key, str)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    """The records; a column without a name is the index, as pandas writes it."""
+    for record in records_of(path):
+        yield record.place, {(name or "index"): value for name, value in record.values.items()}
 
 
 def _first(wanted: tuple[str, ...], values: Mapping[str, Any], place: str) -> str:
@@ -117,8 +109,8 @@ def _first(wanted: tuple[str, ...], values: Mapping[str, Any], place: str) -> st
 def _number(value: Any, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{where}: {value!r}; expected a finite number")
+        raise DataError(f"{where}: {shortened(value)}; expected a finite number")
     return number

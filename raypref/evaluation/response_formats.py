@@ -120,8 +120,10 @@ def _rollout(record: Record) -> Answers:
     chat = _sequence(record, "chat")
     asked = {"prompt": chat or record.values["prompt"], "responses": record.values["responses"]}
     answers = _prompt_and_responses(Record(asked, record.place), many=True)
-    counts = tuple(len(ids) for ids in _sequence(record, "response_token_ids"))
-    return _with_ends(replace(answers, tokens=counts), record)
+    tokens = _sequence(record, "response_token_ids")
+    if not all(isinstance(ids, Sequence) for ids in tokens):
+        raise DataError(f"{record.place}: 'response_token_ids' must hold a list of ids for each response, got {shortened(tokens)}")
+    return _with_ends(replace(answers, tokens=tuple(map(len, tokens))), record)
 
 
 def _alpaca_eval(record: Record) -> Answers:

@@ -133,7 +133,7 @@ def test_nothing_left_is_an_error(tokenizer: Any) -> None:
         ('{"prompt": "why"', r"p\.jsonl:3: broken JSON: .* one object per line"),
         ('["why"]', r"p\.jsonl:3: expected an object such as .*, got list"),
         ('{"text": "why"}', r"p\.jsonl:3: no field 'prompt'; fields here: text; see data\.prompt_field"),
-        ('{"prompt": null}', r"p\.jsonl:3: no field 'prompt'"),
+        ('{"prompt": null}', r"p\.jsonl:3: the field 'prompt' has no value"),
         ('{"prompt": "  "}', r"p\.jsonl:3: the prompt in field 'prompt' is empty"),
         ('{"prompt": 3}', r"p\.jsonl:3: field 'prompt' must be a text or a list of chat messages, got 3"),
         ('{"prompt": []}', r"p\.jsonl:3: field 'prompt' must be"),

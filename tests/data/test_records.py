@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable, Iterator
@@ -262,6 +263,9 @@ def generated() -> Iterator[str]:
         data_frame,
         dataset,
         both_splits,
+        lambda: {"test": data_frame()[:1], "train": data_frame()},
+        lambda: {"test": pa.table({"prompt": ["t"]}), "train": pa.table({"prompt": ["a", "b"]})},
+        lambda: {"a": 1, "b": 2}.keys(),
         generated,
     ],
 )
@@ -296,6 +300,8 @@ def test_columns_of_chats_and_one_record() -> None:
         ("a\0b", r"got str"),
         (b"a", r"got bytes"),
         (7, r"got int 7"),
+        (io.StringIO('{"prompt": "a"}\n'), r"got an open file, .*; pass its path"),
+        ({"train": [{"prompt": "a"}], "test": 5}, r"neither columns of one length nor splits"),
         ({"a", "b"}, r"got set .*order is not the same"),
         ({"prompt": "a"}, r"a single record is passed in a list"),
         ({"prompt": ["a", "b"], "id": ["1"]}, r"neither columns of one length"),

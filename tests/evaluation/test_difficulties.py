@@ -52,7 +52,10 @@ def test_every_layout_gives_each_prompt_its_number(name: str, text: str, tmp_pat
         ("prompt,difficulty\na,1\na,2\n", r"d\.csv:3: prompt 'a' has the difficulty 2\.0, and 1\.0 before"),
         ("prompt,difficulty\na,high\n", r"d\.csv:2: difficulty: 'high'; expected a finite number"),
         ("prompt,difficulty\na,nan\n", "expected a finite number"),
-        ("prompt,difficulty\na\n", "expected a finite number"),
+        ("prompt,difficulty\na,1e999\n", "expected a finite number"),
+        ("prompt,difficulty\na,\n", "expected a finite number"),
+        ("prompt,difficulty\na\n", r"d\.csv:2: 1 cells, but 2 columns"),
+        ("prompt,difficulty,difficulty\na,1,2\n", r"d\.csv:1: the first line must name each column, once"),
         ("prompt,hardness\na,1\n", r"d\.csv:2: has the fields prompt, hardness; expected one of difficulty, instruction_difficulty"),
         ("question,difficulty\na,1\n", "expected one of prompt, instruction, id, index"),
         ("prompt,difficulty\n", "the file is empty"),
@@ -66,8 +69,15 @@ def test_what_does_not_fit_is_refused_with_its_place(text: str, message: str, tm
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_difficulties(tmp_path / "none.csv")
     (tmp_path / "d.csv").write_bytes(b"prompt,difficulty\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match=r"d\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"d\.csv:2: not UTF-8"):
         read_difficulties(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("record", [{"id": True, "difficulty": 1}, {"id": 1, "difficulty": True}, {"id": 1, "difficulty": 10**400}])
+def test_what_is_no_id_or_no_number(record: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(DataError, match=r"d\.jsonl:1: (id|difficulty): .*; expected (the prompt's id|a finite number)"):
+        read_difficulties(tmp_path / "d.jsonl")

@@ -4,6 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from raypref.data.chats import Chat
+from raypref.data.config import DataConfig
+from raypref.data.record_prompts import prompt_of
+from raypref.data.records import read_records
 from raypref.evaluation.response_files import read_responses
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
@@ -145,3 +149,16 @@ def test_a_chat_keeps_its_turns_where_rollouts_are_response_files(tmp_path):
     assert (second.chat, second.prompt) == ((), "Why?")
     assert (first.responses, first.tokens, first.finish_reasons) == (("a", "bb", "ccc"), (1, 2, 3), ("stop", "stop", "length"))
     journal.close()
+
+
+def test_a_chat_keeps_its_turns_where_rollouts_are_prompts(tmp_path):
+    """The policy is asked again what it was asked, not the text that the turns make together."""
+    turns = (("system", "Be brief."), ("user", "Why?"))
+    group, judged = entry(0)
+    journal = Journal(tmp_path, "w")
+    journal.append(replace(group, prompt=replace(group.prompt, text="system: Be brief.\n\nuser: Why?", chat=turns)), judged)
+    journal.append(group, judged)
+    journal.seal(1)
+    journal.close()
+    chat, text = (prompt_of(record, DataConfig()) for record in read_records(str(tmp_path), "train"))
+    assert (chat, text) == (Chat.of(turns), "Why?")
