@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from actors.policy_model import stored_buffers, without_weights
 from actors.weights.adapters import adapted_layers, factors, merged, module_name
-from actors.weights.checksums import checksum
+from actors.weights.checksums import ChecksumThread
 from actors.weights.stored_form import stored_form
 from raypref.sections import PolicyConfig
 from raypref.training.packing import unwrapped
@@ -185,7 +186,7 @@ class RecordingSource(WeightSource):
         """
         self._source = source
         self._active = active
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Future[Tensor]] = {}
 
     def metadata(self) -> list[TensorInfo]:
         return self._source.metadata()
@@ -197,11 +198,15 @@ class RecordingSource(WeightSource):
             self._sums = {}
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._source:
-            if self._active:
-                self._sums[name] = checksum(tensor)
-            yield name, tensor
+        if not self._active:
+            yield from self._source
+            return
+        with ChecksumThread() as thread:
+            for name, tensor in self._source:
+                self._sums[name] = thread.start(tensor)
+                yield name, tensor
+                self._sums[name].result()  # the source may free the tensor now
 
     def checksums(self) -> dict[str, int]:
         """Parameter name -> checksum, of all that was sent since the last complete pass began."""
-        return {name: int(value) for name, value in self._sums.items()}
+        return {name: int(value.result()) for name, value in self._sums.items()}

@@ -17,14 +17,15 @@ def powers_anew() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
-@pytest.mark.parametrize("elements", [0, 1, 1000, 100_003])
+@pytest.mark.parametrize("elements", [0, 1, 1000, 100_003, 1_000_003])
 def test_any_chunk_gives_the_same(device: str, dtype: torch.dtype, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In chunks of 2^10 words on the device, against the CPU's 2^18."""
+    """In chunks of 2^10 words and two blocks at once on the device, against the CPU's own."""
     torch.manual_seed(0)
     values = torch.randint(-100, 100, (elements,)).to(dtype)
     expected = int(checksum(values))
     checksums._powers.cache_clear()
     monkeypatch.setitem(checksums._CHUNK, torch.device(device).type, 1 << 10)
+    monkeypatch.setitem(checksums._BLOCKS, torch.device(device).type, 2)
     assert int(checksum(values.to(device))) == expected
     checksums._powers.cache_clear()
 
