@@ -60,13 +60,13 @@ class RunActors:
     roles: Roles
     """Set by ``start``."""
 
-    def __init__(self, config: RunConfig, plan: Plan, device: Device, group: PlacementGroup) -> None:
-        """See ``reserved``."""
+    def __init__(self, config: RunConfig, plan: Plan, device: Device, group: PlacementGroup, nodes: int = 1) -> None:
+        """See ``reserved``; ``nodes`` is how many nodes the bundles are on."""
         self.config = config
         self.plan = plan
         self.device = device
         self._group = group
-        self._transport = transport.choose(config.sync.transport, device, config.placement.layout)
+        self._transport = transport.choose(config.sync.transport, device, config.placement.layout, nodes)
         self._takes_turns = takes_turns(config, plan)
         self._several_nodes = False
         self._handles: dict[str, Any] = {}
@@ -93,9 +93,10 @@ class RunActors:
             ConfigError: a node does not see ``output_dir``, or ``sync.transport`` does not fit.
             NetworkError: nodes that must talk cannot.
         """
-        one_node = transport.choose(config.sync.transport, device, config.placement.layout).one_node
+        asked = config.sync.transport
+        one_node = asked != "auto" and sends_weights(config, plan) and transport.load(asked).one_node
         group = launch.reserve(plan, config.placement.timeout_s, may_grow, "STRICT_PACK" if one_node else "PACK")
-        actors = cls(config, plan, device, group)
+        actors = cls(config, plan, device, group, len(set(nodes_of(group).values())) if sends_weights(config, plan) else 1)
         try:
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
                 actors._check_nodes()
@@ -277,6 +278,11 @@ class RunActors:
             Destination(receiver.name, self._handles[receiver.name], width if receiver.role == "rollout" else 1)
             for receiver in self._receivers()
         ]
+
+
+def sends_weights(config: RunConfig, plan: Plan) -> bool:
+    """Whether the learner's weights go to another actor of this plan: an engine, or a reference that holds pi_t."""
+    return bool(plan.of("learner") and (plan.of("rollout") or (plan.of("reference") and "previous" in config.loss.needs)))
 
 
 def takes_turns(config: RunConfig, plan: Plan) -> bool:

@@ -207,8 +207,9 @@ class LearnerConfig(Section):
 class SyncConfig(Section):
     """Weights from the learner to the engines."""
 
-    transport: Literal["auto", "nccl", "ipc", "shm"] = "auto"
-    """auto: nccl for separate GPUs, ipc for colocated ones, shared memory on a CPU."""
+    transport: Literal["auto", "nccl", "ipc", "shm", "object_store"] = "auto"
+    """auto: nccl for separate GPUs, ipc for colocated ones; on CPUs shm (shared memory) where all actors are on one node, object_store
+    (Ray's, over the connections that Ray has) on several. object_store also serves GPUs between which NCCL's network does not work."""
     check: bool = True
     """After every sync compare checksums, then log-probs on the same tokens; stop the run if they differ."""
     probe_prompts: PositiveInt = 4

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from actors.policy_model import facts_of
+from actors.weights import transport as weight_transport
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Response, Rollout, SampleRequest
@@ -75,7 +76,7 @@ class Engine:
             rollout: limits of the engine. Each request says how to sample.
             tensor_parallel: worker processes that share the model; 1: this process.
             device: ``cpu`` or ``cuda``; vLLM must be built for it.
-            transport: how the weights come: ``nccl``, ``ipc`` or ``shm``.
+            transport: how the weights come, a name of ``actors.weights.transport``.
             seed: of the engine; each request comes with a seed as well.
             load_weights: load the weights in the directory; for a run without a learner.
             sleeps: whether ``sleep`` will be called. On a CPU the calls succeed, and no memory is freed.
@@ -87,6 +88,7 @@ class Engine:
         self.context_tokens = self._facts.context_tokens
         """Longest sequence, prompt and response together."""
         self._open: dict[str, SampleRequest] = {}
+        self._relay = weight_transport.load(transport).relay(tensor_parallel)
         self._llm = _start(policy, rollout, self.context_tokens, tensor_parallel, device, transport, seed, load_weights, sleeps)
 
     @property
@@ -121,7 +123,8 @@ class Engine:
         return [(output.request_id, self._rollout(output)) for output in finished]
 
     def init_weight_transfer_engine(self, request: Any) -> None:
-        self._llm.init_weight_transfer_engine(request)
+        with self._relay.connecting(request["init_info"]) as info:
+            self._llm.init_weight_transfer_engine({"init_info": info})
 
     def start_weight_update(self, complete: bool = True) -> None:
         """Begin an update of all weights, or of some."""
@@ -130,7 +133,7 @@ class Engine:
         self._llm.start_weight_update()
 
     def update_weights(self, request: Any) -> None:
-        self._llm.update_weights(request)
+        self._llm.update_weights({"update_info": self._relay.updated(request["update_info"])})
 
     def finish_weight_update(self) -> None:
         """Start to use the new weights, and drop the keys and values that the old ones computed.
@@ -188,8 +191,6 @@ def _start(
     from vllm import LLM
     from vllm.config import WeightTransferConfig
     from vllm.platforms import current_platform
-
-    from actors.weights import transport as weight_transport
 
     if current_platform.device_type != device:
         raise ConfigError(

@@ -7,7 +7,6 @@ lies. The file has no name any more once every receiver has mapped it, so nothin
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -19,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.weights.packing import ALIGNMENT, Place, message, unpacked
 from actors.weights.source import TensorInfo
 from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport
 from raypref.errors import SyncError
 
 logger = logging.getLogger(__name__)
 
-_ALIGNMENT = 64
-"""Every tensor starts at a multiple of this many bytes."""
 _MEMORY_DIR = Path("/dev/shm")
 
 
@@ -49,15 +47,16 @@ class ShmSender(Sender):
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._layout, self._size_bytes = _layout(link.source.metadata())
+        self._places = _side_by_side(link.source.metadata())
+        self._size_bytes = max((place.end for place in self._places.values()), default=0) or ALIGNMENT
         self._buffer: Tensor | None = None
 
     def connect(self) -> None:
         """Create the file, have every receiver map it, and remove its name."""
-        path = _allocate(self._size_bytes)
+        path = allocate(self._size_bytes)
         remove = weakref.finalize(self, path.unlink, missing_ok=True)  # also at exit, should the hand-shake fail
         try:
-            self._buffer = _map(path, self._size_bytes)
+            self._buffer = map_file(path, self._size_bytes)
             self._buffer.zero_()
             self._link.control.init_weight_transfer_engine({"path": str(path), "size_bytes": self._size_bytes})
         finally:
@@ -65,32 +64,22 @@ class ShmSender(Sender):
 
     def send(self) -> None:
         """Copy what the source gives into the file, each tensor to its place; then one update round trip."""
-        names = []
+        sent = []
         for name, tensor in self._link.source:
             if self._buffer is None:
                 continue
-            names.append(name)
-            info, offset = self._layout[name]
-            if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
-                raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {info.dtype} {info.shape}")
-            _view(self._buffer, info.dtype, info.shape, offset).copy_(tensor)
+            place = self._places[name]
+            if tensor.dtype != place.dtype or tuple(tensor.shape) != place.shape:
+                raise SyncError(f"sync: {name} is {tensor.dtype} {tuple(tensor.shape)}, but was declared {place.dtype} {place.shape}")
+            place.of(self._buffer).copy_(tensor)
+            sent.append(place)
         if self._buffer is not None:
             self._link.control.start_weight_update()
-            self._link.control.update_weights(self._places(names))
+            self._link.control.update_weights(message(sent))
             self._link.control.finish_weight_update()
 
     def close(self) -> None:
         self._buffer = None
-
-    def _places(self, names: list[str]) -> dict[str, Any]:
-        """Where in the file each tensor of this sync lies: parallel lists, offsets in bytes."""
-        infos, offsets = zip(*(self._layout[name] for name in names), strict=True)
-        return {
-            "names": names,
-            "dtype_names": [str(info.dtype).removeprefix("torch.") for info in infos],
-            "shapes": [list(info.shape) for info in infos],
-            "offsets": list(offsets),
-        }
 
 
 class ShmReceiver(Receiver):
@@ -109,33 +98,31 @@ class ShmReceiver(Receiver):
         path = Path(info["path"])
         if not path.exists():
             raise SyncError(
-                f"sync.transport: {path} is not on this node; shm needs the learner and its receivers on one node, nccl does not"
+                f"sync.transport: {path} is not on this node; shm needs the learner and its receivers on one node; object_store does not"
             )
-        self._buffer = _map(path, info["size_bytes"])
+        self._buffer = map_file(path, info["size_bytes"])
         self._buffer[:: os.sysconf("SC_PAGE_SIZE")].sum()
 
     def update(self, info: Mapping[str, Any]) -> None:
         if self._buffer is None:
             raise SyncError("sync: weights arrived before init_weight_transfer_engine")
-        fields = zip(info["names"], info["dtype_names"], info["shapes"], info["offsets"], strict=True)
-        views = [(name, _view(self._buffer, getattr(torch, dtype), shape, offset)) for name, dtype, shape, offset in fields]
-        self._model.load_weights(views)
+        self._model.load_weights(list(unpacked(info, self._buffer)))
 
     def close(self) -> None:
         self._buffer = None
 
 
-def _layout(infos: Sequence[TensorInfo]) -> tuple[dict[str, tuple[TensorInfo, int]], int]:
-    """Name -> (the tensor's dtype and shape, its offset in bytes), and the bytes of all."""
-    layout, end = {}, 0
+def _side_by_side(infos: Sequence[TensorInfo]) -> dict[str, Place]:
+    """Name -> the tensor's place."""
+    places: dict[str, Place] = {}
+    end = 0
     for info in infos:
-        layout[info.name] = (info, end)
-        size = math.prod(info.shape) * info.dtype.itemsize
-        end += -(-size // _ALIGNMENT) * _ALIGNMENT
-    return layout, max(end, _ALIGNMENT)
+        places[info.name] = Place(info.name, info.dtype, info.shape, end)
+        end = places[info.name].end
+    return places
 
 
-def _allocate(size_bytes: int) -> Path:
+def allocate(size_bytes: int) -> Path:
     """A file of that size with its blocks reserved, in shared memory if there is room, else among the temporary files.
 
     Raises:
@@ -158,14 +145,9 @@ def _allocate(size_bytes: int) -> Path:
     raise SyncError(f"sync.transport: the weights take {size_bytes} bytes of shared memory; free some in {' or '.join(map(str, places))}")
 
 
-def _map(path: Path, size_bytes: int) -> Tensor:
+def map_file(path: Path, size_bytes: int) -> Tensor:
     """(size_bytes,) uint8, shared with every process that maps the file."""
     return torch.from_file(str(path), shared=True, size=size_bytes, dtype=torch.uint8)
-
-
-def _view(buffer: Tensor, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
-    size = math.prod(shape) * dtype.itemsize
-    return buffer[offset : offset + size].view(dtype).view(tuple(shape))
 
 
 TRANSPORT = ShmTransport()

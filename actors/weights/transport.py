@@ -18,10 +18,11 @@ The references call their receiver directly. In an engine vLLM calls it, through
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
@@ -119,6 +120,22 @@ class Receiver(ABC):
         """Free buffers and leave process groups."""
 
 
+class Relay:
+    """Between the sender's messages to an engine and the engine's workers; this one changes nothing.
+
+    An engine with several workers has a process for each, none of them a Ray actor: what only an actor can read is made readable here.
+    """
+
+    @contextlib.contextmanager
+    def connecting(self, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """In the block the workers connect; yields what they are told in place of ``info``."""
+        yield info
+
+    def updated(self, info: dict[str, Any]) -> dict[str, Any]:
+        """What the workers are told in place of ``info``. It holds until they have answered."""
+        return info
+
+
 class Transport(ABC):
     """One way for weights to travel; a value of ``sync.transport``."""
 
@@ -139,6 +156,10 @@ class Transport(ABC):
     @abstractmethod
     def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:
         """Build the receiving half around a model on ``device``."""
+
+    def relay(self, workers: int) -> Relay:
+        """What passes the sender's messages on to the ``workers`` of an engine, in the engine's own process."""
+        return Relay()
 
     def register(self) -> None:
         """Make the transport known to vLLM in this process, where an engine will receive. Override it for one that vLLM has already."""
@@ -164,19 +185,22 @@ def load(name: str) -> Transport:
     return transport
 
 
-def choose(asked: str, device: Literal["cuda", "cpu"], layout: str) -> Transport:
+def choose(asked: str, device: Literal["cuda", "cpu"], layout: str, nodes: int = 1) -> Transport:
     """The transport that ``sync.transport`` names; for ``auto`` the first that fits.
+
+    Args:
+        nodes: how many nodes the learner and the receivers are on; 1 where that is not known yet.
 
     Raises:
         ConfigError: it cannot connect these roles.
     """
-    fitting = [transport for transport in map(load, names()) if transport.fits(device, layout)]
+    fitting = [way for way in map(load, names()) if way.fits(device, layout) and not (way.one_node and nodes > 1)]
     if asked == "auto":
         return fitting[0]
     for transport in fitting:
         if transport.name == asked:
             return transport
-    where = "on a CPU" if device == "cpu" else f"between {layout} GPUs"
+    where = ("on a CPU" if device == "cpu" else f"between {layout} GPUs") + (f", on {nodes} nodes" if nodes > 1 else "")
     raise ConfigError(f"sync.transport: {asked} does not work {where}; use auto, which takes {fitting[0].name} there")
 
 

@@ -20,6 +20,8 @@ LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3's ``stage3_max_live_parameters``: the most that are gathered at a time."""
 PACKING_BYTES = 2**30
 """A buffer of vLLM's packed transfers: nccl has two on each side; ipc has one on the learner's, whose contents a receiver copies."""
+CHUNK_BYTES = 2**26
+"""A chunk in Ray's object store (``actors.weights.object_store.CHUNK_BYTES``, which raypref cannot import)."""
 HEAD_CHUNK_BYTES = {"cpu": FP32 << 25, "cuda": FP32 << 28}
 """Device -> a chunk of logits in fp32 (``raypref.training.head.CHUNK_ELEMENTS``, which cannot be imported without torch)."""
 
@@ -118,10 +120,8 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
         "forward": forward_bytes(job) if phase == "rollout" else 0,
         "transport": transport_bytes(job) if phase == "sync" or job.transport == "ipc" else 0,
     }
-    shared = job.dtype_bytes * job.model.parameters if job.transport == "shm" else 0
-    return ProcessMemory(
-        "learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(transport=shared, **(states if offloaded else {}))
-    )
+    host = {"transport": transport_host_bytes(job), **(states if offloaded else {})}
+    return ProcessMemory("learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(**host))
 
 
 def _kept_gradient_bytes(job: Job) -> int:
@@ -139,8 +139,15 @@ def forward_bytes(job: Job) -> int:
 
 def transport_bytes(job: Job) -> int:
     """Packing buffers on the GPU of sender or receiver; a tensor is not split, so a buffer holds the largest."""
-    buffers = {"nccl": 2, "ipc": 1, "shm": 0}[job.transport]
+    buffers = {"nccl": 2, "ipc": 1, "shm": 0, "object_store": 0}[job.transport]
     return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
+
+
+def transport_host_bytes(job: Job) -> int:
+    """Host memory of the first rank: the whole weights in shared memory, or one chunk that is packed and two in the object store."""
+    if job.transport == "object_store":
+        return 3 * max(CHUNK_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
+    return job.dtype_bytes * job.model.parameters if job.transport == "shm" else 0
 
 
 def shard(size: int, parts: int) -> int:

@@ -11,7 +11,7 @@ from raypref.training.model_shape import ModelShape
 
 Role = Literal["learner", "rollout", "reference", "oracle"]
 Phase = Literal["rollout", "train", "sync"]
-Transport = Literal["nccl", "ipc", "shm"]
+Transport = Literal["nccl", "ipc", "shm", "object_store"]
 
 
 @dataclass(frozen=True, slots=True)

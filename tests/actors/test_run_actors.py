@@ -12,9 +12,10 @@ import pytest
 
 from actors.cluster import launch
 from actors.cluster.placement import ActorPlacement, Need, plan_placement
-from actors.run_actors import RunActors
+from actors.run_actors import RunActors, sends_weights
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
+from raypref.losses.dpo import DPO
 
 ALL = Need(rollout=True, reference=True, oracle=True)
 GROUP: Any = None
@@ -149,6 +150,17 @@ def test_constructors_hold_the_sections(made: dict[str, partial[Any]], tmp_path:
     assert made["rollout-0"].keywords["transport"] == "shm"
     assert not made["rollout-0"].keywords["load_weights"]
     assert made["oracle-0"].keywords["examples"] is made["oracle-1"].keywords["examples"], "loaded once"
+
+
+def test_who_gets_weights(tmp_path: Path) -> None:
+    """Engines, and references that hold pi_t; a run without either is bound to no transport."""
+    sppo = config_for(tmp_path)
+    dpo = sppo.model_copy(update={"loss": DPO.parse({})})
+    only_reference = plan_placement(sppo.placement, Need(rollout=False, reference=True, oracle=False))
+    everything = plan_placement(sppo.placement, ALL)
+    generation = plan_placement(sppo.placement, Need(rollout=True, reference=False, oracle=False, learner=False))
+    found = [sends_weights(config, plan) for config in (sppo, dpo) for plan in (everything, only_reference, generation)]
+    assert found == [True, True, False, True, False, False]
 
 
 def test_engines_without_a_learner_load_the_policy_themselves(made: dict[str, partial[Any]], tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from actors.weights.source import TensorInfo, WeightSource
 from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport
 from raypref.errors import ConfigError, SyncError
 
+PLACES: list[tuple[Literal["cuda", "cpu"], str]] = [("cpu", "separate"), ("cpu", "colocated"), ("cuda", "separate"), ("cuda", "colocated")]
+"""Device and layout."""
+
 
 class Fixed(WeightSource):
     """Weights that never change."""
@@ -127,7 +130,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("actors.weights.by_hand")
     module.TRANSPORT = ByHand()
     monkeypatch.setitem(sys.modules, "actors.weights.by_hand", module)
-    monkeypatch.setattr(transport, "names", lambda: ["nccl", "ipc", "shm", "by_hand"])
+    monkeypatch.setattr(transport, "names", lambda: ["nccl", "ipc", "shm", "object_store", "by_hand"])
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -154,7 +157,7 @@ def test_a_transport_brings_every_tensor_to_every_receiver(name: str, updates: i
 
 
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.parametrize("name", ["by_hand", "shm"])
+@pytest.mark.parametrize("name", ["by_hand", "shm", "object_store"])
 def test_other_ranks_read_the_source_and_call_nobody(name: str) -> None:
     """Reading may be a collective of all ranks; only the first one talks to the receivers."""
     passes = 0
@@ -190,8 +193,21 @@ def test_auto_takes_the_first_that_fits_and_a_name_takes_that_one() -> None:
 def test_a_transport_that_does_not_fit_is_refused_with_the_one_that_does() -> None:
     with pytest.raises(ConfigError, match=r"sync\.transport: shm does not work between separate GPUs; use auto, which takes nccl there"):
         transport.choose("shm", "cuda", "separate")
-    with pytest.raises(ValueError, match="no transport is called 'mail'; known: nccl, ipc, shm"):
+    with pytest.raises(ValueError, match="no transport is called 'mail'; known: nccl, ipc, shm, object_store"):
         transport.load("mail")
+
+
+def test_on_several_nodes_weights_go_through_the_object_store_where_nothing_else_reaches() -> None:
+    """GPUs keep what they have on one node; by name the object store serves them, too. Shared memory is refused."""
+    found = [transport.choose("auto", device, layout, nodes=2).name for device, layout in PLACES]
+    assert found == ["object_store", "object_store", "nccl", "ipc"]
+    assert all(
+        transport.choose("object_store", device, layout, nodes).name == "object_store" for device, layout in PLACES for nodes in (1, 2)
+    )
+    with pytest.raises(
+        ConfigError, match=r"sync\.transport: shm does not work on a CPU, on 2 nodes; use auto, which takes object_store there"
+    ):
+        transport.choose("shm", "cpu", "separate", nodes=2)
 
 
 def test_shared_memory_refuses_what_it_cannot_do() -> None:

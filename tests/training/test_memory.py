@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV2Config, GPT2Config, LlamaConfig, MixtralConfig, Qwen3MoeConfig
 
+from actors.weights import object_store
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.sections import LoraConfig
+from raypref.training import learner_memory
 from raypref.training.head import CHUNK_ELEMENTS
 from raypref.training.learner_memory import (
     HEAD_CHUNK_BYTES,
@@ -25,7 +27,7 @@ from raypref.training.learner_memory import (
     parameter_bytes,
 )
 from raypref.training.memory import colocated_peak, estimate, kv_bytes_per_token
-from raypref.training.memory_job import Job, ProcessMemory
+from raypref.training.memory_job import Job, ProcessMemory, Transport
 from raypref.training.model_shape import ModelShape
 
 LLAMA_8B = LlamaConfig(
@@ -189,6 +191,9 @@ def test_engines_of_several_gpus() -> None:
     job = replace(JOB, tensor_parallel=4, transport="shm")
     assert process(job, "rollout", "rollout").gpu == {"weights": 4_015_130_624, "cache": 20 * 2**30}
     assert process(job, "learner", "sync").host == {"transport": 16_060_522_496}
+    through_ray = process(replace(job, transport="object_store"), "learner", "sync")
+    assert through_ray.host == {"transport": 3 * 2 * 128_256 * 4096}, "one chunk that is packed, two that are sent, of the largest tensor"
+    assert object_store.CHUNK_BYTES == learner_memory.CHUNK_BYTES
 
 
 def test_turns_on_one_gpu() -> None:
@@ -210,10 +215,10 @@ def test_turns_on_one_gpu() -> None:
 
 
 def test_a_replica_receives_pi_t_as_an_engine_does() -> None:
-    """Two buffers of 1 GiB by nccl, a copy of one by ipc, none by shm; pi_ref alone receives nothing."""
+    """Two buffers of 1 GiB by nccl, a copy of one by ipc, none through the host's memory; pi_ref alone receives nothing."""
     job = replace(JOB, reference_receives=True)
-    found = [process(replace(job, transport=transport), "reference", "sync").gpu for transport in ("nccl", "ipc", "shm")]  # type: ignore[arg-type]
-    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {})]
+    found = [process(replace(job, transport=transport), "reference", "sync").gpu for transport in get_args(Transport)]
+    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {}, {})]
     assert "transport" not in process(job, "reference", "train").gpu
     assert process(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
 
