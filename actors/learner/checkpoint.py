@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +39,21 @@ class Layout:
 
     ranks: int
     zero_stage: int
+
+
+@contextlib.contextmanager
+def deepspeed_classes() -> Iterator[None]:
+    """Allow, beside tensors and plain values, the classes of DeepSpeed's own that its files hold.
+
+    ``learner_env`` has torch refuse all others, so that a checkpoint cannot run code of whoever could write to it.
+    """
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        yield
 
 
 def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence[types.TokenSequence] = ()) -> None:

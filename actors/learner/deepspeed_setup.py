@@ -30,6 +30,7 @@ def learner_env(device: str, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # whoever can write to a checkpoint must not run code here; DeepSpeed asks for all of pickle
     }
     return env | ({"DS_ACCELERATOR": "cpu"} if device == "cpu" else {})
 

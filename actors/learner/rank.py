@@ -31,6 +31,7 @@ from actors.policy_model import load_model
 from raypref import types
 from raypref.checks import check_learner
 from raypref.config import RunConfig
+from raypref.errors import ConfigError
 from raypref.roles import Audience
 from raypref.sections import SyncConfig
 from raypref.training.logprobs import per_token_logps
@@ -201,7 +202,10 @@ class LearnerRank:
         """
         self._training.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
         self._training.samples = Samples(sequences, self._coefficient if sequences else 0.0)
-        self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+        with learner_checkpoint.deepspeed_classes():
+            loaded, _ = self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+        if loaded is None:
+            raise ConfigError(f"--resume: {directory} holds nothing that DeepSpeed can load; choose another checkpoint")
         if self._sender is not None:
             self._sender.send_all()
 

@@ -123,7 +123,7 @@ class Driver:
         if not overlap:
             await self._save_and_evaluate()
         self.callbacks.on_iteration(state.iteration + 1)
-        await self.reference_refresh.before(state.iteration, resumed_from=self.saving.newest)
+        await self.reference_refresh.before(state.iteration, resumed_from=self.saving.oldest())
         stream = self._stream()
         try:
             if overlap:

@@ -42,7 +42,7 @@ class ReferenceRefresh:
 
         Args:
             iteration: from 0.
-            resumed_from: the iteration of the newest checkpoint, whose pi_ref stays on disk; 0: there is none.
+            resumed_from: the iteration of the oldest checkpoint, whose pi_ref stays on disk; 0: there is none.
 
         Raises:
             ConfigError: the run was resumed and the directory of its pi_ref is gone.

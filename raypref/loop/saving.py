@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,6 +10,7 @@ from raypref.config import RunConfig
 from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.numbered import number_in
 from raypref.roles import LearnerRole
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,14 @@ class Saving:
     async def save(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
         """Save the learner's state; the checkpoint is complete then."""
         await self._learner.save(self._checkpoints.begin(state) / "learner")
+        await asyncio.to_thread(self._checkpoints.complete_files, state)
         self.newest = state.iteration
         self.commit(state, evaluations)
+
+    def oldest(self) -> int:
+        """The iteration of the oldest checkpoint on disk, from which the run may be continued, too; 0: there is none."""
+        complete = self._checkpoints.complete()
+        return (number_in(complete[0].name) or 0) if complete else 0
 
     async def rescue(self, state: RunState, evaluations: list[dict[str, Any]], error: BaseException) -> None:
         """Before the run ends with an error: save the policy if it is that of a finished iteration, and the learner did not fail."""

@@ -1,12 +1,15 @@
 """Checkpoints on disk: which exist, which are complete, which one to continue from.
 
 ``checkpoints/iteration_0002/`` holds the learner's files of the policy after two iterations, ``data.npz`` with a hash of each item of the
-run's data, and ``state.json``. That file is written last: a directory without it is incomplete, and ignored.
+run's data, ``manifest.json`` with the size and the checksum of each of these files, and ``state.json``. That file is written last: a
+directory without it is incomplete, and ignored.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import zipfile
 from dataclasses import asdict, dataclass
@@ -16,7 +19,10 @@ from typing import Any, Self
 from raypref.config import RunConfig
 from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
+from raypref.output import manifest
 from raypref.output.numbered import by_number, iteration_name
+
+logger = logging.getLogger(__name__)
 
 _DATA = "data.npz"
 
@@ -59,18 +65,27 @@ class Checkpoints:
         path.mkdir(parents=True)
         return path
 
+    def complete_files(self, state: RunState) -> None:
+        """Add what belongs to the checkpoint beside the learner's files, and the manifest. Takes as long as it takes to read the files."""
+        path = self._path(state)
+        if self._data is not None:
+            self._data.save(path / _DATA)
+        manifest.write(path)
+
     def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
         """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``."""
         path = self._path(state)
         content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations}
         if self._data is not None:
             content["data"] = self._data.summary()
-            if not (path / _DATA).exists():
-                self._data.save(path / _DATA)
         partial = path / "state.json.partial"
-        partial.write_text(json.dumps(content))
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.rename(path / "state.json")
         for old in self.complete()[: -self.keep]:
+            (old / "state.json").unlink()  # first: what is left if this is interrupted is incomplete, and ignored
             shutil.rmtree(old)
 
     def complete(self) -> list[Path]:
@@ -81,22 +96,49 @@ class Checkpoints:
         """The checkpoint to continue from.
 
         Args:
-            wanted: a checkpoint of this run, or its name; None: the newest one.
+            wanted: a checkpoint of this run, or its name; None: the newest one that is not damaged. A damaged one is logged.
 
         Returns:
             None where there is none yet.
 
         Raises:
-            ConfigError: the wanted checkpoint does not exist, or is not complete.
+            ConfigError: the wanted checkpoint does not exist, or is not complete; it, or every checkpoint, is damaged.
         """
         checkpoints = self.complete()
         if wanted is None:
-            return checkpoints[-1] if checkpoints else None
+            return self._newest_whole(checkpoints)
         path = self.directory / wanted.name
         if path not in checkpoints:
             names = ", ".join(checkpoint.name for checkpoint in checkpoints) or "none"
             raise ConfigError(f"--resume: {wanted} is no complete checkpoint of this run; there are: {names}")
+        if damage := self.damage(path):
+            raise ConfigError(f"--resume: {wanted} is damaged: {damage}; choose another checkpoint")
         return path
+
+    def _newest_whole(self, checkpoints: list[Path]) -> Path | None:
+        damages: list[str] = []
+        for path in reversed(checkpoints):
+            damage = self.damage(path)
+            if damage is None:
+                for message in damages:
+                    logger.warning("%s; %s is used", message, path.name)
+                return path
+            damages.append(f"{path} is damaged: {damage}")
+        if damages:
+            raise ConfigError(f"--resume: every checkpoint is damaged: {'; '.join(damages)}. Start a new run with another output_dir")
+        return None
+
+    @staticmethod
+    def damage(path: Path) -> str | None:
+        """What is wrong with the files of the checkpoint ``path``; None where they are as they were written."""
+        try:
+            Checkpoints.read(path)
+            if found := manifest.problems(path):
+                return "; ".join(found)
+            Checkpoints.read_fingerprint(path)
+        except ConfigError as error:
+            return str(error)
+        return None
 
     @staticmethod
     def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:
@@ -130,4 +172,4 @@ class Checkpoints:
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"--resume: {path} is damaged: {error}; remove {path.parent} to continue from the checkpoint before it")
+    return ConfigError(f"{path} cannot be read: {error}")

@@ -228,9 +228,9 @@ def test_given_data_with_pi_ref_alone_syncs_nothing(tmp_path: Path) -> None:
     assert learner.batches == [[0, 1, 2, 3]]
 
 
-def test_pi_ref_of_the_newest_checkpoint_stays_on_disk(tmp_path: Path) -> None:
+def test_pi_ref_of_every_checkpoint_stays_on_disk(tmp_path: Path) -> None:
     """Online, a new pi_ref every 2 steps, a checkpoint after step 7: its pi_ref is the policy after 6 steps, 12. Stopped in step 10, when
-    pi_ref is the policy after 8 steps, the run goes on from step 7 with 12, then with 16."""
+    pi_ref is the policy after 8 steps and a checkpoint is written, the run can go on from step 7 with 12, then with 16."""
     sections: dict[str, Any] = {
         "loss": TwoReferences(),
         "reference": {"policy": "refreshed", "every": 2},
@@ -242,10 +242,10 @@ def test_pi_ref_of_the_newest_checkpoint_stays_on_disk(tmp_path: Path) -> None:
     stopped.roles.learner.fail_at_step = 9
     with pytest.raises(ArithmeticError):
         finish(stopped)
-    assert [path.name for path in stopped.checkpoints.complete()] == ["iteration_0007"]
+    assert [path.name for path in stopped.checkpoints.complete()] == ["iteration_0007", "iteration_0009"]
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["iteration_0006", "iteration_0008"]
     continued = given(make(tmp_path, **sections), 20)
-    finish(continued, resume_from=continued.checkpoints.complete()[-1])
+    finish(continued, resume_from=continued.checkpoints.complete()[0])
     assert [float(item.reference_logps[0]) for item in continued.roles.reference.scored] == [12, 12, 16, 16, 16, 16]
 
 

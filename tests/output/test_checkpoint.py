@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from raypref.output.checkpoint import Checkpoints, RunState
 
 def write(checkpoints: Checkpoints, iteration: int, *, complete: bool = True) -> None:
     state = RunState(iteration=iteration, step=iteration * 10, cursor=iteration * 100)
-    (checkpoints.begin(state) / "weights").touch()
+    (checkpoints.begin(state) / "weights").write_bytes(bytes(range(256)))
     if complete:
+        checkpoints.complete_files(state)
         checkpoints.commit(state, evaluations=[{"iteration": iteration}])
 
 
@@ -44,3 +46,59 @@ def test_the_checkpoint_to_continue_from(tmp_path: Path) -> None:
     assert checkpoints.choose(tmp_path / "iteration_0001") == tmp_path / "iteration_0001"
     with pytest.raises(ConfigError, match=r"there are: iteration_0001, iteration_0002$"):
         checkpoints.choose(Path("iteration_0003"))
+
+
+def flipped(path: Path) -> None:
+    """One bit of the file's middle is another one."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "has 100 bytes, of 256 that were written"),
+        (lambda path: path.write_bytes(bytes(256)), "has other content than was written"),
+        (flipped, "has other content than was written"),
+    ],
+)
+def test_the_newest_whole_checkpoint_is_used_and_a_damaged_one_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], message: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for iteration in (1, 2, 3):
+        write(checkpoints, iteration)
+    damage(tmp_path / "iteration_0003" / "weights")
+    assert checkpoints.choose(None) == tmp_path / "iteration_0002"
+    assert "iteration_0003 is damaged: " in caplog.text
+    assert message in caplog.text
+    assert "iteration_0002 is used" in caplog.text
+    with pytest.raises(ConfigError, match=rf"--resume: iteration_0003 is damaged: .*{message}.*choose another checkpoint"):
+        checkpoints.choose(Path("iteration_0003"))
+
+
+def test_damage_everywhere_is_an_error(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for iteration in (1, 2):
+        write(checkpoints, iteration)
+        flipped(tmp_path / f"iteration_{iteration:04d}" / "weights")
+    with pytest.raises(ConfigError, match=r"every checkpoint is damaged: .*iteration_0002 is .*; .*iteration_0001 is damaged"):
+        checkpoints.choose(None)
+
+
+def test_evaluations_that_come_later_leave_the_manifest_valid(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    write(checkpoints, 1)
+    checkpoints.commit(RunState(1, 10, 100), evaluations=[{"iteration": 0}, {"iteration": 1}])
+    assert checkpoints.damage(tmp_path / "iteration_0001") is None
+
+
+def test_a_removal_that_is_cut_off_leaves_no_checkpoint_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    write(checkpoints, 1)
+    monkeypatch.setattr("shutil.rmtree", lambda path, **_: None)
+    write(checkpoints, 2)
+    assert checkpoints.complete() == [tmp_path / "iteration_0002"]
+    assert (tmp_path / "iteration_0001" / "weights").exists()

@@ -54,6 +54,7 @@ def save(directory: Path, data: RunData | None = None) -> None:
     """The checkpoint after two iterations."""
     checkpoints = Checkpoints(directory / "checkpoints", 2, Fingerprint.of(DATA if data is None else data))
     checkpoints.begin(RunState(2, 4, 16))
+    checkpoints.complete_files(RunState(2, 4, 16))
     checkpoints.commit(RunState(2, 4, 16), evaluations=[])
 
 
@@ -167,7 +168,8 @@ def test_given_answers_that_changed_are_noticed(stopped: Path) -> None:
 
 def test_a_checkpoint_without_a_hash_of_the_data_is_accepted(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One of an earlier version. It cannot be checked, which is said; then the path must be the same."""
-    (stopped / "checkpoints" / "iteration_0002" / "data.npz").unlink()
+    for name in ("data.npz", "manifest.json"):
+        (stopped / "checkpoints" / "iteration_0002" / name).unlink()
     with pytest.raises(ConfigError, match=r"data\.path: elsewhere\.jsonl, but the run has null"):
         output.resume(config_for(stopped, data={"path": "elsewhere.jsonl"}), DATA)
     output.resume(config_for(stopped), data_of("x"))
@@ -224,10 +226,17 @@ def test_a_run_can_be_made_longer(
     [
         ("config.yaml", "a: [", r"--resume: .*config\.yaml cannot be read: "),
         ("config.yaml", "", r"--resume: .*config\.yaml holds no config; restore it"),
-        ("checkpoints/iteration_0002/state.json", "{", r"--resume: .*state\.json is damaged: .*; remove .*iteration_0002 to continue from"),
-        ("checkpoints/iteration_0002/state.json", "{}", r"--resume: .*state\.json is damaged"),
-        ("checkpoints/iteration_0002/data.npz", "", r"--resume: .*data\.npz is damaged"),
-        ("checkpoints/iteration_0002/data.npz", "not a zip file", r"--resume: .*data\.npz is damaged"),
+        (
+            "checkpoints/iteration_0002/state.json",
+            "{",
+            r"--resume: every checkpoint is damaged: .*state\.json cannot be read",
+        ),
+        ("checkpoints/iteration_0002/state.json", "{}", r"--resume: every checkpoint is damaged: .*state\.json cannot be read"),
+        ("checkpoints/iteration_0002/state.json", "null", r"--resume: every checkpoint is damaged: .*state\.json cannot be read"),
+        ("checkpoints/iteration_0002/data.npz", "", r"data\.npz has 0 bytes, of [\d,]+ that were written"),
+        ("checkpoints/iteration_0002/data.npz", "not a zip file", r"data\.npz has 14 bytes, of [\d,]+ that were written"),
+        ("checkpoints/iteration_0002/manifest.json", "{", r"manifest\.json is damaged"),
+        ("checkpoints/iteration_0002/manifest.json", '{"data.npz": 1}', r"manifest\.json is damaged"),
     ],
 )
 def test_damaged_files_are_named(stopped: Path, path: str, text: str, message: str) -> None:
