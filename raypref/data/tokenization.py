@@ -43,6 +43,10 @@ Tokens = NDArray[np.int32]
 BATCH = 1000
 """Texts that are given to the tokenizer at once. What it returns in addition to the ids takes much memory."""
 
+_IDS = {"add_special_tokens": False, "verbose": False}
+"""Without what the tokenizer puts around a text, and without its warning that a long text "will result in indexing errors": such a text
+is left out or refused."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -220,9 +224,9 @@ class PolicyTokenizer:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts without marks. A fast tokenizer is asked directly, once it is set up: that halves the time of long lists."""
         if len(texts) < 2 or not getattr(self._tokenizer, "is_fast", False):
-            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+            ids: list[list[int]] = self._tokenizer(texts, **_IDS)["input_ids"] if texts else []
             return ids
-        first = self._tokenizer(texts[:1], add_special_tokens=False)["input_ids"]  # sets truncation, padding and special tokens
+        first = self._tokenizer(texts[:1], **_IDS)["input_ids"]  # sets truncation, padding and special tokens
         rest = self._tokenizer.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)
         return [*first, *(encoding.ids for encoding in rest)]
 
@@ -255,7 +259,7 @@ class PolicyTokenizer:
     def _bare(self, text: str) -> list[int]:
         if self._control.hidden_in(text):
             return self._control.encode(text)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(text, **_IDS)["input_ids"]
         return ids
 
 

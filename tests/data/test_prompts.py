@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import logging
 import os
 import time
 import tracemalloc
@@ -267,3 +268,17 @@ def test_a_hundred_thousand_prompts_take_a_tenth_of_a_minute_and_of_2_gib(tokeni
     assert len(data.train) == 100_000
     assert loading_s < 6.0, f"{loading_s:.1f} s of CPU for 100,000 prompts, {tokenizer_s:.1f} s of the tokenizer left out"
     assert used < 0.1 * 2 * 2**30, f"{used / 2**20:.0f} MiB for 100,000 prompts"
+
+
+def test_a_long_prompt_is_counted_without_the_tokenizers_warning(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers warns of indexing errors, which cannot happen to a prompt that is left out."""
+    monkeypatch.setattr(tokenizer, "model_max_length", 8)
+    warned: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda entry: warned.append(entry.getMessage()))
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        data = load(tokenizer, prompts=["why " * 30, "how"], **PLAIN)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert ([prompt.text for prompt in data.train], data.dropped, warned) == (["how"], 1, [])
