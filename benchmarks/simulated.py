@@ -174,6 +174,9 @@ class SimulatedLearner:
         await asyncio.sleep(self._speeds.step_s)
         return dict.fromkeys(("loss", "grad_norm", "learning_rate", "tokens"), 1.0)
 
+    async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
+        raise NotImplementedError("simulated runs are not evaluated")
+
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         pass
 

@@ -80,11 +80,16 @@ def check_supply(config: RunConfig, available: int) -> list[Problem]:
     return [Problem("data", None, reason, f"give more data or lower loop.{'*' if loop.steps is None else 'steps'}")]
 
 
-def evaluates(config: RunConfig, task: Task) -> bool:
-    """Whether a run has held-out prompts and evaluates on them."""
-    data = config.data
-    named = data.held_out is not None or (data.held_out_prompts > 0 and data.type != "demonstrations")
+def holds_out(config: RunConfig, task: Task) -> bool:
+    """Whether a run has held-out data and evaluates on it: by win rates, by the loss, or by both."""
+    named = config.data.held_out is not None or config.data.held_out_prompts > 0
     return config.evaluation.wanted(named if task.held_out is None else task.held_out)
+
+
+def evaluates(config: RunConfig, task: Task) -> bool:
+    """Whether the policy answers held-out prompts and the oracle compares the answers. With given data an oracle says so: without one,
+    the loss on held-out records is all that is measured."""
+    return holds_out(config, task) and (config.data.type == "prompts" or config.oracle is not None)
 
 
 def judges(config: RunConfig, task: Task) -> bool:
@@ -113,8 +118,6 @@ def _oracle(config: RunConfig, task: Task) -> Iterator[Problem]:
         purpose = "to choose the best answer" if task.chooses else None
     elif config.data.type == "prompts":
         purpose = "to train on sampled responses (data.type: prompts)"
-    elif evaluates(config, task):
-        purpose = "to evaluate on held-out prompts (evaluation.every: 0 switches that off)"
     if purpose and config.oracle is None:
         yield Problem("oracle", None, f"required {purpose}", "give an oracle section")
 
@@ -205,6 +208,21 @@ def _counted_in_steps(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield Problem("loop.steps", steps, f"which is not a multiple of {length}", f"set {' or '.join(map(str, near))}")
 
 
+def _loss_on_held_out_records(config: RunConfig, task: Task) -> Iterator[Problem]:
+    """``evaluation.loss_every_steps`` needs answers to held-out prompts, which only given data has."""
+    every = config.evaluation.loss_every_steps
+    if task.kind != "run" or every is None:
+        return
+    path = "evaluation.loss_every_steps"
+    if config.data.type == "prompts":
+        reason = "but with data.type=prompts the held-out data are prompts without answers, on which there is no loss"
+        yield Problem(path, every, reason, "leave it out; win rates are measured every evaluation.every iterations")
+    elif config.evaluation.every == 0:
+        yield Problem(path, every, "but evaluation.every=0 switches evaluation off", "set evaluation.every=1, or leave it out")
+    elif not holds_out(config, task):
+        yield Problem(path, every, "but no data is held out", "set data.held_out_prompts or data.held_out, or leave it out")
+
+
 def _loss_against_demonstrations(config: RunConfig, task: Task) -> Iterator[Problem]:
     fewest = config.loss.responses[0]
     if task.kind == "run" and config.data.type == "demonstrations" and fewest > 1:
@@ -230,6 +248,7 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _loss_against_selection,
     _loss_against_demonstrations,
     _counted_in_steps,
+    _loss_on_held_out_records,
     _template,
     _one_kind_of_sequences,
     _zero_stage,

@@ -111,7 +111,7 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks)
-            with told(config, driver.moment):
+            with told(config, lambda: driver.iterations.moment(driver.state)):
                 outcome = await driver.run(resume_from)
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 # Before the actors end: whatever goes wrong there, the run has been finished.

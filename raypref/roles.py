@@ -103,6 +103,13 @@ class LearnerRole(Protocol):
         """
         ...
 
+    async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
+        """The loss under the current policy and its metrics, the exact means over the examples; nothing of the training state changes.
+
+        The examples are one global batch, of any size: what a loss needs of the batch (``Loss.statistics``) is the mean over all of them.
+        """
+        ...
+
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         """Make the current policy pi_t.
 

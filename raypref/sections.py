@@ -264,16 +264,19 @@ class PlacementConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Win rates on held-out prompts, judged by the run's oracle."""
+    """On held-out prompts: win rates, judged by the run's oracle. On held-out records of given data: the learner's loss and its metrics, at
+    the run's start, at the end of each evaluated iteration and of its epochs, and every ``loss_every_steps`` steps."""
 
     responses: PositiveInt = 1
-    """Responses per prompt and policy."""
+    """Responses per prompt and policy, for win rates."""
     every: Annotated[int, Field(ge=0)] | None = 1
-    """Iterations between two evaluations; the last policy is always evaluated. 0: never. None: ``every_steps`` is given. A resumed run
-    compares its next policy with the one from which it continues, even if that one was not evaluated."""
+    """Iterations between two evaluations; the last policy is always evaluated. 0: none at all. None: ``every_steps`` is given. A resumed
+    run compares its next policy with the one from which it continues, even if that one was not evaluated."""
     every_steps: PositiveInt | None = None
     """Optimiser steps between two evaluations, in place of ``every``, at the first sync at or after each multiple. Only with
     ``loop.sync_interval``, where the default is 100."""
+    loss_every_steps: PositiveInt | None = None
+    """Optimiser steps between two further measurements of the loss on held-out records. Only for given data."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
     needs ``data.template``."""
@@ -281,7 +284,7 @@ class EvaluationConfig(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     def wanted(self, held_out: Sequence[Any] | bool) -> bool:
-        """Whether a run with these held-out prompts is evaluated."""
+        """Whether a run with these held-out prompts or examples is evaluated."""
         return self.every != 0 and bool(held_out)
 
     @model_validator(mode="after")

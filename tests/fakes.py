@@ -45,6 +45,14 @@ class FakeLearner:
     samples: dict[int, list[types.Rollout]] = field(default_factory=dict)
     """Number of steps before -> the regulariser's samples."""
     references: list[Path] = field(default_factory=list)
+    evaluated: list[list[types.Example]] = field(default_factory=list)
+
+    async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
+        """The loss of a held-out example is the policy's number less its log-prob under pi_t."""
+        batch = [example for part in examples for example in part.ref[part.start : part.stop]]
+        self.evaluated.append(batch)
+        previous = [0.0 if example.previous_logps is None else float(example.previous_logps[0]) for example in batch]
+        return {"loss": self.value - sum(previous) / len(batch), "rewards/accuracies": 0.5}
 
     async def regularise(self, rollouts: Sequence[types.Rollout]) -> None:
         self.samples[len(self.batches)] = list(rollouts)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from raypref.checks import Task, check, check_supply
+from raypref.checks import Task, check, check_supply, judges, samples
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.losses.base import Loss
@@ -56,22 +56,44 @@ def test_sampled_responses_need_an_oracle_and_a_selection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "held_out", "every", "needed"),
+    ("data", "held_out", "every", "evaluated"),
     [
         ({"held_out": "h.jsonl"}, None, 1, True),
         ({"held_out_prompts": 8}, None, 1, True),
         ({"held_out_prompts": 8}, None, 0, False),
-        ({"type": "demonstrations", "held_out_prompts": 8}, None, 1, False),
+        ({"type": "demonstrations", "held_out_prompts": 8}, None, 1, True),
         ({}, True, 1, True),
         ({}, None, 1, False),
         ({"held_out": "h.jsonl"}, False, 1, False),
     ],
 )
-def test_an_oracle_is_needed_to_evaluate(data: dict[str, Any], held_out: bool | None, every: int, needed: bool) -> None:
+def test_an_oracle_of_given_data_compares_answers_to_held_out_prompts(
+    data: dict[str, Any], held_out: bool | None, every: int, evaluated: bool
+) -> None:
+    """Without an oracle nothing is sampled: the loss on held-out records needs the learner alone. Whether the records have answers shows
+    when they are read (tests/loop/test_loading.py)."""
     given = {"type": "preferences", "path": "p.jsonl"} | data
-    loss = {"type": "sft" if given["type"] == "demonstrations" else "dpo"}
-    found = problems(Task(held_out=held_out), oracle=None, data=given, loss=loss, evaluation={"every": every})
-    assert [line.partition("(")[0] for line in found] == (["oracle: required to evaluate on held-out prompts "] if needed else [])
+    sections = {"data": given, "loss": {"type": "sft" if given["type"] == "demonstrations" else "dpo"}, "evaluation": {"every": every}}
+    task = Task(held_out=held_out)
+    assert problems(task, oracle=None, selection=None, **sections) == problems(task, selection=None, **sections) == []
+    for oracle, answers in ((None, False), (GOOD["oracle"], evaluated)):
+        config = RunConfig.parse(GOOD | sections | {"oracle": oracle})
+        assert samples(config, task) == judges(config, task) == answers
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "25, but with data.type=prompts the held-out data are prompts without answers"),
+        ({"data": {"type": "preferences", "path": "p", "held_out_prompts": 4}, "loss": {"type": "dpo"}, "every": 0}, "25, but evaluation."),
+        ({"data": {"type": "preferences", "path": "p"}, "loss": {"type": "dpo"}}, "25, but no data is held out; set data.held_out_prompts"),
+        ({"data": {"type": "preferences", "path": "p", "held_out_prompts": 4}, "loss": {"type": "dpo"}}, None),
+    ],
+)
+def test_the_loss_is_measured_on_held_out_records_of_given_data_alone(sections: dict[str, Any], message: str | None) -> None:
+    others = {key: value for key, value in sections.items() if key != "every"}
+    found = problems(evaluation={"loss_every_steps": 25, "every": sections.get("every", 1)}, **others)
+    assert [line.startswith(f"evaluation.loss_every_steps: {message}") for line in found] == ([] if message is None else [True])
 
 
 def test_what_generation_and_comparison_ask_of_the_oracle() -> None:

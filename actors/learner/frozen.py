@@ -53,9 +53,10 @@ class FrozenPolicy:
 
 @contextlib.contextmanager
 def evaluating(engine: Any) -> Iterator[None]:
-    """Switch dropout off inside the block."""
+    """Switch dropout off inside the block; blocks may be nested."""
+    was_training = engine.module.training
     engine.eval()
     try:
         yield
     finally:
-        engine.train()
+        engine.train(was_training)

@@ -53,9 +53,10 @@ class LearnerGroup:
         await self._all("connect", list(destinations), sync)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
-        await self._phases.training()
-        bounds = [(part.start, part.stop) for part in batch]
-        return (await self._all("step", bounds, *(part.ref for part in batch)))[0]
+        return await self._on_batch("step", batch)
+
+    async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
+        return await self._on_batch("evaluate", examples)
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         await self._all("begin_iteration", iteration, steps)
@@ -85,6 +86,12 @@ class LearnerGroup:
 
     async def export(self, directory: Path) -> None:
         await self._all("export", directory)
+
+    async def _on_batch(self, method: str, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+        """The result of a method that gets the whole batch on every rank, and for which the learner needs the GPUs."""
+        await self._phases.training()
+        bounds = [(part.start, part.stop) for part in batch]
+        return (await self._all(method, bounds, *(part.ref for part in batch)))[0]
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """The method's results on all ranks, by rank."""

@@ -1,5 +1,7 @@
 """The passes of one optimiser step on one rank: the batch's statistics without gradient, then loss and regulariser with gradient.
 
+The same passes without gradient measure the loss on held-out examples.
+
 Shapes: B examples of the global batch, M of a micro-batch, N their sequences, R response positions.
 
 Sums are taken over the rank's micro-batches, then over the ranks, and divided by counts of the whole batch. So the result does not
@@ -96,6 +98,23 @@ class Passes:
         counts = {REGULARISER: len(samples.sequences)} | dict.fromkeys(kl, kl_examples(examples))
         totals = self._over_ranks(rank_sums.sums | kl)
         return {name: total / counts.get(name, denominator) for name, total in totals.items()}, rank_sums
+
+    def evaluate(self, examples: Sequence[types.Example], denominator: int) -> dict[str, float]:
+        """Metric -> mean over the examples under the current policy, the same on every rank. No gradient, no dropout, no random number.
+
+        Args:
+            examples: (B,) taken as one global batch, of which each rank computes its micro-batches.
+            denominator: what the sums are divided by.
+        """
+        import torch
+
+        rank_sums = RankSums()
+        plan = self._share([collation.sequences([example]) for example in examples])
+        statistics = self._statistics(examples, plan)
+        with torch.no_grad(), evaluating(self._engine):
+            for micro in plan:
+                self._loss_pass(examples, micro, statistics, denominator, rank_sums)
+        return {name: total / denominator for name, total in self._over_ranks(rank_sums.sums).items()}
 
     def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[micro_batches.MicroBatch, ...]:
         return micro_batches.plan_micro_batches(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]

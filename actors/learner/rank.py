@@ -122,7 +122,15 @@ class LearnerRank:
         Raises:
             LossNotFinite: on every rank, before the parameters are changed.
         """
-        return self._training.step([example for (start, stop), group in zip(bounds, groups, strict=True) for example in group[start:stop]])
+        return self._training.step(_cut(bounds, groups))
+
+    def evaluate(self, bounds: Sequence[tuple[int, int]], *groups: tuple[types.Example, ...]) -> dict[str, float]:
+        """The loss and its metrics under the current policy, without a step; see ``Training.evaluate``. A collective.
+
+        Args:
+            bounds, groups: as those of ``step``.
+        """
+        return self._training.evaluate(_cut(bounds, groups))
 
     # --- the regulariser and pi_ref ---------------------------------------------------------------------------------------------------
 
@@ -221,3 +229,8 @@ class LearnerRank:
             self._sender.close()
         self._engine.destroy()
         del self._engine, self._optimizer, self._training, self._frozen
+
+
+def _cut(bounds: Sequence[tuple[int, int]], groups: Sequence[tuple[types.Example, ...]]) -> list[types.Example]:
+    """The examples of a batch: of each group those from ``start`` up to, not including, ``stop``."""
+    return [example for (start, stop), group in zip(bounds, groups, strict=True) for example in group[start:stop]]

@@ -71,8 +71,7 @@ class Training:
         """
         rate = self._prepare_step()
         tokens = collation.response_tokens(examples)
-        denominator = len(examples) if self._run.loss.reduction == "examples" else tokens
-        means, rank_sums = self._passes.accumulate(examples, self.samples, denominator)
+        means, rank_sums = self._passes.accumulate(examples, self.samples, self._denominator(examples))
         objective = means["loss"] + self.samples.coefficient * means.get(REGULARISER, 0.0)
         norm = self._gradient_norm_stage_0()
         if not np.isfinite([objective, norm]).all():
@@ -85,6 +84,18 @@ class Training:
         self.progress.steps += 1
         self.progress.schedule_step += 1
         return means | {"grad_norm": norm, "learning_rate": rate, "tokens": float(tokens)}
+
+    def evaluate(self, examples: Sequence[types.Example]) -> dict[str, float]:
+        """The means over the examples of the loss and its metrics, as ``step`` would report them; nothing is changed. A collective.
+
+        Args:
+            examples: of any number, the same on every rank.
+        """
+        return self._passes.evaluate(examples, self._denominator(examples))
+
+    def _denominator(self, examples: Sequence[types.Example]) -> int:
+        """What the sum of the losses is divided by (``Loss.reduction``)."""
+        return len(examples) if self._run.loss.reduction == "examples" else collation.response_tokens(examples)
 
     def _prepare_step(self) -> float:
         """Set this step's random seed and learning rate; the rate."""

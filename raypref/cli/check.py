@@ -81,7 +81,6 @@ def _data_problems(config: RunConfig, facts: Any) -> list[Problem]:
     Args:
         facts: the policy's ``PolicyFacts``; None: its files cannot be read, and the records are read, but not tokenised.
     """
-    from raypref.data.prompts import load_apart
     from raypref.loop.loading import load_run_data
 
     problems: list[Problem] = []
@@ -94,12 +93,26 @@ def _data_problems(config: RunConfig, facts: Any) -> list[Problem]:
     data = config.data.model_copy(update={"held_out_prompts": 0})  # would be set apart from the end of all records
     try:
         if held_out is not None and len(records) == FIRST_RECORDS:  # the records behind the first ones may have other prompts
-            load_apart(data, facts, facts.context_tokens - config.rollout.max_tokens, held_out)
+            _load_alone(config.model_copy(update={"data": data}), facts, held_out)
             held_out, data = None, data.model_copy(update={"held_out": None})
         load_run_data(config.model_copy(update={"data": data}), facts, records=records, held_out=held_out)
     except (ConfigError, DataError) as error:
         return [Problem.of(error)]
     return []
+
+
+def _load_alone(config: RunConfig, facts: Any, held_out: list[Any]) -> None:
+    """Read held-out records without the training data."""
+    from raypref.data.held_out import hold_answers
+    from raypref.data.prompts import load_apart
+    from raypref.loop.loading import check_answers_or_oracle, load_run_data
+
+    if config.data.type != "prompts":
+        if hold_answers(held_out, config.data):
+            load_run_data(config, facts, records=held_out, held_out=[])
+            return
+        check_answers_or_oracle(config, held_out)
+    load_apart(config.data, facts, facts.context_tokens - config.rollout.max_tokens, held_out)
 
 
 def _first_records(key: str, path: str | None, config: RunConfig, problems: list[Problem]) -> list[Any]:

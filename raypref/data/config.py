@@ -81,12 +81,13 @@ class DataConfig(Section):
     shuffle: bool = True
     """Shuffle once with ``seed``; iterations then take consecutive, disjoint parts."""
     held_out: UserPath | None = None
-    """Prompts for evaluation, never trained on: a file like ``path``. None: the last ``held_out_prompts`` records of ``path``. Records of
-    ``path`` with one of these prompts are left out and counted."""
+    """Data for evaluation, never trained on: a file like ``path``, of prompts for win rates. With given data its records may hold answers,
+    on which the learner's loss is measured. None: the last ``held_out_prompts`` records of ``path``. Records of ``path`` with one of these
+    prompts are left out and counted."""
     held_out_split: str | None = None
     """Split of ``held_out``; default: ``split``."""
     held_out_prompts: Annotated[int, Field(ge=0)] = 0
-    """Number of prompts for evaluation; 0: none, or all of ``held_out`` if that is given."""
+    """Number of prompts, or records of given data, for evaluation; 0: none, or all of ``held_out`` if that is given."""
 
     @model_validator(mode="after")
     def _known_template(self) -> Self:

@@ -28,15 +28,17 @@ class Fingerprint:
     """(N,) of the prompts, or of the given examples, in the order in which the run takes them."""
     held_out: Hashes
     """(M,) of the prompts for evaluation."""
+    held_out_examples: Hashes | None = None
+    """(L,) of the given examples for evaluation; None where an earlier version wrote it."""
 
     @classmethod
     def of(cls, data: RunData) -> Self:
         """The fingerprint of a run's data."""
-        return cls(_hashes(data.items), _hashes(data.held_out))
+        return cls(_hashes(data.items), _hashes(data.held_out), _hashes(data.held_out_examples))
 
     def save(self, path: Path) -> None:
         """Write it into an ``.npz`` file."""
-        np.savez(path, training=self.training, held_out=self.held_out)
+        np.savez(path, allow_pickle=False, **self._kinds())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -46,23 +48,31 @@ class Fingerprint:
             OSError, ValueError, KeyError: the file is damaged.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["training"], arrays["held_out"])
+            return cls(arrays["training"], arrays["held_out"], arrays.get("held_out_examples"))
 
     def summary(self) -> dict[str, dict[str, int | str]]:
-        """Number of items and one hash, for each of the two kinds."""
-        kinds = {"training": self.training, "held_out": self.held_out}
-        return {
-            name: {"items": len(each), "hash": hashlib.blake2b(each.tobytes(), digest_size=16).hexdigest()} for name, each in kinds.items()
-        }
+        """Number of items and one hash, for each kind."""
+        kinds = self._kinds().items()
+        return {name: {"items": len(each), "hash": hashlib.blake2b(each.tobytes(), digest_size=16).hexdigest()} for name, each in kinds}
 
     def changes(self, data: RunData) -> list[str]:
         """What is different in ``data``, in words; empty where it is the data of this fingerprint."""
-        now = type(self).of(data)
-        kinds = [
-            ("training data", self.training, now.training, data.items),
-            ("held-out prompts", self.held_out, now.held_out, data.held_out),
+        before, now = self._kinds(), type(self).of(data)._kinds()
+        kinds: dict[str, tuple[str, Sequence[Prompt | Example]]] = {
+            "training": ("training data", data.items),
+            "held_out": ("held-out prompts", data.held_out),
+            "held_out_examples": ("held-out examples", data.held_out_examples),
+        }
+        return [
+            f"{kinds[key][0]}: {_change(hashes, now[key], kinds[key][1])}"
+            for key, hashes in before.items()
+            if not np.array_equal(hashes, now[key])
         ]
-        return [f"{kind}: {_change(before, after, items)}" for kind, before, after, items in kinds if not np.array_equal(before, after)]
+
+    def _kinds(self) -> dict[str, Hashes]:
+        """Kind -> hashes, of what is known."""
+        kinds = {"training": self.training, "held_out": self.held_out}
+        return kinds if self.held_out_examples is None else kinds | {"held_out_examples": self.held_out_examples}
 
 
 def _hashes(items: Iterable[Prompt | Example]) -> Hashes:

@@ -57,12 +57,10 @@ def read_preferences(record: Record, config: DataConfig) -> GivenPreferences:
     return _READERS[_layout_of(record, config)](record, config)
 
 
-def _layout_of(record: Record, config: DataConfig) -> str:
-    """The layout that the config names, or the only one whose fields the record has; fields without a value do not count."""
-    if config.layout != "auto":
-        return config.layout
+def fields_by_layout(config: DataConfig) -> dict[str, tuple[str, ...]]:
+    """Layout -> the fields that a record of it has beside the prompt; transcripts and conversations have those of a pair."""
     responses = config.responses_field
-    wanted = {
+    return {
         "pair": (config.chosen_field, config.rejected_field),
         "numbered_pair": ("output_1", "output_2", "preference"),
         "choice": ("summaries", "choice"),
@@ -71,6 +69,13 @@ def _layout_of(record: Record, config: DataConfig) -> str:
         "scores": (responses, config.scores_field),
         "unpaired": (config.completion_field, config.label_field),
     }
+
+
+def _layout_of(record: Record, config: DataConfig) -> str:
+    """The layout that the config names, or the only one whose fields the record has; fields without a value do not count."""
+    if config.layout != "auto":
+        return config.layout
+    responses, wanted = config.responses_field, fields_by_layout(config)
     present = {name for name, value in record.values.items() if value is not None}
     fitting = [layout for layout, fields in wanted.items() if present.issuperset(fields)]
     if not fitting and responses in present:

@@ -11,6 +11,7 @@ import numpy as np
 
 from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
+from raypref.data.held_out import set_apart
 from raypref.data.identity import turns_of, without_held_out
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.record_prompts import bare_text, make_prompt, prompt_of, refuse_unread
@@ -73,7 +74,7 @@ def load_prompts(
         apart = load_apart(config, facts, limit, held_out)
         held, dropped, skipped = apart.held_out, dropped + apart.dropped, skipped + apart.skipped
     else:
-        train, held = _set_apart(train, config.held_out_prompts)
+        train, held = set_apart(train, config.held_out_prompts, "prompts")
     train = without_held_out(train, held, turns_of)
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(held, False, seed), dropped, skipped)
 
@@ -150,13 +151,6 @@ def _read(record: Record, number: int, config: DataConfig, policy: PolicyTokeniz
         bad.add(error)
         return None
     return _Read(record.place, name, record.values.get(config.id_field) is not None, prompt, text)
-
-
-def _set_apart(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to train on, and the last ``count`` for evaluation."""
-    if count >= len(prompts) and count:
-        raise DataError(f"data.held_out_prompts: {count} are to be set apart from {len(prompts)} prompts, which leaves none to train on")
-    return prompts[: len(prompts) - count], prompts[len(prompts) - count :]
 
 
 def _in_order(prompts: Sequence[Prompt], shuffle: bool, seed: int) -> list[Prompt]:

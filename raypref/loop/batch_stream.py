@@ -28,6 +28,8 @@ class Batch:
     slices: tuple[Slice, ...]
     groups_taken: int
     """How many of the iteration's groups, dropped ones included, come before the end of this batch."""
+    epoch: int = 0
+    """The pass over the iteration's examples, from 0."""
 
     @property
     def examples(self) -> int:
@@ -146,9 +148,9 @@ class BatchStream(Generic[T]):
                 if seeds:
                     first.append(batch)
                 yield batch
-        for seed in seeds:
+        for epoch, seed in enumerate(seeds, start=1):
             for batch in rebatch(first, self._batch_size, seed):
-                yield batch
+                yield replace(batch, epoch=epoch)
 
     def unused(self) -> dict[str, float]:
         """Metrics of what is in no batch once the stream has ended, groups and examples; none where all of them are (``max_batches``)."""

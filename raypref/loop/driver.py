@@ -35,6 +35,7 @@ from raypref.errors import LossNotFinite
 from raypref.loop.batch_stream import Batch, BatchStream
 from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
+from raypref.loop.held_out_loss import HeldOutLoss
 from raypref.loop.iterations import Iterations
 from raypref.loop.mismatched_partners import MismatchedPartners
 from raypref.loop.reference_refresh import ReferenceRefresh
@@ -71,7 +72,10 @@ class Driver:
         self.saving = Saving(config, roles.learner, self.checkpoints)
         self.weight_sync = WeightSync(config, roles, data, self.requests)
         self.reference_refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
-        self.evaluator = Evaluator(config, roles, data, self.requests) if config.evaluation.wanted(data.held_out) else None
+        judged = roles.oracle is not None and config.evaluation.wanted(data.held_out)
+        self.evaluator = Evaluator(config, roles, data, self.requests) if judged else None
+        shown: dict[str, Any] = {"outcome": self.outcome, "meter": self.meter, "callbacks": self.callbacks}
+        self.held_out_loss = HeldOutLoss(config, roles.learner, data.held_out_examples, score=self._score, **shown)
         self.regulariser = (
             RegulariserSamples(config, roles, data, requests=self.requests, sync=self._sync_weights) if config.regulariser.on else None
         )
@@ -101,18 +105,12 @@ class Driver:
                 self.iterations.note_missing_steps(self.state)
                 await self._save_and_evaluate()
             except (Exception, asyncio.CancelledError) as error:
-                await self.saving.rescue(self.state, self.outcome.evaluations, error)
+                await self.saving.rescue(self.state, self.outcome, error)
                 raise
             with self.meter.stage("export"):
                 await self.roles.learner.export(self.config.output_dir / "policy")
         self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.meter.seconds()
         return self.outcome
-
-    def moment(self) -> str:
-        """How far the run is, in words: ``iteration 2, after step 7``."""
-        if self.state.iteration < self.config.iterations:
-            return f"iteration {self.state.iteration + 1}, after step {self.state.step}"
-        return f"after the last iteration, step {self.state.step}"
 
     # --- one iteration ----------------------------------------------------------------------------------------------------------------
 
@@ -209,6 +207,7 @@ class Driver:
             async for batch in batches:
                 await self._step(batch)
                 taken = batch.groups_taken
+        await self.held_out_loss.after_steps(self.state)
         return taken
 
     async def _step(self, batch: Batch) -> None:
@@ -216,6 +215,7 @@ class Driver:
             held_version = self.state.iteration if self._synced_step == self.state.step else None
             with self.meter.stage("regulariser"):
                 await self.regulariser.before_step(self.state.step, held_version)
+        await self.held_out_loss.before_step(self.state, batch.epoch)
         with self.meter.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
@@ -261,7 +261,7 @@ class Driver:
                 await meanwhile.fill_during(self._evaluate(), asyncio.shield(save))
             finally:
                 await save  # also after a failure elsewhere: what was trained is worth the wait
-        self.saving.commit(self.state, self.outcome.evaluations)
+        self.saving.commit(self.state, self.outcome)
         self._concluded = self.state.iteration
 
     async def _save_if_due(self) -> None:
@@ -270,7 +270,7 @@ class Driver:
 
     async def _save(self) -> None:
         with self.meter.stage("checkpoint"):
-            await self.saving.save(self.state, self.outcome.evaluations)
+            await self.saving.save(self.state, self.outcome)
 
     async def _evaluate(self) -> None:
         if self.evaluator is None or not self.evaluator.due(self.state.iteration):
@@ -287,6 +287,7 @@ class Driver:
         """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""
         await self._evaluate()
         self.state, self.outcome.evaluations = self.checkpoints.read(directory)
+        self.outcome.held_out[:] = self.checkpoints.read_held_out(directory)
         self._concluded = self.saving.newest = self.state.iteration
         with self.meter.stage("load"):
             await self.roles.learner.load(directory / "learner")

@@ -87,6 +87,12 @@ class Iterations:
         if state.step < steps:
             logger.warning("the data was used up after step %d of %d: groups were dropped (oracle/dropped)", state.step, steps)
 
+    def moment(self, state: RunState) -> str:
+        """How far the run is, in words: ``iteration 2, after step 7``."""
+        if state.iteration < self._config.iterations:
+            return f"iteration {state.iteration + 1}, after step {state.step}"
+        return f"after the last iteration, step {state.step}"
+
     def max_examples(self) -> int:
         """Largest number of examples per item."""
         selection = self._config.selection

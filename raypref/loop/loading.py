@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from raypref.config import RunConfig
-from raypref.data.demonstrations import read_demonstrations
+from raypref.data.demonstrations import DemonstrationData, read_demonstrations
 from raypref.data.examples import ExampleBuilder
-from raypref.data.given_preferences import load_preferences
+from raypref.data.given_preferences import PreferenceData, load_preferences
+from raypref.data.held_out import hold_answers, read_held_out
 from raypref.data.identity import differ
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.prompts import PromptData, load_apart, load_prompts
+from raypref.data.records import BadRecords, Record, fields_of
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError, DataError
-from raypref.types import RunData
+from raypref.types import Prompt, RunData
 
 
 def load_run_data(config: RunConfig, facts: PolicyFacts, *, records: Any = None, held_out: Any = None) -> RunData:
@@ -51,28 +54,51 @@ def _prompts(config: RunConfig, facts: PolicyFacts, records: Any, held_out: Any)
 
 
 def _given_examples(config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Any, held_out: Any) -> RunData:
-    """Given preferences or answers. Held-out prompts come from ``data.held_out`` or from the preferences."""
+    """Given preferences or answers, to train on and held out. With an oracle, the policy also answers the held-out prompts."""
     if not facts.end_token_ids:
         raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
-    section = config.data
-    longest_prompt = facts.context_tokens - config.rollout.max_tokens
-    apart = PromptData([], [], 0)
-    if held_out is not None or section.held_out is not None:
-        apart = load_apart(section, facts, longest_prompt, held_out)
+    section, longest_prompt = config.data, facts.context_tokens - config.rollout.max_tokens
+    bad = BadRecords(section.on_bad_record == "skip")
+    apart = read_held_out(section, held_out, bad)
+    bad.report("data.held_out")
+    answered = apart is not None and hold_answers(apart, section)
+    alone = PromptData([], [], 0)
+    if apart and not answered:
+        check_answers_or_oracle(config, apart)
+        alone = load_apart(section, facts, longest_prompt, apart)
+    held: dict[str, Any] = {"held_out": alone.held_out, "held_out_records": apart if answered or apart is None else []}
+    loaded: DemonstrationData | PreferenceData
+    prompts: list[Prompt] = []
+    not_compared = (0, 0)
     if section.type == "demonstrations":
-        shown = read_demonstrations(section, facts, config.seed, records=records, held_out=apart.held_out)
-        left_out = _left_out(shown.dropped + apart.dropped, shown.skipped + apart.skipped)
-        return RunData(examples=shown.examples, held_out=apart.held_out, left_out=left_out)
-    objects: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
-    loaded = load_preferences(section, facts, config.seed, **objects, records=records, held_out=apart.held_out)
-    short = [prompt for prompt in loaded.held_out if len(prompt.token_ids) <= longest_prompt]
-    left_out = _left_out(
-        loaded.overlong + apart.dropped + len(loaded.held_out) - len(short),
-        loaded.skipped + apart.skipped,
-        loaded.unpicked,
-        loaded.identical,
+        loaded = read_demonstrations(section, facts, config.seed, records=records, **held)
+    else:
+        objects: dict[str, Any] = {"loss": config.loss, "selection": config.selection, "builder": builder}
+        loaded = load_preferences(section, facts, config.seed, **objects, records=records, **held)
+        prompts, not_compared = loaded.prompts, (loaded.unpicked, loaded.identical)
+    answerable = [prompt for prompt in loaded.held_out if len(prompt.token_ids) <= longest_prompt] if config.oracle is not None else []
+    unanswerable = len(loaded.held_out) - len(answerable) if config.oracle is not None else 0
+    overlong, skipped = loaded.overlong + alone.dropped + unanswerable, loaded.skipped + alone.skipped + bad.count
+    return RunData(
+        examples=loaded.examples,
+        prompts=prompts,
+        held_out=alone.held_out or answerable,
+        held_out_examples=loaded.held_out_examples,
+        left_out=_left_out(overlong, skipped, *not_compared),
     )
-    return RunData(examples=loaded.examples, prompts=loaded.prompts, held_out=apart.held_out or short, left_out=left_out)
+
+
+def check_answers_or_oracle(config: RunConfig, apart: Sequence[Record]) -> None:
+    """Refuse held-out prompts without answers where there is no oracle either: nothing could be evaluated on them.
+
+    Raises:
+        ConfigError: naming the fields of the first record.
+    """
+    if config.oracle is None and config.evaluation.every != 0:
+        raise ConfigError(
+            f"oracle: required to evaluate on held-out prompts without answers ({apart[0].place} has the fields {fields_of(apart[0])}); "
+            f"give an oracle section, or held-out records with answers, as data.path has them; evaluation.every: 0 switches evaluation off"
+        )
 
 
 def _left_out(overlong: int, skipped: int, unpicked: int = 0, identical: int = 0) -> dict[str, int]:

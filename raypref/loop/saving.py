@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from raypref.config import RunConfig
 from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import number_in
+from raypref.output.outcome import Outcome
 from raypref.roles import LearnerRole
 
 logger = logging.getLogger(__name__)
@@ -32,31 +32,31 @@ class Saving:
         """Whether the policy of ``state`` is saved; the base policy never is."""
         return state.iteration > 0 and due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
 
-    async def save(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
+    async def save(self, state: RunState, outcome: Outcome) -> None:
         """Save the learner's state; the checkpoint is complete then."""
         await self._learner.save(self._checkpoints.begin(state) / "learner")
         await asyncio.to_thread(self._checkpoints.complete_files, state)
         self.newest = state.iteration
-        self.commit(state, evaluations)
+        self.commit(state, outcome)
 
     def oldest(self) -> int:
         """The iteration of the oldest checkpoint on disk, from which the run may be continued, too; 0: there is none."""
         complete = self._checkpoints.complete()
         return (number_in(complete[0].name) or 0) if complete else 0
 
-    async def rescue(self, state: RunState, evaluations: list[dict[str, Any]], error: BaseException) -> None:
+    async def rescue(self, state: RunState, outcome: Outcome, error: BaseException) -> None:
         """Before the run ends with an error: save the policy if it is that of a finished iteration, and the learner did not fail."""
         learner_failed = isinstance(error, ActorFailed) and any(actor.startswith("learner") for actor in error.actors)
         if learner_failed or state != self.trained or state.iteration == self.newest:
             return
         try:
-            await self.save(state, evaluations)
+            await self.save(state, outcome)
         except Exception:  # the error that ends the run is the first cause
             logger.exception("the policy of iteration %d could not be saved", state.iteration)
         else:
             logger.warning("the policy of iteration %d was saved before the run ended", state.iteration)
 
-    def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
+    def commit(self, state: RunState, outcome: Outcome) -> None:
         """Mark the checkpoint as complete, with the evaluations so far; nothing if the policy of ``state`` was not saved."""
         if self.newest == state.iteration > 0:
-            self._checkpoints.commit(state, evaluations=evaluations)
+            self._checkpoints.commit(state, evaluations=outcome.evaluations, held_out=outcome.held_out)

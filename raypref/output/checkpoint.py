@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -72,10 +73,16 @@ class Checkpoints:
             self._data.save(path / _DATA)
         manifest.write(path)
 
-    def commit(self, state: RunState, evaluations: list[dict[str, Any]]) -> None:
-        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``."""
+    def commit(self, state: RunState, evaluations: list[dict[str, Any]], held_out: Sequence[dict[str, Any]] = ()) -> None:
+        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``.
+
+        Args:
+            state: progress of the run.
+            evaluations: of the policies so far.
+            held_out: losses on held-out examples so far.
+        """
         path = self._path(state)
-        content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations}
+        content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations, "held_out": list(held_out)}
         if self._data is not None:
             content["data"] = self._data.summary()
         partial = path / "state.json.partial"
@@ -152,6 +159,11 @@ class Checkpoints:
             return RunState(**content["state"]), content["evaluations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path / "state.json", error) from error
+
+    @staticmethod
+    def read_held_out(path: Path) -> list[dict[str, Any]]:
+        """The losses on held-out examples stored in the checkpoint ``path``, which ``read`` has read; none in one of an earlier version."""
+        return list(json.loads((path / "state.json").read_text()).get("held_out", []))
 
     @staticmethod
     def read_fingerprint(path: Path) -> Fingerprint | None:

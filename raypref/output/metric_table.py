@@ -37,13 +37,14 @@ class MetricTable:
     def find(self, name: str) -> MetricInfo | None:
         """The metric's description; None for a name that is not in the table.
 
-        A metric of an ensemble's member (``oracle/judge_1/unparsed``) or of an evaluation (``eval/oracle/unparsed``) has the description
-        of the metric that its name ends in (``oracle/unparsed``).
+        A metric of an ensemble's member (``oracle/judge_1/unparsed``) or of an evaluation (``eval/oracle/unparsed``,
+        ``eval/rewards/chosen``) has the description of the metric that its name ends in (``oracle/unparsed``, ``rewards/chosen``).
         """
         if name in self._exact:
             return self._exact[name]
-        if name.startswith("eval/oracle/"):
-            return self.find(name.removeprefix("eval/"))
+        measured = name.removeprefix("eval/")
+        if measured != name and ("/" in measured or measured in self._exact):
+            return self.find(measured)
         if name.startswith("oracle/") and name.count("/") > 1:
             return self.find("oracle/" + name.split("/", 2)[2])
         return next((entry for entry in self._entries if entry.matches(name)), None)

@@ -14,6 +14,9 @@ class Outcome:
     """Optimiser steps."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """What ``Evaluator.evaluate`` returned, in order."""
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+    """What ``HeldOutLoss`` measured, in order: ``iteration`` (from 1), ``step`` (steps taken before), ``examples`` (their number), and the
+    loss and its metrics by their names in training."""
     sync: dict[str, float] = field(default_factory=dict)
     """The largest value of each metric of the check, over all weight syncs."""
     seconds: dict[str, float] = field(default_factory=dict)

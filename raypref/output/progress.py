@@ -37,6 +37,9 @@ class Callback:
     def on_evaluation(self, result: Mapping[str, Any]) -> None:
         """The policy of a finished iteration was evaluated; ``result`` is an entry of the summary's ``evaluations``."""
 
+    def on_held_out_loss(self, point: Mapping[str, Any]) -> None:
+        """The loss on held-out examples was measured; ``point`` is an entry of the summary's ``held_out``."""
+
     def on_end(self) -> None:
         """The run has ended or failed. An error here is logged and changes nothing."""
 
@@ -87,6 +90,10 @@ class Callbacks(Callback):
         for callback in self._callbacks:
             callback.on_evaluation(copy.deepcopy(result))
 
+    def on_held_out_loss(self, point: Mapping[str, Any]) -> None:
+        for callback in self._callbacks:
+            callback.on_held_out_loss(dict(point))
+
     def on_end(self) -> None:
         for callback in self._callbacks:
             try:
@@ -125,6 +132,7 @@ class ProgressLine(Callback):
         self._steps = "" if steps is None else f"/{steps}"
         self._iteration = self._step = self._groups = self._evaluated = 0
         self._loss = self._win_rate = float("nan")
+        self._held_out = ""
         self._start = self._printed = time.monotonic()
         self._sampling = _Sampling()
         self._waiting: Sequence[str] = ()
@@ -160,6 +168,10 @@ class ProgressLine(Callback):
         self._win_rate, self._evaluated = result["base"]["win_rate"], result["iteration"]
         self._show(force=True)
 
+    def on_held_out_loss(self, point: Mapping[str, Any]) -> None:
+        self._held_out = f"held-out loss {point['loss']:.4g} after step {point['step']}"
+        self._show()
+
     def on_end(self) -> None:
         self._over.set()
         if self._live is not None:
@@ -184,6 +196,7 @@ class ProgressLine(Callback):
             f"groups {self._groups}",
             f"{rate:.0f} tokens/s" if rate is not None else "",
             f"loss {self._loss:.4g}" if self._loss == self._loss else "",
+            self._held_out,
             f"win rate {self._win_rate:.3f} after iteration {self._evaluated}" if self._evaluated else "",
             f"{time.monotonic() - self._start:.0f} s",
         ]

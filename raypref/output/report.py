@@ -48,6 +48,7 @@ class RunResult:
             "records_left_out": dict(left_out or {}),
             "confidence": config.evaluation.confidence,
             "evaluations": outcome.evaluations,
+            "held_out": outcome.held_out,
             "sync": outcome.sync,
             "run_s": round(run_s, 3),
             "seconds": outcome.seconds,
@@ -75,12 +76,14 @@ def versions() -> dict[str, str]:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the win rates, the seconds by stage, and the policy's directory."""
+    """Print the win rates, the loss on held-out examples, the seconds by stage, and the policy's directory."""
     from rich.console import Console
 
     console = Console()
     if summary["evaluations"]:
         print_table(win_rate_table(summary), console)
+    if summary.get("held_out"):
+        print_table(held_out_table(summary), console)
     print_table(seconds_table(summary), console)
     left_out = {reason: count for reason, count in summary.get("records_left_out", {}).items() if count}
     if left_out:
@@ -100,6 +103,28 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
     table.add_row("base", "", "", f"{evaluations[0]['base_response_tokens']:.1f}")
     for entry in evaluations:
         table.add_row(str(entry["iteration"]), _interval(entry["base"]), _interval(entry["previous"]), f"{entry['response_tokens']:.1f}")
+    return table
+
+
+def held_out_table(summary: Mapping[str, Any], most: int = 12) -> Any:
+    """The loss on held-out examples by step, with accuracy and margin where the loss has them.
+
+    Args:
+        summary: with at least one measurement.
+        most: rows; of more measurements the first, the last and as many between them, evenly spaced.
+    """
+    from rich.table import Table
+
+    points = summary["held_out"]
+    if len(points) > most:
+        points = [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]
+    columns = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    present = {name: heading for name, heading in columns.items() if name in points[0]}
+    table = Table(title=f"loss on {counted(points[0]['examples'], 'held-out example')}")
+    for heading in ("iteration", "step", *present.values()):
+        table.add_column(heading, justify="right")
+    for point in points:
+        table.add_row(str(point["iteration"]), str(point["step"]), *(f"{point[name]:.4g}" for name in present))
     return table
 
 

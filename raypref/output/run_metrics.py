@@ -21,6 +21,34 @@ RUN_METRICS = (
         "as oracle/<metric>",
     ),
     MetricInfo(
+        "eval/loss",
+        "Mean loss on the held-out examples of given data after this step: what loss is on a training batch, computed on all held-out "
+        "examples as one batch, without dropout. The frozen policies are those of the iteration in which it is measured.",
+        "as loss",
+        remedy="It rises while loss falls: the policy learns its training examples by heart; stop earlier (the lowest value is in held_out "
+        "of summary.json), lower learner.optimizer.lr, or use fewer epochs.",
+    ),
+    MetricInfo(
+        "eval/rewards/accuracies",
+        "Share of held-out examples whose chosen reward is above the rejected one, as rewards/accuracies.",
+        "share",
+        healthy=(0.5, 1.0),
+        remedy="It stays at 0.5 while rewards/accuracies rises: what is learned does not carry over to other prompts.",
+    ),
+    MetricInfo(
+        "eval/rewards/margins",
+        "Mean over the held-out examples of the chosen reward minus the rejected one, as rewards/margins.",
+        "nats (times beta where the loss has one)",
+        healthy=(0.0, None),
+        remedy="Below rewards/margins by much: see eval/loss.",
+    ),
+    MetricInfo(
+        "eval/<group>/<metric>",
+        "The mean over the held-out examples of any other metric of the loss, with the meaning of <group>/<metric>: eval/rewards/chosen, "
+        "eval/logps/rejected, eval/loss/kl_baseline.",
+        "as <group>/<metric>",
+    ),
+    MetricInfo(
         "sync/logprob_difference_max",
         "Largest absolute difference between an engine's and the learner's log-prob of one token, on the same tokens after a weight sync.",
         "nats",
@@ -38,7 +66,8 @@ RUN_METRICS = (
     MetricInfo(
         "time/<stage>_s",
         "Wall time of the iteration in which at least one call of the stage was under way: rollout, judge, reference, train, sync, "
-        "evaluate, checkpoint, regulariser, load. Stages overlap, so that they may add up to more than the iteration.",
+        "evaluate (win rates, and the loss on held-out examples), checkpoint, regulariser, load. Stages overlap, so that they may add up "
+        "to more than the iteration.",
         "s",
         remedy="The stage whose time is nearest to time/iteration_s is the bottleneck: give its role more GPUs.",
     ),

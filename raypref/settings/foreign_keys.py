@@ -13,7 +13,10 @@ _KL = (
     "no reward is reduced by a KL here: the pull to a frozen policy is the loss's own (loss.beta of dpo, loss.tau of inpo), and "
     "regulariser.coefficient weighs SPO's token-wise KL"
 )
-_EVALUATION = "evaluation.every counts iterations, and evaluation.every_steps optimiser steps (with loop.sync_interval)"
+_EVALUATION = (
+    "evaluation.every counts iterations, and evaluation.every_steps optimiser steps (with loop.sync_interval); on held-out records of "
+    "given data, evaluation.loss_every_steps counts the optimiser steps between two measurements of the loss"
+)
 _CHECKPOINTS = "a checkpoint is saved after every iteration, or every checkpoint.every_steps steps (with loop.sync_interval)"
 _GPUS = "placement.learner.ranks and placement.rollout.engines are the numbers of GPUs of the learner and of engines"
 _PPO = "it belongs to PPO and GRPO, which are not among the losses"
@@ -97,8 +100,8 @@ _GENERAL: tuple[tuple[str, str], ...] = (
     ("dataset_train_split train_split", "data.split is the split of a data set"),
     ("input_key prompt_key prompt_column", "data.prompt_field is the field with the prompt"),
     ("apply_chat_template", "data.chat_template says whether the tokenizer's chat template is applied"),
-    ("val_size test_size eval_size", "data.held_out_prompts is the number of prompts that are held out"),
-    ("eval_dataset val_files val_file eval_file", "data.held_out names the held-out prompts"),
+    ("val_size test_size eval_size", "data.held_out_prompts is the number of prompts, or of records of given data, that are held out"),
+    ("eval_dataset val_files val_file eval_file", "data.held_out names the held-out prompts, or records of given data"),
     # frozen policies, rewards and losses
     (
         "ref_model ref_model_name_or_path reference_model sft_model_path",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from raypref.checks import Task, evaluates, samples
+from raypref.checks import Task, evaluates, holds_out, samples
 from raypref.config import RunConfig
 from raypref.errors import Problem
 
@@ -67,7 +67,7 @@ def _nothing_sampled(config: RunConfig, task: Task) -> Iterator[Problem]:
         for key in _OF_ENGINES:
             value = getattr(config.rollout, key)
             if value != _default(config.rollout, key):
-                reason = f"which has no effect: nothing is sampled with data.type={kind}, without held-out prompts and regulariser"
+                reason = f"which has no effect: nothing is sampled with data.type={kind}, without win rates and regulariser"
                 yield Problem(f"rollout.{key}", value, reason, "leave it out")
     if config.reference.measure_kl:
         yield Problem("reference.measure_kl", True, f"which has no effect with data.type={kind}", "leave it out")
@@ -77,11 +77,13 @@ def _nothing_judged(config: RunConfig, task: Task) -> Iterator[Problem]:
     if evaluates(config, task):
         return
     evaluation = config.evaluation
-    for key in ("every", "responses", "revisions"):
+    apart = holds_out(config, task)  # without an oracle: on given data, the loss alone is measured
+    for key in ("responses", "revisions") if apart else ("every", "responses", "revisions"):
         value = getattr(evaluation, key)
         if value and evaluation.every != 0 and value != _default(evaluation, key):
-            reason = "which has no effect without held-out prompts"
-            yield Problem(f"evaluation.{key}", value, reason, "set data.held_out or data.held_out_prompts, or leave it out")
+            reason = f"which has no effect without {'an oracle' if apart else 'held-out prompts'}"
+            remedy = "give an oracle section" if apart else "set data.held_out or data.held_out_prompts"
+            yield Problem(f"evaluation.{key}", value, reason, f"{remedy}, or leave it out")
     if config.data.type != "prompts" and config.oracle is not None:
         reason = f"which is never asked with data.type={config.data.type} and without an evaluation on held-out prompts"
         yield Problem("oracle.type", config.oracle.type, reason, "set data.held_out or data.held_out_prompts, or leave the oracle out")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raypref.output.report import print_summary, samples_table, seconds_table, win_rate_table
+from raypref.output.report import held_out_table, print_summary, samples_table, seconds_table, win_rate_table
 from raypref.output.terminal import counted, print_table, visible
 
 
@@ -86,6 +86,21 @@ SUMMARY: dict[str, Any] = {
     "policy_dir": "/runs/[lr=1]/[/x]/policy",
     "confidence": 0.95,
 }
+
+
+def test_the_loss_on_held_out_examples_at_the_end_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 101 measurements, 12 rows: the first, the last, and every ninth or tenth between them. A loss without pairs has no accuracy."""
+    points = [{"iteration": 1, "step": k, "examples": 96, "loss": 0.5 - k / 1000, "rewards/accuracies": 0.625} for k in range(101)]
+    print_summary(SUMMARY | {"held_out": points})
+    text = capsys.readouterr().out
+    assert "loss on 96 held-out examples" in text
+    rows = [line.split() for line in text.splitlines() if "0.625" in line]
+    assert [int(row[3]) for row in rows] == [0, 9, 18, 27, 36, 45, 55, 64, 73, 82, 91, 100]
+    assert "accuracy" in text
+    assert "margin" not in text
+    text = printed(held_out_table({"held_out": [{"iteration": 1, "step": 0, "examples": 1, "loss": 2.0}]}), 80, terminal=True)
+    assert "loss on 1 held-out example" in text
+    assert "accuracy" not in text
 
 
 def test_the_last_lines_of_a_run_show_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

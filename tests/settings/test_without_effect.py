@@ -48,6 +48,10 @@ def told(task: Task | None = None, **sections: Any) -> list[str]:
         ({"evaluation": {"responses": 4}}, "evaluation.responses: 4, which has no effect without held-out prompts"),
         ({"evaluation": {"every": 2}}, "evaluation.every: 2, which has no effect without held-out prompts"),
         (
+            {"data": GIVEN | {"held_out_prompts": 4}, "oracle": None, "evaluation": {"responses": 4}},
+            "evaluation.responses: 4, which has no effect without an oracle; give an oracle section, or leave it out",
+        ),
+        (
             {"loop": {"sync_interval": 4}, "learner": {"epochs": 2}},
             "loop.iterations: 3, the default, which with loop.sync_interval=4 is a run of 24 optimiser steps; set loop.steps",
         ),
@@ -71,6 +75,7 @@ def test_a_setting_without_effect_is_told(sections: dict[str, Any], message: str
         {"loss": {"type": "sppo"}},
         {"data": GIVEN | {"held_out": "h"}, "rollout": {"temperature": 0.7}, "evaluation": {"responses": 4}},
         OFFLINE | {"regulariser": {"type": "token_kl"}, "rollout": {"temperature": 0.7}},
+        {"data": GIVEN | {"held_out": "h"}, "oracle": None, "evaluation": {"every": 2, "loss_every_steps": 10}},
         {"evaluation": {"every": 0, "responses": 4}},
         {"loop": {"sync_interval": 1, "iterations": 3}},
         {"loop": {"sync_interval": 1, "steps": 30}},

@@ -1,0 +1,71 @@
+"""What a run with given data is evaluated on: held-out examples, held-out prompts, or both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from raypref.config import RunConfig
+from raypref.data.policy_facts import PolicyFacts
+from raypref.errors import ConfigError
+from raypref.loop.loading import load_run_data
+from raypref.types import RunData
+
+PAIRS = [{"prompt": prompt, "chosen": " so", "rejected": " not"} for prompt in ("why", "how", "why not")]
+ORACLE = {"type": "callable", "function": "builtins:len"}
+
+
+def load(held_out: Any = None, *, every: int = 1, oracle: Any = None, kind: str = "preferences", **data: Any) -> RunData:
+    """The data of a run on ``PAIRS`` with a context of 6 tokens and responses of at most 5: prompts of two tokens are not sampled from."""
+    words = Tokenizer(
+        models.WordLevel({word: k for k, word in enumerate(("<unk>", "<eos>", "why", "how", "so", "not"))}, unk_token="<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>")
+    sections = {
+        "policy": {"path": "unused"},
+        "loss": {"type": "dpo" if kind == "preferences" else "sft"},
+        "oracle": oracle,
+        "data": {"type": kind, "chat_template": False, "shuffle": False} | data,
+        "rollout": {"max_tokens": 5},
+        "evaluation": {"every": every},
+    }
+    shown = [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in PAIRS]
+    facts = PolicyFacts(tokenizer, 6, (1,))
+    return load_run_data(RunConfig.parse(sections), facts, records=PAIRS if kind == "preferences" else shown, held_out=held_out)
+
+
+@pytest.mark.parametrize("kind", ["preferences", "demonstrations"])
+def test_without_an_oracle_the_loss_alone_is_measured(kind: str) -> None:
+    """Then no prompt is asked, and none is too long to be answered."""
+    data = load(held_out_prompts=1, kind=kind)
+    assert [example.prompt_id for example in data.held_out_examples] == ["2"]
+    assert (data.held_out, data.left_out["overlong"], len(data.examples)) == ([], 0, 2)
+
+
+@pytest.mark.parametrize("kind", ["preferences", "demonstrations"])
+def test_with_an_oracle_the_policy_answers_the_same_records_prompts(kind: str) -> None:
+    """``how`` and ``why not``, of which the second leaves no room for an answer."""
+    data = load(held_out_prompts=2, oracle=ORACLE, kind=kind)
+    assert [example.prompt_id for example in data.held_out_examples] == ["1", "2"]
+    assert [prompt.text for prompt in data.held_out] == ["how"]
+    assert data.left_out["overlong"] == 1
+
+
+def test_held_out_records_that_are_passed() -> None:
+    """As many as there are; nothing is set apart from the data besides. Prompts alone have no loss."""
+    data = load([{"prompt": "so", "chosen": " why", "rejected": " how"}], held_out_prompts=2, oracle=ORACLE)
+    assert ([example.prompt_id for example in data.held_out_examples], len(data.examples)) == (["0"], 3)
+    data = load(["so", "why"], held_out_prompts=2, oracle=ORACLE)
+    assert (list(data.held_out_examples), [prompt.text for prompt in data.held_out], len(data.examples)) == ([], ["so", "why"], 2)
+    assert load([], held_out_prompts=2).held_out_examples == []
+
+
+def test_prompts_without_answers_need_an_oracle() -> None:
+    message = r"oracle: required to evaluate on held-out prompts without answers \(record 0 of .* has the fields prompt\)"
+    with pytest.raises(ConfigError, match=message):
+        load(["so"])
+    assert len(load(["why"], every=0).examples) == 2
