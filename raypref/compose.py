@@ -55,7 +55,7 @@ def run(
     Args:
         config: what to run.
         prompts: in place of ``data.path``: texts, lists of chat messages, or mappings as a data file holds them.
-        held_out: in place of ``data.held_out``, likewise.
+        held_out: in place of ``data.held_out``, likewise; for given data with or without answers.
         oracle: in place of the ``oracle`` section: an ``Oracle``, or a function (see ``CallableOracle``).
         selection: in place of the ``selection`` section.
         loss: in place of the ``loss`` section.

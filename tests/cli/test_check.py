@@ -105,6 +105,23 @@ def test_prompts_that_are_held_out_at_the_head_of_the_data_are_no_problem(tmp_pa
     assert (code, shown[0].split(": ")[:2]) == (2, ["error", f"{held_out}:1"])
 
 
+def test_held_out_records_of_given_data_are_checked_with_their_answers(tmp_path: Path, model: Path) -> None:
+    """The same pairs as in the data, of which the first lines alone are read. Prompts without answers would need the oracle."""
+    lines = [{"prompt": f"w1 w{k % 9} w{k // 9}", "chosen": " w2", "rejected": " w3"} for k in range(40)]
+    config = good(tmp_path, model, *lines) | {"oracle": None, "selection": None, "loss": {"type": "dpo"}}
+    held_out = tmp_path / "held_out.jsonl"
+    config["data"] |= {"type": "preferences", "held_out": str(held_out)}
+    held_out.write_text("".join(json.dumps(line) + "\n" for line in lines[:35]))
+    assert check(tmp_path, config)[0] == 0
+    held_out.write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[1] | {"chosen": ""}) + "\n")
+    code, shown = check(tmp_path, config)
+    assert (code, shown[0].split(": ")[:2]) == (2, ["error", f"{held_out}:2"])
+    held_out.write_text(json.dumps({"prompt": "w1"}) + "\n")
+    code, shown = check(tmp_path, config)
+    assert code == 2
+    assert "oracle: required to evaluate on held-out prompts without answers" in "".join(shown).replace("\n", " ")
+
+
 def test_what_the_keys_that_are_wrong_hide_is_checked_too(tmp_path: Path, model: Path) -> None:
     """A value out of range, an unknown key of the loss, an old key; beside them two problems of sections that do not fit."""
     config = good(tmp_path, model, {"prompt": "w1 w2"}) | {"oracle": None}

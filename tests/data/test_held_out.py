@@ -36,11 +36,19 @@ def records(*values: dict[str, Any]) -> list[Record]:
     return [Record(value, f"held:{k + 1}") for k, value in enumerate(values)]
 
 
-def preferences(tokenizer: Any, held_out: list[Record] | None = None, *, context: int = 20, loss: Loss | None = None, **config: Any) -> Any:
+def preferences(
+    tokenizer: Any,
+    held_out: list[Record] | None = None,
+    *,
+    given: list[dict[str, Any]] = PAIRS,
+    context: int = 20,
+    loss: Loss | None = None,
+    **config: Any,
+) -> PreferenceData:
     section, loss = DataConfig(type="preferences", **PLAIN | config), loss or DPO()
     makers: dict[str, Any] = {"loss": loss, "selection": None, "builder": ExampleBuilder(loss, None, context)}
     facts = PolicyFacts(tokenizer, context, (2,))
-    return load_preferences(section, facts, 0, **makers, records=PAIRS, held_out_records=held_out)
+    return load_preferences(section, facts, 0, **makers, records=given, held_out_records=held_out)
 
 
 def answers(example: Example) -> list[list[int]]:
@@ -51,7 +59,7 @@ def answers(example: Example) -> list[list[int]]:
 def test_the_last_records_are_set_apart_with_their_answers(tokenizer: Any, shuffle: bool) -> None:
     """The last two, in the data's order however the others are shuffled: ``how <eos>`` 6 2 before ``why <eos>`` 5 2, and 8 2 before 7 2.
     The first record has a held-out prompt, too, and is left out."""
-    data: PreferenceData = preferences(tokenizer, held_out_prompts=2, shuffle=shuffle)
+    data = preferences(tokenizer, held_out_prompts=2, shuffle=shuffle)
     assert [example.prompt_id for example in data.examples] == ["1"]
     assert [(example.prompt_index, example.prompt_id) for example in data.held_out_examples] == [(0, "2"), (1, "3")]
     assert [answers(example) for example in data.held_out_examples] == [[[6, 2], [5, 2]], [[8, 2], [7, 2]]]
@@ -89,7 +97,8 @@ def test_held_out_records_that_cannot_be_used_are_counted_apart(tokenizer: Any, 
 
 def test_mismatched_responses_of_held_out_records_are_held_out_too(tokenizer: Any) -> None:
     """so (6 / 5) and why (8 / 7) are partners. A single one, why, has the last training record, so, as its partner."""
-    two = preferences(tokenizer, loss=Doubled(), held_out_prompts=2).held_out_examples
+    given = [{"prompt": "because", "chosen": " so", "rejected": " why"}, *PAIRS]
+    two = preferences(tokenizer, given=given, loss=Doubled(), held_out_prompts=2).held_out_examples
     assert [[ids[0] for ids in answers(example)] for example in two] == [[6, 5, 8, 7], [8, 7, 6, 5]]
     (one,) = preferences(tokenizer, loss=Doubled(), held_out_prompts=1).held_out_examples
     assert [ids[0] for ids in answers(one)] == [8, 7, 6, 5]

@@ -49,6 +49,8 @@ def test_given_pairs_regularised_and_evaluated(pairs_run: RecordedRun) -> None:
     assert result.summary["sync"]["sync/logprob_difference_max"] < 1e-4
     (evaluation,) = result.summary["evaluations"]
     assert evaluation["base"]["prompts"] == 4
+    assert [(point["step"], point["examples"]) for point in result.summary["held_out"]] == [(0, 4), (6, 4)]
+    assert result.summary["held_out"][1]["loss"] < result.summary["held_out"][0]["loss"]
 
 
 def test_two_references_semi_online_on_given_pairs(tied_model: Path, tmp_path: Path) -> None:

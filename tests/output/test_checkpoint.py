@@ -25,6 +25,14 @@ def test_keeps_the_newest(tmp_path: Path) -> None:
         write(checkpoints, iteration)
     assert [path.name for path in checkpoints.complete()] == ["iteration_0010", "iteration_0011"]
     assert checkpoints.read(checkpoints.complete()[-1]) == (RunState(11, 110, 1100), [{"iteration": 11}])
+    assert checkpoints.read_held_out(checkpoints.complete()[-1]) == []
+
+
+def test_the_losses_on_held_out_examples_are_kept(tmp_path: Path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), RunState(1, 10, 100)
+    checkpoints.begin(state)
+    checkpoints.commit(state, evaluations=[], held_out=[{"step": 0, "loss": 0.5}])
+    assert checkpoints.read_held_out(checkpoints.complete()[-1]) == [{"step": 0, "loss": 0.5}]
 
 
 def test_checkpoint_that_was_cut_off_is_ignored(tmp_path: Path) -> None:

@@ -164,6 +164,24 @@ def test_given_answers_that_changed_are_noticed(stopped: Path) -> None:
         with pytest.raises(DataError, match=r"training data: 2 records before, 2 now; 2 of them .* the first is prompt 'p0'"):
             output.resume(config_for(stopped), changed)
     output.resume(config_for(stopped), examples(prompt=6))
+    apart = RunData(examples=examples().examples, held_out_examples=examples(content="h").examples)
+    with pytest.raises(DataError, match=r"held-out examples: 0 records before, 2 now; 2 of them are new or changed"):
+        output.resume(config_for(stopped), apart)
+
+
+def test_a_checkpoint_of_before_held_out_examples_is_accepted(stopped: Path) -> None:
+    """Its hashes have no such kind, and its state no losses; the other kinds are compared."""
+    hashes = stopped / "checkpoints" / "iteration_0002" / "data.npz"
+    with np.load(hashes) as arrays:
+        before = {name: arrays[name] for name in ("training", "held_out")}
+    np.savez(hashes, allow_pickle=False, **before)
+    held_out = [Example(0, "p", (np.array([1]),), (np.array([2]),), np.zeros(1), None)]
+    output.resume(config_for(stopped), replace(DATA, held_out_examples=held_out))
+    with pytest.raises(DataError, match="training data"):
+        output.resume(config_for(stopped), replace(data_of("abc"), held_out_examples=held_out))
+    state = hashes.with_name("state.json")
+    state.write_text(json.dumps({"state": {"iteration": 2, "step": 4, "cursor": 16}, "evaluations": []}))
+    assert Checkpoints.read_held_out(state.parent) == []
 
 
 def test_a_checkpoint_without_a_hash_of_the_data_is_accepted(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,17 @@ def test_win_rate_is_that_of_a_policy_and_no_step_is_told_before_there_is_one() 
     assert line.line().startswith("iteration 2/3  step 46  groups 0  loss 2  win rate 0.625 after iteration 1  ")
 
 
+def test_the_loss_on_held_out_examples_stands_beside_that_of_training() -> None:
+    line = ProgressLine(iterations=1)
+    line.on_iteration(1)
+    line.on_held_out_loss({"iteration": 1, "step": 0, "loss": 0.693147})
+    assert line.line().startswith("iteration 1/1  groups 0  held-out loss 0.6931 after step 0  ")
+    line.on_step(2, {"loss": 0.5})
+    line.on_held_out_loss({"iteration": 1, "step": 2, "loss": 0.625})
+    line.on_end()
+    assert line.line().startswith("iteration 1/1  step 2  groups 0  loss 0.5  held-out loss 0.625 after step 2  ")
+
+
 def test_tokens_per_second_count_from_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two requests at 10 s, 60 tokens of the first at 12 s: 30 tokens/s. Nothing is shown before, nor when no request is under way."""
     clock = {"now": 10.0}
