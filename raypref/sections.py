@@ -264,8 +264,7 @@ class PlacementConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """On held-out prompts: win rates, judged by the run's oracle. On held-out records of given data: the learner's loss and its metrics, at
-    the run's start, at the end of each evaluated iteration and of its epochs, and every ``loss_every_steps`` steps."""
+    """Of the policy on held-out data: win rates on prompts, judged by the run's oracle; the learner's loss on records of given data."""
 
     responses: PositiveInt = 1
     """Responses per prompt and policy, for win rates."""
@@ -276,10 +275,9 @@ class EvaluationConfig(Section):
     """Optimiser steps between two evaluations, in place of ``every``, at the first sync at or after each multiple. Only with
     ``loop.sync_interval``, where the default is 100."""
     loss_every_steps: PositiveInt | None = None
-    """Optimiser steps between two further measurements of the loss on held-out records. Only for given data."""
+    """Optimiser steps between two losses on held-out data, beside the start and the ends of evaluated iterations and of their epochs."""
     revisions: Annotated[int, Field(ge=0)] = 0
-    """How many times the policy revises its answers before each revision is compared with the base policy's answers (SRPO Figure 3);
-    needs ``data.template``."""
+    """Times that the policy revises its answers; each revision is compared with the base policy's answers (SRPO Figure 3)."""
     bootstrap_resamples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
