@@ -117,7 +117,7 @@ def test_a_failed_run_says_what_where_why_and_how_it_goes_on(tmp_path: Path) -> 
     (tmp_path / "logs" / "oracle-1.log").write_text("".join(f"line {k}\n" for k in range(1000)))
     part = driver.roles.oracle
     part.seal = failing("oracle-1", lambda: True)(part.seal)
-    with pytest.raises(RunFailed) as caught, told(driver.config, driver.moment):
+    with pytest.raises(RunFailed) as caught, told(driver.config, lambda: driver.iterations.moment(driver.state)):
         finish(driver)
     assert str(caught.value).splitlines() == [
         "oracle-1 died (iteration 2, after step 2)",
