@@ -272,8 +272,7 @@ class EvaluationConfig(Section):
     """Iterations between two evaluations; the last policy is always evaluated. 0: none at all. None: ``every_steps`` is given. A resumed
     run compares its next policy with the one from which it continues, even if that one was not evaluated."""
     every_steps: PositiveInt | None = None
-    """Optimiser steps between two evaluations, in place of ``every``, at the first sync at or after each multiple. Only with
-    ``loop.sync_interval``, where the default is 100."""
+    """Optimiser steps between two evaluations, at the next sync, in place of ``every``; only with ``loop.sync_interval``: default 100."""
     loss_every_steps: PositiveInt | None = None
     """Optimiser steps between two losses on held-out data, beside the start and the ends of evaluated iterations and of their epochs."""
     revisions: Annotated[int, Field(ge=0)] = 0
