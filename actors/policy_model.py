@@ -54,8 +54,13 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
             dtype=getattr(torch, policy.dtype),
             attn_implementation=policy.attention,
             use_safetensors=True,
+            device_map={"": device},  # each tensor goes there as it is read: host memory never holds the whole model beside it
         )
-    model = model.to(device)
+    return prepared(model, policy, device, trainable=trainable)
+
+
+def prepared(model: Any, policy: PolicyConfig, device: torch.device, *, trainable: bool) -> Any:
+    """A model that has its weights, as ``load_model`` returns it; same arguments."""
     if fused.available(device):
         fused.fuse_layers(model)
     if not trainable:

@@ -92,12 +92,22 @@ def build_engine(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     _import_muon_without_compiling()
     optimizer = _optimizer(trained, learner.optimizer)
-    config = engine_config(policy, learner, world_size, sum(parameter.numel() for parameter in trained))
+    counted = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)  # partitioned ones are empty
+    config = engine_config(policy, learner, world_size, counted, trained[0].device)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     c10d = torch.distributed.distributed_c10d
     for group in list(c10d._world.pg_map):
         c10d._set_pg_timeout(timedelta(seconds=learner.timeout_s), group)
     return engine, optimizer
+
+
+def build_frozen_engine(model: torch.nn.Module, policy: PolicyConfig, world_size: int) -> Any:
+    """A DeepSpeed engine without an optimiser, which gathers the parameters of a partitioned model layer by layer."""
+    import deepspeed
+
+    config = _engine_config(policy, world_size) | {"zero_optimization": {"stage": 3}}
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine.eval()
 
 
 def _import_muon_without_compiling() -> None:
@@ -112,18 +122,26 @@ def _import_muon_without_compiling() -> None:
         compiler.compile = compile_kernels
 
 
-def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int) -> dict[str, Any]:
-    """DeepSpeed's config. raypref forms the micro-batches itself: DeepSpeed is told that there is one, and which backward pass is the last.
+def engine_config(policy: PolicyConfig, learner: LearnerConfig, world_size: int, trained: int, device: torch.device) -> dict[str, Any]:
+    """DeepSpeed's config of the engine that trains.
 
     Args:
         trained: number of parameters that require a gradient.
+        device: of the rank. On a GPU stage 2 reduces a bucket of gradients while the backward pass fills a second one, as stage 3 does
+            by default.
     """
+    zero: dict[str, Any] = {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trained)}
+    if learner.zero_stage == 2:
+        zero["overlap_comm"] = device.type == "cuda"
+    return _engine_config(policy, world_size) | {"gradient_clipping": learner.max_grad_norm, "zero_optimization": zero}
+
+
+def _engine_config(policy: PolicyConfig, world_size: int) -> dict[str, Any]:
+    """raypref forms the micro-batches itself: DeepSpeed is told that there is one, and which backward pass is the last."""
     return {
         "train_batch_size": world_size,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": learner.max_grad_norm,
-        "zero_optimization": {"stage": learner.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trained)},
         "bf16": {"enabled": policy.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,

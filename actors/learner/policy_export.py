@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.policy_model import end_token_ids, load_model, load_tokenizer, model_config, named_end_tokens
-from actors.weights.received_policy import ModelTensors
+from actors.policy_model import end_token_ids, load_tokenizer, model_config, named_end_tokens
+from actors.weight_files import empty_model
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 
 if TYPE_CHECKING:
-    import torch
+    from actors.weights.source import TensorInfo, WeightSource
 
 GENERATION_CONFIG = "generation_config.json"
+FILE_BYTES = 2 << 30
+"""Weights that one file holds at most, and host memory while it is written."""
 
 
-def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, directory: Path, *, write: bool) -> None:
-    """Write config, generation config, weights and tokenizer.
+def export(weights: WeightSource, policy: PolicyConfig, directory: Path, *, write: bool) -> None:
+    """Write config, generation config, weights and tokenizer. Host memory holds the weights of one file at a time.
 
     Args:
         weights: the policy's parameters as a checkpoint stores them. Under ZeRO-3 iterating is a collective, so every rank must do it.
@@ -29,27 +34,61 @@ def export(weights: Iterable[tuple[str, torch.Tensor]], policy: PolicyConfig, di
         directory: created, or overwritten.
         write: True on one rank; the others only iterate.
     """
-    import torch
-
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in weights:
-        if write:
-            state[name] = tensor.detach().to("cpu", copy=True)
     if not write:
+        for _ in weights:
+            pass
         return
-    model: Any = load_model(policy, torch.device("cpu"))
-    tensors = ModelTensors(model)
-    tensors.load_weights(state.items())
-    tensors.check_complete()
+    model = empty_model(policy)
     generation = model.generation_config
     model.generation_config = type(generation)()  # transformers refuses to save one with a temperature and without do_sample
     _without_generation_parameters(model.config)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, state_dict={})  # config and custom code
+    _write_weights(weights, directory)
     generation.to_json_file(directory / GENERATION_CONFIG, use_diff=True)
     if (as_it_came := _generation_config(policy)) is not None:
         (directory / GENERATION_CONFIG).write_bytes(as_it_came)
     _name_end_tokens(policy, directory / GENERATION_CONFIG)
     load_tokenizer(policy).save_pretrained(directory)
+
+
+def _write_weights(weights: WeightSource, directory: Path) -> None:
+    """Safetensors files as transformers writes them: one, or several with an index."""
+    from safetensors.torch import save_file
+
+    for earlier in directory.glob("model*.safetensors*"):
+        earlier.unlink()
+    tensors = weights.metadata()
+    files = _split(tensors)
+    names = [f"model-{k:05}-of-{len(files):05}.safetensors" for k in range(1, len(files) + 1)] if len(files) > 1 else ["model.safetensors"]
+    values = iter(weights)
+    for name, file in zip(names, files, strict=True):
+        held = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in islice(values, len(file))}
+        save_file(held, directory / name, metadata={"format": "pt"})
+        del held
+    deque(values, maxlen=0)  # the end of the pass is a collective, too
+    if len(files) > 1:
+        total = {"total_parameters": sum(map(_elements, tensors)), "total_size": sum(map(_size, tensors))}
+        places = {tensor.name: name for name, file in zip(names, files, strict=True) for tensor in file}
+        index = json.dumps({"metadata": total, "weight_map": places}, indent=2) + "\n"
+        (directory / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+
+def _split(tensors: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
+    """The tensors of each file, in order, ``FILE_BYTES`` at most; a larger tensor is a file by itself."""
+    files: list[list[TensorInfo]] = [[]]
+    for tensor in tensors:
+        if files[-1] and sum(map(_size, files[-1])) + _size(tensor) > FILE_BYTES:
+            files.append([])
+        files[-1].append(tensor)
+    return files
+
+
+def _elements(tensor: TensorInfo) -> int:
+    return math.prod(tensor.shape)
+
+
+def _size(tensor: TensorInfo) -> int:
+    return _elements(tensor) * tensor.dtype.itemsize
 
 
 def check_savable(policy: PolicyConfig, tokenizer: Any) -> None:

@@ -25,6 +25,7 @@ from actors.learner import checkpoint as learner_checkpoint
 from actors.learner import deepspeed_setup, offload, policy_export
 from actors.learner.checkpoint import Layout
 from actors.learner.frozen import FrozenPolicy, evaluating
+from actors.learner.partitioned import load_partitioned
 from actors.learner.passes import Passes, Samples
 from actors.learner.training import Training
 from actors.policy_model import load_model
@@ -89,7 +90,8 @@ class LearnerRank:
         if address is not None:
             deepspeed_setup.join_group(address, self._store, self._rank, self._world_size, device, self._config.timeout_s)
         torch.manual_seed(self._run.seed)  # an adapter starts with the same weights on every rank
-        model = load_model(self._policy, device, trainable=True)
+        load = load_partitioned if self._config.zero_stage == 3 else load_model
+        model = load(self._policy, device, trainable=True)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
         frozen = self._loss.token_kl or self._coefficient > 0
         self._frozen = FrozenPolicy(self._policy, self._engine, device) if frozen else None

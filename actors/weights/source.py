@@ -17,10 +17,8 @@ from actors.weights.adapters import adapted_layers, factors, merged, module_name
 from actors.weights.checksums import ChecksumThread
 from actors.weights.stored_form import stored_form
 from raypref.sections import PolicyConfig
+from raypref.training.learner_memory import GATHER_ELEMENTS
 from raypref.training.packing import unwrapped
-
-BUCKET_ELEMENTS = 2_000_000
-"""Parameters gathered at once under ZeRO-3; five times faster than one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +75,19 @@ class DeepSpeedSource(WeightSource):
     complete = True
     """Whether the next passes, and ``metadata``, cover every weight."""
 
-    def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int = BUCKET_ELEMENTS) -> None:
+    def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int | None = None) -> None:
         """
         Args:
             module: the model inside the training engine: ``engine.module``.
             dtype: of what is sent; default: the dtype of each tensor.
-            bucket_elements: elements gathered at once.
+            bucket_elements: elements gathered at once under ZeRO-3; default: ``GATHER_ELEMENTS`` of the module's device.
 
         Raises:
             ConfigError: the checkpoint stores a tensor in a form that is no part of one tensor of the module, only one of two layers
                 that share a weight has an adapter, or an adapter is on experts.
         """
         self._dtype = dtype
-        self._bucket_elements = bucket_elements
+        self._bucket_elements = bucket_elements or GATHER_ELEMENTS.get(next(module.parameters()).device.type, 0)
         self._entries = _entries(module)
         self._stored = stored_form(unwrapped(module), {entry.name: _shape(entry.parts[0]) for entry in self._entries})
         changing = {entry.unit for entry in self._entries if entry.trained}

@@ -18,6 +18,10 @@ REDUCE_BUCKET_ELEMENTS = 500_000_000
 the number of trained parameters if that is smaller."""
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3's ``stage3_max_live_parameters``: the most that are gathered at a time."""
+GATHER_ELEMENTS = {"cpu": 2_000_000, "cuda": 200_000_000}
+"""Device -> elements that ZeRO-3 gathers at once where weights are read whole (sync, export), or partitions at once where they are loaded.
+Fewer than ``LIVE_ELEMENTS``, so they need no memory beyond it. On a CPU gathers of 2 million are five times faster than one by one; a GPU
+stops for each gather (``partition_parameters.py``, ``_allgather_params``), so there should be few."""
 PACKING_BYTES = 2**30
 """A buffer of vLLM's packed transfers: nccl has two on each side; ipc has one on the learner's, whose contents a receiver copies."""
 CHUNK_BYTES = 2**26
