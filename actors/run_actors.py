@@ -205,7 +205,8 @@ class RunActors:
 
     def _reference(self) -> partial[ReferenceActor]:
         tokens = self.config.learner.micro_batch_tokens
-        return partial(ReferenceActor, self.config.policy, self.config.frozen_logps, tokens, self.device, self._transport.name)
+        gpus = max(1, int(self.config.placement.reference.gpus))
+        return partial(ReferenceActor, self.config.policy, self.config.frozen_logps, tokens, self.device, self._transport.name, gpus)
 
     def _oracle(self, name: str) -> partial[OracleActor]:
         config = self.config

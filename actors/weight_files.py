@@ -81,11 +81,16 @@ def stored_weights(policy: PolicyConfig, model: Any) -> Iterator[tuple[str, torc
         model: of transformers, whose tensors may be on the meta device.
 
     Raises:
-        ConfigError: as ``weight_files``, or a file cannot be read.
+        ConfigError: as ``weight_files``, a file cannot be read, or a tensor has another shape than in the model.
     """
-    for target, conversion in _conversions(policy, model, model.state_dict()).items():
+    targets = model.state_dict()
+    for target, conversion in _conversions(policy, model, targets).items():
         for name, value in conversion.convert(target, model=model, config=model.config).items():
-            yield name, value[0] if isinstance(value, list) else value
+            tensor = value[0] if isinstance(value, list) else value
+            if tensor.shape != targets[name].shape:
+                shapes = f"{tuple(tensor.shape)} in the files, and {tuple(targets[name].shape)} by config.json"
+                raise ConfigError(f"policy.path: {name} of {policy.path!r} is {shapes}")
+            yield name, tensor
 
 
 def _conversions(policy: PolicyConfig, model: Any, targets: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -231,8 +231,9 @@ class RolloutPlacement(Section):
 
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
-    gpus: Fraction = 1.0
-    """Share of a GPU per replica with ``layout: separate``; 0 for a role that needs no GPU (a callable oracle)."""
+    gpus: NonNegative = 1.0
+    """Share of a GPU per replica with ``layout: separate``; 0 for a role that needs no GPU (a callable oracle). A reference that does not
+    fit one GPU may have several, over which the blocks of its models are divided; one of them computes at a time."""
     cpus: PositiveFloat = 1.0
 
 

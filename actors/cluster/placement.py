@@ -98,7 +98,12 @@ def _separate(config: PlacementConfig, need: Need) -> Plan:
             actors.append(ActorPlacement(role, index, len(bundles), cpus, gpus))
             bundles.append({"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
-    if need.reference and config.reference.replicas > 1 and config.reference.gpus < 1:
+    gpus = config.reference.gpus
+    if need.reference and gpus > 1 and gpus % 1:
+        raise ConfigError(f"placement.reference.gpus: {gpus:g}; give a share of a GPU, or a whole number of GPUs")
+    if need.oracle and config.oracle.gpus > 1:
+        raise ConfigError(f"placement.oracle.gpus: {config.oracle.gpus:g}, but an oracle computes on one GPU; give 1 at most")
+    if need.reference and config.reference.replicas > 1 and gpus < 1:
         raise ConfigError(
             f"placement.reference.gpus: {config.reference.gpus:g}, but {config.reference.replicas} replicas that share a GPU cannot take "
             f"part in one weight transfer (nccl wants a GPU each); set it to 1, or replicas to 1"
@@ -121,6 +126,11 @@ def _colocated(config: PlacementConfig, need: Need) -> Plan:
         raise ConfigError(
             f"placement: colocated engines of tensor_parallel {width} need a multiple of {width} learner ranks, not {ranks}: "
             f"set placement.learner.ranks or placement.rollout.tensor_parallel"
+        )
+    if need.reference and config.reference.gpus > 1:
+        raise ConfigError(
+            f"placement.reference.gpus: {config.reference.gpus:g}, but a colocated reference uses the GPU of one learner rank; set it to 1, "
+            f"or placement.layout=separate"
         )
     count = ranks // width
     if need.rollout and config.rollout.engines != count:

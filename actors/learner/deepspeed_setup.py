@@ -107,7 +107,8 @@ def build_frozen_engine(model: torch.nn.Module, policy: PolicyConfig, world_size
 
     config = _engine_config(policy, world_size) | {"zero_optimization": {"stage": 3}}
     engine, *_ = deepspeed.initialize(model=model, config=config)
-    return engine.eval()
+    engine.eval()
+    return engine
 
 
 def _import_muon_without_compiling() -> None:

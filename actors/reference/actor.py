@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from actors.policy_model import load_model
+from actors.reference.spread import load_spread
 from actors.weights.received_policy import ReceivedPolicy
 from raypref.errors import SyncError
 from raypref.losses.base import Frozen
@@ -31,7 +32,13 @@ class ReferenceActor:
     """The slots ``reference`` and ``previous`` of one replica. A plain class: Ray calls it one call at a time."""
 
     def __init__(
-        self, policy: PolicyConfig, needs: Collection[Frozen], micro_batch_tokens: int, device: str = "cpu", transport: str = "shm"
+        self,
+        policy: PolicyConfig,
+        needs: Collection[Frozen],
+        micro_batch_tokens: int,
+        device: str = "cpu",
+        transport: str = "shm",
+        gpus: int = 1,
     ) -> None:
         """
         Args:
@@ -40,15 +47,16 @@ class ReferenceActor:
             micro_batch_tokens: tokens of one forward pass, padding included.
             device: ``cpu`` or ``cuda``.
             transport: how pi_t arrives, a name of ``actors.weights.transport``.
+            gpus: over which the blocks of each model are divided; the weights of a sync arrive on the first.
 
         Raises:
             ConfigError: the policy cannot be loaded.
         """
         self._policy = policy
-        self._device = torch.device(device, 0) if device == "cuda" else torch.device(device)
+        self._devices = [torch.device(device, k) if device == "cuda" else torch.device(device) for k in range(gpus)]
         self._micro_batch_tokens = micro_batch_tokens
-        self._reference = load_model(policy, self._device) if "reference" in needs else None
-        self._previous = ReceivedPolicy(load_model(policy, self._device), self._device, transport) if "previous" in needs else None
+        self._reference = self._load(policy) if "reference" in needs else None
+        self._previous = ReceivedPolicy(self._load(policy), self._devices[0], transport) if "previous" in needs else None
 
     def score(self, examples: Sequence[Example]) -> tuple[Example, ...]:
         """The examples with the log-probs of every slot that is filled.
@@ -75,7 +83,7 @@ class ReferenceActor:
         """Load the policy in ``directory`` as pi_ref; nothing happens where that slot is empty."""
         if self._reference is not None:
             self._reference = None  # so that memory never holds both
-            self._reference = load_model(self._policy.model_copy(update={"path": str(directory)}), self._device)
+            self._reference = self._load(self._policy.model_copy(update={"path": str(directory)}))
 
     def probe(self, sequences: Sequence[TokenSequence]) -> list[NDArray[np.float64]] | None:
         """Per-token log-probs (T_s,) under pi_t; None where that slot is empty."""
@@ -107,6 +115,9 @@ class ReferenceActor:
         """Free the transport's buffers and leave its process groups."""
         if self._previous is not None:
             self._previous.receiver.close()
+
+    def _load(self, policy: PolicyConfig) -> Any:
+        return load_model(policy, self._devices[0]) if len(self._devices) == 1 else load_spread(policy, self._devices)
 
     def _received(self) -> ReceivedPolicy:
         if self._previous is None:

@@ -142,10 +142,11 @@ def test_regulariser_pulls_back(benches: Benches, policy: PolicyConfig) -> None:
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: Benches, policy: PolicyConfig) -> None:
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_refreshed_reference_is_where_the_kl_is_zero(benches: Benches, policy: PolicyConfig, stage: int) -> None:
     bench = benches[2]
     for own in (policy, policy.model_copy(update={"lora": LoraConfig(rank=4)})):
-        bench.become(own, {"optimizer": {"lr": 1e-2}}, loss=TokenNegative(), coefficient=COEFFICIENT)
+        bench.become(own, {"optimizer": {"lr": 1e-2}, "zero_stage": stage}, loss=TokenNegative(), coefficient=COEFFICIENT)
         bench.call("regularise", [ray.put(rollout) for rollout in rollouts(5)])
         before = [bench.step(*make_examples(6, seed=4))["regulariser/kl"] for _ in range(3)][-1]
         directory = bench.output_dir / f"reference-{own.lora is None}"
