@@ -22,6 +22,7 @@ from ray.util.placement_group import PlacementGroup
 import raypref
 from actors.cluster import launch, teardown
 from actors.cluster.connection import Device
+from actors.cluster.gpu_memory import check_gpu_memory
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.placement import ActorPlacement, Plan, Role
 from actors.cluster.preflight import Mesh, check_network
@@ -32,7 +33,7 @@ from actors.learner.rank import LearnerRank
 from actors.oracle.actor import SPARE_CALLS, OracleActor
 from actors.oracle.group import OracleGroup
 from actors.oracle.services import PolicyAccess
-from actors.policy_model import facts_of
+from actors.policy_model import facts_of, model_config
 from actors.reference.actor import ReferenceActor
 from actors.reference.group import ReferenceGroup
 from actors.rollout.actor import RolloutActor
@@ -90,7 +91,7 @@ class RunActors:
 
         Raises:
             PlacementError: the cluster cannot hold the plan.
-            ConfigError: a node does not see ``output_dir``, or ``sync.transport`` does not fit.
+            ConfigError: a node does not see ``output_dir``, ``sync.transport`` does not fit, or a model does not fit the GPUs.
             NetworkError: nodes that must talk cannot.
         """
         asked = config.sync.transport
@@ -100,6 +101,9 @@ class RunActors:
         try:
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
                 actors._check_nodes()
+            if device == "cuda":
+                nodes = set(nodes_of(group).values())
+                check_gpu_memory(config, model_config(config.policy), nodes, config.placement.preflight_timeout_s)
             yield actors
         finally:
             teardown.bounded("the end of the actors", lambda: launch.stop(list(actors._handles.values()), group))

@@ -129,7 +129,7 @@ def _colocated(config: PlacementConfig, need: Need) -> Plan:
         )
     if need.reference and config.reference.gpus > 1:
         raise ConfigError(
-            f"placement.reference.gpus: {config.reference.gpus:g}, but a colocated reference uses the GPU of one learner rank; set it to 1, "
+            f"placement.reference.gpus: {config.reference.gpus:g}, but a colocated reference uses the GPU of one learner rank; set it to 1 "
             f"or placement.layout=separate"
         )
     count = ranks // width

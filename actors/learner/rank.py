@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.learner import checkpoint as learner_checkpoint
-from actors.learner import deepspeed_setup, offload, policy_export
+from actors.learner import deepspeed_setup, policy_export
 from actors.learner.checkpoint import Layout
 from actors.learner.frozen import FrozenPolicy, evaluating
+from actors.learner.offload import Offload
 from actors.learner.partitioned import load_partitioned
 from actors.learner.passes import Passes, Samples
 from actors.learner.training import Training
@@ -93,6 +94,7 @@ class LearnerRank:
         load = load_partitioned if self._config.zero_stage == 3 else load_model
         model = load(self._policy, device, trainable=True)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
+        self._offload = Offload(self._engine, self._optimizer)
         frozen = self._loss.token_kl or self._coefficient > 0
         self._frozen = FrozenPolicy(self._policy, self._engine, device) if frozen else None
         passes = Passes(
@@ -190,11 +192,11 @@ class LearnerRank:
 
     def offload(self) -> None:
         """Move the optimiser's state to host memory. Call ``reload`` before the next ``step`` or ``load``."""
-        offload.offload(self._engine, self._optimizer)
+        self._offload.offload()
 
     def reload(self) -> None:
         """Move the optimiser's state back to the device."""
-        offload.reload(self._engine, self._optimizer)
+        self._offload.reload()
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
 
@@ -230,7 +232,7 @@ class LearnerRank:
         if self._sender is not None:
             self._sender.close()
         self._engine.destroy()
-        del self._engine, self._optimizer, self._training, self._frozen
+        del self._engine, self._optimizer, self._training, self._frozen, self._offload
 
 
 def _cut(bounds: Sequence[tuple[int, int]], groups: Sequence[tuple[types.Example, ...]]) -> list[types.Example]:

@@ -60,10 +60,41 @@ def gradient_bytes(job: Job) -> int:
 
 
 def bucket_bytes(job: Job) -> int:
-    """The buffer in which gradients are reduced; stage 0, and stage 1 with bfloat16, have none of that size."""
+    """The buffers in which gradients are reduced: one, and on a GPU at stage 2 another that fills while it is sent (``overlap_comm``).
+
+    Stage 0, and stage 1 with bfloat16, have none of that size.
+    """
     if job.zero_stage == 0 or (job.zero_stage == 1 and job.dtype_bytes == 2):
         return 0
-    return min(REDUCE_BUCKET_ELEMENTS, job.model.trained) * job.dtype_bytes
+    buffers = 2 if job.zero_stage == 2 and job.device == "cuda" else 1
+    return buffers * min(REDUCE_BUCKET_ELEMENTS, job.model.trained) * job.dtype_bytes
+
+
+def frozen_bytes(job: Job) -> int:
+    """pi_ref's copy for a KL, if there is one; under ZeRO-3 a share of it, and its whole head."""
+    if not job.divergence or job.model.adapter_parameters:
+        return 0
+    whole = job.dtype_bytes * job.model.parameters
+    return shard(whole, job.ranks) + job.dtype_bytes * job.model.embedding if job.zero_stage == 3 else whole
+
+
+def gathered_bytes(job: Job) -> int:
+    """What ZeRO-3 holds whole during a pass, of the policy and of pi_ref's copy each: at least the largest parameter."""
+    if job.zero_stage < 3:
+        return 0
+    models = 2 if frozen_bytes(job) else 1
+    return models * job.dtype_bytes * max(min(LIVE_ELEMENTS, job.model.parameters), job.model.largest_parameter)
+
+
+def offloaded_bytes(job: Job) -> dict[str, int]:
+    """The optimiser's state and the gradients that remain between steps, in host memory. On a GPU the buffers are pinned, and pinned
+    memory comes in powers of two (torch's ``CachingHostAllocator``)."""
+    states = (1 + job.moments) * _pinned(job, shard(FP32 * job.model.trained, job.ranks))
+    return {"optimizer": states, "gradients": _pinned(job, _kept_gradient_bytes(job))}
+
+
+def _pinned(job: Job, size: int) -> int:
+    return 1 << (size - 1).bit_length() if job.device == "cuda" and size else size
 
 
 def block_bytes_per_token(model: ModelShape, dtype_bytes: int, prefix_sharing: bool = False) -> int:
@@ -115,8 +146,8 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
     offloaded = job.sleep and not training
     gpu = {
         "parameters": parameter_bytes(job),
-        "frozen": job.dtype_bytes * job.model.parameters if job.divergence and not job.model.adapter_parameters else 0,
-        "gathered": job.dtype_bytes * min(LIVE_ELEMENTS, job.model.parameters) if job.zero_stage == 3 else 0,
+        "frozen": frozen_bytes(job),
+        "gathered": gathered_bytes(job),
         "bucket": bucket_bytes(job) if training or (job.zero_stage == 3 and not offloaded) else 0,  # ZeRO-3 never frees it
         "activations": activation_bytes(job) if training else 0,
         "mask": mask_bytes(job) if training else 0,
@@ -124,7 +155,7 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
         "forward": forward_bytes(job) if phase == "rollout" else 0,
         "transport": transport_bytes(job) if phase == "sync" or job.transport == "ipc" else 0,
     }
-    host = {"transport": transport_host_bytes(job), **(states if offloaded else {})}
+    host = {"transport": transport_host_bytes(job), **(offloaded_bytes(job) if offloaded else {})}
     return ProcessMemory("learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(**host))
 
 
@@ -144,7 +175,7 @@ def forward_bytes(job: Job) -> int:
 def transport_bytes(job: Job) -> int:
     """Packing buffers on the GPU of sender or receiver; a tensor is not split, so a buffer holds the largest."""
     buffers = {"nccl": 2, "ipc": 1, "shm": 0, "object_store": 0}[job.transport]
-    return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.vocabulary * job.model.hidden)
+    return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.embedding)
 
 
 def transport_host_bytes(job: Job) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from raypref.errors import ConfigError
 from raypref.training.learner_memory import forward_bytes, learner_memory, nonzero, shard, transport_bytes
 from raypref.training.memory_job import Job, Phase, ProcessMemory
 
@@ -38,6 +39,42 @@ def colocated_peak(processes: Iterable[ProcessMemory]) -> tuple[Phase, int]:
     return worst, totals[worst]
 
 
+STATES = ("parameters", "frozen", "optimizer", "gradients", "weights")
+"""Items whose size follows from the model alone, and not from the batch."""
+_REMEDIES = {
+    "learner": "set learner.zero_stage=3, more placement.learner.ranks, learner.optimizer.type=rmsprop, or policy.lora",
+    "rollout": "set a larger placement.rollout.tensor_parallel",
+    "reference": "set placement.layout=separate and a larger placement.reference.gpus",
+    "oracle": "give the oracle a GPU of its own (placement.layout=separate), or a smaller model",
+}
+
+
+def check_fits(job: Job, gpu_bytes: int, *, colocated: bool) -> None:
+    """Refuse a run whose models cannot be held, whatever the batch.
+
+    Args:
+        job: of the run.
+        gpu_bytes: memory of the smallest GPU.
+        colocated: whether a GPU holds a process of every role.
+
+    Raises:
+        ConfigError: with the sum and the remedy.
+    """
+    by_gpu: dict[tuple[str, Phase], list[ProcessMemory]] = {}
+    for process in estimate(job):
+        by_gpu.setdefault(("" if colocated else process.role, process.phase), []).append(process)
+    for (_, phase), processes in by_gpu.items():
+        terms = [(process.role, item, size) for process in processes for item, size in process.gpu.items() if item in STATES]
+        needed = sum(size for _, _, size in terms)
+        if needed > gpu_bytes:
+            largest = max(processes, key=lambda process: sum(size for item, size in process.gpu.items() if item in STATES)).role
+            summed = " + ".join(f"{role} {item} {size / 2**30:.1f}" for role, item, size in terms)
+            raise ConfigError(
+                f"placement: in the phase {phase!r} one GPU would have to hold {summed} = {needed / 2**30:.1f} GiB, before any activations "
+                f"or cache, but it has {gpu_bytes / 2**30:.1f} GiB; {_REMEDIES[largest]}"
+            )
+
+
 def kv_bytes_per_token(job: Job) -> int:
     """Keys and values of one token on one GPU of an engine, which has at least one key-value head."""
     heads = max(1, job.model.kv_heads // job.tensor_parallel)
@@ -57,8 +94,14 @@ def _rollout(job: Job, phase: Phase) -> ProcessMemory:
 
 
 def _reference(job: Job, phase: Phase) -> ProcessMemory:
-    """Computes log-probs while engines sample and while the learner trains."""
+    """Computes log-probs while engines sample and while the learner trains. Of several GPUs the first: it holds embedding and head, and the
+    weights of a sync arrive there; the blocks are divided so that all hold about equally much."""
     weights = job.reference_slots * job.dtype_bytes * job.model.parameters
+    if job.reference_gpus > 1:
+        block = (job.model.parameters - 2 * job.model.embedding) // job.model.layers
+        around = 2 * job.model.embedding
+        most = max(shard(job.model.parameters, job.reference_gpus) + block // 2, around)
+        weights = job.reference_slots * job.dtype_bytes * most
     if phase == "sync":
         return ProcessMemory("reference", phase, nonzero(weights=weights, transport=transport_bytes(job) if job.reference_receives else 0))
     return ProcessMemory("reference", phase, nonzero(weights=weights, forward=forward_bytes(job)))

@@ -36,6 +36,8 @@ class Job:
     """KV cache on one GPU of an engine."""
     reference_slots: int = 0
     """Number of frozen policies in a reference replica (pi_ref, pi_t)."""
+    reference_gpus: int = 1
+    """GPUs over which a replica divides the blocks of each of its policies."""
     reference_receives: bool = False
     """Whether a replica holds pi_t, whose weights it receives as an engine does."""
     divergence: bool = False
@@ -70,6 +72,7 @@ class Job:
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,
             reference_slots=len(config.frozen_logps),
+            reference_gpus=max(1, int(config.placement.reference.gpus)),
             reference_receives="previous" in config.loss.needs,
             divergence=config.loss.token_kl or config.regulariser.on,
             transport=default if config.sync.transport == "auto" else config.sync.transport,

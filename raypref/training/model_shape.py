@@ -33,12 +33,13 @@ class ModelShape:
     """Elements of the largest parameter. A mixture has the experts of a layer in one."""
 
     @classmethod
-    def of(cls, config: PretrainedConfig, lora: LoraConfig | None = None) -> Self:
+    def of(cls, config: PretrainedConfig, lora: LoraConfig | None = None, *, trust_remote_code: bool = False) -> Self:
         """The shape of a model's config. Parameters are counted on the meta device, so that any architecture is supported.
 
         Args:
             config: the model's, of transformers.
             lora: the adapter that is trained, if any.
+            trust_remote_code: ``policy.trust_remote_code``.
 
         Raises:
             ConfigError: the architecture does not state the size of its MLPs.
@@ -49,7 +50,7 @@ class ModelShape:
         if getattr(config.get_text_config(), "intermediate_size", None) is None:
             raise ConfigError(f"policy.path: {type(config).__name__} has no intermediate_size; the memory model supports gated MLPs only")
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         text = config.get_text_config()
         heads = text.num_attention_heads
         return cls(
@@ -69,6 +70,11 @@ class ModelShape:
     @property
     def trained(self) -> int:
         return self.adapter_parameters or self.parameters
+
+    @property
+    def embedding(self) -> int:
+        """Elements of the embedding, as many as the head's."""
+        return self.vocabulary * self.hidden
 
 
 def _token_width(text: PretrainedConfig) -> int:

@@ -80,3 +80,15 @@ def test_on_a_cpu_the_arithmetic_says_that_gpus_are_counted_and_not_there() -> N
     plan = plan_placement(PlacementConfig(), Need(rollout=True, reference=False, oracle=False))
     assert plan.arithmetic("cpu") == f"{plan.arithmetic()} (counted, not there: the run computes on CPUs)"
     assert plan.arithmetic("cuda") == plan.arithmetic()
+
+
+def test_a_reference_on_several_gpus() -> None:
+    """Two replicas of two GPUs each; half of the third GPU, several for an oracle, and several beside learner ranks are refused."""
+    placed = plan(reference={"gpus": 2, "replicas": 2})
+    assert [placed.bundles[actor.bundle]["GPU"] for actor in placed.of("reference")] == [2, 2]
+    with pytest.raises(ConfigError, match=r"placement\.reference\.gpus: 2\.5; give a share of a GPU, or a whole number"):
+        plan(reference={"gpus": 2.5})
+    with pytest.raises(ConfigError, match=r"placement\.oracle\.gpus: 2, but an oracle computes on one GPU"):
+        plan(oracle={"gpus": 2})
+    with pytest.raises(ConfigError, match=r"placement\.reference\.gpus: 2, but a colocated reference uses the GPU of one learner rank"):
+        plan(layout="colocated", reference={"gpus": 2})

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from actors.learner import policy_export
 from actors.learner.policy_export import check_savable, export
 from actors.policy_model import end_token_ids, facts_of, load_tokenizer
+from actors.weights.source import DeepSpeedSource
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 from tests.tiny_models import make_model
@@ -42,7 +45,7 @@ def test_a_policy_is_written_with_its_generation_config_as_it_came(
     policy = PolicyConfig(path=str(base), dtype="float32")
     check_savable(policy, load_tokenizer(policy))
     trained = AutoModelForCausalLM.from_pretrained(base)
-    export(trained.named_parameters(), policy, tmp_path / "policy", write=True)
+    export(DeepSpeedSource(trained), policy, tmp_path / "policy", write=True)
     written = tmp_path / "policy" / "generation_config.json"
     if generation is None:
         assert GenerationConfig.from_pretrained(tmp_path / "policy").eos_token_id == 2
@@ -59,7 +62,7 @@ def test_the_export_names_the_tokenizers_end_token(tmp_path: Path) -> None:
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "top_p": 0.6}))
     policy = PolicyConfig(path=str(base), dtype="float32")
     assert facts_of(policy).end_token_ids == end_token_ids(policy) == (2, 3)
-    export(AutoModelForCausalLM.from_pretrained(base).named_parameters(), policy, tmp_path / "policy", write=True)
+    export(DeepSpeedSource(AutoModelForCausalLM.from_pretrained(base)), policy, tmp_path / "policy", write=True)
     assert json.loads((tmp_path / "policy" / "generation_config.json").read_text()) == {"eos_token_id": [2, 3], "top_p": 0.6}
 
 
@@ -69,3 +72,33 @@ def test_what_cannot_be_saved_is_refused_before_the_start(tmp_path: Path, monkey
     monkeypatch.setattr(type(tokenizer), "save_pretrained", lambda *_: {}["vocabulary"])
     with pytest.raises(ConfigError, match=r"^policy.tokenizer: transformers loads the tokenizer of '.*base' but cannot save it.*KeyError"):
         check_savable(policy, tokenizer)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_export_of_several_files(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file exceeds the limit, the index names each tensor's file, and nothing is left of an earlier export; ranks that do not write
+    only iterate."""
+    base = make_model(tmp_path / "base", tied=tied)
+    policy = PolicyConfig(path=str(base), dtype="float32")
+    trained = AutoModelForCausalLM.from_pretrained(base)
+    export(DeepSpeedSource(trained), policy, tmp_path / "nothing", write=False)
+    assert not (tmp_path / "nothing").exists()
+    directory = tmp_path / "policy"
+    for limit, count in ((40_000, None), (1 << 30, 1), (33_000, None)):
+        monkeypatch.setattr(policy_export, "FILE_BYTES", limit)
+        export(DeepSpeedSource(trained), policy, directory, write=True)
+        files = sorted(directory.glob("*.safetensors"))
+        assert (len(files) == count) if count else len(files) > 3
+        stored = [load_file(file) for file in files]
+        assert all(sum(tensor.nbytes for tensor in held.values()) <= limit for held in stored)
+        assert (directory / "model.safetensors.index.json").exists() == (count != 1)
+        if count != 1:
+            index = json.loads((directory / "model.safetensors.index.json").read_text())
+            assert index["weight_map"] == {key: file.name for file, held in zip(files, stored, strict=True) for key in held}
+            assert index["metadata"]["total_size"] == 4 * trained.num_parameters()
+        again = AutoModelForCausalLM.from_pretrained(directory)
+        assert all(a.equal(b) for a, b in zip(again.parameters(), trained.parameters(), strict=True))
+    by_transformers = tmp_path / "by_transformers"
+    trained.save_pretrained(by_transformers)
+    assert (by_transformers / "config.json").read_text() == (directory / "config.json").read_text()
+    assert load_file(by_transformers / "model.safetensors").keys() == {key for held in stored for key in held}

@@ -16,7 +16,9 @@ from raypref.sections import LoraConfig
 from raypref.training import learner_memory
 from raypref.training.head import CHUNK_ELEMENTS
 from raypref.training.learner_memory import (
+    GATHER_ELEMENTS,
     HEAD_CHUNK_BYTES,
+    LIVE_ELEMENTS,
     activation_bytes,
     block_bytes_per_token,
     bucket_bytes,
@@ -26,7 +28,7 @@ from raypref.training.learner_memory import (
     optimizer_bytes,
     parameter_bytes,
 )
-from raypref.training.memory import colocated_peak, estimate, kv_bytes_per_token
+from raypref.training.memory import check_fits, colocated_peak, estimate, kv_bytes_per_token
 from raypref.training.memory_job import Job, ProcessMemory, Transport
 from raypref.training.model_shape import ModelShape
 
@@ -109,12 +111,14 @@ def test_experts_count_in_full_where_they_are_held_and_by_token_where_they_compu
 
 def test_training_state_of_an_8b_model() -> None:
     """bfloat16, AdamW, 8 ranks, P = 8,030,261,248. Parameters 2 P = 16,060,522,496; fp32 master weights and two moments 12 P / 8 =
-    12,045,391,872; fp32 gradients 4 P / 8 = 4,015,130,624 and a bucket of 5e8 x 2 bytes. ZeRO-3 shards the parameters: 2,007,565,312.
+    12,045,391,872; fp32 gradients 4 P / 8 = 4,015,130,624 and two buckets of 5e8 x 2 bytes, of which a CPU has one. ZeRO-3 shards the
+    parameters: 2,007,565,312.
     ZeRO-1 in bfloat16 keeps gradients whole, twice: 6 P = 48,181,567,488, and no bucket."""
     assert parameter_bytes(JOB) == 16_060_522_496
     assert optimizer_bytes(JOB) == 12_045_391_872
     assert gradient_bytes(JOB) == 4_015_130_624
-    assert bucket_bytes(JOB) == 1_000_000_000
+    assert bucket_bytes(JOB) == 2_000_000_000
+    assert bucket_bytes(replace(JOB, device="cpu")) == bucket_bytes(replace(JOB, zero_stage=3)) == 1_000_000_000
     assert parameter_bytes(replace(JOB, zero_stage=3)) == 2_007_565_312
     assert gradient_bytes(replace(JOB, zero_stage=1)) == 48_181_567_488
     assert bucket_bytes(replace(JOB, zero_stage=1)) == 0
@@ -177,7 +181,7 @@ def test_shares_of_a_separate_layout() -> None:
     assert process(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
     assert process(JOB, "learner", "train").gpu == resting | {
         "gradients": 4_015_130_624,
-        "bucket": 1_000_000_000,
+        "bucket": 2_000_000_000,
         "activations": activation_bytes(JOB),
         "head": head_bytes(JOB),
     }
@@ -198,13 +202,14 @@ def test_engines_of_several_gpus() -> None:
 
 def test_turns_on_one_gpu() -> None:
     """Colocated, ipc: one staging buffer of 1 GiB, which stays; an engine copies what is in it. Asleep an engine holds nothing; sampling,
-    the optimiser's state is the host's; at a sync the cache is still away. The worst phase of a rank, an engine and no reference is the
-    one that samples; without sleep the one that trains."""
+    the optimiser's state is the host's, in three pinned buffers of 4 P / 8 bytes, rounded up to 2^32; at a sync the cache is still away.
+    The worst phase of a rank, an engine and no reference is the one that samples; without sleep the one that trains."""
     job = replace(JOB, transport="ipc", sleep=True, reference_slots=0, gradient_checkpointing=True)
     assert process(job, "rollout", "train").gpu == process(job, "rollout", "train").host == {}
     sampling = process(job, "learner", "rollout")
     assert sampling.gpu == {"parameters": 16_060_522_496, "forward": 8192 * 200_840 + 5 * 2**29, "transport": 2**30}
-    assert sampling.host == {"optimizer": 12_045_391_872}
+    assert sampling.host == {"optimizer": 3 * 2**32}
+    assert process(replace(job, device="cpu"), "learner", "rollout").host == {"optimizer": 12_045_391_872}
     assert process(job, "rollout", "sync").gpu == {"weights": 16_060_522_496, "layer": 1_050_673_152, "transport": 2**30}
     phase, worst = colocated_peak(estimate(job))
     assert phase == "rollout"
@@ -230,13 +235,14 @@ def test_an_adapters_engine_sleeps_in_host_memory() -> None:
 
 
 def test_zero_3_keeps_its_buffers_unless_they_go() -> None:
-    """Its fp32 gradients of 4 P / 8 and its bucket are there between steps; gathered parameters are 1e9 of 2 bytes at most."""
+    """Its fp32 gradients of 4 P / 8 and its bucket are there between steps; gathered parameters are 1e9 of 2 bytes at most. Away they are
+    in pinned buffers of 2^32 bytes."""
     job = replace(JOB, zero_stage=3)
     kept = process(job, "learner", "sync").gpu
     assert (kept["gradients"], kept["bucket"], kept["gathered"]) == (4_015_130_624, 1_000_000_000, 2_000_000_000)
     away = process(replace(job, sleep=True, transport="ipc"), "learner", "sync")
     assert away.gpu.keys() == {"parameters", "gathered", "transport"}
-    assert away.host == {"optimizer": 12_045_391_872, "gradients": 4_015_130_624}
+    assert away.host == {"optimizer": 3 * 2**32, "gradients": 2**32}
 
 
 def test_job_of_a_config() -> None:
@@ -334,5 +340,109 @@ def saved_bytes(config: LlamaConfig | MixtralConfig, dtype: torch.dtype, prefix_
 
 
 def test_the_bucket_is_no_larger_than_what_is_trained() -> None:
-    """A LoRA of 10,000 parameters on the 8B model, bfloat16: 20,000 bytes and not DeepSpeed's gigabyte."""
-    assert bucket_bytes(replace(JOB, model=replace(JOB.model, adapter_parameters=10_000))) == 20_000
+    """A LoRA of 10,000 parameters on the 8B model, bfloat16: twice 20,000 bytes and not DeepSpeed's gigabytes."""
+    assert bucket_bytes(replace(JOB, model=replace(JOB.model, adapter_parameters=10_000))) == 40_000
+
+
+LLAMA_70B = LlamaConfig(
+    vocab_size=128_256,
+    hidden_size=8192,
+    intermediate_size=28_672,
+    num_hidden_layers=80,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+    tie_word_embeddings=False,
+)
+H100 = 81_559 * 2**20
+"""Bytes of its memory, as nvidia-smi says."""
+
+
+def test_a_70b_model_on_two_nodes_of_eight() -> None:
+    """P = 2 x 128,256 x 8192 + 80 (2 x 8192^2 + 2 x 8192 x 1024 + 3 x 8192 x 28,672 + 2 x 8192) + 8192 = 70,553,706,496.
+
+    All parameters trained, colocated, asleep in turn, ZeRO-3 over 16 ranks, in bytes of a GPU: parameters 2 P / 16, fp32 gradients
+    4 P / 16, AdamW 12 P / 16 or RMSprop 8 P / 16; gathered at most the embedding, 2 x 128,256 x 8192; engines of 8 GPUs hold 2 P / 8 while
+    they are awake. With AdamW a rank's states are 18 P / 16 = 79.4 GB of the 85.5 GB: no room for activations; with RMSprop 14 P / 16 =
+    61.7 GB.
+    """
+    shape = ModelShape.of(LLAMA_70B)
+    assert shape.parameters == 70_553_706_496
+    job = Job(
+        shape,
+        dtype_bytes=2,
+        zero_stage=3,
+        ranks=16,
+        micro_batch_tokens=2048,
+        gradient_checkpointing=True,
+        moments=1,
+        tensor_parallel=8,
+        transport="ipc",
+        sleep=True,
+    )
+    train = process(job, "learner", "train")
+    states = {"parameters": 8_819_213_312, "optimizer": 35_276_853_248, "gradients": 17_638_426_624, "bucket": 1_000_000_000}
+    assert {item: train.gpu[item] for item in states} == states
+    assert train.gpu["gathered"] == 2_101_346_304
+    assert process(job, "rollout", "rollout").gpu == {"weights": 17_638_426_624}
+    assert colocated_peak(estimate(job))[1] < H100
+    check_fits(job, H100, colocated=True)
+    adamw = replace(job, moments=2)
+    assert optimizer_bytes(adamw) == 52_915_279_872
+    assert colocated_peak(estimate(adamw))[1] > H100
+    assert process(job, "learner", "rollout").host == {"optimizer": 2 * 2**35, "gradients": 2**35}
+
+
+def test_a_70b_adapter_on_two_nodes_of_eight() -> None:
+    """Separate: 8 ranks that hold 2 (P + A) / 8 each of an adapter of A = 207,093,760 (rank 16: 16 x 161,792 x 80), an engine of 4 GPUs
+    of 2 P / 4, and a replica with pi_t whose blocks lie on 4 GPUs, of 2 P / 4
+    and half a block of (P - 2 x 128,256 x 8192) / 80 = 855,654,502 at most."""
+    shape = replace(ModelShape.of(LLAMA_70B), adapter_parameters=16 * 161_792 * 80)
+    assert shape.trained == 207_093_760
+    job = Job(
+        shape,
+        dtype_bytes=2,
+        zero_stage=3,
+        ranks=8,
+        micro_batch_tokens=4096,
+        gradient_checkpointing=True,
+        tensor_parallel=4,
+        reference_slots=1,
+        reference_gpus=4,
+    )
+    assert process(job, "learner", "train").gpu["parameters"] == 17_690_200_064
+    assert process(job, "rollout", "rollout").gpu["weights"] == 35_276_853_248
+    assert process(job, "reference", "train").gpu["weights"] == 35_276_853_248 + 855_654_502
+    assert all(found.gpu_bytes < H100 for found in estimate(job))
+    check_fits(job, H100, colocated=False)
+
+
+def test_what_does_not_fit_is_refused_with_the_sum() -> None:
+    """70B at stage 2 is whole on every GPU: 2 P = 131.4 GiB; so is a reference on one. Colocated, 8B at stage 2 on 2 ranks: 15.0 + 44.9 +
+    15.0 of a rank and 15.0 of an engine; asleep in turn the training rank's 74.8 fit 80 GiB."""
+    whole = Job(ModelShape.of(LLAMA_70B), dtype_bytes=2, zero_stage=2, ranks=16, micro_batch_tokens=2048, tensor_parallel=8)
+    with pytest.raises(
+        ConfigError, match=r"^placement: in the phase 'rollout' .* learner parameters 131\.4 .* but it has 79\.6 GiB; set learner"
+    ):
+        check_fits(whole, H100, colocated=False)
+    sharded = replace(whole, zero_stage=3, moments=1, reference_slots=1)
+    with pytest.raises(ConfigError, match=r"reference weights 131\.4 = 131\.4 GiB, .* a larger placement\.reference\.gpus"):
+        check_fits(sharded, H100, colocated=False)
+    check_fits(replace(sharded, reference_gpus=2), H100, colocated=False)
+    small = replace(JOB, ranks=2, reference_slots=0, transport="ipc")
+    terms = r"learner parameters 15\.0 \+ learner optimizer 44\.9 \+ learner gradients 15\.0 \+ rollout weights 15\.0 = 89\.7 GiB"
+    with pytest.raises(ConfigError, match=terms):
+        check_fits(small, 80 * 2**30, colocated=True)
+    check_fits(replace(small, sleep=True), 80 * 2**30, colocated=True)
+
+
+def test_a_partitioned_copy_of_pi_ref() -> None:
+    """Stage 3: an eighth of 2 P and the whole head of 2 x 128,256 x 4096 bytes; and each of the two models is gathered to 1e9 elements."""
+    job = replace(JOB, zero_stage=3, divergence=True)
+    gpu = process(job, "learner", "train").gpu
+    assert (gpu["frozen"], gpu["gathered"]) == (2_007_565_312 + 1_050_673_152, 4_000_000_000)
+    assert process(replace(job, zero_stage=2), "learner", "train").gpu["frozen"] == 16_060_522_496
+
+
+def test_gathers_are_smaller_than_what_zero_3_keeps_gathered() -> None:
+    """So publishing and exporting need no memory beyond ``gathered``."""
+    assert max(GATHER_ELEMENTS.values()) <= LIVE_ELEMENTS
