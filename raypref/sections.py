@@ -232,8 +232,7 @@ class RolloutPlacement(Section):
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
     gpus: NonNegative = 1.0
-    """Share of a GPU per replica with ``layout: separate``; 0 for a role that needs no GPU (a callable oracle). A reference that does not
-    fit one GPU may have several, over which the blocks of its models are divided; one of them computes at a time."""
+    """Share of a GPU per replica with ``layout: separate``; 0: none (a callable oracle); above 1: GPUs over which a reference is divided."""
     cpus: PositiveFloat = 1.0
 
 
