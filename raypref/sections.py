@@ -232,7 +232,7 @@ class RolloutPlacement(Section):
 class ReplicaPlacement(Section):
     replicas: PositiveInt = 1
     gpus: NonNegative = 1.0
-    """Share of a GPU per replica with ``layout: separate``; 0: none (a callable oracle); above 1: GPUs over which a reference is divided."""
+    """Share of a GPU per replica with ``layout: separate``; 0: none (a callable oracle); above 1: a reference is divided over them."""
     cpus: PositiveFloat = 1.0
 
 
