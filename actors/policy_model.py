@@ -11,7 +11,7 @@ import gc
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +42,29 @@ def load_model(policy: PolicyConfig, device: torch.device, *, trainable: bool = 
             Otherwise: the bare model in evaluation mode, without gradients and without an adapter.
 
     Raises:
-        ConfigError: ``policy.path`` is not a model that can be loaded.
+        ConfigError: ``policy.path`` is not a model that can be loaded, or its files lack weights.
     """
     with _garbage_left_alone():
         import torch
         from transformers import AutoModelForCausalLM
 
-        model: Any = _pretrained(
+        model, found = _pretrained(
             policy,
             AutoModelForCausalLM.from_pretrained,
             dtype=getattr(torch, policy.dtype),
             attn_implementation=policy.attention,
             use_safetensors=True,
             device_map={"": device},  # each tensor goes there as it is read: host memory never holds the whole model beside it
+            output_loading_info=True,
         )
+    refuse_missing(found["missing_keys"], policy)
     return prepared(model, policy, device, trainable=trainable)
+
+
+def refuse_missing(names: Collection[str], policy: PolicyConfig) -> None:
+    """Refuse a model whose files lack weights of it, which transformers would fill with random values."""
+    if names:
+        raise ConfigError(f"policy.path: the files of {policy.path!r} lack {len(names)} weights of its model, {min(names)} the first")
 
 
 def prepared(model: Any, policy: PolicyConfig, device: torch.device, *, trainable: bool) -> Any:

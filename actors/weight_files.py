@@ -10,12 +10,13 @@ Names and conversions are those of transformers' ``from_pretrained``, which read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from actors.policy_model import model_config
+from actors.policy_model import model_config, refuse_missing
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 
@@ -148,8 +149,9 @@ def finish(model: Any, missing: set[str], policy: PolicyConfig) -> None:
         missing: names in the model that the files do not hold.
 
     Raises:
-        ConfigError: one of them is not tied to a weight that the files hold.
+        ConfigError: one of them is neither tied to a weight that the files hold, nor a buffer that the model computes.
     """
     model.tie_weights(missing_keys=missing, recompute_mapping=False)
-    if missing:
-        raise ConfigError(f"policy.path: the files of {policy.path!r} lack {len(missing)} weights of its model, {min(missing)} the first")
+    computed = re.compile("|".join(model._keys_to_ignore_on_load_missing or ["(?!)"]))
+    buffers = {name for name, _ in model.named_buffers() if computed.search(name)}
+    refuse_missing(missing - buffers, policy)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from actors.policy_model import context_limit, end_token_ids, facts_of, load_model, load_tokenizer, named_end_tokens, without_weights
 from raypref.checks import check_learner
@@ -98,3 +99,16 @@ def test_what_deepspeed_trains_wrongly_is_refused() -> None:
     check_learner(PolicyConfig(path="m", dtype="float32"), LearnerConfig(zero_stage=0))
     with pytest.raises(ConfigError, match=r"learner\.zero_stage: 0, which trains wrongly"):
         check_learner(PolicyConfig(path="m", dtype="bfloat16"), LearnerConfig(zero_stage=0))
+
+
+def test_weights_that_are_not_in_the_files(policy: PolicyConfig, tmp_path: Path) -> None:
+    """transformers makes up random values for them, and says so in its log only."""
+    model = load_model(policy, torch.device("cpu"))
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"policy\.path: .* lack 1 weights of its model, model\.layers\.1\.mlp\.up_proj\.weight the first"
+    ):
+        load_model(PolicyConfig(path=str(tmp_path)), torch.device("cpu"))
