@@ -26,7 +26,7 @@ class Sender:
     def __init__(
         self,
         path: Path,
-        transport: Literal["nccl", "ipc", "shm"] = "shm",
+        transport: Literal["nccl", "ipc", "shm", "object_store"] = "shm",
         device: str = "cpu",
         dtype: Any = "float32",
         trained: Collection[str] | None = None,

@@ -185,6 +185,7 @@ class RecordingSource(WeightSource):
         self._source = source
         self._active = active
         self._sums: dict[str, Future[Tensor]] = {}
+        self._thread = ChecksumThread()
 
     def metadata(self) -> list[TensorInfo]:
         return self._source.metadata()
@@ -196,15 +197,12 @@ class RecordingSource(WeightSource):
             self._sums = {}
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        if not self._active:
-            yield from self._source
-            return
-        with ChecksumThread() as thread:
-            for name, tensor in self._source:
-                self._sums[name] = thread.start(tensor)
-                yield name, tensor
-                self._sums[name].result()  # the source may free the tensor now
+        for name, tensor in self._source:
+            if self._active:
+                self._sums[name] = self._thread.start(tensor)
+            yield name, tensor
 
     def checksums(self) -> dict[str, int]:
-        """Parameter name -> checksum, of all that was sent since the last complete pass began."""
+        """Parameter name -> checksum, of all that was sent since the last complete pass began. The weights may change once this returns."""
+        self._thread.wait()
         return {name: int(value.result()) for name, value in self._sums.items()}

@@ -38,10 +38,10 @@ ONE = types.SampleRequest(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)),
 class Bench:
     """An engine, the group that the driver would hold, and what sends the weights."""
 
-    def __init__(self, path: Path, tensor_parallel: int = 1, trained: Collection[str] | None = None) -> None:
-        self.engine = start_engine(path, tensor_parallel)
+    def __init__(self, path: Path, tensor_parallel: int = 1, trained: Collection[str] | None = None, transport: str = "shm") -> None:
+        self.engine = start_engine(path, tensor_parallel, transport)
         sender = ray.remote(Sender).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        self.sender = sender.remote(path, trained=trained)
+        self.sender = sender.remote(path, trained=trained, transport=transport)
         self.group = RolloutGroup([("engine", self.engine)], timeout_s=120)
         self.runner = asyncio.Runner()
         self.tell("connect", [Destination("engine", self.engine, tensor_parallel)])
@@ -75,10 +75,11 @@ class Bench:
             ray.kill(handle)
 
 
-def start_engine(path: Path, tensor_parallel: int = 1) -> Any:
+def start_engine(path: Path, tensor_parallel: int = 1, transport: str = "shm") -> Any:
     options = {"num_cpus": 0, "max_concurrency": 4, "runtime_env": {"env_vars": engine_env("cpu", 1)}}
     rollout = RolloutConfig(max_num_seqs=32, kv_cache_gib=0.03125)
-    return ray.remote(RolloutActor).options(**options).remote(PolicyConfig(path=str(path), dtype="float32"), rollout, tensor_parallel)
+    policy = PolicyConfig(path=str(path), dtype="float32")
+    return ray.remote(RolloutActor).options(**options).remote(policy, rollout, tensor_parallel, transport=transport)
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +199,11 @@ def test_a_tensor_that_changes_on_the_way_is_caught(tied: Bench) -> None:
     assert tied.sync() == tied.runner.run(tied.group.weight_checksums())["engine"]
 
 
-def test_tensor_parallel_engine(tied_model: Path) -> None:
+@pytest.mark.parametrize("transport", ["shm", pytest.param("object_store", marks=pytest.mark.slow)])
+def test_tensor_parallel_engine(transport: str, tied_model: Path) -> None:
     """Two workers: each receives all of the weights, together they compute the same log-probs, and nothing stays in shared memory."""
     before = set(os.listdir("/dev/shm"))
-    with contextlib.closing(Bench(tied_model, tensor_parallel=2)) as bench:
+    with contextlib.closing(Bench(tied_model, tensor_parallel=2, transport=transport)) as bench:
         rollouts = bench.ask(*(bench.request(prompt) for prompt in PROMPTS))
         assert bench.largest_difference(rollouts) < 1e-4
         assert bench.runner.run(bench.group.weight_checksums()) == {"engine/tp0": bench.sent, "engine/tp1": bench.sent}
