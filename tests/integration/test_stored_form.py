@@ -20,16 +20,11 @@ IN_EVERY_RUN = "qwen3_moe"
 """Of each expert three tensors, which engine and module fuse each in its own way; the others are slow tests."""
 
 
-def one_iteration(model_type: str, directory: Path, **policy: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def one_iteration(model_type: str, directory: Path, **sections: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The stored tensors before and after; in between the engine was compared with the learner before and after training."""
     model = make_other_form(model_type, directory / "model")
-    config = config_for(
-        model,
-        directory / "run",
-        policy={"path": str(model), "dtype": "float32", **policy},
-        loop={"iterations": 1},
-        sync={"probe_prompts": 8, "tolerance": 1e-4},
-    )
+    sync = {"probe_prompts": 8, "tolerance": 1e-4}
+    config = config_for(model, directory / "run", **{"loop": {"iterations": 1}, "sync": sync} | sections)
     result = raypref.run(config, prompts=PROMPTS, oracle=more_different_words)
     assert result.summary["sync"]["sync/logprob_difference_max"] < 1e-4
     assert abs(steps_of(result)[0]["kl_previous"]) < 2e-3, "the reference took the weights, too"
@@ -52,7 +47,20 @@ def test_an_iteration_of_sppo(model_type: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_adapter_on_the_attention_of_a_mixture(tmp_path: Path) -> None:
     """The second sync leaves the experts out, and the engine keeps those that it has."""
-    before, after = one_iteration("qwen3_moe", tmp_path, lora={"rank": 4, "target_modules": ["q_proj", "v_proj"]})
+    adapted = {"path": str(tmp_path / "model"), "dtype": "float32", "lora": {"rank": 4, "target_modules": ["q_proj", "v_proj"]}}
+    before, after = one_iteration("qwen3_moe", tmp_path, policy=adapted)
     changed = [name for name in before if not before[name].equal(after[name])]
     assert len(changed) == 4
     assert all(".q_proj." in name or ".v_proj." in name for name in changed)
+
+
+@pytest.mark.slow
+def test_a_mixture_that_zero_3_partitions(tmp_path: Path) -> None:
+    """Two ranks gather the experts of a layer together, and send each by itself."""
+    before, after = one_iteration(
+        "qwen3_moe",
+        tmp_path,
+        learner={"global_batch": 4, "optimizer": {"lr": 1e-3}, "timeout_s": 120, "zero_stage": 3},
+        placement={"device": "cpu", "oracle": {"gpus": 0}, "learner": {"ranks": 2, "cpus": 0.5}},
+    )
+    assert [name for name in before if before[name].equal(after[name])] == []
