@@ -77,15 +77,23 @@ def stored_weights(policy: PolicyConfig, model: Any) -> Iterator[tuple[str, torc
     """(name in the model, tensor in host memory) of every stored tensor that the model has, in the model's dtypes.
 
     Renamed and converted as ``from_pretrained`` does it: by transformers' conversions of the model's class, on the keys in natural order.
+    The call reads the names in the files, and the iteration the tensors.
 
     Args:
-        model: of transformers, whose tensors may be on the meta device.
+        model: of transformers, whose tensors may be on the meta device. As after ``from_pretrained``, it then knows which conversions its
+            files need, so that its weights can be stored in the same form again (``actors.weights.stored_form``).
 
     Raises:
         ConfigError: as ``weight_files``, a file cannot be read, or a tensor has another shape than in the model.
     """
     targets = model.state_dict()
-    for target, conversion in _conversions(policy, model, targets).items():
+    return _read_all(policy, model, targets, _conversions(policy, model, targets))
+
+
+def _read_all(
+    policy: PolicyConfig, model: Any, targets: Mapping[str, torch.Tensor], conversions: Mapping[str, Any]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for target, conversion in conversions.items():
         for name, value in conversion.convert(target, model=model, config=model.config).items():
             tensor = value[0] if isinstance(value, list) else value
             if tensor.shape != targets[name].shape:
@@ -123,6 +131,7 @@ def _conversions(policy: PolicyConfig, model: Any, targets: Mapping[str, torch.T
         else:
             conversion = conversions.setdefault(target, deepcopy(by_pattern[pattern]))
         conversion.add_tensor(target, key, pattern or key, partial(_read, file_of[key], key, targets[target].dtype))
+    model._weight_conversions = [entry for entry in mapping if entry.was_used()]
     return conversions
 
 

@@ -42,7 +42,8 @@ def load_partitioned(policy: PolicyConfig, device: torch.device, *, trainable: b
 
     model = empty_model(policy)
     config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "bf16": {"enabled": policy.dtype == "bfloat16"}}
-    reader = _buckets(stored_weights(policy, model), GATHER_ELEMENTS[device.type]) if dist.get_rank() == 0 else None
+    weights = stored_weights(policy, model)
+    reader = _buckets(weights, GATHER_ELEMENTS[device.type]) if dist.get_rank() == 0 else None
     expected = model.state_dict(keep_vars=True)
     missing = set(expected)
     while names := _broadcast_names(bucket := next(reader, {}) if reader is not None else None):

@@ -14,6 +14,7 @@ from transformers.core_model_loading import Concatenate, WeightConverter, Weight
 
 from actors.learner.policy_export import export
 from actors.policy_model import check_routers, load_model
+from actors.weight_files import empty_model, stored_weights
 from actors.weights.received_policy import ModelTensors
 from actors.weights.source import DeepSpeedSource, check_sendable
 from actors.weights.stored_form import stored_form
@@ -73,6 +74,16 @@ def test_a_copy_of_the_policy_takes_the_stored_tensors(policy: PolicyConfig) -> 
         assert torch.equal(reference(ids).logits, expected)
         assert torch.equal(exported(ids).logits, expected)
     assert load_file(Path(policy.path) / "exported" / FILE).keys() == load_file(Path(policy.path) / FILE).keys()
+
+
+def test_a_model_that_is_filled_tensor_by_tensor_knows_the_form_of_its_files(policy: PolicyConfig) -> None:
+    """As ZeRO-3 and references on several GPUs fill it; before, and without, any tensor being read, since most ranks read none."""
+    model = empty_model(policy)
+    weights = stored_weights(policy, model)
+    assert {meta.name for meta in DeepSpeedSource(model).metadata()} == load_file(Path(policy.path) / FILE).keys()
+    loaded, filled = load_model(policy, CPU).state_dict(), dict(weights)
+    assert loaded.keys() == filled.keys()
+    assert all(tensor.equal(filled[name]) for name, tensor in loaded.items())
 
 
 def check(policy: PolicyConfig, modules: str | list[str]) -> None:
