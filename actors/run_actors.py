@@ -23,9 +23,11 @@ import raypref
 from actors.cluster import launch, teardown
 from actors.cluster.connection import Device
 from actors.cluster.gpu_memory import check_gpu_memory
+from actors.cluster.gpu_shares import check_shares, waves
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.placement import ActorPlacement, Plan, Role
-from actors.cluster.preflight import Mesh, check_network
+from actors.cluster.preflight import check_network
+from actors.cluster.reservation import reserve
 from actors.learner.deepspeed_setup import learner_env
 from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Phases
@@ -41,6 +43,7 @@ from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
 from actors.weights import transport
 from actors.weights.destination import Destination
+from actors.weights.recipients import meshes, receivers, sender_and_receivers
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.roles import Roles
@@ -62,7 +65,7 @@ class RunActors:
     """Set by ``start``."""
 
     def __init__(self, config: RunConfig, plan: Plan, device: Device, group: PlacementGroup, nodes: int = 1) -> None:
-        """See ``reserved``; ``nodes`` is how many nodes the bundles are on."""
+        """See ``reserved``; ``nodes`` is how many nodes the learner and the receivers of its weights are on."""
         self.config = config
         self.plan = plan
         self.device = device
@@ -87,17 +90,22 @@ class RunActors:
             config: the run's.
             plan: which actors there are, and where.
             device: what they compute on.
-            may_grow: whether the cluster may get more nodes.
+            may_grow: whether the cluster may get more nodes; one that was started here has this machine alone.
 
         Raises:
             PlacementError: the cluster cannot hold the plan.
-            ConfigError: a node does not see ``output_dir``, ``sync.transport`` does not fit, or a model does not fit the GPUs.
+            ConfigError: a node does not see ``output_dir``, ``sync.transport`` does not fit, the shares of a GPU cannot work, or a model
+                does not fit the GPUs.
             NetworkError: nodes that must talk cannot.
         """
+        if device == "cuda":
+            check_shares(plan, config.rollout.gpu_memory_utilization, oracle_share(config))
         asked = config.sync.transport
-        one_node = asked != "auto" and sends_weights(config, plan) and transport.load(asked).one_node
-        group = launch.reserve(plan, config.placement.timeout_s, may_grow, "STRICT_PACK" if one_node else "PACK")
-        actors = cls(config, plan, device, group, len(set(nodes_of(group).values())) if sends_weights(config, plan) else 1)
+        way = transport.choose(asked, device, config.placement.layout)
+        one_node = asked != "auto" and bool(receivers(config, plan)) and way.one_node
+        group, plan = reserve(plan, config.placement.timeout_s, one_node)
+        where = nodes_of(group)
+        actors = cls(config, plan, device, group, len({where[actor.bundle] for actor in sender_and_receivers(config, plan)}))
         try:
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
                 actors._check_nodes()
@@ -112,39 +120,31 @@ class RunActors:
         nodes, limit = nodes_of(self._group), self.config.placement.preflight_timeout_s
         self._several_nodes = len(set(nodes.values())) > 1
         check_nodes(nodes, self.config.output_dir, raypref.__version__, limit)
-        check_network(self._group, nodes, self._meshes(), self.device, limit)
-
-    def _meshes(self) -> list[Mesh]:
-        """The actors that connect with each other without Ray: the learner's ranks, and by some transports the first one with the copies
-        of its policy."""
-        ranks = self.plan.of("learner")
-        meshes = [Mesh("learner ranks", tuple(rank.bundle for rank in ranks))] if ranks else []
-        if ranks and self._transport.own_network and (receivers := self._receivers()):
-            bundles = (ranks[0].bundle, *(receiver.bundle for receiver in receivers))
-            meshes.append(Mesh("the sender of the weights and their receivers", bundles))
-        return meshes
+        check_network(self._group, nodes, meshes(self.config, self.plan, self._transport), self.device, limit)
 
     async def start(self) -> None:
         """Create the actors, let them load their models side by side, and connect the learner with the other copies of its policy.
 
-        Where roles share GPUs they start one after the other: the others must be told which GPUs the learner's ranks got, and while an
-        engine measures the free memory of its GPU no other actor may take some.
+        Where roles share GPUs they start in waves (``gpu_shares.waves``).
 
         Raises:
             ConfigError: an actor refuses its settings, or the policy cannot be loaded.
         """
-        shared = self.device == "cuda" and self.config.placement.layout == "colocated"
-        in_turn: tuple[tuple[Role, ...], ...] = (("learner",), ("rollout",), ("reference", "oracle"))
-        for roles in in_turn:
-            for placement in (placement for role in roles for placement in self.plan.of(role)):
+        in_turn = self._waves()
+        for wave in in_turn:
+            for placement in wave:
                 await self._create(placement)
-            if shared:
+            if len(in_turn) > 1:
                 await launch.ready(self._handles, START_TIMEOUT_S, self._is_ready)
         learner, others = self._make_roles()
         await launch.ready(dict(self._named("learner")), START_TIMEOUT_S)  # quick: the model is loaded by ``learner.start``
         await asyncio.gather(self._others_ready(others), *([self._start_learner(learner)] if self.plan.of("learner") else []))
         if destinations := self._destinations():
             await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
+
+    def _waves(self) -> list[list[ActorPlacement]]:
+        """The actors in the order of their start; on a CPU all start side by side."""
+        return list(waves(self.plan, oracle_share(self.config) is not None)) if self.device == "cuda" else [list(self.plan.actors)]
 
     async def close(self) -> None:
         """Let the engines, references and oracles end by themselves: a killed one leaves shared memory behind. Does nothing before they
@@ -272,22 +272,17 @@ class RunActors:
         self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
         return learner, [group for group in (oracle, rollout, reference) if group is not None]
 
-    def _receivers(self) -> list[ActorPlacement]:
-        """Where the learner's weights go: the engines, and the references if they hold pi_t."""
-        references = self.plan.of("reference") if "previous" in self.config.loss.needs else []
-        return self.plan.of("rollout") + references if self.plan.of("learner") else []
-
     def _destinations(self) -> list[Destination]:
         width = self.config.placement.rollout.tensor_parallel
         return [
-            Destination(receiver.name, self._handles[receiver.name], width if receiver.role == "rollout" else 1)
-            for receiver in self._receivers()
+            Destination(copy.name, self._handles[copy.name], width if copy.role == "rollout" else 1)
+            for copy in receivers(self.config, self.plan)
         ]
 
 
-def sends_weights(config: RunConfig, plan: Plan) -> bool:
-    """Whether the learner's weights go to another actor of this plan: an engine, or a reference that holds pi_t."""
-    return bool(plan.of("learner") and (plan.of("rollout") or (plan.of("reference") and "previous" in config.loss.needs)))
+def oracle_share(config: RunConfig) -> float | None:
+    """Share of a GPU's memory that the engine of the run's oracle takes; None without one."""
+    return None if config.oracle is None else config.oracle.engine_share
 
 
 def takes_turns(config: RunConfig, plan: Plan) -> bool:

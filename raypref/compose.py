@@ -206,16 +206,25 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
 
 
 def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
+    from actors.cluster.gpu_shares import check_shares
     from actors.cluster.placement import plan_placement
     from actors.weights import transport
 
     device, layout = config.placement.device, config.placement.layout
-    plans: list[Callable[[], object]] = [lambda: plan_placement(config.placement, _need(config, task))]
-    if device != "auto":  # otherwise the cluster decides
-        plans.append(lambda: transport.choose(config.sync.transport, device, layout))
-    for plan in plans:
+    oracle_share = None if config.oracle is None else config.oracle.engine_share
+
+    def plan() -> None:
+        placed = plan_placement(config.placement, _need(config, task))
+        if device == "cuda":
+            check_shares(placed, config.rollout.gpu_memory_utilization, oracle_share)
+
+    def choose() -> None:
+        if device != "auto":  # otherwise the cluster decides
+            transport.choose(config.sync.transport, device, layout)
+
+    for part in (plan, choose):
         try:
-            plan()
+            part()
         except ConfigError as error:
             yield Problem.of(error)
 

@@ -1,4 +1,4 @@
-"""From a plan to running actors: one placement group for the run, and an actor for each placement."""
+"""From reserved bundles to running actors."""
 
 from __future__ import annotations
 
@@ -8,53 +8,22 @@ import logging
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import network
 from actors.cluster.call_results import result
 from actors.cluster.calls import first_cause
-from actors.cluster.placement import ActorPlacement, Plan, cannot_fit
-from raypref.errors import ActorSilent, PlacementError, RayprefError
+from actors.cluster.placement import ActorPlacement
+from raypref.errors import ActorSilent, RayprefError
 
 logger = logging.getLogger(__name__)
-
-
-def reserve(plan: Plan, timeout_s: float, may_grow: bool, strategy: str = "PACK") -> PlacementGroup:
-    """Reserve every bundle of the plan, or none.
-
-    Args:
-        timeout_s: how long to wait for nodes or other jobs.
-        may_grow: whether the cluster may get more nodes; if not, a plan that is too large for it is refused at once.
-        strategy: of the placement group: PACK uses few nodes, STRICT_PACK exactly one.
-
-    Raises:
-        PlacementError: the bundles were not free in time; shows what is needed and what there is.
-    """
-    if not may_grow and (reason := cannot_fit(plan, _nodes())):
-        raise PlacementError(f"placement: this cluster can never hold the run\n{reason}")
-    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=strategy, name=f"raypref-{uuid.uuid4()}")
-    if not group.wait(timeout_s):
-        remove_placement_group(group)
-        reason = cannot_fit(plan, _nodes()) or f"needed: {plan.arithmetic()}\nfree now: {_free()}; the rest is held by other jobs"
-        raise PlacementError(f"placement: not placed within placement.timeout_s = {timeout_s:g} s\n{reason}")
-    return group
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _free() -> str:
-    free = ray.available_resources()
-    return f"{free.get('GPU', 0):g} GPU, {free.get('CPU', 0):g} CPU"
 
 
 def start(

@@ -7,14 +7,15 @@ Separate layout, 2 engines of tensor parallel 2, 2 references, 1 oracle without 
 Colocated, 4 ranks, tensor parallel 2: 2 bundles of {GPU 2}. Each holds two learner ranks, for which Ray reserves the GPUs. An engine and
 some of the references and oracles run in the same bundle and share these GPUs.
 
-An engine is one bundle, and a bundle lies on one node, so the engine's tensor-parallel ranks are on one node, too.
+An engine is one bundle, and a bundle lies on one node, so the engine's tensor-parallel ranks are on one node, too. For the same reason the
+learner's bundles are joined where the cluster has room for larger ones (``joined``, ``capacity.arranged``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from raypref.errors import ConfigError
@@ -72,7 +73,7 @@ class Plan:
     def arithmetic(self, device: str = "cuda") -> str:
         """``learner 4 x {GPU 1, CPU 1} + rollout 2 x {GPU 2, CPU 2} = 8 GPU, 8 CPU``; on a CPU it says that the GPUs are not there."""
         roles = ["+".join(sorted({actor.role for actor in self.actors if actor.bundle == k})) for k in range(len(self.bundles))]
-        kinds = Counter((names, _show(bundle)) for names, bundle in zip(roles, self.bundles, strict=True))
+        kinds = Counter((names, show(bundle)) for names, bundle in zip(roles, self.bundles, strict=True))
         terms = " + ".join(f"{names} {count} x {{{shape}}}" for (names, shape), count in kinds.items())
         note = " (counted, not there: the run computes on CPUs)" if device == "cpu" else ""
         return f"{terms} = {self.total('GPU'):g} GPU, {self.total('CPU'):g} CPU{note}"
@@ -159,27 +160,20 @@ def _colocated(config: PlacementConfig, need: Need) -> Plan:
     return Plan(bundles, tuple(actors))
 
 
-def cannot_fit(plan: Plan, nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """Why a cluster of ``nodes`` (their total resources) can never hold the plan; None when it can.
-
-    First fit, largest bundle first: exact for bundles of equal size, and what Ray itself does otherwise.
-    """
-    free = [dict(node) for node in nodes]
-    largest_first = sorted(plan.bundles, key=lambda bundle: (-bundle.get("GPU", 0.0), -bundle.get("CPU", 0.0)))
-    for bundle in largest_first:
-        room = next((node for node in free if all(node.get(k, 0.0) + 1e-9 >= v for k, v in bundle.items())), None)
-        if room is None:
-            have = "; ".join(f"node {k}: {_show(node)}" for k, node in enumerate(nodes)) or "no node at all"
-            total = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("GPU", "CPU")}
-            return (
-                f"needed: {plan.arithmetic()}\nthe cluster has: {have} (in all {total['GPU']:g} GPU, {total['CPU']:g} CPU)\n"
-                f"no node has room for a bundle of {{{_show(bundle)}}} beside the others; lower placement.*, or add nodes"
-            )
-        for key, value in bundle.items():
-            room[key] = room.get(key, 0.0) - value
-    return None
+def joined(plan: Plan, size: int) -> Plan:
+    """The plan with each ``size`` of the learner's bundles joined into one. A bundle lies on one node, and so do the ranks in it."""
+    learner = sorted({rank.bundle for rank in plan.of("learner")})
+    first = {bundle: learner[k - k % size] for k, bundle in enumerate(learner)}
+    kept = [bundle for bundle in range(len(plan.bundles)) if first.get(bundle, bundle) == bundle]
+    index = {bundle: kept.index(first.get(bundle, bundle)) for bundle in range(len(plan.bundles))}
+    sums: list[dict[str, float]] = [{} for _ in kept]
+    for bundle, resources in enumerate(plan.bundles):
+        for key, value in resources.items():
+            sums[index[bundle]][key] = sums[index[bundle]].get(key, 0.0) + value
+    return Plan(tuple(sums), tuple(replace(actor, bundle=index[actor.bundle]) for actor in plan.actors))
 
 
-def _show(resources: Mapping[str, float]) -> str:
+def show(resources: Mapping[str, float]) -> str:
+    """``GPU 2, CPU 4``"""
     shown = [f"{key} {resources[key]:g}" for key in ("GPU", "CPU") if resources.get(key)]
     return ", ".join(shown) or "nothing"

@@ -73,6 +73,18 @@ def join_group(
     deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
 
 
+def wait_for_all(world_size: int) -> None:
+    """Wait until every rank has loaded the policy: for as long as the ranks' own group allows (``learner.timeout_s``).
+
+    The groups that DeepSpeed makes have torch's 10 minutes for NCCL until ``build_engine`` changes that, which is too short for a node that
+    reads the files much later than another.
+    """
+    import torch.distributed as dist
+
+    if world_size > 1:
+        dist.barrier()
+
+
 def bound_device(device: torch.device, world_size: int) -> torch.device | None:
     """The device that the process group is bound to, so that NCCL connects at once; None for one rank, as in DeepSpeed: it connects to
     nobody, and a bound group makes each further group by ncclCommSplit, which fails on some machines with one GPU."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.cluster.shared_files import model_appears
 from actors.learner.deepspeed_setup import build_frozen_engine
 from actors.learner.partitioned import load_partitioned
 from actors.policy_model import load_model
@@ -48,6 +49,7 @@ class FrozenPolicy:
         if self._partitioned and self._copy is not None:
             self._copy.destroy()
         self._copy = self._head = None
+        model_appears(directory)
         self._load(self._policy.model_copy(update={"path": str(directory)}))
 
     def _load(self, policy: PolicyConfig) -> None:

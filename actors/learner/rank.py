@@ -93,6 +93,7 @@ class LearnerRank:
         torch.manual_seed(self._run.seed)  # an adapter starts with the same weights on every rank
         load = load_partitioned if self._config.zero_stage == 3 else load_model
         model = load(self._policy, device, trainable=True)
+        deepspeed_setup.wait_for_all(self._world_size)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
         self._offload = Offload(self._engine, self._optimizer)
         frozen = self._loss.token_kl or self._coefficient > 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.rollout.compile_cache import use_own_cache
 from raypref.errors import ConfigError
 
 CPU_KV_CACHE_INPUTS = 8
@@ -38,6 +39,8 @@ class VllmNextToken:
         if current_platform.device_type != device:
             raise ConfigError(f"placement.device: {device}, but the installed vLLM runs on {current_platform.device_type!r}")
         on_cpu = device == "cpu"
+        if not on_cpu:
+            use_own_cache()
         try:
             self._llm = LLM(
                 path,

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from actors.cluster.shared_files import model_appears
 from actors.policy_model import load_model
 from actors.reference.spread import load_spread
 from actors.weights.received_policy import ReceivedPolicy
@@ -83,6 +84,7 @@ class ReferenceActor:
         """Load the policy in ``directory`` as pi_ref; nothing happens where that slot is empty."""
         if self._reference is not None:
             self._reference = None  # so that memory never holds both
+            model_appears(directory)
             self._reference = self._load(self._policy.model_copy(update={"path": str(directory)}))
 
     def probe(self, sequences: Sequence[TokenSequence]) -> list[NDArray[np.float64]] | None:

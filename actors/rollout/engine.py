@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from actors.policy_model import facts_of
+from actors.rollout.compile_cache import use_own_cache
 from actors.weights import transport as weight_transport
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig, RolloutConfig
@@ -197,6 +198,8 @@ def _start(
             f"placement.device: {device}, but the installed vLLM runs on {current_platform.device_type!r}; "
             f"install raypref[{'cpu' if device == 'cpu' else 'gpu'}]"
         )
+    if device == "cuda":
+        use_own_cache()
     weight_transport.load(transport).register()
     cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
     gc.freeze()  # vLLM collects garbage five times while it starts; without this each time among all that was imported, 2 s in total

@@ -113,6 +113,11 @@ class Oracle(TypedSection):
         """Whether it asks the policy that is trained (``Services.ask_policy``), and so works only where the run's engines are."""
         return False
 
+    @property
+    def engine_share(self) -> float | None:
+        """Share of a GPU's memory that its vLLM engine takes (``Services.engine``), of several engines the sum; None without an engine."""
+        return None
+
     def located(self) -> Self:
         """The oracle with absolute paths of local directories: an actor's working directory is not the driver's."""
         given = {name: getattr(self, name) for name in self.directories}

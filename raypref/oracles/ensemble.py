@@ -90,6 +90,11 @@ class Ensemble(Oracle):
     def asks_policy(self) -> bool:
         return any(member.oracle.asks_policy for member in self.members)
 
+    @property
+    def engine_share(self) -> float | None:
+        shares = [share for member in self.members if (share := member.oracle.engine_share) is not None]
+        return sum(shares) if shares else None
+
     def located(self) -> Self:
         return self.model_copy(
             update={"members": [Member(oracle=member.oracle.located(), weight=member.weight) for member in self.members]}

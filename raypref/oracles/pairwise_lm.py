@@ -60,6 +60,10 @@ class PairwiseLM(Oracle):
     _model: NextToken | None = PrivateAttr(default=None)
     _answers: list[int] = PrivateAttr(default_factory=list)
 
+    @property
+    def engine_share(self) -> float | None:
+        return self.gpu_memory_utilization if self.engine == "vllm" else None
+
     def load(self, services: Services) -> None:
         """Load the tokenizer and the model.
 

@@ -12,7 +12,8 @@ import pytest
 
 from actors.cluster import launch
 from actors.cluster.placement import ActorPlacement, Need, plan_placement
-from actors.run_actors import RunActors, sends_weights
+from actors.run_actors import RunActors
+from actors.weights.recipients import receivers
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.losses.dpo import DPO
@@ -159,7 +160,7 @@ def test_who_gets_weights(tmp_path: Path) -> None:
     only_reference = plan_placement(sppo.placement, Need(rollout=False, reference=True, oracle=False))
     everything = plan_placement(sppo.placement, ALL)
     generation = plan_placement(sppo.placement, Need(rollout=True, reference=False, oracle=False, learner=False))
-    found = [sends_weights(config, plan) for config in (sppo, dpo) for plan in (everything, only_reference, generation)]
+    found = [bool(receivers(config, plan)) for config in (sppo, dpo) for plan in (everything, only_reference, generation)]
     assert found == [True, True, False, True, False, False]
 
 

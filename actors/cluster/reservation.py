@@ -1,0 +1,93 @@
+"""One placement group for a run: all of its bundles are reserved, or none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Sequence
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from actors.cluster.capacity import Capacity, arranged, cannot_fit, in_use
+from actors.cluster.placement import Plan
+from raypref.errors import PlacementError
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE_S = 3.0
+"""How long Ray takes at most for a reservation that nothing stands in the way of; after that the user is told what is waited for."""
+
+
+def reserve(plan: Plan, timeout_s: float, one_node: bool = False) -> tuple[PlacementGroup, Plan]:
+    """Reserve every bundle of the plan, or none. A plan that the cluster can never hold is refused at once, unless an autoscaler could add
+    nodes.
+
+    Args:
+        plan: the bundles.
+        timeout_s: how long to wait for nodes or other jobs.
+        one_node: whether all bundles must be on the same node.
+
+    Returns:
+        The bundles, and the plan as it was reserved: the learner's ranks are joined in bundles where these fit a node.
+
+    Raises:
+        PlacementError: what is needed, what there is, and what others use of it.
+    """
+    nodes, grows = capacities(), autoscaled()
+    never = cannot_fit(plan, nodes, one_node)
+    if never and not grows:
+        late = "no autoscaler adds nodes to this cluster: start the run when all nodes have joined (`ray status` lists them)"
+        raise PlacementError(f"placement: this cluster can never hold the run\n{never}\n{late}")
+    if not one_node:
+        plan = arranged(plan, nodes)
+    bundles = [dict(bundle) for bundle in plan.bundles]
+    group = placement_group(bundles, strategy="STRICT_PACK" if one_node else "PACK", name=f"raypref-{uuid.uuid4()}")
+    try:
+        if not group.wait(min(_AT_ONCE_S, timeout_s)):
+            whom = "the autoscaler to add nodes" if never else "other jobs to end"
+            logger.warning("placement: waiting up to %g s for %s\n%s", timeout_s, whom, never or in_use(plan, nodes, one_node))
+            if not group.wait(max(0.0, timeout_s - _AT_ONCE_S)):
+                nodes = capacities()
+                reason = cannot_fit(plan, nodes, one_node) or in_use(plan, nodes, one_node)
+                raise PlacementError(f"placement: not placed within placement.timeout_s = {timeout_s:g} s\n{reason}")
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    return group, plan
+
+
+def fits_one_node(plan: Plan) -> bool:
+    """Whether some node of the cluster is large enough for the whole plan, whoever uses it now."""
+    return cannot_fit(plan, capacities(), one_node=True) is None
+
+
+def capacities() -> Sequence[Capacity]:
+    """The nodes of the cluster that are alive."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [
+        Capacity(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["Resources"], _of(free.get(node["NodeID"], {})))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _of(resources: dict[str, float]) -> dict[str, float]:
+    return {key: resources.get(key, 0.0) for key in ("GPU", "CPU")}
+
+
+def autoscaled() -> bool:
+    """Whether an autoscaler manages the cluster's nodes: their types then have the names of its configuration. Nodes that were started by
+    hand have no type, or in the reports of Ray's monitor each one its own, ``node_<id>``."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report") or {}
+    types = set(report.get("active_nodes") or {}) | set(report.get("pending_launches") or {})
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    types |= {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]}
+    return any(name and not name.startswith("node_") for name in types)
