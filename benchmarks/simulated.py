@@ -137,6 +137,9 @@ class SimulatedOracle:
         await self._oracle.work(self._seconds)
         return types.Verdict(0, 1, dict(self.METRICS)), REF
 
+    async def recall(self, request: types.SampleRequest) -> RolloutRef:
+        raise NotImplementedError("simulated runs are not resumed")
+
     async def compare(self, challenger: RolloutRef, defender: RolloutRef) -> types.Comparison:
         raise NotImplementedError("simulated runs are not evaluated")
 

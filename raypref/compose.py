@@ -101,16 +101,17 @@ def _run_on_cluster(
         after_step = Checkpoints.read(resume_from)[0].step
         layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
         learner_checkpoint.read(resume_from / "learner", layout)
+    recorded: frozenset[str] = frozenset()
     with contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
         if resumed:  # every check has passed, and the cluster holds the run
-            output.rewind(config, resume_from)
+            recorded = output.rewind(config, resume_from)
         metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
 
         async def train() -> RunResult:
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
-            driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks)
+            driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
             with told(config, lambda: driver.iterations.moment(driver.state)):
                 outcome = await driver.run(resume_from)
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds

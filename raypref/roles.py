@@ -75,6 +75,10 @@ class OracleRole(Protocol):
         """
         ...
 
+    async def recall(self, request: types.SampleRequest) -> RolloutRef:
+        """The recorded answer to a request whose origin the journal of an interrupted run holds; ``judge`` then asks the oracle nothing."""
+        ...
+
     async def compare(self, challenger: RolloutRef, defender: RolloutRef) -> types.Comparison:
         """Compare two policies' rollouts on the same held-out prompt (evaluation)."""
         ...

@@ -66,6 +66,8 @@ class SampleRequest:
     max_tokens: int
     policy_version: int
     """The version of the weights to sample from; an engine that holds another one refuses the request."""
+    origin: str = ""
+    """A hash of all that shapes the group: settings, weights, prompt, seed. Empty for what is not written to the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Rollout:
     responses: tuple[Response, ...]
     policy_version: int | None
     """The version of the run's policy that sampled the responses; None if they were given by the data."""
+    origin: str = ""
+    """``SampleRequest.origin``."""
 
 
 RolloutRef: TypeAlias = Rollout | Awaitable[Rollout]

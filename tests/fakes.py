@@ -126,7 +126,7 @@ class FakeRollout:
             )
             for _ in range(request.count)
         )
-        return types.Rollout(request.prompt, responses, self.policy.version)
+        return types.Rollout(request.prompt, responses, self.policy.version, request.origin)
 
     async def probe(self, requests: Sequence[types.SampleRequest]) -> dict[str, list[types.Rollout]]:
         return {"rollout-0": [self._answer(request) for request in requests]}
@@ -168,9 +168,13 @@ class FakeOracle:
     partners: dict[str, str] = field(default_factory=dict)
     """Prompt id -> id of the prompt whose rollout came as its partner."""
     sealed: list[int] = field(default_factory=list)
+    judged: list[types.Rollout] = field(default_factory=list)
+    recorded: dict[str, types.Rollout] = field(default_factory=dict)
+    """By origin."""
 
     async def judge(self, rollout: types.Rollout, partner: types.Rollout | None = None) -> tuple[types.Verdict, Any]:
         index = rollout.prompt.index
+        self.judged.append(rollout)
         if partner is not None:
             self.partners[rollout.prompt.id] = partner.prompt.id
         examples = (
@@ -188,6 +192,9 @@ class FakeOracle:
             )
         )
         return types.Verdict(index, len(examples), {"rollout/tokens": 2.0 * len(rollout.responses)}), examples
+
+    async def recall(self, request: types.SampleRequest) -> types.Rollout:
+        return self.recorded[request.origin]
 
     async def compare(self, challenger: types.Rollout, defender: types.Rollout) -> types.Comparison:
         mine, theirs = challenger.responses[0], defender.responses[0]

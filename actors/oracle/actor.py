@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from raypref.data.examples import ExampleBuilder
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
 from raypref.judging.oracle_queue import OracleQueue
+from raypref.judging.transcript import Recording, Replayed, Transcript
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.output.journal import Journal
+from raypref.output.recorded import RecordedGroups
 from raypref.selection.base import Selection
-from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, Verdict
+from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, SampleRequest, Verdict
 
 SPARE_CALLS = 64
 """Concurrent calls that one actor allows beside the groups that it judges: the stream of queries, their answers, ``seal``."""
@@ -53,14 +56,29 @@ class OracleActor:
         self._services = ActorServices(device, policy, timeout_s)
         oracle.load(self._services)
         judging = judging or JudgingConfig()
-        self._judge = Judge(OracleQueue(oracle, judging), selection, loss, examples, judging)
+        self._oracle = OracleQueue(oracle, judging)
+        self._judge = Judge(self._oracle, selection, loss, examples, judging)
         self._journal = Journal(Path(journal_dir), name)
+        self._recorded = RecordedGroups(Path(journal_dir))
 
     async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
-        """Judge a group and write it to the journal. Called with ``num_returns=2``: the examples stay in the object store."""
-        judged = await self._judge.judge(rollout, partner)
-        self._journal.append(rollout, judged)
+        """Judge a group and write it to the journal. Called with ``num_returns=2``: the examples stay in the object store.
+
+        The oracle is not asked about a group that the journal of an interrupted run holds.
+        """
+        if rollout.origin in self._recorded:
+            transcript, name = self._recorded.transcript(rollout.origin)
+            judged = await self._judge.judge(rollout, partner, Replayed(transcript, name))
+        else:
+            recording = Recording(self._oracle)
+            judged = await self._judge.judge(rollout, partner, recording)
+            transcript = Transcript(recording.rounds)
+        self._journal.append(rollout, judged, transcript)
         return judged.verdict, judged.examples
+
+    async def recall(self, request: SampleRequest) -> tuple[None, Rollout]:
+        """The answer to a request that the journal of an interrupted run holds. Called with ``num_returns=2``, as ``judge`` is."""
+        return None, self._recorded.rollout(request)
 
     async def compare(self, challenger: Rollout, defender: Rollout) -> Comparison:
         """Two policies on one held-out prompt; not written to the journal."""
@@ -72,7 +90,8 @@ class OracleActor:
 
     async def seal(self, iteration: int) -> str | None:
         """Close the iteration's part of the journal. Returns its path, or None where nothing was judged."""
-        path = self._journal.seal(iteration)
+        path = await asyncio.to_thread(self._journal.seal, iteration)
+        self._recorded.forget(iteration)
         return None if path is None else str(path)
 
     async def policy_queries(self) -> AsyncIterator[PolicyQuery]:

@@ -60,6 +60,14 @@ class OracleGroup:
             matrix: PreferenceMatrix = await self._wait(name, handle.matrix.remote(rollout), "matrix")
             return matrix
 
+    async def recall(self, request: SampleRequest) -> Any:
+        """A reference to the recorded answer; every replica can read what was recorded."""
+        async with self._replica() as (name, handle):
+            done, rollout = handle.recall.options(num_returns=2).remote(request)
+            with reported_once(rollout):
+                await self._wait(name, done, "recall")
+            return rollout
+
     async def seal(self, iteration: int) -> None:
         """Close the iteration's journal, every replica's part of it."""
         await asyncio.gather(*(self._wait(name, handle.seal.remote(iteration), "seal") for name, handle in self._handles.items()))

@@ -167,7 +167,7 @@ class Engine:
     def _rollout(self, output: Any) -> Rollout:
         request = self._open.pop(output.request_id)
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        return Rollout(request.prompt, tuple(self._response(request, sample) for sample in samples), request.policy_version)
+        return Rollout(request.prompt, tuple(self._response(request, sample) for sample in samples), request.policy_version, request.origin)
 
     def _response(self, request: SampleRequest, sample: Any) -> Response:
         if sample.finish_reason not in ("stop", "length"):

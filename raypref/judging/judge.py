@@ -51,7 +51,7 @@ class Judge:
         self.judging = judging or JudgingConfig()
         self._oracle = oracle
 
-    async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> Judged:
+    async def judge(self, rollout: Rollout, partner: Rollout | None = None, oracle: AsyncOracle | None = None) -> Judged:
         """Judge a group.
 
         A group without an example is dropped and counted. That happens when too few responses are left, the selection picks nothing,
@@ -60,13 +60,14 @@ class Judge:
         Args:
             rollout: the group.
             partner: another prompt's rollout, for a loss with mismatched sequences.
+            oracle: asked about this group in place of the judge's own (``raypref.judging.transcript``).
 
         Raises:
             OracleError: the oracle's answer is no preference matrix.
             ConfigError: the selection does not ask for the comparisons that the loss needs, or picks a response that is not there.
         """
         kept = self._kept(rollout.responses)
-        comparisons = self._comparisons(rollout, [rollout.responses[k] for k in kept], self.judging)
+        comparisons = self._comparisons(rollout, [rollout.responses[k] for k in kept], self.judging, oracle)
         selection = self._selection(rollout)
         picks, targets = await self._pick(selection, len(kept), comparisons, rollout.prompt.id) if len(kept) >= 2 else ([], [])
         in_rollout = [tuple(kept[k] for k in pick) for pick in picks]
@@ -130,8 +131,10 @@ class Judge:
         await comparisons.ask([])
         return replace(comparisons.matrix, metrics=comparisons.figures())
 
-    def _comparisons(self, rollout: Rollout, responses: Sequence[Response], judging: JudgingConfig) -> Comparisons:
-        return Comparisons(rollout.prompt, responses, rollout.policy_version, oracle=self._oracle, judging=judging)
+    def _comparisons(
+        self, rollout: Rollout, responses: Sequence[Response], judging: JudgingConfig, oracle: AsyncOracle | None = None
+    ) -> Comparisons:
+        return Comparisons(rollout.prompt, responses, rollout.policy_version, oracle=oracle or self._oracle, judging=judging)
 
     async def _pick(
         self, selection: Selection, size: int, comparisons: Comparisons, prompt_id: str

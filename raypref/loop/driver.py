@@ -26,6 +26,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from raypref.errors import LossNotFinite
 from raypref.loop.batch_stream import Batch, BatchStream
 from raypref.loop.evaluation import Evaluator, evaluation_metrics
 from raypref.loop.garbage_collection import frozen_heap
+from raypref.loop.groups import GroupStages
 from raypref.loop.held_out_loss import HeldOutLoss
 from raypref.loop.iterations import Iterations
 from raypref.loop.mismatched_partners import MismatchedPartners
@@ -47,8 +49,9 @@ from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import MetricsWriter, RunMeter
 from raypref.output.outcome import Outcome
 from raypref.output.progress import Callback, Callbacks
+from raypref.output.resumption import settings_hash
 from raypref.roles import Audience, Roles
-from raypref.types import Example, ExamplesRef, Prompt, RolloutRef, RunData, Slice, Verdict
+from raypref.types import RunData
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +60,24 @@ class Driver:
     """Runs the loop over the roles."""
 
     def __init__(
-        self, config: RunConfig, roles: Roles, data: RunData, *, metrics: MetricsWriter, callbacks: Sequence[Callback] = ()
+        self,
+        config: RunConfig,
+        roles: Roles,
+        data: RunData,
+        *,
+        metrics: MetricsWriter,
+        callbacks: Sequence[Callback] = (),
+        recorded: frozenset[str] = frozenset(),
     ) -> None:
+        """
+        Args:
+            config: of the run.
+            roles: what the loop runs over.
+            data: of the run.
+            metrics: where metrics go.
+            callbacks: told of everything that happens.
+            recorded: origins of the groups that an interrupted run has sampled and judged.
+        """
         self.config = config
         self.roles = roles
         self.data = data
@@ -66,7 +85,8 @@ class Driver:
         self.meter = RunMeter(metrics, config.placement)
         self.state = RunState()
         self.outcome = Outcome()
-        self.requests = RequestBuilder(config.seed, config.rollout)
+        self.requests = RequestBuilder(config.seed, config.rollout, settings_hash(config))
+        self.groups = GroupStages(roles, self.requests, config.rollout.responses, self.meter, self.callbacks, recorded)
         self.iterations = Iterations(config, data)
         self.checkpoints = Checkpoints.of(config, Fingerprint.of(data))
         self.saving = Saving(config, roles.learner, self.checkpoints)
@@ -75,7 +95,7 @@ class Driver:
         judged = roles.oracle is not None and config.evaluation.wanted(data.held_out)
         self.evaluator = Evaluator(config, roles, data, self.requests) if judged else None
         shown: dict[str, Any] = {"outcome": self.outcome, "meter": self.meter, "callbacks": self.callbacks}
-        self.held_out_loss = HeldOutLoss(config, roles.learner, data.held_out_examples, score=self._score, **shown)
+        self.held_out_loss = HeldOutLoss(config, roles.learner, data.held_out_examples, score=self.groups.score, **shown)
         self.regulariser = (
             RegulariserSamples(config, roles, data, requests=self.requests, sync=self._sync_weights) if config.regulariser.on else None
         )
@@ -141,58 +161,19 @@ class Driver:
 
     def _stream(self) -> BatchStream[Any]:
         """The batches of this iteration; nothing is started yet."""
+        t = self.state.iteration
         if self.data.sampled and self.config.loss.mismatched:
-            self._partners = MismatchedPartners(self._sample, self.data.prompts, self.state.cursor)
+            sample = partial(self.groups.sample, iteration=t)
+            self._partners = MismatchedPartners(sample, self.data.prompts, self.state.cursor)
+        from_prompt = partial(self.groups.from_prompt, iteration=t, partners=self._partners)
         return BatchStream(
-            self._group if self.data.sampled else self._given,
+            from_prompt if self.data.sampled else self.groups.from_example,
             self.iterations.items(self.state.cursor),
             batch_size=self.config.learner.global_batch,
             window=self.config.groups_in_flight(),
             max_batches=self.config.loop.sync_interval,
             max_examples=self.iterations.max_examples(),
         )
-
-    # --- one group: sample, judge, score ------------------------------------------------------------------------------------------------
-
-    async def _group(self, prompt: Prompt) -> Slice:
-        """One prompt: sample, judge, score."""
-        rollout, partner = await self._rollouts(prompt)
-        verdict, examples = await self._judge(rollout, partner)
-        if verdict.examples:
-            examples = await self._score(examples)
-        return Slice(examples, 0, verdict.examples)
-
-    async def _given(self, example: Example) -> Slice:
-        """One given example: score."""
-        return Slice(await self._score((example,)), 0, 1)
-
-    async def _rollouts(self, prompt: Prompt) -> tuple[RolloutRef, RolloutRef | None]:
-        """The prompt's rollout, and another prompt's if the loss wants mismatched responses."""
-        if self._partners is None:
-            return await self._sample(prompt), None
-        return await self._partners.rollout_and_partner(prompt)
-
-    async def _sample(self, prompt: Prompt) -> RolloutRef:
-        assert self.roles.rollout is not None
-        t = self.state.iteration
-        request = self.requests.build(prompt, self.config.rollout.responses, purpose="train", iteration=t, policy_version=t)
-        self.callbacks.on_sample(prompt)
-        with self.meter.stage("rollout"):
-            return await self.roles.rollout.sample(request)
-
-    async def _judge(self, rollout: RolloutRef, partner: RolloutRef | None) -> tuple[Verdict, ExamplesRef]:
-        assert self.roles.oracle is not None
-        with self.meter.stage("judge"):
-            verdict, examples = await self.roles.oracle.judge(rollout, partner)
-        self.meter.group(verdict.metrics)
-        self.callbacks.on_group(verdict)
-        return verdict, examples
-
-    async def _score(self, examples: ExamplesRef) -> ExamplesRef:
-        if self.roles.reference is None:
-            return examples
-        with self.meter.stage("reference"):
-            return await self.roles.reference.score(examples)
 
     # --- train ----------------------------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ ROLLOUT_COLUMNS = (
         "For each training example of the group, the indices of its responses, best first: [chosen, rejected] for a pair. Empty: the group "
         "was dropped.",
     ),
+    ColumnInfo("origin", "str", "A hash of the settings, the policy's weights, the prompt and the seed: equal only where all of them are."),
+    ColumnInfo("transcript", "str", "What the oracle was asked, round after round, and its answers, as JSON. A resumed run reads it back."),
 )
 
 EVALUATION_COLUMNS = (

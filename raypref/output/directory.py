@@ -26,7 +26,7 @@ import yaml
 
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, refuse
-from raypref.output import targets
+from raypref.output import recorded, targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in
 from raypref.output.resumption import config_problems
@@ -89,18 +89,26 @@ def resume(config: RunConfig, data: RunData, checkpoint: Path | None = None) -> 
     return source
 
 
-def rewind(config: RunConfig, checkpoint: Path | None) -> None:
+def rewind(config: RunConfig, checkpoint: Path | None) -> frozenset[str]:
     """Take the run back to a checkpoint, once all checks have passed.
 
     What was written after it, checkpoints among it, is removed, since it is repeated; the config is written in place of the earlier one.
+    Groups that were sampled and judged after it are kept: ``raypref.output.recorded`` gives them out.
 
     Args:
         config: with which the run is resumed.
         checkpoint: None: back to the start.
+
+    Returns:
+        The origins of these groups.
     """
     state = RunState() if checkpoint is None else Checkpoints.read(checkpoint)[0]
     _remove_after(config.output_dir, state)
     _write_config(config)
+    rollouts = config.output_dir / "rollouts"
+    if count := recorded.gather(rollouts, state.iteration):
+        logger.info("%d groups that were judged after the checkpoint are read back", count)
+    return recorded.RecordedGroups(rollouts).origins
 
 
 def _read_config(directory: Path) -> Any:
@@ -122,7 +130,7 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState) -> None:
-    """Remove metrics, rollouts and checkpoints of what is repeated."""
+    """Remove metrics and checkpoints of what is repeated."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     partial = metrics.with_name("metrics.jsonl.partial")
@@ -131,7 +139,3 @@ def _remove_after(directory: Path, state: RunState) -> None:
     for checkpoint in by_number((directory / "checkpoints").glob("iteration_*")):
         if (number_in(checkpoint.name) or 0) > state.iteration:
             shutil.rmtree(checkpoint)
-    shutil.rmtree(directory / "rollouts" / ".open", ignore_errors=True)
-    for part in by_number((directory / "rollouts").glob("iteration_*.parquet")):
-        if (number_in(part.name) or 0) > state.iteration:
-            part.unlink()

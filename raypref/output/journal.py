@@ -1,21 +1,33 @@
 """The journal: sampled and judged groups, on disk.
 
-Each writer appends to its own Arrow stream, ``.open/<writer>.arrows``. A group is on disk as soon as ``append`` returns. A killed writer
-leaves a readable stream, of which at most the last record is cut off. ``seal`` turns the stream into a Parquet file,
-``iteration_0003-<writer>-00.parquet``. ``datasets.load_dataset(directory)`` reads all of these files, since it skips hidden directories.
+Each writer appends to its own stream, ``.open/<writer>.arrows`` (``raypref.output.record_stream``), which a killed writer leaves readable.
+``seal`` turns the stream into a Parquet file, ``iteration_0003-<writer>-00.parquet``. ``datasets.load_dataset(directory)`` reads all of
+these files, since it skips hidden directories. A run that is resumed reads the groups of its open iteration back
+(``raypref.output.recorded``).
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
+from raypref.judging.transcript import Transcript
 from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.record_stream import RecordReader, RecordWriter
 from raypref.types import Judged, Rollout
 
+logger = logging.getLogger(__name__)
 
-def _schema() -> Any:
+_ROW_GROUP = 256
+"""Groups that ``seal`` holds in memory at a time."""
+
+
+def schema() -> Any:
+    """Of a journalled group; ``raypref.output.columns`` describes its columns."""
     import pyarrow as pa
 
     return pa.schema(
@@ -35,11 +47,13 @@ def _schema() -> Any:
             "preference": pa.list_(pa.list_(pa.float64())),
             "asked": pa.list_(pa.list_(pa.bool_())),
             "picked": pa.list_(pa.list_(pa.int32())),
+            "origin": pa.string(),
+            "transcript": pa.string(),
         }
     )
 
 
-def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
+def row_of(rollout: Rollout, judged: Judged, transcript: Transcript) -> dict[str, Any]:
     """A group as a row; ``raypref.output.columns`` describes its columns."""
     values = judged.matrix.values
     assert judged.matrix.asked is not None
@@ -60,6 +74,8 @@ def row_of(rollout: Rollout, judged: Judged) -> dict[str, Any]:
         "preference": [[None if value != value else value for value in row] for row in values.tolist()],
         "asked": judged.matrix.asked.tolist(),
         "picked": [list(pick) for pick in judged.picked],
+        "origin": rollout.origin,
+        "transcript": transcript.to_json(),
     }
 
 
@@ -85,20 +101,18 @@ class Journal:
         self._path = directory / ".open" / f"{writer}.arrows"
         for sealing in self._parts(self._path.parent, ".sealing"):
             self._write_part(sealing)
-        self._rows = 0
-        self._stream: Any = None
+        self._stream: RecordWriter | None = None
         if self._path.exists():
-            self._open(read_stream(self._path))
+            problems: list[str] = []
+            self._stream = RecordWriter(self._path, schema(), list(RecordReader(self._path, schema(), problems)))
+            for problem in problems:
+                logger.warning("%s", problem)
 
-    def append(self, rollout: Rollout, judged: Judged) -> None:
+    def append(self, rollout: Rollout, judged: Judged, transcript: Transcript) -> None:
         """Write a judged group to disk."""
-        import pyarrow as pa
-
         if self._stream is None:
-            self._open([])
-        self._stream.write_batch(pa.RecordBatch.from_pylist([row_of(rollout, judged)], schema=_schema()))
-        self._file.flush()
-        self._rows += 1
+            self._stream = RecordWriter(self._path, schema())
+        self._stream.append(row_of(rollout, judged, transcript))
 
     def seal(self, iteration: int) -> Path | None:
         """Write the groups since the last seal into a Parquet file, and begin a new stream.
@@ -109,24 +123,43 @@ class Journal:
         Returns:
             The file; None if there are no groups.
         """
-        if not self._rows:
+        if self._stream is None or not self._stream.records:
             return None
-        self.close()
+        groups = self._stream.records
+        self._stream.close()
         earlier = [_part_number(part) for part in self._parts(self.directory, ".parquet") if number_in(part.name) == iteration]
         name = f"{iteration_name(iteration)}-{self.writer}-{max(earlier, default=-1) + 1:02d}.sealing"
         sealing = self._path.with_name(name)
         self._path.rename(sealing)
-        self._open([])
-        return self._write_part(sealing)
+        self._stream = RecordWriter(self._path, schema())
+        return self._write_part(sealing, groups)
 
-    def _write_part(self, sealing: Path) -> Path:
-        """Write the Parquet file that a ``.sealing`` stream is named after. Repeated after a crash, it gives the same file."""
+    def _write_part(self, sealing: Path, groups: int | None = None) -> Path:
+        """Write the Parquet file that a ``.sealing`` stream is named after. Repeated after a crash, it gives the same file.
+
+        Args:
+            sealing: the stream.
+            groups: how many it must hold; None: not known, after a crash.
+
+        Raises:
+            OSError: it holds others than were written.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.directory / sealing.with_suffix(".parquet").name
         partial = sealing.with_suffix(".partial")
-        pq.write_table(pa.Table.from_batches(read_stream(sealing), schema=_schema()), partial)
+        problems: list[str] = []
+        records = iter(RecordReader(sealing, schema(), problems))
+        with pq.ParquetWriter(partial, schema()) as parquet:
+            written = 0
+            while batches := list(itertools.islice(records, _ROW_GROUP)):
+                parquet.write_table(pa.Table.from_batches(batches).combine_chunks())
+                written += len(batches)
+        for problem in problems:
+            logger.warning("%s", problem)
+        if groups is not None and written != groups:
+            raise OSError(errno.EIO, f"{written} of {groups} groups could be read back", str(sealing))
         partial.rename(path)
         sealing.unlink()
         return path
@@ -135,42 +168,13 @@ class Journal:
         """End the stream. It stays on disk, and the next writer of this name continues it."""
         if self._stream is not None:
             self._stream.close()
-            self._file.close()
 
     def _parts(self, directory: Path, suffix: str) -> list[Path]:
         """This writer's parts in a directory, in the order of their iterations."""
         name = re.compile(rf"iteration_\d+-{re.escape(self.writer)}-\d+{re.escape(suffix)}")
         return by_number(path for path in directory.glob(f"iteration_*{suffix}") if name.fullmatch(path.name))
 
-    def _open(self, batches: list[Any]) -> None:
-        """Begin a stream that holds ``batches``. It replaces the old stream only when it is complete."""
-        import pyarrow as pa
-
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
-        self._file = new.open("wb")
-        self._stream = pa.ipc.new_stream(self._file, _schema())
-        for batch in batches:
-            self._stream.write_batch(batch)
-        self._file.flush()
-        new.rename(self._path)
-        self._rows = sum(batch.num_rows for batch in batches)
-
 
 def _part_number(part: Path) -> int:
     """2 for ``iteration_0003-oracle-0-02.parquet``."""
     return int(part.stem.rpartition("-")[2])
-
-
-def read_stream(path: Path) -> list[Any]:
-    """The complete record batches of a stream; the writer may have been killed."""
-    import pyarrow as pa
-
-    batches = []
-    with path.open("rb") as file:
-        try:
-            for batch in pa.ipc.open_stream(file):
-                batches.append(batch)
-        except (pa.ArrowInvalid, OSError):  # pyarrow raises either if the last record is cut off
-            pass
-    return batches

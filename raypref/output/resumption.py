@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +36,23 @@ DATA_PLACES = ("data.path", "data.split", "data.held_out", "data.held_out_split"
 
 LENGTH = ("loop.iterations", "loop.steps")
 """How long the run is. It may change where nothing that was computed so far depends on it."""
+
+
+def settings_hash(config: RunConfig) -> str:
+    """A hash of all settings that a run keeps when it is resumed."""
+    shaping = dict(_shaping(config.model_dump(mode="json")))
+    return hashlib.blake2b(json.dumps(shaping, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _shaping(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each setting that may not change."""
+    if path in (*MAY_CHANGE, *LENGTH, *DATA_PLACES):
+        return
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from _shaping(inner, f"{path}.{key}" if path else str(key))
 
 
 def config_problems(before: Any, config: RunConfig, state: RunState, *, data_compared: bool) -> list[Problem]:

@@ -199,7 +199,7 @@ def test_an_actor_that_is_never_ready_is_named() -> None:
         calls.gates["rollout-1.alive"] = asyncio.Event()
         await launch.ready({name: Handle(name, calls) for name in ("rollout-0", "rollout-1")}, 0.05)
 
-    with pytest.raises(TimeoutError, match=r"not ready after 0\.05 s: rollout-1; their logs say why"):
+    with pytest.raises(TimeoutError, match=r"not ready after 0\.05 s: rollout-1$"):
         asyncio.run(run())
 
 

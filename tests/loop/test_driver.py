@@ -23,7 +23,15 @@ from raypref.types import RunData
 from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeReference, FakeRollout, prompt
 
 
-def make(tmp_path: Path, *, prompts: int = 24, held_out: int = 3, drops: frozenset[int] = frozenset(), **sections: Any) -> Driver:
+def make(
+    tmp_path: Path,
+    *,
+    prompts: int = 24,
+    held_out: int = 3,
+    drops: frozenset[int] = frozenset(),
+    recorded: frozenset[str] = frozenset(),
+    **sections: Any,
+) -> Driver:
     values: dict[str, Any] = {
         "output_dir": str(tmp_path),
         "policy": {"path": "unused", "dtype": "float32"},
@@ -38,7 +46,7 @@ def make(tmp_path: Path, *, prompts: int = 24, held_out: int = 3, drops: frozens
     learner = FakeLearner(replicas=[rollout.policy, reference.policy])
     roles = Roles(learner=learner, rollout=rollout, oracle=FakeOracle(drops=drops), reference=reference)
     data = RunData(prompts=[prompt(k) for k in range(prompts)], held_out=[prompt(k, f"held{k}") for k in range(held_out)])
-    return Driver(config, roles, data, metrics=MetricsWriter(tmp_path))
+    return Driver(config, roles, data, metrics=MetricsWriter(tmp_path), recorded=recorded)
 
 
 def finish(driver: Driver, **how: Any) -> Outcome:

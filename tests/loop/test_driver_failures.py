@@ -136,3 +136,47 @@ def test_a_full_disk_is_the_runs_failure_and_a_missing_file_is_not(tmp_path: Pat
             raise OSError(28, "No space left on device", str(tmp_path / "metrics.jsonl"))
     with pytest.raises(FileNotFoundError), told(config, lambda: "at the start"):
         raise FileNotFoundError("the user's own")
+
+
+def test_what_was_judged_before_the_interruption_is_not_sampled_again(tmp_path: Path) -> None:
+    """Stopped in iteration 2. What the journal holds of pi_1 is recalled, to the same result; groups of other weights are not."""
+    whole = make(tmp_path / "whole", prompts=16, held_out=0, loop={"iterations": 2})
+    finish(whole)
+    stopped = make(tmp_path / "part", prompts=16, held_out=0, loop={"iterations": 2, "window_groups": 4})
+    part = stopped.roles.reference
+    part.score = failing("reference-0", lambda: len(stopped.roles.learner.batches) == 3)(part.score)
+    with pytest.raises(ActorFailed):
+        finish(stopped)
+    judged = {item.origin: item for item in stopped.roles.oracle.judged}
+    assert len(judged) == len(stopped.roles.oracle.judged), "every group has an origin of its own"
+    assert set(judged) <= {item.origin for item in whole.roles.oracle.judged}, "and the same one in every run"
+    kept = {origin: item for origin, item in judged.items() if item.policy_version == 1}
+    assert len(kept) >= 4
+
+    continued = make(tmp_path / "part", prompts=16, held_out=0, loop={"iterations": 2}, recorded=frozenset(judged))
+    continued.roles.oracle.recorded = kept
+    finish(continued, resume_from=continued.checkpoints.complete()[-1])
+    asked = [item.prompt.index for item in continued.roles.rollout.requests if item.origin]
+    assert sorted(asked) == sorted({*range(8, 16)} - {item.prompt.index for item in kept.values()})
+    assert continued.roles.learner.batches == whole.roles.learner.batches[2:]
+    assert continued.roles.learner.value == whole.roles.learner.value
+
+
+def test_other_weights_settings_or_prompts_have_another_origin(tmp_path: Path) -> None:
+    def origins(name: str, shift: float = 0.0, **sections: Any) -> set[str]:
+        driver = make(tmp_path / name, prompts=8, held_out=0, loop={"iterations": 1}, **sections)
+        driver.roles.learner.value += shift
+        finish(driver)
+        return {item.origin for item in driver.roles.oracle.judged}
+
+    base = origins("base")
+    assert len(base) == 8
+    assert origins("again") == base
+    assert origins("moved", placement={"rollout": {"engines": 2}}) == base, "where it runs changes no group"
+    for name, change in (
+        ("eta", {"loss": {"type": "sppo", "eta": 7}}),
+        ("seed", {"seed": 5}),
+        ("judging", {"judging": {"tie_margin": 0.1}}),
+    ):
+        assert not origins(name, **change) & base, name
+    assert not origins("weights", shift=1.0) & base

@@ -1,5 +1,6 @@
 """The journal on disk."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,18 +13,22 @@ from raypref.evaluation.response_files import read_responses
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
 from raypref.judging.oracle_queue import OracleQueue
+from raypref.judging.transcript import Recording, Transcript
 from raypref.losses.sppo import SPPO
-from raypref.output.journal import Journal, read_stream
+from raypref.output.journal import Journal, schema
+from raypref.output.record_stream import RecordReader
 from raypref.selection.best_worst import BestWorst
-from tests.groups import Judging, TableOracle, rollout
+from tests.groups import TableOracle, rollout
 
 
 def entry(index: int):
     group = rollout("a", "bb", "ccc", cut_off=[2], prompt_id=f"p{index}", index=index)
     oracle = TableOracle(table={"a>bb": 0.8}, asked=[])
     queue = OracleQueue(oracle, JudgingConfig())
-    judging = Judging(oracle, Judge(queue, BestWorst(), SPPO(), judging=JudgingConfig(truncated="drop")))
-    return group, judging.judge(group)
+    judge = Judge(queue, BestWorst(), SPPO(), judging=JudgingConfig(truncated="drop"))
+    recording = Recording(queue)
+    judged = asyncio.run(judge.judge(group, oracle=recording))
+    return group, judged, Transcript(recording.rounds)
 
 
 def test_parts_are_read_by_datasets(tmp_path):
@@ -51,7 +56,7 @@ def test_parts_are_read_by_datasets(tmp_path):
 def test_a_group_is_on_disk_when_append_returns(tmp_path):
     journal = Journal(tmp_path, "w")
     journal.append(*entry(0))
-    (batch,) = read_stream(tmp_path / ".open" / "w.arrows")
+    (batch,) = RecordReader(tmp_path / ".open" / "w.arrows", schema(), [])
     assert batch.to_pylist()[0]["prompt_id"] == "p0"
     journal.close()
 
@@ -90,7 +95,7 @@ def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp
 
     journal = Journal(tmp_path, "w")
     journal.append(*entry(0))
-    monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         journal.seal(1)
     journal.close()
@@ -123,7 +128,7 @@ def test_parts_are_counted_at_any_number(tmp_path, monkeypatch):
     (tmp_path / "iteration_1000-w-300.parquet").touch()
     journal = Journal(tmp_path, "w")
     journal.append(*entry(0))
-    monkeypatch.setattr(pq, "write_table", lambda table, where: 1 / 0)
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         journal.seal(10000)
     monkeypatch.undo()
@@ -138,11 +143,11 @@ def test_parts_are_counted_at_any_number(tmp_path, monkeypatch):
 def test_a_chat_keeps_its_turns_where_rollouts_are_response_files(tmp_path):
     """An oracle is shown what it was shown in the run: the turns of a chat, and a plain text as a text."""
     turns = (("system", "Be brief."), ("user", "Why?"))
-    group, judged = entry(0)
+    group, judged, transcript = entry(0)
     chat = replace(group, prompt=replace(group.prompt, text="system: Be brief.\n\nuser: Why?", chat=turns))
     journal = Journal(tmp_path, "w")
-    journal.append(chat, judged)
-    journal.append(group, judged)
+    journal.append(chat, judged, transcript)
+    journal.append(group, judged, transcript)
     journal.seal(1)
     first, second = read_responses(tmp_path).answers
     assert (first.chat, first.prompt) == (turns, chat.prompt.text)
@@ -154,10 +159,10 @@ def test_a_chat_keeps_its_turns_where_rollouts_are_response_files(tmp_path):
 def test_a_chat_keeps_its_turns_where_rollouts_are_prompts(tmp_path):
     """The policy is asked again what it was asked, not the text that the turns make together."""
     turns = (("system", "Be brief."), ("user", "Why?"))
-    group, judged = entry(0)
+    group, judged, transcript = entry(0)
     journal = Journal(tmp_path, "w")
-    journal.append(replace(group, prompt=replace(group.prompt, text="system: Be brief.\n\nuser: Why?", chat=turns)), judged)
-    journal.append(group, judged)
+    journal.append(replace(group, prompt=replace(group.prompt, text="system: Be brief.\n\nuser: Why?", chat=turns)), judged, transcript)
+    journal.append(group, judged, transcript)
     journal.seal(1)
     journal.close()
     chat, text = (prompt_of(record, DataConfig()) for record in read_records(str(tmp_path), "train"))

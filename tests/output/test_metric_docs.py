@@ -27,6 +27,6 @@ def test_every_metric_is_on_the_page() -> None:
 
 
 def test_every_column_is_described() -> None:
-    assert [column.name for column in ROLLOUT_COLUMNS] == journal._schema().names
+    assert [column.name for column in ROLLOUT_COLUMNS] == journal.schema().names
     fields = [field.name for field in dataclasses.fields(Comparison)]
     assert sorted(column.name for column in EVALUATION_COLUMNS) == sorted(["iteration", "opponent", *fields])

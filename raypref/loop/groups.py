@@ -1,0 +1,72 @@
+"""One group after the other three stages: sample, judge, score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raypref.loop.mismatched_partners import MismatchedPartners
+from raypref.loop.requests import RequestBuilder
+from raypref.output.metrics import RunMeter
+from raypref.output.progress import Callback
+from raypref.roles import Roles
+from raypref.types import Example, ExamplesRef, Prompt, RolloutRef, Slice, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStages:
+    """What turns a prompt, or a given example, into scored examples."""
+
+    roles: Roles
+    requests: RequestBuilder
+    responses: int
+    """K, responses per prompt."""
+    meter: RunMeter
+    callbacks: Callback
+    recorded: frozenset[str]
+    """Origins of the groups that an interrupted run has sampled and judged: they are neither sampled nor judged again."""
+
+    async def from_prompt(self, prompt: Prompt, iteration: int, partners: MismatchedPartners | None) -> Slice:
+        """One prompt: sample, judge, score.
+
+        Args:
+            prompt: the group's.
+            iteration: t, whose policy answers.
+            partners: another prompt's rollout for each, where the loss wants mismatched responses.
+        """
+        if partners is None:
+            rollout, partner = await self.sample(prompt, iteration), None
+        else:
+            rollout, partner = await partners.rollout_and_partner(prompt)
+        verdict, examples = await self._judge(rollout, partner)
+        if verdict.examples:
+            examples = await self.score(examples)
+        return Slice(examples, 0, verdict.examples)
+
+    async def from_example(self, example: Example) -> Slice:
+        """One given example: score."""
+        return Slice(await self.score((example,)), 0, 1)
+
+    async def sample(self, prompt: Prompt, iteration: int) -> RolloutRef:
+        """The prompt's rollout under pi_t."""
+        assert self.roles.rollout is not None
+        request = self.requests.build(prompt, self.responses, purpose="train", iteration=iteration, policy_version=iteration)
+        if request.origin in self.recorded and self.roles.oracle is not None:
+            return await self.roles.oracle.recall(request)
+        self.callbacks.on_sample(prompt)
+        with self.meter.stage("rollout"):
+            return await self.roles.rollout.sample(request)
+
+    async def _judge(self, rollout: RolloutRef, partner: RolloutRef | None) -> tuple[Verdict, ExamplesRef]:
+        assert self.roles.oracle is not None
+        with self.meter.stage("judge"):
+            verdict, examples = await self.roles.oracle.judge(rollout, partner)
+        self.meter.group(verdict.metrics)
+        self.callbacks.on_group(verdict)
+        return verdict, examples
+
+    async def score(self, examples: ExamplesRef) -> ExamplesRef:
+        """The examples with the frozen log-probs that the loss needs."""
+        if self.roles.reference is None:
+            return examples
+        with self.meter.stage("reference"):
+            return await self.roles.reference.score(examples)

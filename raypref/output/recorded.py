@@ -1,0 +1,150 @@
+"""What the journal holds of an iteration that was interrupted, so that none of it is sampled or judged again.
+
+``gather`` collects it when a run is resumed, before any actor starts; ``RecordedGroups`` gives it out. A group is found by its origin (a
+hash of the settings, the weights, the prompt and the seed), so a group of other settings or of another policy is never taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raypref.judging.transcript import Transcript
+from raypref.output.journal import schema
+from raypref.output.numbered import by_number, number_in
+from raypref.output.record_stream import RecordReader
+from raypref.types import Response, Rollout, SampleRequest
+
+logger = logging.getLogger(__name__)
+
+_FILE = "recorded.arrow"
+
+
+def gather(rollouts: Path, iteration: int) -> int:
+    """Collect the groups of the iterations after ``iteration`` from streams and sealed parts, which are removed then.
+
+    A group that was written twice counts once. Repeated after a crash in the middle it gives the same.
+
+    Args:
+        rollouts: the run's journal. No writer may have it open.
+        iteration: how many iterations are finished.
+
+    Returns:
+        How many groups there are.
+    """
+    import pyarrow as pa
+
+    hidden, problems = rollouts / ".open", list[str]()
+    streams = sorted(path for path in hidden.glob("*") if path.suffix in {".arrows", ".sealing"})
+    parts = [path for path in by_number(rollouts.glob("iteration_*.parquet")) if (number_in(path.name) or 0) > iteration]
+    if not (streams or parts or (hidden / _FILE).exists()):
+        return 0
+    origins: set[str] = set()
+    partial = hidden / f"{_FILE}.partial"
+    hidden.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file, pa.ipc.new_file(file, schema()) as writer:
+        for record in _records(hidden / _FILE, streams, parts, problems):
+            origin, number = record["origin"][0].as_py(), record["iteration"][0].as_py()
+            if origin and number > iteration and origin not in origins:
+                origins.add(origin)
+                writer.write_batch(record)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.rename(hidden / _FILE)
+    for path in (*streams, *parts):
+        path.unlink()
+    for problem in problems:
+        logger.warning("%s", problem)
+    return len(origins)
+
+
+def _records(earlier: Path, streams: Sequence[Path], parts: Sequence[Path], problems: list[str]) -> Iterator[Any]:
+    """Record batches of one record from every source; what cannot be read is added to ``problems``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if earlier.exists():
+        with pa.OSFile(str(earlier)) as file, pa.ipc.open_file(file) as reader:
+            for k in range(reader.num_record_batches):
+                yield reader.get_batch(k)
+    for path in streams:
+        yield from RecordReader(path, schema(), problems)
+    for path in parts:
+        try:
+            with pq.ParquetFile(path) as part:
+                if not part.schema_arrow.equals(schema()):
+                    problems.append(f"{path}: written by another version; its groups are sampled again")
+                    continue
+                for batch in part.iter_batches(batch_size=64):
+                    yield from (batch.slice(k, 1) for k in range(batch.num_rows))
+        except (pa.ArrowException, OSError) as error:
+            problems.append(f"{path} cannot be read: {error}; its groups are sampled again")
+
+
+class RecordedGroups:
+    """The gathered groups, by origin. Only the origins are held in memory."""
+
+    def __init__(self, rollouts: Path) -> None:
+        """
+        Args:
+            rollouts: the run's journal; it may hold no gathered groups.
+        """
+        import pyarrow as pa
+
+        self._path = rollouts / ".open" / _FILE
+        self._reader: Any = None
+        self._place: dict[str, int] = {}
+        self._last = 0
+        if self._path.exists():
+            self._reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
+            for k in range(self._reader.num_record_batches):
+                batch = self._reader.get_batch(k)
+                self._place[batch["origin"][0].as_py()] = k
+                self._last = max(self._last, batch["iteration"][0].as_py())
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Of all groups."""
+        return frozenset(self._place)
+
+    def __contains__(self, origin: str) -> bool:
+        return origin in self._place
+
+    def rollout(self, request: SampleRequest) -> Rollout:
+        """The recorded answer to a request.
+
+        Raises:
+            KeyError: there is none.
+        """
+        row = self._row(request.origin)
+        columns = zip(row["response_token_ids"], row["logprobs"], row["responses"], row["finish_reasons"], strict=True)
+        responses = tuple(
+            Response(np.array(ids, dtype=np.int32), np.array(logprobs, dtype=np.float32), text, reason)
+            for ids, logprobs, text, reason in columns
+        )
+        return Rollout(request.prompt, responses, request.policy_version, request.origin)
+
+    def transcript(self, origin: str) -> tuple[Transcript, str]:
+        """What the oracle was asked about a group and what it answered; and the oracle's name.
+
+        Raises:
+            KeyError: the group is not there.
+        """
+        row = self._row(origin)
+        return Transcript.from_json(row["transcript"]), row["oracle"]
+
+    def forget(self, iteration: int) -> None:
+        """Remove the groups once the iteration that they belong to is sealed, which has them too."""
+        if self._reader is not None and iteration >= self._last:
+            self._path.unlink(missing_ok=True)  # readers that have it open keep it
+            self._reader, self._place = None, {}
+
+    def _row(self, origin: str) -> dict[str, Any]:
+        place = self._place[origin]
+        row: dict[str, Any] = self._reader.get_batch(place).to_pylist()[0]
+        return row
