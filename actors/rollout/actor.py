@@ -10,11 +10,12 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.rollout.engine import Engine
+from actors.rollout.engine_thread import EngineThread
 from raypref.errors import DataError, RayprefError, SyncError
 from raypref.roles import Audience
 from raypref.sections import PolicyConfig, RolloutConfig
@@ -39,7 +40,7 @@ class RolloutActor:
     """An engine with a queue of requests. Needs ``max_concurrency`` of at least 4: the stream occupies one thread as long as it lasts.
 
     Requests and weight updates exclude each other: a request is refused unless the engine holds the version that it names, and an update
-    is refused while requests are unanswered. So the thread that streams and a thread that updates never use the engine at the same time.
+    is refused while requests are unanswered. All that touches the engine runs on one thread of its own.
     """
 
     def __init__(
@@ -55,14 +56,18 @@ class RolloutActor:
     ) -> None:
         """See ``actors.rollout.engine.Engine``; the process needs ``engine_env``. With ``load_weights`` it starts with version 0."""
         options: dict[str, Any] = {"device": device, "transport": transport, "seed": seed, "load_weights": load_weights, "sleeps": sleeps}
-        self._engine = Engine(policy, rollout, tensor_parallel=tensor_parallel, **options)
+        self._on_engine = EngineThread("engine")
+        self._engine = self._on_engine(Engine, policy, rollout, tensor_parallel=tensor_parallel, **options)
         self._queue: queue.SimpleQueue[Sequence[tuple[str, SampleRequest]]] = queue.SimpleQueue()
         self._state = threading.Lock()
-        """Guards the next four attributes."""
+        """Guards the next five attributes."""
         self._unanswered = 0
         self._version: int | None = 0 if load_weights else None
         self._asleep = False
+        self._broken: Exception | None = None
+        """Why the last weight update failed: weights are partly old, partly new, until an update of all of them."""
         self._failure: Exception | None = None
+        """Why a sleep failed: memory is partly missing."""
         self._streaming = threading.Lock()
         self._closing = threading.Event()
 
@@ -88,7 +93,7 @@ class RolloutActor:
             raise RuntimeError("the engine has a stream already")
         try:
             while self._admit():
-                if finished := self._engine.step():
+                if finished := self._on_engine(self._engine.step):
                     with self._state:
                         self._unanswered -= len(finished)
                     keys, rollouts = zip(*finished, strict=True)
@@ -99,7 +104,7 @@ class RolloutActor:
             self._streaming.release()
 
     def init_weight_transfer_engine(self, request: Any) -> None:
-        self._engine.init_weight_transfer_engine(request)
+        self._on_engine(self._engine.init_weight_transfer_engine, request)
 
     def start_weight_update(self, complete: bool = True, audience: Audience = "all") -> None:
         """Begin a weight update. Requests are refused until ``update_weight_version``.
@@ -109,21 +114,20 @@ class RolloutActor:
             audience: makes no difference here: engines keep the weights of every update.
 
         Raises:
-            SyncError: requests are unanswered, or an earlier update failed.
+            SyncError: requests are unanswered, or an earlier update failed and this one does not bring every weight.
         """
         with self._state:
+            if complete:
+                self._broken = None
             self._check_idle("weights may change")
             self._version = None
-        with self._fatal():
-            self._engine.start_weight_update(complete)
+        self._update(self._engine.start_weight_update, complete)
 
     def update_weights(self, request: Any) -> None:
-        with self._fatal():
-            self._engine.update_weights(request)
+        self._update(self._engine.update_weights, request)
 
     def finish_weight_update(self) -> None:
-        with self._fatal():
-            self._engine.finish_weight_update()
+        self._update(self._engine.finish_weight_update)
 
     def update_weight_version(self, new_version: str) -> None:
         """Name the weights that have arrived; requests for this version are accepted from now on."""
@@ -144,19 +148,17 @@ class RolloutActor:
             self._asleep = True
             if level > 1:
                 self._version = None
-        with self._fatal():
-            self._engine.sleep(level)
+        self._set_memory(self._engine.sleep, level)
 
     def wake_up(self, tags: list[str]) -> None:
         """Allocate memory again: ``weights`` first, ``kv_cache`` last."""
-        with self._fatal():
-            awake = self._engine.wake_up(tags)
+        awake: bool = self._set_memory(self._engine.wake_up, tags)
         with self._state:
             self._asleep = not awake
 
     def weight_checksums(self) -> dict[str, Mapping[str, int]]:
         """Worker -> parameter name -> checksum of the tensor as that worker last received it."""
-        return self._engine.weight_checksums()
+        return self._on_engine(self._engine.weight_checksums)
 
     def shutdown(self) -> None:
         """End the stream after the current step, then the engine and its worker processes."""
@@ -165,7 +167,7 @@ class RolloutActor:
         if not self._streaming.acquire(timeout=_STREAM_END_S):
             logger.warning("the stream did not end within %g s; the engine's worker processes will be killed", _STREAM_END_S)
             return
-        self._engine.shutdown()
+        self._on_engine(self._engine.shutdown)
 
     def _accept(self, request: SampleRequest) -> None:
         """The one check of a request: refuse it, or count it as unanswered.
@@ -201,23 +203,36 @@ class RolloutActor:
         return not self._closing.is_set()
 
     def _add(self, requests: Sequence[tuple[str, SampleRequest]]) -> None:
-        for key, request in requests:
-            self._engine.add(key, request)
+        def add_all() -> None:
+            for key, request in requests:
+                self._engine.add(key, request)
+
+        if requests:
+            self._on_engine(add_all)
 
     def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise SyncError(f"the engine cannot be used: a weight update or a sleep failed: {self._failure}") from self._failure
+        for failure in (self._failure, self._broken):
+            if failure is not None:
+                raise SyncError(f"the engine cannot be used: a weight update or a sleep failed: {failure}") from failure
 
     def _check_idle(self, what: str) -> None:
         self._check_usable()
         if self._unanswered:
             raise SyncError(f"sync: {self._unanswered} requests are unanswered; {what} only when there are none")
 
-    @contextlib.contextmanager
-    def _fatal(self) -> Iterator[None]:
-        """Remember a failure: after an update that raised, vLLM's weights are partly old, partly new; after a sleep, partly missing."""
+    def _update(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call the engine, and remember a failure."""
         try:
-            yield
+            self._on_engine(call, *arguments)
+        except Exception as error:
+            with self._state:
+                self._broken = error
+            raise
+
+    def _set_memory(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the engine, and remember a failure."""
+        try:
+            return self._on_engine(call, *arguments)
         except Exception as error:
             with self._state:
                 self._failure = error

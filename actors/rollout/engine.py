@@ -22,7 +22,7 @@ import numpy as np
 from actors.policy_model import facts_of
 from actors.rollout.compile_cache import use_own_cache
 from actors.weights import transport as weight_transport
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Response, Rollout, SampleRequest
 
@@ -125,16 +125,16 @@ class Engine:
 
     def init_weight_transfer_engine(self, request: Any) -> None:
         with self._relay.connecting(request["init_info"]) as info:
-            self._llm.init_weight_transfer_engine({"init_info": info})
+            self._on_workers("init_weight_transfer_engine", init_info=info)
 
     def start_weight_update(self, complete: bool = True) -> None:
         """Begin an update of all weights, or of some."""
         assert not self._open, "weights may change only between requests"
         self._llm.collective_rpc("raypref_begin_sync", args=(complete,))
-        self._llm.start_weight_update()
+        self._on_workers("start_weight_update")
 
     def update_weights(self, request: Any) -> None:
-        self._llm.update_weights({"update_info": self._relay.updated(request["update_info"])})
+        self._on_workers("update_weights", update_info=self._relay.updated(request["update_info"]))
 
     def finish_weight_update(self) -> None:
         """Start to use the new weights, and drop the keys and values that the old ones computed.
@@ -142,7 +142,7 @@ class Engine:
         Raises:
             RuntimeError: vLLM kept its prefix cache; the engine would sample from a mixture of policies.
         """
-        self._llm.finish_weight_update()
+        self._on_workers("finish_weight_update")
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
 
@@ -163,6 +163,16 @@ class Engine:
     def shutdown(self) -> None:
         """End the worker processes and free their shared memory, which they would leave behind if they were killed."""
         self._llm.llm_engine.engine_core.shutdown()
+
+    def _on_workers(self, method: str, **arguments: Any) -> None:
+        """Call a method of every worker.
+
+        Raises:
+            SyncError: one failed; if several did, an error that is no consequence of another's.
+        """
+        answers: list[SyncError | None] = self._llm.collective_rpc("raypref_try", args=(method,), kwargs=arguments)
+        if errors := [answer for answer in answers if answer is not None]:
+            raise min(errors, key=lambda error: weight_transport.BROKEN_OFF in str(error))
 
     def _rollout(self, output: Any) -> Rollout:
         request = self._open.pop(output.request_id)
@@ -200,7 +210,7 @@ def _start(
         )
     if device == "cuda":
         use_own_cache()
-    weight_transport.load(transport).register()
+    backend = weight_transport.load(transport).register()
     cache_gib = rollout.kv_cache_gib if rollout.kv_cache_gib is not None or device != "cpu" else CPU_KV_CACHE_GIB
     gc.freeze()  # vLLM collects garbage five times while it starts; without this each time among all that was imported, 2 s in total
     with _reported(policy):
@@ -220,7 +230,7 @@ def _start(
             tensor_parallel_size=tensor_parallel,
             distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
             worker_extension_cls="actors.weights.worker_extension.WorkerExtension",
-            weight_transfer_config=WeightTransferConfig(backend=transport),
+            weight_transfer_config=WeightTransferConfig(backend=backend),
             enable_sleep_mode=sleeps and device != "cpu",
             seed=seed,
             disable_log_stats=True,

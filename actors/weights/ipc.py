@@ -33,8 +33,8 @@ class IpcTransport(Transport):
 
         return VllmReceiver(self.name, model, device)
 
-    def register(self) -> None:
-        """vLLM has it."""
+    def register(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,65 +1,42 @@
-"""NCCL broadcast: for a learner and receivers on GPUs of their own, on any nodes. Both halves are vLLM's."""
+"""NCCL broadcast: for a learner and receivers on GPUs of their own, on any nodes. The communicator is vLLM's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from actors.weights.transport import Link, LoadsWeights, Receiver, Sender, Transport, buffer_bytes
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from actors.weights.broadcast import BroadcastTransport
+from actors.weights.transfer_group import Communicator
+from raypref.errors import SyncError
 
 
-class NcclTransport(Transport):
+class NcclTransport(BroadcastTransport):
     name = "nccl"
-    own_network = True
 
     def fits(self, device: str, layout: str) -> bool:
         return device == "cuda" and layout == "separate"
 
-    def sender(self, link: Link) -> Sender:
-        return _NcclSender(link)
+    def invitation(self) -> bytes:
+        """NCCL's unique id. It travels with the other settings, so that members need no meeting place of their own for it."""
+        from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
+        from vllm.utils.nccl import unpinned_nccl_env
 
-    def receiver(self, model: LoadsWeights, device: torch.device) -> Receiver:
-        from actors.weights.vllm_adapters import VllmReceiver
+        with unpinned_nccl_env():
+            return bytes(NCCLLibrary().ncclGetUniqueId().internal)
 
-        return VllmReceiver(self.name, model, device)
+    def join(self, invitation: bytes, rank: int, members: int, device: torch.device) -> Communicator:
+        from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 
-    def register(self) -> None:
-        """vLLM has it."""
+        communicator: Communicator = uid_init_process_group(invitation, rank, members, device)
+        if communicator.disabled:
+            raise SyncError("sync.transport: nccl: vLLM's communicator is switched off (VLLM_DISABLE_PYNCCL)")
+        return communicator
 
-
-class _NcclSender(Sender):
-    """vLLM's sender. The learner's first rank is rank 0 of the transfer group; its other ranks are not in the group."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._trainer: Any = None
-
-    def connect(self) -> None:
-        import ray
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
-        from vllm.utils.network_utils import get_open_port
-
-        info = NCCLTrainerInitInfo(
-            rank=0,
-            master_address=ray.util.get_node_ip_address(),
-            master_port=get_open_port(),
-            world_size=1 + self._link.workers,
-            packed_buffer_size_bytes=buffer_bytes(self._link.source),
-        )
-        self._trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=self._link.control, source=self._link.source)
-
-    def send(self) -> None:
-        if self._trainer is not None:
-            self._trainer.send_weights()
-            return
-        for _ in self._link.source:
-            pass
-
-    def close(self) -> None:
-        if self._trainer is not None:
-            self._trainer.shutdown()
+    def abort(self, communicator: Any) -> None:
+        """``PyNcclCommunicator.destroy`` does the same, but nothing at all once the communicator is disabled, which must come first."""
+        with torch.accelerator.device_index(communicator.device.index):
+            communicator.nccl.ncclCommAbort(communicator.comm)
 
 
 TRANSPORT = NcclTransport()

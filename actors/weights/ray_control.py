@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors.weights.destination import Destination, rank_offsets
+from actors.weights.transport import BROKEN_OFF, Sender
 from raypref.errors import SyncError
 from raypref.roles import Audience
-
-BROKEN_OFF = "the transfer was broken off"
-"""A receiver's error with these words is a consequence of another receiver's."""
 
 _GRACE_S = 2.0
 """How long to wait for the answers of others once one receiver has failed: the first answer may be a consequence."""
@@ -35,8 +33,8 @@ class RayControl:
         self.complete = True
         """Whether the next sync sends every weight."""
         self.failure: SyncError | None = None
-        self.where: Callable[[str], str] = lambda receiver: ""
-        """How far a receiver has got, by its name (``Sender.where``)."""
+        self.sender: Sender | None = None
+        """Whose calls these are: asked where a receiver is, and told to let go of the others when one fails."""
         self._destinations = destinations
         self._transport = transport
         self._timeout_s = timeout_s
@@ -53,7 +51,7 @@ class RayControl:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         offsets = rank_offsets(self._destinations)
-        owns = [{"rank": rank, "rank_offset": rank, "receiver": copy.name} for copy, rank in zip(self._destinations, offsets, strict=True)]
+        owns = [{"rank": rank, "receiver": copy.name} for copy, rank in zip(self._destinations, offsets, strict=True)]
         infos = [init_info | {key: value for key, value in own.items() if key in init_info} for own in owns]
         self._call("connecting", "init_weight_transfer_engine", *[({"init_info": info},) for info in infos])
 
@@ -81,15 +79,20 @@ class RayControl:
         while waiting and not errors:
             done, waiting = ray.wait(waiting, timeout=max(0.0, self._ends - time.monotonic()))
             if not done:
-                self.failure = self._late(stage, sorted(copies[answer] for answer in waiting))
+                self.failure = self._late(stage, waiting, copies)
                 return
             errors = _errors(done, copies)
         if errors:
-            late, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_S) if waiting else ([], [])
+            self._break_off("another receiver failed")
+            late, _ = _wait_for_all(waiting)
             self.failure = self._failed(stage, errors | _errors(late, copies))
 
-    def _late(self, stage: str, names: Sequence[str]) -> SyncError:
-        late = ", ".join(self._placed(name) for name in names)
+    def _late(self, stage: str, waiting: list[Any], names: Mapping[Any, str]) -> SyncError:
+        """Names those that do not answer even when nobody makes them wait any more; all that are late, if there are none."""
+        self._break_off("another receiver did not answer in time")
+        where = {names[answer]: self._placed(names[answer]) for answer in waiting}
+        _, silent = _wait_for_all(waiting)
+        late = ", ".join(sorted(where[names[answer]] for answer in silent or waiting))
         return SyncError(f"sync: no answer from {late} within sync.timeout_s = {self._timeout_s:g} s; {self._transport}, {stage}")
 
     def _failed(self, stage: str, errors: Mapping[str, RayError]) -> SyncError:
@@ -98,14 +101,24 @@ class RayControl:
         error = errors[name]
         cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
         lines = str(cause).strip().splitlines() or [""]
-        failure = SyncError(f"sync: {self._placed(name)} failed; {self._transport}, {stage}: {type(cause).__name__}: {lines[0]}")
+        kind = "" if isinstance(cause, SyncError) else f"{type(cause).__name__}: "
+        failure = SyncError(f"sync: {self._placed(name)} failed; {self._transport}, {stage}: {kind}{lines[0]}")
         failure.__cause__ = cause
         failure.add_note(str(error))
         return failure
 
+    def _break_off(self, reason: str) -> None:
+        if self.sender is not None:
+            self.sender.break_off(reason)
+
     def _placed(self, name: str) -> str:
-        where = self.where(name)
+        where = "" if self.sender is None else self.sender.where(name)
         return f"{name} ({where})" if where else name
+
+
+def _wait_for_all(answers: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Those that are there after a short while, and the others."""
+    return ray.wait(answers, num_returns=len(answers), timeout=_GRACE_S) if answers else ([], [])
 
 
 def _errors(answers: Sequence[Any], names: Mapping[Any, str]) -> dict[str, RayError]:

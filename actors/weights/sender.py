@@ -53,11 +53,12 @@ class WeightSender:
             raise ValueError(f"rank {rank} of {world_size} learner ranks")
         from actors.weights.source import RecordingSource
 
+        self._rank = rank
         self._control = RayControl(destinations, sync.transport, sync.timeout_s)
         self._source = RecordingSource(source, active=rank == 0)
         workers = sum(destination.workers for destination in destinations)
         self._sender = transport.load(sync.transport).sender(transport.Link(rank, self._source, self._control, workers))
-        self._control.where = self._sender.where
+        self._control.sender = self._sender
         self._copies_hold_all = False
         self._connected = rank > 0
         self._connect()
@@ -86,10 +87,11 @@ class WeightSender:
         self._control.begin()
         self._connect()
         _finish_pending_work()
+        self._connected = self._rank > 0  # unless all goes well
         self._sender.send()
         if self._control.failure is not None:
-            self._connected = False
             raise self._control.failure
+        self._connected = True
         self._copies_hold_all = True
         return self._source.checksums()
 

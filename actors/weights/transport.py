@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 1 << 30
 """Size of a buffer that tensors are packed into, unless one tensor is larger."""
 
+BROKEN_OFF = "the transfer was broken off"
+"""A receiver's error with these words is a consequence of another receiver's."""
+
 
 class Control(Protocol):
     """The sender's calls to the receivers, under vLLM's names. Each reaches every receiver and returns when all have answered, or one has
@@ -92,6 +95,9 @@ class Sender(ABC):
     def where(self, receiver: str) -> str:
         """How far a receiver of that name has got, for the message of an error; empty where the transport does not know."""
         return ""
+
+    def break_off(self, reason: str) -> None:  # noqa: B027
+        """A receiver has failed: release those that wait for it, and this sender. Called on another thread than ``send``."""
 
     @abstractmethod
     def close(self) -> None:
@@ -161,11 +167,12 @@ class Transport(ABC):
         """What passes the sender's messages on to the ``workers`` of an engine, in the engine's own process."""
         return Relay()
 
-    def register(self) -> None:
-        """Make the transport known to vLLM in this process, where an engine will receive. Override it for one that vLLM has already."""
+    def register(self) -> str:
+        """Make the transport known to vLLM in this process, where an engine will receive; the name that vLLM knows it by. Override it for
+        one whose receiving half is vLLM's."""
         from actors.weights.vllm_adapters import register
 
-        register(self)
+        return register(self)
 
 
 def names() -> list[str]:

@@ -19,11 +19,30 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from actors.weights.transport import LoadsWeights, Receiver, Transport
 
 
-def register(transport: Transport) -> None:
-    """Make a transport known to vLLM in this process; a second call changes nothing."""
-    if transport.name not in WeightTransferEngineFactory._registry:  # there is no public way to ask
+def register(transport: Transport) -> str:
+    """Make a transport known to vLLM in this process, and return the name there, which is not that of one of vLLM's own transports. A
+    second call changes nothing."""
+    name = f"raypref_{transport.name}"
+    if name not in WeightTransferEngineFactory._registry:  # there is no public way to ask
         engine = type("TransportEngine", (_TransportEngine,), {"transport": transport})
-        WeightTransferEngineFactory.register_engine(transport.name, engine)
+        WeightTransferEngineFactory.register_engine(name, engine)
+    return name
+
+
+def abandon_update(model: nn.Module, model_config: Any) -> None:
+    """Drop what is left of an update that was broken off; the model may be loaded anew then.
+
+    vLLM keeps the tensors of a layer until it has all of them, and a layer that waits for the rest is not prepared again by the next
+    update: its old tensors would be counted as new ones.
+    """
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    waiting = [info for layer in model.modules() if (info := get_layerwise_info(layer)).can_load()]
+    for info in waiting:
+        info.loaded_weights, info.load_numel = [], 0
+    if waiting:
+        finalize_layerwise_reload(model, model_config)  # puts back the tensors of layers that have received nothing
 
 
 class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
@@ -40,7 +59,10 @@ class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
         return init_dict
 
     def init_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._receiver.connect(init_info)
+        """Connect. Each worker of an engine with several has a rank and a name of its own."""
+        rank, several = self.parallel_config.rank, self.parallel_config.world_size > 1
+        own = {"rank": lambda first: first + rank, "receiver": lambda name: f"{name}/tp{rank}" if several else name}
+        self._receiver.connect({key: own[key](value) if key in own else value for key, value in init_info.items()})
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -60,6 +82,8 @@ class _TransportEngine(WeightTransferEngine[dict[str, Any], dict[str, Any]]):
 
         self._receiver.finish()
         finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the next forward pass may run on another stream
         _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:

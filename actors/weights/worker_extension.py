@@ -5,8 +5,12 @@ vLLM imports this module in every worker, spawned tensor-parallel ones included,
 
 from __future__ import annotations
 
+import traceback
+from typing import Any
+
 from actors.weights import transport
 from actors.weights.checksums import ReceivedChecksums
+from raypref.errors import SyncError
 
 
 class WorkerExtension:
@@ -15,10 +19,32 @@ class WorkerExtension:
     raypref_checksums: ReceivedChecksums | None = None
 
     def raypref_begin_sync(self, complete: bool) -> None:
-        """A weight sync starts, of every tensor or of some: record it from its beginning."""
+        """A weight sync starts, of every tensor or of some: record it from its beginning. One that was broken off is forgotten."""
+        from vllm.config import set_current_vllm_config
+
+        from actors.weights.vllm_adapters import abandon_update
+
+        worker: Any = self
+        with set_current_vllm_config(worker.vllm_config):
+            abandon_update(worker.get_model(), worker.model_config)
+        worker._weight_update_active = False
         if self.raypref_checksums is None:
-            self.raypref_checksums = ReceivedChecksums(self.get_model())  # type: ignore[attr-defined]
+            self.raypref_checksums = ReceivedChecksums(worker.get_model())
         self.raypref_checksums.begin(complete=complete)
+
+    def raypref_try(self, method: str, **arguments: Any) -> SyncError | None:
+        """Call a method of the worker, and return its error instead of raising it.
+
+        After an error vLLM reads no answers of further workers, and takes them for those to its next call.
+        """
+        try:
+            getattr(self, method)(**arguments)
+        except Exception as error:  # noqa: BLE001  raised in the engine's process
+            own = str(error) if isinstance(error, SyncError) else f"{type(error).__name__}: {error}"
+            failure = SyncError(own)
+            failure.add_note(traceback.format_exc())
+            return failure
+        return None
 
     def raypref_received(self) -> dict[str, int]:
         """Checksums of the tensors that this worker holds, as it last received each."""

@@ -2,13 +2,14 @@
 
 First it compares checksums of the tensors, as sent and as received; then log-probs of the same tokens. Every engine samples these tokens
 anew, so the check covers the code that samples, and its prefix cache: a cache that still held keys and values of the old weights would
-change the log-probs.
+change the log-probs. All engines sample at the same time, and the learner computes once over what all of them sampled: the check takes no
+longer for being of many engines.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,16 +69,24 @@ async def verify(
             _compare_checksums(replica, sent, checksums)
     if rollout is None:
         return {}
-    answers = await rollout.probe(requests)
-    differences = {}
-    for engine, rollouts in answers.items():
-        tokens, logps = _flatten(rollouts)
-        expected = await learner.probe(tokens)
-        differences[engine] = _difference(engine, tokens, logps, expected, tolerance)
-        for replica, replica_logps in ((await reference.probe(tokens)) if reference is not None else {}).items():
-            differences[replica] = _difference(replica, tokens, replica_logps, expected, tolerance)
-    pooled = np.concatenate(list(differences.values()))
+    answers = {engine: _flatten(rollouts) for engine, rollouts in (await rollout.probe(requests)).items()}
+    tokens = [item for engine_tokens, _ in answers.values() for item in engine_tokens]
+    expected, references = await asyncio.gather(learner.probe(tokens), _probe(reference, tokens))
+    differences, start = [], 0
+    for engine, (engine_tokens, logps) in answers.items():
+        stop = start + len(engine_tokens)
+        differences.append(_difference(engine, engine_tokens, logps, expected[start:stop], tolerance))
+        for replica, replica_logps in references.items():
+            name = f"{replica} (tokens of {engine})" if len(answers) > 1 else replica
+            differences.append(_difference(name, engine_tokens, replica_logps[start:stop], expected[start:stop], tolerance))
+        start = stop
+    pooled = np.concatenate(differences)
     return {"sync/logprob_difference_max": float(pooled.max()), "sync/logprob_difference_mean": float(pooled.mean())}
+
+
+async def _probe(reference: ReferenceRole | None, tokens: Sequence[TokenSequence]) -> Mapping[str, Sequence[np.ndarray[Any, Any]]]:
+    """Replica -> its per-token log-probs of each sequence."""
+    return {} if reference is None else await reference.probe(tokens)
 
 
 def _compare_checksums(replica: str, sent: Checksums, received: Checksums) -> None:

@@ -167,13 +167,43 @@ def test_an_engine_that_sleeps_answers_nothing_until_its_last_part_is_awake(acto
     submit(actor, "b")
 
 
-def test_after_a_failed_update_nothing_is_answered_any_more(actor: RolloutActor) -> None:
+def test_after_a_failed_update_nothing_is_answered_until_every_weight_has_come(actor: RolloutActor) -> None:
+    """An update of some weights would leave a mixture of policies."""
     actor._engine.breaks = True  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="half of it"):
         update(actor, 4)
-    for call in (lambda: submit(actor, "a"), actor.start_weight_update):
+    for call in (lambda: submit(actor, "a"), lambda: actor.start_weight_update(complete=False)):
         with pytest.raises(SyncError, match="cannot be used: a weight update or a sleep failed: half of it"):
             call()
+    actor._engine.breaks = False  # type: ignore[attr-defined]
+    update(actor, 4)
+    submit(actor, "a", version=4)
+
+
+def test_every_call_of_an_engine_comes_on_the_same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA stream that work is ordered on is noted by thread, and Ray runs calls on any."""
+    threads = set()
+
+    class Watched(FakeEngine):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("__init__", "add", "step", "start_weight_update", "update_weights", "finish_weight_update", "sleep", "wake_up"):
+                call = super().__getattribute__(name)
+
+                def noted(*arguments: Any) -> Any:
+                    threads.add(threading.current_thread().name)
+                    return call(*arguments)
+
+                return noted
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(actors.rollout.actor, "Engine", Watched)
+    actor = RolloutActor(PolicyConfig(path="anywhere"), RolloutConfig())
+    update(actor, 3)
+    submit(actor, "a")
+    next(actor.stream())
+    actor.sleep(1)
+    actor.wake_up(["weights", "kv_cache"])
+    assert threads == {"engine"}
 
 
 @pytest.mark.parametrize("tokens", [0, 8])

@@ -27,7 +27,7 @@ from tests.integration.runs import (
 from tests.learner_bench import Benches, make_policy
 from tests.tiny_models import make_model
 
-WITHOUT_ENGINES = {"test_launch", "test_learner", "test_learner_batch", "test_offload", "test_worker_death"}
+WITHOUT_ENGINES = {"test_broken_transfer", "test_launch", "test_learner", "test_learner_batch", "test_offload", "test_worker_death"}
 """Modules whose tests start no vLLM engine."""
 
 
