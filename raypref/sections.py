@@ -205,7 +205,7 @@ class LearnerConfig(Section):
 
 
 class SyncConfig(Section):
-    """Weights from the learner to the engines."""
+    """Weights from the learner to the engines, at every sync within ``timeout_s`` seconds: who has not answered by then is named."""
 
     transport: Literal["auto", "nccl", "ipc", "shm", "object_store"] = "auto"
     """auto: nccl for separate GPUs, ipc for colocated ones; on CPUs shm (shared memory) where all actors are on one node, object_store

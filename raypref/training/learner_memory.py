@@ -23,7 +23,8 @@ GATHER_ELEMENTS = {"cpu": 2_000_000, "cuda": 200_000_000}
 Fewer than ``LIVE_ELEMENTS``, so they need no memory beyond it. On a CPU gathers of 2 million are five times faster than one by one; a GPU
 stops for each gather (``partition_parameters.py``, ``_allgather_params``), so there should be few."""
 PACKING_BYTES = 2**30
-"""A buffer of vLLM's packed transfers: nccl has two on each side; ipc has one on the learner's, whose contents a receiver copies."""
+"""A buffer of packed transfers. nccl sends from one while the next is packed; a receiver loads one while the next arrives, and vLLM may
+keep a third until a layer is whole. ipc has one on the learner's side, whose contents a receiver copies."""
 CHUNK_BYTES = 2**26
 """A chunk in Ray's object store (``actors.weights.object_store.CHUNK_BYTES``, which raypref cannot import)."""
 HEAD_CHUNK_BYTES = {"cpu": FP32 << 25, "cuda": FP32 << 28}
@@ -153,7 +154,7 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
         "mask": mask_bytes(job) if training else 0,
         "head": head_bytes(job) if training else 0,
         "forward": forward_bytes(job) if phase == "rollout" else 0,
-        "transport": transport_bytes(job) if phase == "sync" or job.transport == "ipc" else 0,
+        "transport": transport_bytes(job, sends=True) if phase == "sync" or job.transport == "ipc" else 0,
     }
     host = {"transport": transport_host_bytes(job), **(offloaded_bytes(job) if offloaded else {})}
     return ProcessMemory("learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(**host))
@@ -172,9 +173,9 @@ def forward_bytes(job: Job) -> int:
     return block + mask_bytes(job) + chunks_bytes(job, 2)
 
 
-def transport_bytes(job: Job) -> int:
-    """Packing buffers on the GPU of sender or receiver; a tensor is not split, so a buffer holds the largest."""
-    buffers = {"nccl": 2, "ipc": 1, "shm": 0, "object_store": 0}[job.transport]
+def transport_bytes(job: Job, *, sends: bool = False) -> int:
+    """Packing buffers on the GPU of a receiver, or of the sender; a tensor is not split, so a buffer holds the largest."""
+    buffers = {"nccl": 2 if sends else 3, "ipc": 1, "shm": 0, "object_store": 0}[job.transport]
     return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.embedding)
 
 

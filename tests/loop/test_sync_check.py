@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from raypref.errors import SyncError
 from raypref.loop.sync_check import Tolerance, verify
-from raypref.types import SampleRequest
+from raypref.types import Rollout, SampleRequest, TokenSequence
 from tests.fakes import FakeLearner, FakePolicy, FakeReference, FakeRollout, prompt
 
 REQUESTS = [SampleRequest(prompt(k), 1, seed=k, temperature=1.0, top_p=1.0, max_tokens=4, policy_version=0) for k in range(2)]
@@ -78,3 +79,33 @@ def test_nan_is_never_within_tolerance() -> None:
 def test_checksums_name_the_tensor(sent: dict[str, int], message: str) -> None:
     with pytest.raises(SyncError, match=message):
         check(sent=sent)
+
+
+def test_engines_sample_together_and_the_learner_computes_once() -> None:
+    """Of three engines the second is off by 0.01 nats: it is named, and its tokens are told from the others'. The learner and each
+    reference are asked once for all 3 x 2 responses."""
+    asked: list[int] = []
+
+    class Three(_Rollout):
+        async def probe(self, requests: Sequence[SampleRequest]) -> dict[str, Sequence[Rollout]]:
+            off = FakeRollout(FakePolicy(0.01, 0))
+            right, wrong = (await super().probe(requests))["rollout-0"], (await off.probe(requests))["rollout-0"]
+            return {"rollout-0": right, "rollout-1": wrong if self.ill else right, "rollout-2": right}
+
+    class Counting(FakeLearner):
+        async def probe(self, sequences: Sequence[TokenSequence]) -> Sequence[np.ndarray[Any, Any]]:
+            asked.append(len(sequences))
+            return await super().probe(sequences)
+
+    def three(ill: bool, reference: float = 0.0) -> dict[str, float]:
+        rollout = Three(FakePolicy(0.0, 0))
+        rollout.ill = ill  # type: ignore[attr-defined]
+        roles: Any = {"learner": Counting(), "rollout": rollout, "reference": _Reference(FakePolicy(reference, 0))}
+        return asyncio.run(verify({"weight": hash(0.0)}, **roles, requests=REQUESTS, tolerance=Tolerance.of("float32", None)))
+
+    assert three(ill=False)["sync/logprob_difference_max"] == 0
+    assert asked == [6]
+    with pytest.raises(SyncError, match=r"rollout-1 does not compute .* max difference 0.01 nats over 4 tokens"):
+        three(ill=True)
+    with pytest.raises(SyncError, match=r"reference-0 \(tokens of rollout-0\) does not compute"):
+        three(ill=False, reference=0.01)

@@ -173,8 +173,8 @@ def test_keys_and_values() -> None:
 
 
 def test_shares_of_a_separate_layout() -> None:
-    """The optimiser's state stays all the time; stage 2 frees its gradients and bucket. nccl: two buffers of 1 GiB, or of the largest
-    tensor (1,050,673,152 bytes of embedding are less), on either side."""
+    """The optimiser's state stays all the time; stage 2 frees its gradients and bucket. nccl: buffers of 1 GiB, or of the largest
+    tensor (1,050,673,152 bytes of embedding are less): two to send, three to receive."""
     resting = {"parameters": 16_060_522_496, "optimizer": 12_045_391_872}
     forward = 8192 * 200_840 + 5 * 2**29
     assert process(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
@@ -186,7 +186,7 @@ def test_shares_of_a_separate_layout() -> None:
         "head": head_bytes(JOB),
     }
     assert process(JOB, "rollout", "rollout").gpu == {"weights": 16_060_522_496, "cache": 20 * 2**30}
-    assert process(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 2**31
+    assert process(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 3 * 2**30
     assert process(JOB, "reference", "train").gpu == {"weights": 16_060_522_496, "forward": forward}
     assert not [entry for entry in estimate(replace(JOB, reference_slots=0)) if entry.role in ("reference", "oracle")]
 
@@ -220,10 +220,10 @@ def test_turns_on_one_gpu() -> None:
 
 
 def test_a_replica_receives_pi_t_as_an_engine_does() -> None:
-    """Two buffers of 1 GiB by nccl, a copy of one by ipc, none through the host's memory; pi_ref alone receives nothing."""
+    """Three buffers of 1 GiB by nccl, a copy of one by ipc, none through the host's memory; pi_ref alone receives nothing."""
     job = replace(JOB, reference_receives=True)
     found = [process(replace(job, transport=transport), "reference", "sync").gpu for transport in get_args(Transport)]
-    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 2**31}, {"transport": 2**30}, {}, {})]
+    assert found == [{"weights": 16_060_522_496} | extra for extra in ({"transport": 3 * 2**30}, {"transport": 2**30}, {}, {})]
     assert "transport" not in process(job, "reference", "train").gpu
     assert process(JOB, "reference", "sync").gpu == {"weights": 16_060_522_496}
 
