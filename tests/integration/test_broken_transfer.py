@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
@@ -71,6 +72,30 @@ def bench(cluster: None) -> Iterator[Bench]:
     yield made
     for actor in (made.learner, made.well, made.ill):
         ray.kill(actor)
+
+
+@pytest.mark.slow
+def test_vllm_has_what_nccl_uses() -> None:
+    """Importing vLLM takes 7 s. ``destroy`` does nothing for a disabled communicator, so ``NcclTransport.abort`` does not use it."""
+    nccl_common = pytest.importorskip("vllm.distributed.weight_transfer.nccl_common")
+    from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+    from vllm.distributed.device_communicators.pynccl_wrapper import NCCL_UNIQUE_ID_BYTES, NCCLLibrary, ncclUniqueId
+
+    joins = inspect.signature(nccl_common.uid_init_process_group)
+    assert list(joins.parameters) == [
+        "nccl_unique_id_bytes",
+        "rank",
+        "world_size",
+        "device",
+    ]
+    assert list(inspect.signature(PyNcclCommunicator.broadcast).parameters) == ["self", "tensor", "src", "stream"]
+    assert list(inspect.signature(NCCLLibrary.ncclCommAbort).parameters) == ["self", "comm"]
+    assert len(bytes(ncclUniqueId().internal)) == NCCL_UNIQUE_ID_BYTES
+    disabled: Any = object.__new__(PyNcclCommunicator)
+    disabled.available, disabled.disabled = True, True
+    disabled.destroy()
+    assert disabled.available
+    assert disabled.broadcast(None, 0) is None
 
 
 def test_every_worker_receives_every_chunk(bench: Bench) -> None:
