@@ -36,7 +36,8 @@ class Check:
     limit_s: float
     needs: frozenset[str] = field(default_factory=frozenset)
     """Packages."""
-    gpu_only: bool = False
+    gpus: int = 0
+    """GPUs without which it cannot run; 0: it runs on a CPU, too."""
 
     @property
     def name(self) -> str:
@@ -49,8 +50,8 @@ class Check:
 
     def reason_to_skip(self, device: str, only_torch: bool) -> str | None:
         """Why the check cannot run, or None."""
-        if self.gpu_only and device == "cpu":
-            return "needs a GPU"
+        if (found := _gpus(device)) < self.gpus:
+            return f"needs {'a GPU' if self.gpus == 1 else f'{self.gpus} GPUs; there {_is(found)}'}"
         if only_torch and self.needs & ENGINES:
             return "left out by --only torch"
         missing = sorted(package for package in self.needs if find_spec(package) is None)
@@ -73,18 +74,32 @@ CHECKS = (
     Check("benchmarks.gpu_passes:token_kl", 120),
     Check("benchmarks.gpu_passes:packing", 120),
     Check("benchmarks.gpu_passes:checksums", 120),
-    Check("benchmarks.gpu_passes:head_speed", 120, gpu_only=True),
+    Check("benchmarks.gpu_passes:head_speed", 120, gpus=1),
     Check("benchmarks.gpu_passes:encoder_precision", 180),
     Check("benchmarks.gpu_learner:learner_float32", 240, _DEEPSPEED),
     Check("benchmarks.gpu_learner:learner_bfloat16", 240, _DEEPSPEED),
     Check("benchmarks.gpu_learner:adapter_and_checkpoint", 240, _DEEPSPEED),
     Check("benchmarks.gpu_learner:offloading", 240, _DEEPSPEED),
-    Check("benchmarks.gpu_learner:speed_prefix_sharing", 300, _DEEPSPEED, gpu_only=True),
-    Check("benchmarks.gpu_learner:speed_padded", 300, _DEEPSPEED, gpu_only=True),
+    Check("benchmarks.gpu_learner:frozen_copy_and_export", 240, _DEEPSPEED),
+    Check("benchmarks.gpu_engines:engine_eager", 300, ENGINES),
+    Check("benchmarks.gpu_engines:sync_on_one_device", 300, ENGINES),
+    Check("benchmarks.gpu_engines:sleep_and_wake", 300, ENGINES),
+    Check("benchmarks.gpu_engines:killed_receiver", 400, ENGINES),
+    Check("benchmarks.gpu_engines:engine_cuda_graphs", 600, ENGINES, gpus=1),
+    Check("benchmarks.gpu_engines:sync_nccl", 600, ENGINES, gpus=2),
+    Check("benchmarks.gpu_engines:killed_receiver_nccl", 600, ENGINES, gpus=2),
     Check("benchmarks.gpu_programs:tests_passes", 300, _PYTEST),
     Check("benchmarks.gpu_programs:tests_learner", 300, _PYTEST | _DEEPSPEED),
-    Check("benchmarks.gpu_programs:tests_engines", 900, _PYTEST | _DEEPSPEED | ENGINES, gpu_only=True),
-    Check("benchmarks.gpu_programs:quickstart", 900, _DEEPSPEED | ENGINES, gpu_only=True),
+    Check("benchmarks.gpu_programs:tests_engines", 900, _PYTEST | _DEEPSPEED | ENGINES, gpus=1),
+    Check("benchmarks.gpu_speed:learner_memory_peaks", 300, _DEEPSPEED, gpus=1),
+    Check("benchmarks.gpu_speed:speed_prefix_sharing", 300, _DEEPSPEED, gpus=1),
+    Check("benchmarks.gpu_speed:speed_padded", 300, _DEEPSPEED, gpus=1),
+    Check("benchmarks.gpu_speed:speed_0_5b", 300, _DEEPSPEED, gpus=1),
+    Check("benchmarks.gpu_speed:speed_1_5b", 300, _DEEPSPEED, gpus=1),
+    Check("benchmarks.gpu_speed:rollout_speed", 600, ENGINES),
+    Check("benchmarks.gpu_speed:sync_speed", 600, ENGINES),
+    Check("benchmarks.gpu_speed:iteration_speed", 900, _DEEPSPEED | ENGINES),
+    Check("benchmarks.gpu_programs:quickstart", 900, _DEEPSPEED | ENGINES, gpus=1),
 )
 
 
@@ -161,6 +176,17 @@ def _in_process(check: Check, device: str) -> int:
     os.environ.update(learner_env(device.partition(":")[0], CPU_THREADS))
     print(json.dumps({"name": check.name, "detail": check.load()(device)}), flush=True)
     return 0
+
+
+def _gpus(device: str) -> int:
+    """How many there are; none where the checks run on the CPU."""
+    import torch
+
+    return 0 if device == "cpu" else torch.cuda.device_count()
+
+
+def _is(count: int) -> str:
+    return {0: "is none", 1: "is one"}.get(count, f"are {count}")
 
 
 def _default_device() -> str:

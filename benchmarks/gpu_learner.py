@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from actors.learner import passes
-from benchmarks.gpu_passes import GIB, Deviation, matmul_tflops, within
+from actors.policy_model import load_model
+from benchmarks.gpu_passes import Deviation, within
 from raypref import types
 from raypref.sections import LearnerConfig, LoraConfig, PolicyConfig
-from raypref.training import fused, logprobs
-from raypref.training.packing import Packing
 from tests.learner_bench import Host, Square, make_examples, make_policy, movement, plain_torch, run_config
 
 LR = 1e-3
 LEARNER = {"micro_batch_tokens": 60, "optimizer": {"lr": LR}, "schedule": {"type": "constant", "warmup_ratio": 0.0}}
 STATE_BYTES = 12
 """Of a trained parameter: its master weight and two moments in float32."""
+FROZEN_KL = 1e-3
+"""Nats per response: rounding, where two equal policies are compared."""
 
 
 class Bench:
@@ -35,9 +34,9 @@ class Bench:
         self._folder = folder
         self._rank: Host | None = None
 
-    def become(self, policy: PolicyConfig, **learner: Any) -> Host:
-        """A rank with a fresh policy, in its first iteration."""
-        config = run_config(policy, LearnerConfig.parse(LEARNER | learner), Square(), self._folder)
+    def become(self, policy: PolicyConfig, coefficient: float = 0.0, **learner: Any) -> Host:
+        """A rank with a fresh policy, in its first iteration; ``coefficient``: of the regulariser, 0 for none."""
+        config = run_config(policy, LearnerConfig.parse(LEARNER | learner), Square(), self._folder, coefficient=coefficient)
         settings: dict[str, Any] = {"config": config, "device": self._device, "rank": 0, "world_size": 1}
         if self._rank is None:
             self._rank = Host(**settings)
@@ -49,7 +48,8 @@ class Bench:
 
 
 @contextmanager
-def _bench(device: str) -> Iterator[Bench]:
+def rank_bench(device: str) -> Iterator[Bench]:
+    """A bench whose process group ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             yield Bench(device, Path(folder))
@@ -71,7 +71,7 @@ def learner_bfloat16(device: str) -> str:
 def _steps(device: str, dtype: Literal["float32", "bfloat16"], stages: Sequence[int], bound: float) -> str:
     batches = [make_examples(9, seed=seed) for seed in range(3)]
     results = []
-    with _bench(device) as bench:
+    with rank_bench(device) as bench:
         expected, _ = plain_torch(bench.policy, LearnerConfig.parse(LEARNER), Square(), batches, [LR] * len(batches))
         for stage in stages:
             rank = bench.become(bench.policy.model_copy(update={"dtype": dtype}), zero_stage=stage)
@@ -86,7 +86,7 @@ def adapter_and_checkpoint(device: str) -> str:
     """LoRA with gradient checkpointing in bfloat16: the loss falls, and a loaded checkpoint has the same log-probs to the bit."""
     batch = make_examples(8)
     sequences = [types.TokenSequence(example.prompt_ids[0], example.response_ids[0]) for example in batch]
-    with _bench(device) as bench, tempfile.TemporaryDirectory() as folder:
+    with rank_bench(device) as bench, tempfile.TemporaryDirectory() as folder:
         adapted = bench.policy.model_copy(update={"dtype": "bfloat16", "lora": LoraConfig(rank=4), "gradient_checkpointing": True})
         for stage in (1, 2, 3):
             directory = Path(folder) / str(stage)
@@ -107,7 +107,7 @@ def offloading(device: str) -> str:
     """The optimiser's state leaves the GPU and comes back, and training goes on."""
     batch = make_examples(9)
     results = []
-    with _bench(device) as bench:
+    with rank_bench(device) as bench:
         for stage in (2, 3):
             rank = bench.become(bench.policy.model_copy(update={"dtype": "bfloat16"}), zero_stage=stage)
             first = rank.step([(0, len(batch))], batch)["loss"]
@@ -125,81 +125,35 @@ def offloading(device: str) -> str:
     return ", ".join(results) if device != "cpu" else "nothing moves on a CPU; training goes on"
 
 
-def speed_prefix_sharing(device: str) -> str:
-    """Tokens per second of a Llama of 1.2B parameters, with prefix sharing as ``packing`` decides it for the device."""
-    return _speed(device, "prefix_sharing")
+def frozen_copy_and_export(device: str) -> str:
+    """With the regulariser's frozen copy of pi_ref the KL is 0 at first and grows; the exported policy is the rank's, to the bit.
 
-
-def speed_padded(device: str) -> str:
-    """The same with one sequence per row."""
-    return _speed(device, "padded")
-
-
-def _speed(device: str, layout: str) -> str:
-    """Full training in bfloat16 at ZeRO 2, passes of 16,384 tokens: 32 pairs, prompts of 100 to 900, responses of 200 to 1200 tokens.
-
-    Tokens are counted as if nothing were shared. MFU: 6 operations per parameter and token, over what a large product reaches.
+    A KL of bfloat16 log-probs is at most rounding away from 0 where the two policies are the same.
     """
-    if layout == "padded":
-        passes.packing_of = logprobs.packing_of = lambda model: Packing("padded")
-    with _bench(device) as bench, tempfile.TemporaryDirectory() as folder:
-        rate = matmul_tflops(device)
-        _save_large_model(Path(folder), device)
-        large = bench.policy.model_copy(update={"dtype": "bfloat16", "path": folder})
-        rank = bench.become(large, zero_stage=2, micro_batch_tokens=16_384, optimizer={"lr": 1e-6})
-        examples = _long_pairs(32)
-        tokens = sum(len(p) + len(r) for example in examples for p, r in zip(example.prompt_ids, example.response_ids, strict=True))
-        for _ in range(2):  # kernels are compiled, and the allocator grows
-            rank.step([(0, len(examples))], examples)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        for _ in range(3):
-            rank.step([(0, len(examples))], examples)
-        torch.cuda.synchronize()
-        duration = (time.perf_counter() - start) / 3
-        parameters = sum(value.size for value in rank.parameters().values())
-    liger = "with" if fused.available(torch.device(device)) else "without"
-    reached = 6e-12 * parameters * tokens / duration
-    peak = torch.cuda.max_memory_allocated() / GIB
-    return (
-        f"{tokens / duration:,.0f} tokens/s {liger} Liger's kernels; {reached:.0f} TFLOP/s, MFU {reached / rate:.2f} of {rate:.0f}; "
-        f"peak {peak:.1f} GiB; {parameters / 1e9:.2f}B parameters"
-    )
+    batch = make_examples(9)
+    results = []
+    with rank_bench(device) as bench, tempfile.TemporaryDirectory() as folder:
+        half = bench.policy.model_copy(update={"dtype": "bfloat16"})
+        for stage in (2, 3):
+            rank = bench.become(half, coefficient=0.1, zero_stage=stage, optimizer={"lr": 1e-2})
+            rank.regularise(*(_rollout(example) for example in batch))
+            values = [rank.step([(0, len(batch))], batch)["regulariser/kl"] for _ in range(3)]
+            if not abs(values[0]) <= FROZEN_KL < values[-1]:
+                raise Deviation(
+                    f"ZeRO {stage}: the KL to pi_ref goes from {values[0]:.3g} to {values[-1]:.3g}; it must start at 0 and grow"
+                )
+            directory = Path(folder) / str(stage)
+            rank.export(directory)
+            expected = rank.parameters()
+            exported: Any = load_model(half.model_copy(update={"path": str(directory)}), torch.device("cpu"))
+            for name, parameter in exported.named_parameters():
+                if not np.array_equal(parameter.detach().float().numpy(), expected[name]):
+                    raise Deviation(f"ZeRO {stage}: {name} was exported with other values than the rank has")
+            results.append(f"ZeRO {stage}: KL {values[0]:.1e}, after two steps {values[-1]:.2g}")
+    return f"{', '.join(results)}; exported to the bit"
 
 
-def _save_large_model(directory: Path, device: str) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
-    config = LlamaConfig(vocab_size=128_256, **shape, max_position_embeddings=8192, tie_word_embeddings=True, eos_token_id=2)
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM(config).bfloat16()
-    model.save_pretrained(directory)
-    del model
-    torch.cuda.empty_cache()
-
-
-def _long_pairs(count: int) -> tuple[types.Example, ...]:
-    rng = np.random.default_rng(0)
-
-    def tokens(least: int, most: int) -> np.ndarray:
-        return rng.integers(3, 128_000, int(rng.integers(least, most))).astype(np.int32)
-
-    examples = []
-    for index in range(count):
-        prompt, responses = tokens(100, 900), (tokens(200, 1200), tokens(200, 1200))
-        previous = np.array([-11.8 * len(response) for response in responses])
-        examples.append(
-            types.Example(
-                prompt_index=index,
-                prompt_id=str(index),
-                prompt_ids=(prompt,) * 2,
-                response_ids=responses,
-                targets=np.zeros(2),
-                policy_version=0,
-                previous_logps=previous,
-            )
-        )
-    return tuple(examples)
+def _rollout(example: types.Example) -> types.Rollout:
+    prompt = types.Prompt(example.prompt_index, example.prompt_id, "", example.prompt_ids[0])
+    responses = [types.Response(ids, np.zeros(len(ids), dtype=np.float32), "", "stop") for ids in example.response_ids]
+    return types.Rollout(prompt, tuple(responses), 0)

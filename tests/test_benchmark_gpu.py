@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.gpu import CHECKS, Check, Row, main, run, table
+from benchmarks.gpu import CHECKS, ENGINES, Check, Row, main, run, table
 
 CHECK = Check("benchmarks.gpu_passes:head", limit_s=20.0)
 
@@ -36,8 +36,9 @@ def test_what_cannot_run_is_skipped_with_its_reason() -> None:
     engines = Check("benchmarks.gpu_programs:tests_engines", 1.0, frozenset({"ray", "vllm", "no_such_package"}))
     assert run(engines, "cpu", only_torch=True).detail == "left out by --only torch"
     assert run(Check("benchmarks.gpu_passes:head", 1.0, frozenset({"no_such_package"})), "cpu").detail == "not installed: no_such_package"
-    measurement = Check("benchmarks.gpu_passes:head_speed", 1.0, gpu_only=True)
+    measurement = Check("benchmarks.gpu_passes:head_speed", 1.0, gpus=1)
     assert run(measurement, "cpu") == Row("head_speed", "skipped", 0.0, "needs a GPU")
+    assert run(Check("benchmarks.gpu_engines:sync_nccl", 1.0, gpus=2), "cpu").detail == "needs 2 GPUs; there is none"
 
 
 def test_every_check_can_be_loaded() -> None:
@@ -65,6 +66,38 @@ def test_on_a_cpu(capfd: pytest.CaptureFixture[str]) -> None:
     shown = capfd.readouterr().out
     assert "| `head` | passed |" in shown
     assert "1 passed, 0 failed, 2 skipped" in shown
+
+
+ON_A_CPU = [check for check in CHECKS if not check.gpus and check.needs & ENGINES]
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ON_A_CPU, ids=lambda check: check.name)
+def test_what_starts_engines_passes_on_a_cpu(check: Check) -> None:
+    """Nothing is tried on a GPU for the first time that could have been tried before."""
+    row = run(check, "cpu")
+    assert (row.outcome, row.detail) == ("passed", row.detail)
+
+
+def test_which_checks_of_engines_need_no_gpu() -> None:
+    assert [check.name for check in ON_A_CPU] == [
+        "engine_eager",
+        "sync_on_one_device",
+        "sleep_and_wake",
+        "killed_receiver",
+        "rollout_speed",
+        "sync_speed",
+        "iteration_speed",
+    ]
+
+
+@pytest.mark.integration
+def test_a_frozen_copy_and_an_export_on_a_cpu() -> None:
+    (check,) = [check for check in CHECKS if check.name == "frozen_copy_and_export"]
+    row = run(check, "cpu")
+    assert row.outcome == "passed", row.detail
+    assert row.detail.startswith("ZeRO 2: KL 0.0e+00")
 
 
 def test_an_unknown_check(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import raypref
+from benchmarks.gpu_models import model_config
 from examples import rlhflow, ultrafeedback
 from examples.quickstart import base_policy, grammar, oracle
 from examples.spo_alpacafarm import data as alpacafarm
 from examples.spo_tinystories import rankings
 from examples.srpo_tldr import data as tldr
+from raypref.training.memory import colocated_peak, estimate, kv_bytes_per_token
+from raypref.training.memory_job import Job
+from raypref.training.model_shape import ModelShape
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "examples").rglob("*.yaml"))
@@ -103,6 +107,25 @@ def test_the_placement_fills_eight_gpus(recipe: str) -> None:
     engines = placement.rollout.engines * placement.rollout.tensor_parallel
     roles = (placement.oracle, placement.reference) if config.loss.needs else (placement.oracle,)
     assert placement.learner.ranks + engines + sum(role.replicas * role.gpus for role in roles) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "oracle_bytes"),
+    [
+        ("run.yaml", "0.5b", 4 * 435_000_000),  # DeBERTa-v3-large and two layers, in float32
+        ("lora.yaml", "1.5b", 2 * 596_000_000),  # Qwen3-0.6B's layers, in bfloat16
+    ],
+)
+def test_one_gpu_has_room_in_24_gb(name: str, shape: str, oracle_bytes: int) -> None:
+    """In every phase, in the memory model. Cards that are sold with 24 GB have 22 GiB or more; each of four processes has a CUDA context
+    of half a GiB. The cache has room for the longest responses of some tens of sequences."""
+    config = raypref.load_config(ROOT / "examples" / "one_gpu" / name)
+    model = ModelShape.of(model_config(shape), config.policy.lora)
+    job = Job.of(config, model, oracle_bytes=oracle_bytes)
+    phase, needed = colocated_peak(estimate(job))
+    assert needed + 4 * 2**29 <= 22 * 2**30, phase
+    assert job.kv_cache_bytes >= 24 * (config.policy.max_context_tokens or 0) * kv_bytes_per_token(job)
+    assert config.rollout.gpu_memory_utilization * 22 * 2**30 >= job.kv_cache_bytes + 2 * model.parameters
 
 
 def test_split_keeps_the_portions_apart_and_of_one_length() -> None:

@@ -32,7 +32,7 @@ def learner_env(device: str, threads: int) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # whoever can write to a checkpoint must not run code here; DeepSpeed asks for all of pickle
     }
-    return env | ({"DS_ACCELERATOR": "cpu"} if device == "cpu" else {})
+    return env | {"DS_ACCELERATOR": device}  # on a GPU, too: an actor inherits a driver's "cpu"
 
 
 def listen() -> tuple[torch.distributed.TCPStore, str]:

@@ -36,7 +36,7 @@ from raypref.data.chats import Chat, unwritten
 from raypref.data.config import DataConfig
 from raypref.data.control_tokens import ControlTokens
 from raypref.data.policy_facts import PolicyFacts
-from raypref.errors import DataError
+from raypref.errors import ConfigError, DataError
 
 Tokens = NDArray[np.int32]
 
@@ -231,10 +231,19 @@ class PolicyTokenizer:
         return [*first, *(encoding.ids for encoding in rest)]
 
     def _put_around(self) -> tuple[list[int], list[int]]:
-        """The ids that the tokenizer puts before and behind a plain text, without end tokens behind it."""
+        """The ids that the tokenizer puts before and behind a plain text, without end tokens behind it.
+
+        Raises:
+            ConfigError: a plain letter is nothing to the tokenizer.
+        """
         bare: list[int] = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         full: list[int] = self._tokenizer("a")["input_ids"]
-        start = next(k for k in range(len(full)) if full[k : k + len(bare)] == bare)
+        start = next((k for k in range(len(full)) if bare and full[k : k + len(bare)] == bare), None)
+        if start is None:
+            raise ConfigError(
+                f"policy.tokenizer: it reads the text 'a' as the ids {full}, and as {bare} without special tokens, so what it puts around "
+                f"a text is unknown; check that the tokenizer is the policy's"
+            )
         before, after = full[:start], full[start + len(bare) :]
         while after and after[-1] in self._facts.end_token_ids:
             after = after[:-1]

@@ -48,6 +48,12 @@ def settings(policy: PolicyConfig, output_dir: Path, device: str, **learner: Any
     return {"config": config, "device": device, "rank": 0, "world_size": 1}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_rank_uses_its_own_accelerator(device: str) -> None:
+    """A driver on a machine with GPUs may have DS_ACCELERATOR=cpu, as the quickstart's has, and Ray's actors inherit its environment."""
+    assert learner_env(device, 1)["DS_ACCELERATOR"] == device
+
+
 @pytest.fixture(scope="module", params=[pytest.param("cpu", marks=pytest.mark.integration), GPU])
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
