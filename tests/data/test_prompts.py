@@ -282,3 +282,15 @@ def test_a_long_prompt_is_counted_without_the_tokenizers_warning(tokenizer: Any,
     finally:
         logging.getLogger("transformers").removeHandler(handler)
     assert ([prompt.text for prompt in data.train], data.dropped, warned) == (["how"], 1, [])
+
+
+def test_a_tokenizer_for_which_a_letter_is_nothing(tmp_path: Path) -> None:
+    """As transformers reads a word tokenizer beside a Qwen2 model: bytes that are no words are left out. What stands around a text is
+    looked for around the letter a."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"why": 0}, merges=[])))
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "why not"}])
+    with pytest.raises(ConfigError, match=r"policy\.tokenizer: it reads the text 'a' as the ids \[\], and as \[\] without special tokens"):
+        load(tokenizer, path=path, **PLAIN)
