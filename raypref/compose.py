@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,6 +29,7 @@ from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
 from raypref.output.progress import Callback, Callbacks, ProgressLine, ended
 from raypref.output.report import RunResult
+from raypref.output.restarts import Restarts
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 from raypref.settings.without_effect import notes
@@ -86,12 +88,15 @@ def run(
             resume_from = output.resume(config, data, resume if isinstance(resume, Path) else None) if resumed else None
             if not resumed:
                 output.begin(config)
-            with told(config, lambda: "at the start"):
-                return _run_on_cluster(config, data, shown, resume_from, resumed=resumed)
+            restarts = Restarts(config.checkpoint)
+            attempt = partial(_run_on_cluster, config, data, shown, restarts)
+            return restarts.until_it_ends(
+                partial(attempt, resume_from, resumed=resumed), lambda: attempt(output.resume(config, data), resumed=True)
+            )
 
 
 def _run_on_cluster(
-    config: RunConfig, data: RunData, callbacks: Sequence[Callback], resume_from: Path | None, *, resumed: bool
+    config: RunConfig, data: RunData, callbacks: Sequence[Callback], restarts: Restarts, resume_from: Path | None, *, resumed: bool
 ) -> RunResult:
     from actors.learner import checkpoint as learner_checkpoint
 
@@ -102,7 +107,7 @@ def _run_on_cluster(
         layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
         learner_checkpoint.read(resume_from / "learner", layout)
     recorded: frozenset[str] = frozenset()
-    with contextlib.ExitStack() as stack:
+    with told(config, lambda: "at the start"), contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
@@ -112,11 +117,11 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
-            with told(config, lambda: driver.iterations.moment(driver.state)):
+            with told(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
                 outcome = await driver.run(resume_from)
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 # Before the actors end: whatever goes wrong there, the run has been finished.
-                return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out)
+                return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries)
 
         return _with_actors(actors, train)
 

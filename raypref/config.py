@@ -17,9 +17,9 @@ from raypref.errors import ConfigError
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
+from raypref.output.config import CheckpointConfig
 from raypref.registry import Section, UserDirectory, nested
 from raypref.sections import (
-    CheckpointConfig,
     EvaluationConfig,
     LearnerConfig,
     LoopConfig,

@@ -1,4 +1,4 @@
-"""Sections of the config that several folders use. ``data`` and ``judging`` have theirs in ``data/config.py`` and ``judging/config.py``.
+"""Sections of the config that several folders use. ``data``, ``judging`` and ``checkpoint`` have theirs in ``config.py`` of their folders.
 
 Every field's docstring gives its meaning, unit and range.
 """
@@ -288,13 +288,3 @@ class EvaluationConfig(Section):
     def _one_unit(self) -> Self:
         _one_of(self, "evaluation", "every", "every_steps")
         return self
-
-
-class CheckpointConfig(Section):
-    """A checkpoint is saved after every iteration, or every so many steps; the last policy is saved in any case."""
-
-    every_steps: PositiveInt | None = None
-    """Optimiser steps between two checkpoints, saved at the first sync at or after each multiple; None: after every iteration. Only with
-    ``loop.sync_interval``, where the default is 100."""
-    keep: PositiveInt = 2
-    """How many checkpoints stay on disk, the newest ones."""

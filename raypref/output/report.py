@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,7 +30,14 @@ class RunResult:
     """The content of ``summary.json``: versions, evaluations, sync check, seconds by stage."""
 
     @classmethod
-    def written(cls, config: RunConfig, outcome: Outcome, run_s: float, left_out: Mapping[str, int] | None = None) -> Self:
+    def written(
+        cls,
+        config: RunConfig,
+        outcome: Outcome,
+        run_s: float,
+        left_out: Mapping[str, int] | None = None,
+        restarts: Sequence[Mapping[str, Any]] = (),
+    ) -> Self:
         """The result of a finished run; ``summary.json`` is written.
 
         Args:
@@ -38,6 +45,7 @@ class RunResult:
             outcome: of its loop.
             run_s: its seconds.
             left_out: how many records of the data were not used, by reason (``RunData.left_out``).
+            restarts: what is told of each restart.
         """
         policy_dir = config.output_dir / "policy"
         summary = {
@@ -50,6 +58,7 @@ class RunResult:
             "evaluations": outcome.evaluations,
             "held_out": outcome.held_out,
             "sync": outcome.sync,
+            "restarts": list(restarts),
             "run_s": round(run_s, 3),
             "seconds": outcome.seconds,
             "versions": versions(),

@@ -7,6 +7,7 @@ import time
 import pytest
 import ray
 
+from raypref.errors import ActorFailed
 from raypref.sections import PolicyConfig
 from tests.learner_bench import Benches, make_examples
 
@@ -20,7 +21,7 @@ def test_a_dead_rank_is_the_error_that_surfaces(benches: Benches, policy: Policy
     bench.step(*make_examples(4))
     ray.kill(bench.ranks[1])
     began = time.monotonic()
-    with pytest.raises(ray.exceptions.RayActorError):
+    with pytest.raises(ActorFailed, match="learner-1 died in step"):
         bench.step(*make_examples(4))
     assert time.monotonic() - began < 20
     bench.close()

@@ -18,6 +18,7 @@ from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError, DataError
 from raypref.output import directory as output
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.restarts import Restarts
 from raypref.types import Example, RunData
 from tests.fakes import prompt
 
@@ -76,7 +77,7 @@ def test_a_resumption_that_is_refused_late_changes_nothing(stopped: Path) -> Non
     (newest / "learner").mkdir()
     learner_checkpoint.write(newest / "learner", learner_checkpoint.Progress(), learner_checkpoint.Layout(2, config.learner.zero_stage))
     with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 1, but the checkpoint .* was written with 2"):
-        compose._run_on_cluster(config, DATA, [], newest, resumed=True)
+        compose._run_on_cluster(config, DATA, [], Restarts(config.checkpoint), newest, resumed=True)
     (newest / "learner" / "learner.json").unlink()
     assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
 

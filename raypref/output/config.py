@@ -1,0 +1,24 @@
+"""The ``checkpoint`` section: when a run is saved, and how it goes on after a failure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from raypref.registry import Section
+
+
+class CheckpointConfig(Section):
+    """A checkpoint is saved after every iteration, or every so many steps; the last policy is saved in any case."""
+
+    every_steps: PositiveInt | None = None
+    """Optimiser steps between two checkpoints, saved at the first sync at or after each multiple; None: after every iteration. Only with
+    ``loop.sync_interval``, where the default is 100."""
+    keep: PositiveInt = 2
+    """How many checkpoints stay on disk, the newest ones."""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """How often a run goes on by itself after an actor died or hung: all actors are started anew, the newest checkpoint is loaded, and the
+    groups of the open iteration are read back. Counted from the last finished iteration; 0: the run ends, and ``--resume`` continues it."""
+    restart_after_s: PositiveFloat = 5.0
+    """Seconds before the first of these restarts; each further one waits twice as long, at most 5 minutes."""

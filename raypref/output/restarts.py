@@ -1,0 +1,73 @@
+"""How often a run that failed goes on by itself, and what is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from raypref.errors import ActorFailed, PlacementError, RayprefError, RunFailed
+from raypref.output.config import CheckpointConfig
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_WAIT_S = 300.0
+
+
+@dataclass
+class Restarts:
+    """The restarts of one run in this process."""
+
+    config: CheckpointConfig
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    """When, after what, and from where; for ``summary.json``."""
+    _finished: int | None = None
+    """Iterations that were finished when the run failed; None: it has not begun, and what failed then fails again."""
+    _count: int = 0
+    """Failures since the last finished iteration."""
+
+    def until_it_ends(self, begin: Callable[[], T], go_on: Callable[[], T]) -> T:
+        """The result of the first attempt that does not fail.
+
+        Args:
+            begin: the first attempt.
+            go_on: each further one; it resumes the run.
+
+        Raises:
+            RunFailed, PlacementError: the last attempt's, where another one would not help or there were enough.
+        """
+        attempt = begin
+        while True:
+            try:
+                return attempt()
+            except (RunFailed, PlacementError) as error:
+                if not self._may_go_on(error):
+                    raise
+                wait_s = min(LONGEST_WAIT_S, self.config.restart_after_s * 2 ** (self._count - 1))
+                logger.warning("%s\nrestart %d of %d in %.0f s", error, self._count, self.config.restarts, wait_s)
+                self.entries.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "after": str(error).splitlines()[0]})
+                time.sleep(wait_s)
+                attempt = go_on
+
+    @contextlib.contextmanager
+    def counting(self, iteration: Callable[[], int]) -> Iterator[None]:
+        """While the run is in the block it has begun; failures are counted from its last finished iteration.
+
+        Args:
+            iteration: how many are finished.
+        """
+        try:
+            yield
+        finally:
+            if self._finished is None or iteration() > self._finished:
+                self._finished, self._count = iteration(), 0
+
+    def _may_go_on(self, error: RayprefError) -> bool:
+        mendable = isinstance(error.__cause__, ActorFailed) if isinstance(error, RunFailed) else True
+        self._count += 1
+        return mendable and self._finished is not None and self._count <= self.config.restarts
