@@ -52,8 +52,13 @@ def train(
             help="Continue the run in output_dir from its newest checkpoint, or from CHECKPOINT; auto: begin if there is no run yet.",
         ),
     ] = None,
+    supervise: Annotated[
+        bool,
+        typer.Option("--supervise", help="Start the run in another process, and again if that is killed (checkpoint.restarts)."),
+    ] = False,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
+    from raypref.cli.supervision import supervised
     from raypref.compose import run
     from raypref.config import load_config
     from raypref.output.failure import how_it_goes_on
@@ -61,6 +66,9 @@ def train(
     from raypref.output.targets import check_file
 
     settings = load_config(config, overrides or [])
+    if supervise:
+        command = [sys.executable, "-m", "raypref", "train", str(config), *(overrides or [])]
+        raise typer.Exit(supervised(settings, command if resume is None else [*command, f"--resume={resume}"], [*command, "--resume=auto"]))
     if resume is None:
         check_file("output_dir", settings.output_dir / "config.yaml", {"the config": config})
     try:

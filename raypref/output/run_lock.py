@@ -25,6 +25,8 @@ from raypref.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+LOCK = "run.lock"
+"""Name of the file in ``output_dir``."""
 RENEW_S = 5.0
 """Seconds between two renewals."""
 STALE_S = 60.0
@@ -82,7 +84,7 @@ def held(directory: Path) -> Iterator[None]:
     Raises:
         ConfigError: another program holds the lock, or the directory cannot be written.
     """
-    lock = RunLock(directory / "run.lock")
+    lock = RunLock(directory / LOCK)
     lock.take()
     over = threading.Event()
     renewal = threading.Thread(target=lock.renew_until, args=(over,), daemon=True, name="run-lock")
