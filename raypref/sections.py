@@ -270,7 +270,7 @@ class EvaluationConfig(Section):
     """Responses per prompt and policy, for win rates."""
     every: Annotated[int, Field(ge=0)] | None = 1
     """Iterations between two evaluations; the last policy is always evaluated. 0: none at all. None: ``every_steps`` is given. A resumed
-    run compares its next policy with the one from which it continues, even if that one was not evaluated."""
+    run compares its next policy with the one evaluated last, or with the one from which it continues if that one's checkpoint is gone."""
     every_steps: PositiveInt | None = None
     """Optimiser steps between two evaluations, at the next sync, in place of ``every``; only with ``loop.sync_interval``: default 100."""
     loss_every_steps: PositiveInt | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -63,11 +63,11 @@ class Sender:
 
     def sync_corrupted(self, version: int, name: str) -> dict[str, int]:
         """Sync, with one bit of a tensor changed on the way."""
-        control: Any = self._sender._control
+        control, sender = cast(Any, self._sender._control), cast(Any, self._sender._sender)
         send = control.update_weights
 
         def corrupt(info: dict[str, Any]) -> None:
-            self._sender._sender._buffer[info["offsets"][info["names"].index(name)]] ^= 1
+            sender._buffer[info["offsets"][info["names"].index(name)]] ^= 1
             send(info)
 
         control.update_weights = corrupt

@@ -103,6 +103,8 @@ class Driver:
         """For a loss that wants mismatched responses: the rollouts of the current iteration, in pairs."""
         self._synced_step: int | None = None
         """The step after which the engines were last given pi_t."""
+        self._repeats = False
+        """Whether what is done now is a repetition, in a resumed run."""
         self._concluded: int | None = None
         """The last iteration whose policy was saved and evaluated, where it was due."""
 
@@ -114,9 +116,11 @@ class Driver:
         """
         self.meter.started()
         with frozen_heap():
+            self._repeats = resume_from is not None
             await self._sync()
             if resume_from is not None:
                 await self._resume(resume_from)
+            self._repeats = False
             try:
                 while self.state.iteration < self.config.iterations:
                     await self._iterate()
@@ -218,7 +222,8 @@ class Driver:
     async def _sync_weights(self, version: int, audience: Audience) -> None:
         with self.meter.stage("sync"):
             metrics = await self.weight_sync.sync(version, audience)
-        self.meter.write(self.state.step, metrics)
+        if not self._repeats:
+            self.meter.write(self.state.step, metrics)
 
     # --- evaluate and save ----------------------------------------------------------------------------------------------------------------
 
@@ -265,15 +270,21 @@ class Driver:
         self.callbacks.on_evaluation(result)
 
     async def _resume(self, directory: Path) -> None:
-        """Continue from a checkpoint. The responses of pi_0 and pi_t that evaluations compare with are sampled again, with equal seeds."""
+        """Continue from a checkpoint. Responses that evaluations compare with are sampled again, with equal seeds: those of pi_0, and those
+        of the policy that was evaluated last, if its checkpoint is still there. An evaluation that was cut off is made up for."""
         await self._evaluate()
-        self.state, self.outcome.evaluations = self.checkpoints.read(directory)
+        self.outcome.evaluations = self.checkpoints.read(directory)[1]
         self.outcome.held_out[:] = self.checkpoints.read_held_out(directory)
-        self._concluded = self.saving.newest = self.state.iteration
-        with self.meter.stage("load"):
-            await self.roles.learner.load(directory / "learner")
-        await self._sync()
-        if self.evaluator is not None:
-            with self.meter.stage("evaluate"):
-                await self.evaluator.resume(self.state.iteration)
-        logger.info("resumed from %s: iteration %d, step %d", directory, self.state.iteration, self.state.step)
+        evaluated = self.outcome.evaluations[-1]["iteration"] if self.outcome.evaluations else 0
+        earlier = self.checkpoints.of_iteration(evaluated) if self.evaluator is not None else None
+        for checkpoint in dict.fromkeys((earlier or directory, directory)):
+            self.state, _ = self.checkpoints.read(checkpoint)
+            with self.meter.stage("load"):
+                await self.roles.learner.load(checkpoint / "learner")
+            await self._sync()
+            if self.evaluator is not None and evaluated and checkpoint == (earlier or directory):
+                with self.meter.stage("evaluate"):
+                    await self.evaluator.resume(self.state.iteration)
+        self.saving.newest = t = self.state.iteration
+        self._concluded = None if self.evaluator is not None and self.evaluator.due(t) and evaluated != t else t
+        logger.info("resumed from %s: iteration %d, step %d", directory, t, self.state.step)

@@ -85,7 +85,7 @@ class Evaluator:
         return result
 
     async def resume(self, iteration: int) -> None:
-        """In a resumed run: sample from pi_t again, since the next evaluation compares with it."""
+        """In a resumed run: sample from pi_t again, since the next evaluation compares with it. The engines hold pi_t."""
         self._kept["previous"] = await self._sample_all(iteration)
 
     async def _revision_curve(self, defenders: Sequence[RolloutRef], iteration: int, observed: Averages) -> list[dict[str, Any]]:

@@ -29,8 +29,10 @@ class Saving:
         """At the end of the newest iteration; until the next step the learner holds its policy."""
 
     def due(self, state: RunState) -> bool:
-        """Whether the policy of ``state`` is saved; the base policy never is."""
-        return state.iteration > 0 and due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
+        """Whether the policy of ``state`` is to be saved now; the base policy never is."""
+        if state.iteration in (0, self.newest):
+            return False
+        return due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
 
     async def save(self, state: RunState, outcome: Outcome) -> None:
         """Save the learner's state; the checkpoint is complete then."""

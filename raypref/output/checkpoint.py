@@ -99,6 +99,11 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return by_number(path.parent for path in self.directory.glob("iteration_*/state.json"))
 
+    def of_iteration(self, iteration: int) -> Path | None:
+        """The complete checkpoint after so many iterations, if there is one that is not damaged."""
+        path = self._path(RunState(iteration=iteration))
+        return path if path in self.complete() and self.damage(path) is None else None
+
     def choose(self, wanted: Path | None) -> Path | None:
         """The checkpoint to continue from.
 

@@ -162,6 +162,47 @@ def test_what_was_judged_before_the_interruption_is_not_sampled_again(tmp_path: 
     assert continued.roles.learner.value == whole.roles.learner.value
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("stopped_at", [1, 2])
+def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path: Path, stopped_at: int, every: int) -> None:
+    """Stopped after pi_t was saved and before it was evaluated; the results are those of the run that went through."""
+    sections: dict[str, Any] = {"prompts": 24, "loop": {"iterations": 3}, "evaluation": {"every": every}, "checkpoint": {"keep": 5}}
+    whole = make(tmp_path / "whole", **sections)
+    planned = finish(whole)
+    stopped = make(tmp_path / "part", **sections)
+    part = stopped.roles.oracle
+    part.compare = failing("oracle-0", lambda: stopped.state.iteration == stopped_at)(part.compare)
+    part.judge = failing("oracle-0", lambda: stopped.state.iteration == stopped_at)(part.judge)
+    with pytest.raises(ActorFailed):
+        finish(stopped)
+    continued = make(tmp_path / "part", **sections)
+    outcome = finish(continued, resume_from=continued.checkpoints.choose(Path(f"iteration_{stopped_at:04d}")))
+    assert outcome.evaluations == planned.evaluations
+    assert [entry["iteration"] for entry in outcome.evaluations] == ([1, 2, 3] if every == 1 else [2, 3])
+    names = {path.name: path.read_text() for path in (tmp_path / "whole" / "evaluation").iterdir()}
+    assert {path.name: path.read_text() for path in (tmp_path / "part" / "evaluation").iterdir()} == names
+    assert continued.roles.learner.value == whole.roles.learner.value
+
+
+def test_a_resumed_run_writes_no_metric_of_what_it_repeats(tmp_path: Path) -> None:
+    import json
+
+    def lines(directory: Path) -> list[tuple[int, list[str]]]:
+        read = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], sorted(name for name in line if not name.startswith(("time", "tokens_per")))) for line in read]
+
+    whole = make(tmp_path / "whole", prompts=16, held_out=0, loop={"iterations": 2, "overlap": False})
+    finish(whole)
+    stopped = make(tmp_path / "part", prompts=16, held_out=0, loop={"iterations": 2, "overlap": False})
+    part = stopped.roles.oracle
+    part.judge = failing("oracle-0", lambda: stopped.state.iteration == 1)(part.judge)
+    with pytest.raises(ActorFailed):
+        finish(stopped)
+    continued = make(tmp_path / "part", prompts=16, held_out=0, loop={"iterations": 2, "overlap": False})
+    finish(continued, resume_from=continued.checkpoints.complete()[-1])
+    assert lines(tmp_path / "part") == lines(tmp_path / "whole")
+
+
 def test_other_weights_settings_or_prompts_have_another_origin(tmp_path: Path) -> None:
     def origins(name: str, shift: float = 0.0, **sections: Any) -> set[str]:
         driver = make(tmp_path / name, prompts=8, held_out=0, loop={"iterations": 1}, **sections)
