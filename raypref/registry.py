@@ -231,6 +231,8 @@ def _explain(cls: type[BaseModel], item: Any, path: str) -> str:
     if item["type"] in ("model_type", "model_attributes_type", "dict_type") and section is not None:
         keys = ", ".join([*section.model_fields][:3]) + (", ..." if len(section.model_fields) > 3 else "")
         return f"{where}: expected a section (a mapping with the keys {keys}), got {item['input']!r}"
+    if cls.model_config.get("hide_input_in_errors"):  # a secret may stand in a wrong field
+        return f"{where}: {item['msg']}"
     return f"{where}: {item['msg']} (got {item['input']!r})"
 
 

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["cuda", "cpu"]
 
+STARTS = 3
+"""How often a local cluster is tried to be started."""
+
 
 @contextlib.contextmanager
 def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
@@ -95,15 +98,38 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
         cores = os.cpu_count() or 1
         counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
     unused = {"prestart_worker_first_driver": False}  # idle workers; every actor of a run has an environment, and so a worker of its own
-    ray.init(
-        address="local",
-        namespace=name,
-        log_to_driver=False,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        _system_config=unused,
-        **counted,
-    )
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                namespace=name,
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                _system_config=unused,
+                **counted,
+            )
+            break
+        except Exception as error:  # Ray raises a bare one where its processes take longer than its own 30 seconds
+            if attempt == STARTS or "timed out during startup" not in str(error):
+                raise
+            logger.warning(
+                "Ray did not start within its own time limit: the machine is busy; it is started again (%d of %d)", attempt, STARTS
+            )
+            ray.shutdown()
+    _protect_token()
+
+
+def _protect_token() -> None:
+    """Let nobody else on the machine read the token with which processes join this user's clusters; Ray writes it for all to read."""
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("%s can be read by other users of this machine: %s", token, error)
 
 
 def _packages() -> list[ModuleType]:

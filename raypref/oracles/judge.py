@@ -32,6 +32,9 @@ from raypref.oracles.support.replies import read_verdict
 from raypref.oracles.support.verdicts import answer_from, ask_which, template_text
 from raypref.types import Total
 
+_SECRET = re.compile(r"(^|_|-)(api_?key|access_?key|secret|password|passwd|authorization|credentials?|bearer|token)$|^key$|secret", re.I)
+"""Names of members that hold secrets."""
+
 RESERVED = ("messages", "model", "n", "stream", "max_tokens", "temperature")
 """Members of the request that ``extra`` cannot set."""
 
@@ -111,8 +114,10 @@ class ChatJudge(Oracle):
             raise ConfigError(f"oracle.base_url: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("oracle.base_url: expected http(s)://host/path, such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ConfigError("oracle.base_url: remove credentials and the query; the key comes from the variable in oracle.key_env")
+        if parts.username or parts.password or parts.query or parts.fragment or "sk-" in parts.path:
+            raise ConfigError(
+                "oracle.base_url: remove credentials, the query and what follows #; the key comes from the variable in oracle.key_env"
+            )
         return value
 
     @field_validator("template")
@@ -123,6 +128,11 @@ class ChatJudge(Oracle):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if secret := _secret_in(self.extra):
+            raise ConfigError(
+                f"oracle.extra: {secret} looks like a secret, and would be written to config.yaml; the key comes from the variable in "
+                "oracle.key_env"
+            )
         taken = sorted(set(RESERVED) & set(self.extra))
         if taken:
             raise ConfigError(f"oracle.extra: {', '.join(taken)} cannot be set here; each has its own field or is not supported")
@@ -206,3 +216,17 @@ class ChatJudge(Oracle):
         if prices is not None:
             observed["oracle/cost_total"] = [Total(prices.cost(reply)) for reply in replies]
         return replace(answer, observed={**answer.observed, **observed})
+
+
+def _secret_in(value: JsonValue, name: str = "") -> str | None:
+    """The path of a member of a request whose name or value looks like a secret; None where there is none."""
+    if isinstance(value, str) and value.startswith(("sk-", "Bearer ")):
+        return name
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        path = f"{name}.{key}" if name else str(key)
+        if isinstance(key, str) and _SECRET.search(key):
+            return path
+        if found := _secret_in(inner, path):
+            return found
+    return None

@@ -339,6 +339,13 @@ def test_a_key_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
         ({"key_env": "0123abcd"}, r"oracle\.key_env: expected the name"),
         ({"base_url": "http://me:0123@host/v1"}, r"oracle\.base_url: remove credentials"),
         ({"base_url": "http://host/v1?key=0123"}, r"oracle\.base_url: remove credentials"),
+        ({"base_url": "http://host/v1#0123"}, r"oracle\.base_url: remove credentials"),
+        ({"base_url": "http://host/sk-0123/v1"}, r"oracle\.base_url: remove credentials"),
+        ({"timeout_s": "sk-0123"}, r"oracle\.timeout_s: Input should be a valid number"),
+        ({"model": ["sk-0123"]}, r"oracle\.model: Input should be a valid string"),
+        ({"extra": {"api_key": "0123"}}, r"oracle\.extra: api_key looks like a secret"),
+        ({"extra": {"headers": {"Authorization": "0123"}}}, r"oracle\.extra: headers\.Authorization looks like a secret"),
+        ({"extra": {"tools": [{"x": "sk-0123"}]}}, r"oracle\.extra: tools\.0\.x looks like a secret"),
         ({"base_url": "host:8000"}, r"oracle\.base_url: expected http"),
         ({"base_url": "http://[host/v1"}, r"oracle\.base_url: Invalid IPv6"),
         ({"template": "{a} {b}"}, r"oracle\.template: has the placeholders"),
@@ -353,6 +360,11 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
     with pytest.raises(ConfigError, match=f"^{message}") as caught:
         ChatJudge.parse({"model": "m", **settings}, "oracle")
     assert "0123" not in str(caught.value)
+
+
+def test_members_that_hold_no_secret_are_allowed() -> None:
+    extra = {"prompt_cache_key": "a", "max_completion_tokens": 4, "logit_bias": {"50256": -100}, "stop": ["sk"], "top_logprobs": 2}
+    assert ChatJudge.parse({"model": "m", "extra": extra}, "oracle").extra == extra
 
 
 def test_extra_members_and_those_left_out(judging: Start) -> None:

@@ -1,0 +1,61 @@
+"""How a local cluster is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cluster import connection
+from actors.cluster.placement import Need, plan_placement
+from raypref.sections import PlacementConfig
+
+BUSY = Exception("The current node timed out during startup. This could happen because some of the raylet failed to startup.")
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Exception | None]:
+    """What each start of Ray raises; None: it succeeds. Nothing is started, and the home directory is another one."""
+    outcomes: list[Exception | None] = []
+
+    def init(**_: Any) -> None:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    return outcomes
+
+
+def start() -> None:
+    connection._start_local(plan_placement(PlacementConfig(), Need(rollout=True, reference=False, oracle=False)), "cpu", "test")
+
+
+def test_a_busy_machine_gets_another_chance(starts: list[Exception | None], caplog: pytest.LogCaptureFixture) -> None:
+    starts += [BUSY, BUSY, None]
+    start()
+    assert starts == []
+    assert "it is started again (2 of 3)" in caplog.text
+
+
+def test_three_chances_are_enough_and_other_errors_have_none(starts: list[Exception | None]) -> None:
+    starts += [BUSY, BUSY, BUSY]
+    with pytest.raises(Exception, match="timed out during startup"):
+        start()
+    starts += [ValueError("no such option"), None]
+    with pytest.raises(ValueError, match="no such option"):
+        start()
+    assert starts == [None]
+
+
+def test_nobody_else_can_read_the_token_of_the_users_clusters(starts: list[Exception | None], tmp_path: Path) -> None:
+    starts += [None, None]
+    start()
+    (tmp_path / ".ray").mkdir()
+    token = tmp_path / ".ray" / "auth_token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    start()
+    assert token.stat().st_mode & 0o777 == 0o600
