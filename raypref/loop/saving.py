@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 
 from raypref.config import RunConfig
 from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.numbered import number_in
+from raypref.output.numbered import by_number, iteration_name, number_in
 from raypref.output.outcome import Outcome
 from raypref.roles import LearnerRole
 
@@ -35,11 +36,24 @@ class Saving:
         return due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
 
     async def save(self, state: RunState, outcome: Outcome) -> None:
-        """Save the learner's state; the checkpoint is complete then."""
+        """Save the learner's state; the checkpoint is complete then. Then write the policy as a model directory."""
         await self._learner.save(self._checkpoints.begin(state) / "learner")
         await asyncio.to_thread(self._checkpoints.complete_files, state)
         self.newest = state.iteration
         self.commit(state, outcome)
+        if self._config.checkpoint.policies:
+            await self._write_policy(state)
+
+    async def _write_policy(self, state: RunState) -> None:
+        """A directory appears under its name only when it is complete."""
+        policies = self._config.output_dir / "policies"
+        partial, final = policies / ".partial", policies / iteration_name(state.iteration)
+        shutil.rmtree(partial, ignore_errors=True)
+        await self._learner.export(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in by_number(policies.glob("iteration_*"))[: -self._config.checkpoint.policies]:
+            shutil.rmtree(old)
 
     def oldest(self) -> int:
         """The iteration of the oldest checkpoint on disk, from which the run may be continued, too; 0: there is none."""

@@ -17,6 +17,9 @@ class CheckpointConfig(Section):
     ``loop.sync_interval``, where the default is 100."""
     keep: PositiveInt = 2
     """How many checkpoints stay on disk, the newest ones."""
+    policies: Annotated[int, Field(ge=0)] = 3
+    """How many policies of finished iterations stay on disk as Hugging Face model directories, ``policies/iteration_0002``, the newest
+    ones; each is written with its checkpoint. 0: the last policy alone, as ``policy/``."""
     restarts: Annotated[int, Field(ge=0)] = 3
     """How often a run goes on by itself after an actor died or hung: all actors are started anew, the newest checkpoint is loaded, and the
     groups of the open iteration are read back. Counted from the last finished iteration; 0: the run ends, and ``--resume`` continues it."""

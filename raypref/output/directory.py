@@ -5,6 +5,7 @@
     rollouts/        iteration_0001-*.parquet: responses and preferences (docs/columns.md)
     evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md)
     checkpoints/     iteration_0001/: the training state after iteration 1
+    policies/        iteration_0001/: the policy after iteration 1 as a Hugging Face model directory (``checkpoint.policies``)
     failures/        a batch whose loss was not finite
     logs/            one file per actor
     policy/          the final policy as a Hugging Face model directory
@@ -136,6 +137,6 @@ def _remove_after(directory: Path, state: RunState) -> None:
     partial = metrics.with_name("metrics.jsonl.partial")
     partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
     partial.rename(metrics)
-    for checkpoint in by_number((directory / "checkpoints").glob("iteration_*")):
-        if (number_in(checkpoint.name) or 0) > state.iteration:
-            shutil.rmtree(checkpoint)
+    for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*")):
+        if (number_in(path.name) or 0) > state.iteration:
+            shutil.rmtree(path)

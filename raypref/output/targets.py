@@ -21,7 +21,18 @@ from raypref.errors import ConfigError
 if TYPE_CHECKING:
     from raypref.config import RunConfig
 
-FOLDERS = ("rollouts", "evaluation", "checkpoints", "failures", "logs", "tensorboard", "reference", "policy", "policy_before_failure")
+FOLDERS = (
+    "rollouts",
+    "evaluation",
+    "checkpoints",
+    "failures",
+    "logs",
+    "tensorboard",
+    "reference",
+    "policies",
+    "policy",
+    "policy_before_failure",
+)
 """What a run writes into ``output_dir``."""
 FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 OPTIMISER_BYTES = {"adamw": 12, "rmsprop": 8}
@@ -119,13 +130,14 @@ def check_room(config: RunConfig) -> None:
     every = config.checkpoint.every_steps
     written = config.iterations if every is None or config.loop.steps is None else 1 + config.loop.steps // every
     kept = min(config.checkpoint.keep + 1, written)  # the oldest one goes when the new one is complete
+    weights *= 1 + min(config.checkpoint.policies, written)
     optimiser = 0 if config.policy.lora else kept * parameters * OPTIMISER_BYTES[config.learner.optimizer.type]
     existing = next(folder for folder in (config.output_dir, *config.output_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < weights + optimiser:
         raise ConfigError(
-            f"output_dir: {_gib(free)} are free on the disk of {config.output_dir}, but the policy takes {_gib(weights)} and up to {kept} "
-            f"checkpoints take {_gib(optimiser)}; free some space, lower checkpoint.keep, or give another output_dir"
+            f"output_dir: {_gib(free)} are free on the disk of {config.output_dir}, but the policies take {_gib(weights)} and up to {kept} "
+            f"checkpoints take {_gib(optimiser)}; free some space, lower checkpoint.keep or checkpoint.policies, or give another output_dir"
         )
 
 

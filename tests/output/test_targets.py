@@ -109,15 +109,16 @@ def test_what_a_run_reads_is_not_in_the_folders_that_it_writes(key: str, section
 
 
 def test_room_for_the_policy_and_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 parameters in bfloat16: 2,000 bytes, and 12,000 for each of 3 checkpoints (2 are kept, a third is being written)."""
+    """1,000 parameters in bfloat16: 2,000 bytes for the last policy and each of 2 iterations', and 12,000 for each of 3 checkpoints (2 are
+    kept, a third is being written)."""
     (tmp_path / "p").mkdir()
     save_file({"a": np.zeros((20, 40), np.float16), "b": np.zeros(200, np.float32)}, tmp_path / "p" / "model.safetensors")
     assert targets.stored_parameters(tmp_path / "p") == 1000
-    config = config_for(tmp_path / "run", policy={"path": str(tmp_path / "p")}, loop={"iterations": 5})
+    config = config_for(tmp_path / "run", policy={"path": str(tmp_path / "p")}, loop={"iterations": 5}, checkpoint={"policies": 2})
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(38_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(42_000))
     check_room(config)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(37_999))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(41_999))
     with pytest.raises(ConfigError, match=r"output_dir: 0\.0 GiB are free .* up to 3 checkpoints .* lower checkpoint\.keep"):
         check_room(config)
     check_room(config.model_copy(update={"policy": config.policy.model_copy(update={"path": "a/hub-name"})}))
