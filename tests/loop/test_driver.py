@@ -256,12 +256,35 @@ def test_a_longer_run_is_the_one_that_was_planned_longer(tmp_path: Path, loop: d
     assert outcome.evaluations[-1]["iteration"] == planned.evaluations[-1]["iteration"] == 4
 
 
+def test_the_policy_of_every_iteration_is_a_model_directory(tmp_path: Path) -> None:
+    """The newest two of four are kept; each holds the learner's value at the end of its iteration."""
+    driver = make(tmp_path, loop={"iterations": 4}, checkpoint={"policies": 2})
+    values: list[float] = []
+    sync = driver.roles.learner.sync
+
+    async def watched(*arguments: Any) -> Any:
+        values.append(driver.roles.learner.value)
+        return await sync(*arguments)
+
+    driver.roles.learner.sync = watched
+    finish(driver)
+    policies = sorted(path.name for path in (tmp_path / "policies").iterdir())
+    assert policies == ["iteration_0003", "iteration_0004"]
+    assert [json.loads((tmp_path / "policies" / name / "config.json").read_text()) for name in policies] == values[3:]
+
+
+def test_no_policy_of_an_iteration_is_wanted(tmp_path: Path) -> None:
+    driver = make(tmp_path, checkpoint={"policies": 0})
+    finish(driver)
+    assert driver.roles.learner.exported == [tmp_path / "policy"]
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path: Path) -> None:
     driver = make(tmp_path)
     driver.roles.learner.fail_at_step = 3
     with pytest.raises(LossNotFinite, match="batch written to"):
         finish(driver)
-    assert driver.roles.learner.exported == [tmp_path / "policy_before_failure"]
+    assert driver.roles.learner.exported[-1] == tmp_path / "policy_before_failure"
     assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0001"]
 
 
