@@ -170,9 +170,12 @@ class Engine:
         Raises:
             SyncError: one failed; if several did, an error that is no consequence of another's.
         """
-        answers: list[SyncError | None] = self._llm.collective_rpc("raypref_try", args=(method,), kwargs=arguments)
+        answers: list[tuple[str, str] | None] = self._llm.collective_rpc("raypref_try", args=(method,), kwargs=arguments)
         if errors := [answer for answer in answers if answer is not None]:
-            raise min(errors, key=lambda error: weight_transport.BROKEN_OFF in str(error))
+            message, trace = min(errors, key=lambda error: weight_transport.BROKEN_OFF in error[0])
+            failure = SyncError(message)
+            failure.add_note(trace)
+            raise failure
 
     def _rollout(self, output: Any) -> Rollout:
         request = self._open.pop(output.request_id)

@@ -32,18 +32,16 @@ class WorkerExtension:
             self.raypref_checksums = ReceivedChecksums(worker.get_model())
         self.raypref_checksums.begin(complete=complete)
 
-    def raypref_try(self, method: str, **arguments: Any) -> SyncError | None:
-        """Call a method of the worker, and return its error instead of raising it.
+    def raypref_try(self, method: str, **arguments: Any) -> tuple[str, str] | None:
+        """Call a method of the worker; its error, if it raises one, as message and traceback.
 
-        After an error vLLM reads no answers of further workers, and takes them for those to its next call.
+        After an error vLLM reads no answers of further workers, and takes them for those to its next call. An exception that a method
+        returns is an error to vLLM, too; hence the text.
         """
         try:
             getattr(self, method)(**arguments)
         except Exception as error:  # noqa: BLE001  raised in the engine's process
-            own = str(error) if isinstance(error, SyncError) else f"{type(error).__name__}: {error}"
-            failure = SyncError(own)
-            failure.add_note(traceback.format_exc())
-            return failure
+            return str(error) if isinstance(error, SyncError) else f"{type(error).__name__}: {error}", traceback.format_exc()
         return None
 
     def raypref_received(self) -> dict[str, int]:
