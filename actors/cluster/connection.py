@@ -12,7 +12,7 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -145,14 +145,24 @@ def ship_modules() -> None:
     What ``__main__`` defines is pickled by value anyway. A module that is neither installed nor part of raypref may exist on the driver's
     machine only, so it is pickled by value, too.
     """
+    installed = _installation_folders()
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType) and not _on_every_node(module):
+        if isinstance(module, ModuleType) and not _on_every_node(module, installed):
             ray.cloudpickle.register_pickle_by_value(module)
 
 
-def _on_every_node(module: ModuleType) -> bool:
+def _installation_folders() -> list[Path]:
+    """Folders with installed packages: Python's own, and those on the path in which an installer left its records.
+
+    The latter are what ``pip install --target`` and the software trees of clusters make, with ``PYTHONPATH``. Pickled by value, a package
+    as large as Ray ends in a RecursionError.
+    """
+    standard = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib", "platstdlib")]
+    return standard + [Path(folder) for folder in sys.path if folder and next(Path(folder).glob("*.dist-info"), None) is not None]
+
+
+def _on_every_node(module: ModuleType, installed: Sequence[Path]) -> bool:
     if module.__name__ == "__main__" or module.__name__.split(".")[0] in {"raypref", "actors"} | sys.stdlib_module_names:
         return True
     source = getattr(module, "__file__", None)
-    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")]
     return source is None or any(Path(source).is_relative_to(folder) for folder in installed)

@@ -1,7 +1,9 @@
-"""How a local cluster is started."""
+"""How a local cluster is started, and what travels to the nodes of any cluster."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,23 @@ def test_nobody_else_can_read_the_token_of_the_users_clusters(starts: list[Excep
     token.chmod(0o644)
     start()
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_callers_modules_travel_and_installed_packages_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package in a folder of ``PYTHONPATH`` with an installer's records is installed; a module beside the user's script is his own."""
+    packages, scripts = tmp_path / "packages", tmp_path / "scripts"
+    (packages / "large").mkdir(parents=True)
+    (packages / "large" / "__init__.py").touch()
+    (packages / "large-1.0.dist-info").mkdir()
+    scripts.mkdir()
+    (scripts / "my_oracle.py").touch()
+    (scripts / "my_project.egg-info").mkdir()
+    for folder in (packages, scripts):
+        monkeypatch.syspath_prepend(str(folder))
+    by_value: list[str] = []
+    monkeypatch.setattr(connection.ray.cloudpickle, "register_pickle_by_value", lambda module: by_value.append(module.__name__))
+    for name in ("large", "my_oracle"):
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    connection.ship_modules()
+    assert "my_oracle" in by_value
+    assert not {"large", "numpy", "ray", "json", "raypref"} & set(by_value)
