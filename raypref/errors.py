@@ -76,6 +76,10 @@ class ActorSilent(ActorFailed, TimeoutError):
     """An actor gave no answer in time."""
 
 
+class TransferFailed(ActorFailed, SyncError):
+    """A weight sync did not come to its end: a receiver died, hung or failed. Nothing was sampled from what it holds."""
+
+
 class RunFailed(RayprefError, RuntimeError):
     """A run stopped because of something that a restart may mend; the message says what, where, and how the run goes on."""
 

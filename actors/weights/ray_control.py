@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.weights.destination import Destination, rank_offsets
 from actors.weights.transport import BROKEN_OFF, Sender
-from raypref.errors import SyncError
+from raypref.errors import SyncError, TransferFailed
 from raypref.roles import Audience
 
 _GRACE_S = 2.0
@@ -93,7 +93,8 @@ class RayControl:
         where = {names[answer]: self._placed(names[answer]) for answer in waiting}
         _, silent = _wait_for_all(waiting)
         late = ", ".join(sorted(where[names[answer]] for answer in silent or waiting))
-        return SyncError(f"sync: no answer from {late} within sync.timeout_s = {self._timeout_s:g} s; {self._transport}, {stage}")
+        message = f"sync: no answer from {late} within sync.timeout_s = {self._timeout_s:g} s; {self._transport}, {stage}"
+        return TransferFailed(message, sorted(names[answer] for answer in silent or waiting))
 
     def _failed(self, stage: str, errors: Mapping[str, RayError]) -> SyncError:
         """The error of the receiver that failed first."""
@@ -102,7 +103,8 @@ class RayControl:
         cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
         lines = str(cause).strip().splitlines() or [""]
         kind = "" if isinstance(cause, SyncError) else f"{type(cause).__name__}: "
-        failure = SyncError(f"sync: {self._placed(name)} failed; {self._transport}, {stage}: {kind}{lines[0]}")
+        message = f"sync: {self._placed(name)} failed; {self._transport}, {stage}: {kind}{lines[0]}"
+        failure = SyncError(message) if isinstance(cause, SyncError) else TransferFailed(message, [name])
         failure.__cause__ = cause
         failure.add_note(str(error))
         return failure
