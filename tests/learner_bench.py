@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -90,7 +91,7 @@ class TokenNegative(Loss):
 class Bench:
     """A learner group whose settings change; calls are made as the driver makes them, ``start`` first."""
 
-    def __init__(self, world_size: int, policy: PolicyConfig, output_dir: Path) -> None:
+    def __init__(self, world_size: int, policy: PolicyConfig, output_dir: Path, env: Mapping[str, str] | None = None) -> None:
         import ray
 
         from actors.learner.group import LearnerGroup
@@ -98,7 +99,7 @@ class Bench:
         self.output_dir = output_dir
         self.ranks = [
             ray.remote(Host)
-            .options(num_cpus=0, runtime_env={"env_vars": learner_env("cpu", 1)})
+            .options(num_cpus=0, runtime_env={"env_vars": learner_env("cpu", 1) | dict(env or {})})
             .remote(**self._settings(policy, k, world_size, {}))
             for k in range(world_size)
         ]

@@ -35,8 +35,7 @@ def export(weights: WeightSource, policy: PolicyConfig, directory: Path, *, writ
         write: True on one rank; the others only iterate.
     """
     if not write:
-        for _ in weights:
-            pass
+        deque(weights, maxlen=0)
         return
     model = empty_model(policy)
     generation = model.generation_config

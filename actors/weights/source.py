@@ -109,6 +109,7 @@ class DeepSpeedSource(WeightSource):
                     whole = entry.compute().to(entry.parts[0].dtype)
                     for stored in self._stored[entry.name]:
                         yield stored.name, stored.of(whole).to(self._dtype or whole.dtype).contiguous()
+                    del whole  # else it would outlive its bucket
 
     @property
     def _chosen(self) -> list[_Entry]:
