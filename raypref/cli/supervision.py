@@ -19,7 +19,7 @@ from raypref.config import RunConfig
 from raypref.errors import RunFailed
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.restarts import LONGEST_WAIT_S
-from raypref.output.run_lock import LOCK
+from raypref.output.run_lock import LOCK, Holder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _SET_CHILD_SUBREAPER = 36
 def supervised(config: RunConfig, begin: Sequence[str], go_on: Sequence[str]) -> int:
     """Run a command until it ends with something else than a failure that a restart may mend.
 
-    SIGTERM and SIGINT are passed on. What a run leaves behind is ended before the next one starts.
+    SIGTERM, SIGINT and SIGHUP are passed on. What a run leaves behind is ended before the next one starts.
 
     Args:
         config: of the run; ``checkpoint.restarts`` says how often it is started again without having finished an iteration in between.
@@ -45,9 +45,10 @@ def supervised(config: RunConfig, begin: Sequence[str], go_on: Sequence[str]) ->
         logger.warning("processes that a killed run leaves behind cannot be ended on this system")
     failures, newest, command = 0, _newest(config), begin
     while True:
-        code, stopped = _run(command)
+        process, code, stopped = _run(command)
         _end_leftovers()
-        crashed = (config.output_dir / LOCK).exists()  # a run that ends by itself, whatever its exit code, gives its lock back
+        lock = Holder.read(config.output_dir / LOCK)
+        crashed = code < 0 or (lock is not None and lock.pid == process)  # a run that ends by itself, whatever its exit code, releases it
         if stopped or not (crashed or code == RunFailed.exit_code):
             return _shell_code(code)
         failures = failures + 1 if newest == _newest(config) else 1
@@ -71,18 +72,23 @@ def _newest(config: RunConfig) -> str:
     return complete[-1].name if complete else ""
 
 
-def _run(command: Sequence[str]) -> tuple[int, bool]:
-    """Exit code of the command (negative: the signal that killed it), and whether this process was told to stop meanwhile."""
+def _run(command: Sequence[str]) -> tuple[int, int, bool]:
+    """The command's process number, its exit code (negative: the signal that killed it), and whether it was to be stopped meanwhile.
+
+    It has a process group of its own. Otherwise Ctrl-C in a terminal would reach it twice, by the terminal and from here, and the second
+    interrupt would end the run before it has saved and released what it holds.
+    """
     told: list[int] = []
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, process_group=0)
 
     def pass_on(number: int, _: object) -> None:
         told.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    passed_on = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in passed_on}
     try:
-        return process.wait(), bool(told)
+        return process.pid, process.wait(), bool(told)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

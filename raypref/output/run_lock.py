@@ -126,13 +126,13 @@ class RunLock:
     def renew_until(self, over: threading.Event) -> None:
         """Renew the lock until ``over``. If another program took it over, this process must not write any more: it ends as at SIGTERM."""
         while not over.wait(RENEW_S):
-            if not self._is_ours():
-                logger.error("%s was taken over by %s; this run ends", self.path, Holder.read(self.path) or "somebody who removed it")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
             try:
+                if not self._is_ours():
+                    logger.error("%s was taken over by %s; this run ends", self.path, Holder.read(self.path) or "somebody who removed it")
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
                 os.utime(self.path)
-            except OSError as error:  # a full or slow disk; the next renewal may succeed
+            except OSError as error:  # a disk that does not answer now; the next renewal may succeed
                 logger.warning("%s cannot be renewed: %s", self.path, error)
 
     def _make(self, path: Path) -> bool:

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import raypref
-from raypref.config import RunConfig
-from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.run_lock import LOCK, RunLock
 
 RUN = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
+from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.run_lock import RunLock
 directory, behaviours = Path(sys.argv[1]), sys.argv[2].split(",")
 log = directory / "log"
 number = len(log.read_text().split()) if log.exists() else 0
@@ -26,19 +27,26 @@ with log.open("a") as file:
     file.write(sys.argv[3] + "\\n")
 behaviour = behaviours[number]
 lock = directory / "run.lock"
+if behaviour == "early":  # before it has the lock
+    os.kill(os.getpid(), signal.SIGKILL)
 if behaviour == "killed":
-    lock.touch()
+    RunLock(lock).take()
     os.kill(os.getpid(), signal.SIGKILL)
 if behaviour == "aborted":  # as Ray's C++ does when the cluster's head is gone
-    lock.touch()
+    RunLock(lock).take()
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     os._exit(1)
-lock.unlink(missing_ok=True)
+if behaviour != "refused":  # another program holds the lock
+    lock.unlink(missing_ok=True)
 if behaviour == "waits":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, lambda *_: (directory / "interrupts").open("a").write("x"))
+    (directory / "group").write_text(str(os.getpgrp()))
     (directory / "waiting").touch()
     time.sleep(60)
-sys.exit(int(behaviour))
+if behaviour == "saves":
+    Checkpoints(directory / "checkpoints", keep=1).begin(RunState(iteration=1)).joinpath("state.json").touch()
+sys.exit({"refused": 2, "saves": 3}.get(behaviour) or int(behaviour))
 """
 
 SUPERVISE = """
@@ -58,7 +66,14 @@ def start(directory: Path, behaviours: str) -> subprocess.Popen[str]:
     (directory / "run.py").write_text(RUN)
     environment = os.environ | {"PYTHONPATH": str(Path(raypref.__file__).parents[1])}
     command = [sys.executable, "-c", textwrap.dedent(SUPERVISE), str(directory), str(directory / "run.py"), behaviours]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
+
+
+def await_file(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -79,6 +94,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
         ("3,3,3", 3, ["begin", "go_on", "go_on"]),
         ("killed,killed,killed", 137, ["begin", "go_on", "go_on"]),
         ("aborted,0", 0, ["begin", "go_on"]),
+        ("early,0", 0, ["begin", "go_on"]),
     ],
 )
 def test_what_is_started_again(tmp_path: Path, behaviours: str, code: int, commands: list[str]) -> None:
@@ -86,6 +102,28 @@ def test_what_is_started_again(tmp_path: Path, behaviours: str, code: int, comma
     assert ended == code, errors
     assert (tmp_path / "log").read_text().split() == commands
     assert errors.count("restart") == len(commands) - 1
+
+
+def test_a_run_that_another_program_keeps_out_is_not_started_again(tmp_path: Path) -> None:
+    """Its exit code is 2, and the lock that it leaves is the other program's."""
+    lock = RunLock(tmp_path / LOCK)
+    lock.take()
+    ended, errors = finish(start(tmp_path, "refused,0"))
+    lock.release()
+    assert (ended, errors) == (2, "")
+
+
+def test_an_interrupt_from_the_terminal_reaches_the_run_once(tmp_path: Path) -> None:
+    """Ctrl-C goes to every process of the terminal's group, the supervising one among them, which passes it on."""
+    process = start(tmp_path, "waits,0")
+    await_file(tmp_path / "waiting")
+    assert int((tmp_path / "group").read_text()) != process.pid
+    os.killpg(process.pid, signal.SIGINT)
+    await_file(tmp_path / "interrupts")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+    assert (tmp_path / "interrupts").read_text() == "x"
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -97,9 +135,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 def test_sigterm_reaches_the_run_and_ends_both(tmp_path: Path) -> None:
     process = start(tmp_path, "waits,0")
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    await_file(tmp_path / "waiting")
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
     assert (tmp_path / "log").read_text().split() == ["begin"]
@@ -107,13 +143,5 @@ def test_sigterm_reaches_the_run_and_ends_both(tmp_path: Path) -> None:
 
 def test_failures_are_counted_from_the_last_checkpoint(tmp_path: Path) -> None:
     """Two failures, a checkpoint, two failures: with two restarts the run goes on."""
-    values = {"output_dir": str(tmp_path), "policy": {"path": "p"}, "loss": {"type": "sppo"}}
-    checkpoints = Checkpoints.of(RunConfig.parse(values))
-    process = start(tmp_path, "killed,killed,3,3,0")
-    deadline = time.monotonic() + 30
-    while (not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().split()) < 2) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    checkpoints.begin(RunState(iteration=1))
-    checkpoints.commit(RunState(iteration=1), [])
-    assert finish(process)[0] == 0
+    assert finish(start(tmp_path, "killed,killed,saves,3,0"))[0] == 0
     assert len((tmp_path / "log").read_text().split()) == 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 from raypref.errors import ConfigError
 from raypref.output import run_lock
-from raypref.output.run_lock import held
+from raypref.output.run_lock import Holder, held
 
 HOLD = """
 import sys, time
@@ -126,6 +128,26 @@ def test_the_lock_is_renewed(tmp_path: Path) -> None:
         while (tmp_path / "run.lock").stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert time.time() - (tmp_path / "run.lock").stat().st_mtime < 10
+
+
+def test_the_lock_is_renewed_after_the_disk_did_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may fail to read the lock for a while: the thread that renews it goes on."""
+    path, read, failed = tmp_path / "run.lock", Holder.read, threading.Event()
+
+    def fails_once(asked: Path) -> Holder | None:
+        if threading.current_thread().name == "run-lock" and not failed.is_set():
+            failed.set()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(asked))
+        return read(asked)
+
+    monkeypatch.setattr(Holder, "read", fails_once)
+    with held(tmp_path):
+        assert failed.wait(10)
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
 
 
 def test_a_process_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:
