@@ -67,6 +67,8 @@ OTHER_FORMS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "n_shared_experts": 1,
         "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
         "kv_lora_rank": 512,
         "q_lora_rank": None,
         "qk_nope_head_dim": 128,

@@ -239,7 +239,7 @@ def _start(
             disable_log_stats=True,
             use_tqdm_on_load=False,
         )
-    if device == "cpu":
+    if device == "cpu" and not llm.model_config.use_mla:  # latent attention has kernels of its own, of which vLLM checks the width itself
         _check_head_width(llm.model_config.get_head_size())
     return llm
 

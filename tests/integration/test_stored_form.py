@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import raypref
+from raypref.errors import SyncError
 from tests.integration.runs import PROMPTS, config_for, more_different_words
 from tests.integration.test_run import steps_of
 from tests.tiny_models import OTHER_FORMS, make_other_form
@@ -18,6 +19,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.use
 
 IN_EVERY_RUN = "qwen3_moe"
 """Of each expert three tensors, which engine and module fuse each in its own way; the others are slow tests."""
+
+DIFFERENT_ON_A_CPU = pytest.mark.xfail(
+    raises=SyncError, strict=True, reason="vLLM 0.32 computes other log-probs of DeepSeek-V2 than transformers on a CPU, from the files too"
+)
+CLASSES = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != IN_EVERY_RUN) + [DIFFERENT_ON_A_CPU] * (name == "deepseek_v2"))
+    for name in OTHER_FORMS
+]
 
 
 def one_iteration(model_type: str, directory: Path, **sections: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
