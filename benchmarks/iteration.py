@@ -95,7 +95,6 @@ def simulated_s(speeds: Speeds, *, overlap: bool = True) -> float:
                 "loss": {"type": "sppo"},
                 "selection": {"type": "best_worst"},
                 "sync": {"check": False},
-                "checkpoint": {"policies": 0},
                 "loop": {"iterations": ITERATIONS, "overlap": overlap},
                 "learner": {"global_batch": GLOBAL_BATCH},
             }
@@ -198,6 +197,5 @@ def real_config(folder: Path, threads: int) -> RunConfig:
             "placement": {"device": "cpu", "rollout": cpus, "reference": cpus, "oracle": {"gpus": 0}, "learner": cpus},
             "evaluation": {"every": 0},
             "sync": {"check": False},
-            "checkpoint": {"policies": 0},
         }
     )

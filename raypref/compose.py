@@ -98,14 +98,15 @@ def run(
 def _run_on_cluster(
     config: RunConfig, data: RunData, callbacks: Sequence[Callback], restarts: Restarts, resume_from: Path | None, *, resumed: bool
 ) -> RunResult:
-    from actors.learner import checkpoint as learner_checkpoint
+    from actors.learner import universal
+    from actors.learner.checkpoint import Layout
 
     begun = time.monotonic()
     after_step = None
     if resume_from is not None:
         after_step = Checkpoints.read(resume_from)[0].step
-        layout = learner_checkpoint.Layout(config.placement.learner.ranks, config.learner.zero_stage)
-        learner_checkpoint.read(resume_from / "learner", layout)
+        layout = Layout(config.placement.learner.ranks, config.learner.zero_stage)
+        universal.check(resume_from / "learner", layout, config.learner.optimizer.type)
     recorded: frozenset[str] = frozenset()
     with told(config, lambda: "at the start"), contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))

@@ -57,6 +57,18 @@ class Host(LearnerRank):
         with gathered:
             return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in named}
 
+    def master_state(self) -> dict[str, np.ndarray]:
+        """The whole float32 weight of each trained parameter and AdamW's two moments, by name and kind. A collective; not at stage 0."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        found = {}
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                found[f"{name} float32"] = safe_get_full_fp32_param(parameter).cpu().numpy().copy()
+                for kind in ("exp_avg", "exp_avg_sq"):
+                    found[f"{name} {kind}"] = safe_get_full_optimizer_state(parameter, kind).cpu().numpy().copy()
+        return found
+
 
 def run_config(policy: PolicyConfig, learner: LearnerConfig, loss: Loss, output_dir: Path, *, coefficient: float = 0.0) -> RunConfig:
     """The config of a run of two iterations; ``coefficient``: of the regulariser, 0 for none."""
@@ -141,6 +153,12 @@ class Bench:
             for name, value in found[0].items():
                 np.testing.assert_array_equal(other[name], value)
         return found[0]
+
+    def master_state(self) -> dict[str, np.ndarray]:
+        """See ``Host.master_state``; all ranks agree."""
+        import ray
+
+        return ray.get([rank.master_state.remote() for rank in self.ranks], timeout=60)[0]
 
     def close(self) -> None:
         """End the ranks' processes."""

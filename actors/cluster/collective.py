@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from actors.cluster import network
+from actors.cluster.store import listening_store
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -32,9 +33,7 @@ class CollectiveProbe:
 
     def listen(self, timeout_s: float) -> int:
         """The first process: open the store in which the processes meet; its port."""
-        from torch.distributed import TCPStore
-
-        self._store = TCPStore(self._address, 0, None, True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+        self._store = listening_store(self._address, timedelta(seconds=timeout_s))
         return int(self._store.port)
 
     def total(self, host: str, port: int, rank: int, world_size: int, timeout_s: float) -> float:

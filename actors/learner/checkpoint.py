@@ -35,10 +35,27 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the state is divided over ranks. A checkpoint can only be loaded with the layout that it was written with."""
+    """How the state is divided over ranks."""
 
     ranks: int
     zero_stage: int
+
+    def loads(self, written: Layout) -> bool:
+        """Whether a checkpoint with the layout ``written`` is loaded as it is. Otherwise it is converted first (``universal``).
+
+        At stage 0 every rank holds everything, and the file is the same for any number of ranks.
+        """
+        return self == written or self.zero_stage == written.zero_stage == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the JSON file holds."""
+
+    progress: Progress
+    layout: Layout
+    samples: tuple[types.TokenSequence, ...]
+    """Of the regulariser."""
 
 
 @contextlib.contextmanager
@@ -62,22 +79,36 @@ def write(directory: Path, progress: Progress, layout: Layout, samples: Sequence
     (directory / _FILE).write_text(json.dumps({"progress": asdict(progress), "layout": asdict(layout), "samples": ids}))
 
 
-def read(directory: Path, layout: Layout) -> tuple[Progress, tuple[types.TokenSequence, ...]]:
-    """The progress and the regulariser's samples stored in ``directory``.
+def read(directory: Path, layout: Layout, optimizer: str) -> Saved:
+    """What ``write`` wrote.
+
+    Args:
+        layout: with which the checkpoint is to be loaded.
+        optimizer: of the run.
 
     Raises:
-        ConfigError: the checkpoint is incomplete, or was written with another layout.
+        ConfigError: the checkpoint is incomplete, or its layout is another one and DeepSpeed cannot convert it.
     """
     path = directory / _FILE
     if not path.is_file():
         raise ConfigError(f"{directory}: no complete checkpoint ({_FILE} is missing); resume from another one")
     state = json.loads(path.read_text())
-    saved = Layout(**state["layout"])
-    for key, written, configured in (
-        ("placement.learner.ranks", saved.ranks, layout.ranks),
-        ("learner.zero_stage", saved.zero_stage, layout.zero_stage),
-    ):
-        if written != configured:
-            raise ConfigError(f"{key}: {configured}, but the checkpoint {directory} was written with {written}; set {key}={written}")
+    written = Layout(**state["layout"])
+    if not layout.loads(written) and (obstacle := _obstacle(written, layout, optimizer)):
+        key, before, now, reason = obstacle
+        raise ConfigError(f"{key}: {now}, but the checkpoint {directory} was written with {before}, and {reason}; set {key}={before}")
     samples = [[np.array(ids, dtype=np.int32) for ids in pair] for pair in state.get("samples", [])]
-    return Progress(**state["progress"]), tuple(types.TokenSequence(*pair) for pair in samples)
+    return Saved(Progress(**state["progress"]), written, tuple(types.TokenSequence(*pair) for pair in samples))
+
+
+def _obstacle(written: Layout, wanted: Layout, optimizer: str) -> tuple[str, int, int, str] | None:
+    """Why DeepSpeed cannot convert a checkpoint: the key, its value in the checkpoint, its value now, and the reason; None if it can."""
+    stages = written.zero_stage, wanted.zero_stage
+    if stages[0] != stages[1] and not {*stages} <= {1, 2}:
+        return "learner.zero_stage", *stages, "DeepSpeed converts from 1 to 2 and from 2 to 1 only"
+    if optimizer != "adamw":
+        reason = f"DeepSpeed converts the state of adamw only (learner.optimizer.type: {optimizer})"
+        if stages[0] != stages[1]:
+            return "learner.zero_stage", *stages, reason
+        return "placement.learner.ranks", written.ranks, wanted.ranks, reason
+    return None

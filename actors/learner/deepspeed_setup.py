@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from actors.cluster.store import listening_store, meeting_address
 from raypref.sections import LearnerConfig, OptimizerConfig, PolicyConfig
 from raypref.training.learner_memory import REDUCE_BUCKET_ELEMENTS
 
@@ -36,12 +37,9 @@ def learner_env(device: str, threads: int) -> dict[str, str]:
 
 
 def listen() -> tuple[torch.distributed.TCPStore, str]:
-    """The store through which the ranks find each other, and its address ``host:port``. The kernel picks a free port."""
-    import ray.util
-    from torch.distributed import TCPStore
-
-    host = ray.util.get_node_ip_address()
-    store = TCPStore(host, 0, None, True, timeout=_LISTENING_TIMEOUT, wait_for_workers=False)
+    """The store through which the ranks find each other, and its address ``host:port``."""
+    host = meeting_address()
+    store = listening_store(host, _LISTENING_TIMEOUT)
     return store, f"{host}:{store.port}"
 
 

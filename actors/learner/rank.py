@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.learner import checkpoint as learner_checkpoint
-from actors.learner import deepspeed_setup, policy_export
+from actors.learner import deepspeed_setup, policy_export, universal
 from actors.learner.checkpoint import Layout
 from actors.learner.frozen import FrozenPolicy, evaluating
 from actors.learner.offload import Offload
@@ -208,15 +208,21 @@ class LearnerRank:
             learner_checkpoint.write(Path(directory), self._training.progress, self._layout, self._training.samples.sequences)
 
     def load(self, directory: Path) -> None:
-        """Continue exactly from what ``save`` wrote.
+        """Continue from what ``save`` wrote: exactly, or with other ranks or another ZeRO stage up to the order in which numbers are added
+        (dropout is another one with other ranks).
 
         Raises:
-            ConfigError: there is no complete checkpoint, or it was written with another number of ranks or another ZeRO stage.
+            ConfigError: there is no complete checkpoint, or it cannot be loaded with this number of ranks and this ZeRO stage.
         """
-        self._training.progress, sequences = learner_checkpoint.read(Path(directory), self._layout)
-        self._training.samples = Samples(sequences, self._coefficient if sequences else 0.0)
+        directory = Path(directory)
+        saved = learner_checkpoint.read(directory, self._layout, self._config.optimizer.type)
+        self._training.progress = saved.progress
+        self._training.samples = Samples(saved.samples, self._coefficient if saved.samples else 0.0)
         with learner_checkpoint.deepspeed_classes():
-            loaded, _ = self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+            if self._layout.loads(saved.layout):
+                loaded, _ = self._engine.load_checkpoint(str(directory), tag=learner_checkpoint.TAG)
+            else:
+                loaded = universal.load(self._engine, directory, self._rank, self._world_size)
         if loaded is None:
             raise ConfigError(f"--resume: {directory} holds nothing that DeepSpeed can load; choose another checkpoint")
         if self._sender is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.cluster.store import meeting_address
 from actors.weights.packing import Place
 from actors.weights.source import TensorInfo
 from actors.weights.transfer_group import Communicator, TransferGroup, beside, open_store
@@ -58,10 +59,8 @@ class BroadcastSender(Sender):
 
     def connect(self) -> None:
         """Open a group and have every receiver join it; a group that was there before is left."""
-        import ray
-
         self.close()
-        host = ray.util.get_node_ip_address()
+        host = meeting_address()
         store = open_store(host, 0, sender=True, timeout_s=self._transport.connect_s)
         group = self._group = TransferGroup(store, "learner rank 0", 0, self._device, self._transport.abort)
         invitation = self._transport.invitation()

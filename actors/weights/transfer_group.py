@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributed import DistError, TCPStore
 
+from actors.cluster.store import listening_store
 from actors.weights.transport import BROKEN_OFF
 from raypref.errors import SyncError
 
@@ -187,9 +188,9 @@ class TransferGroup:
 
 
 def open_store(host: str, port: int, *, sender: bool, timeout_s: float) -> TCPStore:
-    """The group's store: the sender opens it, with port 0 for any that is free; receivers reach it."""
+    """The group's store: the sender opens it at a port that the kernel picks (``port`` is 0); receivers reach it."""
     limit = timedelta(seconds=timeout_s / 3)  # torch tries to connect twice, and waits in between
-    return TCPStore(host, port, is_master=sender, wait_for_workers=False, timeout=limit)
+    return listening_store(host, limit) if sender else TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit)
 
 
 def beside(call: Callable[[], T]) -> Future[T]:

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "rollout.kv_cache_gib",
     "rollout.enforce_eager",
     "learner.micro_batch_tokens",
+    "learner.zero_stage",
     "learner.timeout_s",
 )
 """Where the run takes place, how it is divided, the memory that it takes."""

@@ -116,6 +116,27 @@ def test_bfloat16_with_an_adapter_trains_and_continues_to_the_bit(
         assert found.tolist() == value.tolist()
 
 
+@pytest.mark.parametrize(("saved", "loaded"), [(1, 2), (2, 1)])
+def test_a_checkpoint_of_another_stage_continues(
+    rank: OwnProcess, policy: PolicyConfig, device: str, saved: int, loaded: int, tmp_path: Path
+) -> None:
+    """Converted, its master weights and moments are the saved ones to the bit, and the next step goes where it goes without the change."""
+    rank("become", settings(policy, tmp_path, device, zero_stage=saved))
+    rank("begin_iteration", 0, 3)
+    for seed in range(2):
+        rank("step", [(0, 9)], make_examples(9, seed=seed))
+    rank("save", tmp_path / "checkpoint")
+    states, middle = rank("master_state"), rank("parameters")
+    rank("step", [(0, 9)], make_examples(9, seed=2))
+    expected = rank("parameters")
+    rank("become", settings(policy, tmp_path, device, zero_stage=loaded))
+    rank("load", tmp_path / "checkpoint")
+    for name, value in rank("master_state").items():
+        np.testing.assert_array_equal(value, states[name], err_msg=name)
+    rank("step", [(0, 9)], make_examples(9, seed=2))
+    assert movement(rank("parameters"), expected, middle) < 1e-4
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_optimisers_state_moves_out_and_back(rank: OwnProcess, policy: PolicyConfig, device: str, stage: int, tmp_path: Path) -> None:
     """It comes back to the bit, and training goes on. On a GPU at least the master weights and moments leave it. (Whole runs are compared

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+from actors.cluster.store import meeting_address
 from actors.learner.rank import LearnerRank
 from actors.policy_model import load_model, load_tokenizer
 from raypref import types
@@ -169,14 +170,64 @@ def test_checkpoint_continues_to_the_bit(benches: Benches, policy: PolicyConfig,
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_checkpoint_of_another_size_is_refused(benches: Benches, policy: PolicyConfig, tmp_path: Path) -> None:
-    benches[2].become(policy)
-    benches[2].call("save", tmp_path / "two")
+@pytest.mark.parametrize(
+    ("ranks", "stages", "adapter", "dtype"),
+    [
+        ((2, 1), (1, 2), False, "float32"),
+        ((1, 2), (2, 1), True, "float32"),
+        ((1, 2), (2, 2), False, "bfloat16"),
+        ((2, 1), (3, 3), True, "bfloat16"),
+        ((1, 2), (3, 3), False, "float32"),
+        ((1, 2), (0, 0), True, "float32"),
+    ],
+)
+def test_checkpoint_continues_with_other_ranks_and_stages(
+    benches: Benches,
+    policy: PolicyConfig,
+    tmp_path: Path,
+    ranks: tuple[int, int],
+    stages: tuple[int, int],
+    adapter: bool,
+    dtype: Literal["float32", "bfloat16"],
+) -> None:
+    """Parameters, master weights and moments are the saved ones to the bit, and two further steps go where they go without the change: to
+    1e-4 of their movement (measured: 1e-6), as numbers are added in another order, and in bfloat16 to its rounding (measured: 0.04).
+    Nothing is left beside the checkpoint.
+    """
+    saving, loading = (benches[size] for size in ranks)
+    before, after = ({"zero_stage": stage, "schedule": {"type": "cosine", "warmup_ratio": 0.5}} for stage in stages)
+    chosen = policy.model_copy(update={"lora": LoraConfig(rank=4) if adapter else None, "dtype": dtype})
+    batches = [make_examples(17, seed=seed) for seed in range(4)]
+    saving.become(chosen, before)
+    for batch in batches[:2]:
+        saving.step(*batch)
+    saving.call("save", tmp_path / "learner")
+    middle = saving.parameters()
+    states = saving.master_state() if stages[0] else {}
+    metrics = [saving.step(*batch) for batch in batches[2:]]
+    end = saving.parameters()
+    loading.become(chosen, after)
+    loading.call("load", tmp_path / "learner")
+    loaded = loading.parameters() | (loading.master_state() if stages[0] else {})
+    for name, value in (middle | states).items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    assert [path.name for path in tmp_path.iterdir()] == ["learner"]
+    loading.call("begin_iteration", 0, 5)
+    found = [loading.step(*batch) for batch in batches[2:]]
+    assert [step["learning_rate"] for step in found] == [step["learning_rate"] for step in metrics]
+    assert movement(loading.parameters(), end, middle) < (1e-4 if dtype == "float32" else 0.25)
+
+
+def test_checkpoint_that_is_not_complete_is_refused(benches: Benches, policy: PolicyConfig, tmp_path: Path) -> None:
     benches[1].become(policy)
-    with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 1, but the checkpoint .* was written with 2"):
-        benches[1].call("load", tmp_path / "two")
     with pytest.raises(ConfigError, match="no complete checkpoint"):
         benches[1].call("load", tmp_path / "none")
+
+
+def test_ranks_on_a_cluster_of_one_node_meet_at_the_loopback(benches: Benches) -> None:
+    import ray
+
+    assert ray.get(ray.remote(num_cpus=0)(meeting_address).remote(), timeout=60) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("stage", [2, 3])

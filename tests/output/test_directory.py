@@ -70,20 +70,21 @@ def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
 
 
 def test_a_resumption_that_is_refused_late_changes_nothing(stopped: Path) -> None:
-    """Another number of learner ranks is refused when the learner's checkpoint is read, after config and data were compared."""
+    """A ZeRO stage that DeepSpeed cannot convert to is refused as the learner's checkpoint is read, after config and data were compared."""
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
-    config = config_for(stopped, placement={"learner": {"ranks": 1}, "rollout": {"engines": 2}})
+    config = config_for(stopped, placement={"learner": {"ranks": 1}, "rollout": {"engines": 2}}, learner={"zero_stage": 3})
     newest = output.resume(config, DATA)
     (newest / "learner").mkdir()
-    learner_checkpoint.write(newest / "learner", learner_checkpoint.Progress(), learner_checkpoint.Layout(2, config.learner.zero_stage))
-    with pytest.raises(ConfigError, match=r"placement\.learner\.ranks: 1, but the checkpoint .* was written with 2"):
+    learner_checkpoint.write(newest / "learner", learner_checkpoint.Progress(), learner_checkpoint.Layout(2, 2))
+    with pytest.raises(ConfigError, match=r"learner\.zero_stage: 3, but the checkpoint .* was written with 2"):
         compose._run_on_cluster(config, DATA, [], Restarts(config.checkpoint), newest, resumed=True)
     (newest / "learner" / "learner.json").unlink()
     assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
 
 
 def test_where_it_runs_may_change(stopped: Path) -> None:
-    output.resume(config_for(stopped, placement={"rollout": {"engines": 2}}, loop={"overlap": False}), DATA)
+    placement = {"rollout": {"engines": 2}, "learner": {"ranks": 3}}
+    output.resume(config_for(stopped, placement=placement, loop={"overlap": False}, learner={"zero_stage": 1}), DATA)
 
 
 def test_what_memory_it_takes_may_change(stopped: Path) -> None:

@@ -14,6 +14,7 @@ from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.placement import Need, Plan, plan_placement
 from actors.cluster.preflight import Mesh, check_collective, check_network
 from actors.cluster.reservation import autoscaled, reserve
+from actors.cluster.store import meeting_address
 from raypref.errors import NetworkError, PlacementError
 from raypref.sections import PlacementConfig
 
@@ -42,6 +43,13 @@ def test_nodes_that_must_talk_exchange_messages(tmp_path: Path, monkeypatch: pyt
             check_network(group, nodes, [mesh], "cpu", LIMIT_S)
     finally:
         stop([], group)
+
+
+def test_the_processes_of_a_group_meet_at_the_nodes_address() -> None:
+    import ray
+
+    found = ray.get(ray.remote(num_cpus=1)(meeting_address).remote(), timeout=LIMIT_S)
+    assert found in {node["NodeManagerAddress"] for node in ray.nodes()}
 
 
 def test_the_learners_ranks_lie_on_one_node_beside_engines() -> None:
