@@ -203,7 +203,7 @@ class SimulatedLearner:
         pass
 
     async def export(self, directory: Path) -> None:
-        pass
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 def prompts(count: int, tokens: int) -> list[types.Prompt]:
