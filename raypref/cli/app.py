@@ -58,7 +58,7 @@ def train(
     ] = False,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
-    from raypref.cli.supervision import supervised
+    from raypref.cli.supervision import raypref_command, supervised
     from raypref.compose import run
     from raypref.config import load_config
     from raypref.output.failure import how_it_goes_on
@@ -67,7 +67,7 @@ def train(
 
     settings = load_config(config, overrides or [])
     if supervise:
-        command = [sys.executable, "-m", "raypref", "train", str(config), *(overrides or [])]
+        command = [*raypref_command(), "train", str(config), *(overrides or [])]
         raise typer.Exit(supervised(settings, command if resume is None else [*command, f"--resume={resume}"], [*command, "--resume=auto"]))
     if resume is None:
         check_file("output_dir", settings.output_dir / "config.yaml", {"the config": config})

@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import raypref
 from raypref.config import RunConfig
 from raypref.errors import RunFailed
 from raypref.output.checkpoint import Checkpoints
@@ -26,6 +28,15 @@ logger = logging.getLogger(__name__)
 GRACE_S = 10.0
 """How long what an ended run leaves behind (Ray's processes) may take to end by itself."""
 _SET_CHILD_SUBREAPER = 36
+
+
+def raypref_command() -> list[str]:
+    """The ``raypref`` command in another process of the same Python.
+
+    As of the installed script, and unlike ``python -m``, the working directory does not come before installed packages.
+    """
+    start = f"import sys; sys.path.append({str(Path(raypref.__file__).parents[1])!r}); from raypref.cli.app import main; main()"
+    return [sys.executable, "-P", "-c", start]
 
 
 def supervised(config: RunConfig, begin: Sequence[str], go_on: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import raypref
+from raypref.cli.supervision import raypref_command
 from raypref.output.run_lock import LOCK, RunLock
 
 RUN = """
@@ -145,3 +146,9 @@ def test_failures_are_counted_from_the_last_checkpoint(tmp_path: Path) -> None:
     """Two failures, a checkpoint, two failures: with two restarts the run goes on."""
     assert finish(start(tmp_path, "killed,killed,saves,3,0"))[0] == 0
     assert len((tmp_path / "log").read_text().split()) == 5
+
+
+def test_a_module_beside_the_config_does_not_take_the_place_of_an_installed_package(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit('the wrong module was run')")
+    done = subprocess.run([*raypref_command(), "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, raypref.__version__), done.stderr
