@@ -285,6 +285,7 @@ class Driver:
             if self.evaluator is not None and evaluated and checkpoint == (earlier or directory):
                 with self.meter.stage("evaluate"):
                     await self.evaluator.resume(self.state.iteration)
-        self.saving.newest = t = self.state.iteration
+        await self.saving.resume(self.state)
+        t = self.state.iteration
         self._concluded = None if self.evaluator is not None and self.evaluator.due(t) and evaluated != t else t
         logger.info("resumed from %s: iteration %d, step %d", directory, t, self.state.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from pathlib import Path
 
 from raypref.config import RunConfig
 from raypref.errors import ActorFailed
@@ -44,10 +45,20 @@ class Saving:
         if self._config.checkpoint.policies:
             await self._write_policy(state)
 
+    async def resume(self, state: RunState) -> None:
+        """The learner holds the policy of this checkpoint again. Write its model directory if the run before ended first."""
+        self.newest = state.iteration
+        if self._config.checkpoint.policies and not self._policy_directory(state).exists():
+            await self._write_policy(state)
+
+    def _policy_directory(self, state: RunState) -> Path:
+        return self._config.output_dir / "policies" / iteration_name(state.iteration)
+
     async def _write_policy(self, state: RunState) -> None:
         """A directory appears under its name only when it is complete."""
-        policies = self._config.output_dir / "policies"
-        partial, final = policies / ".partial", policies / iteration_name(state.iteration)
+        final = self._policy_directory(state)
+        policies = final.parent
+        partial = policies / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         await self._learner.export(partial)
         shutil.rmtree(final, ignore_errors=True)

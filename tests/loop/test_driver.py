@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,19 @@ def test_the_policy_of_every_iteration_is_a_model_directory(tmp_path: Path) -> N
     policies = sorted(path.name for path in (tmp_path / "policies").iterdir())
     assert policies == ["iteration_0003", "iteration_0004"]
     assert [json.loads((tmp_path / "policies" / name / "config.json").read_text()) for name in policies] == values[3:]
+
+
+def test_a_policy_that_a_killed_run_did_not_write_is_written_when_it_is_resumed(tmp_path: Path) -> None:
+    """It was killed between the checkpoint and the model directory."""
+    driver = make(tmp_path, checkpoint={"policies": 1})
+    finish(driver)
+    saved = tmp_path / "policies" / "iteration_0003"
+    expected = (saved / "config.json").read_text()
+    shutil.rmtree(saved)
+    again = make(tmp_path, checkpoint={"policies": 1})
+    finish(again, resume_from=again.checkpoints.complete()[-1])
+    assert (saved / "config.json").read_text() == expected
+    assert again.roles.learner.exported == [tmp_path / "policies" / ".partial", tmp_path / "policy"]
 
 
 def test_no_policy_of_an_iteration_is_wanted(tmp_path: Path) -> None:
