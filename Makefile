@@ -6,7 +6,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test test-all bench gpu-check docs-tables lint format clean
+.PHONY: setup quickstart test test-all chaos bench gpu-check docs-tables lint format clean
 
 setup: $(READY)
 
@@ -19,10 +19,13 @@ quickstart: $(READY)
 	@$(BIN)/python -m examples.quickstart.quickstart
 
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not chaos"
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not chaos"
+
+chaos: $(READY)
+	@$(BIN)/python -m pytest tests/chaos
 
 bench: $(READY)
 	@$(BIN)/python -m pip show --quiet trl 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[bench]" || \

@@ -1,0 +1,66 @@
+"""Actors of every role are killed or stopped at seeded moments; the run finishes by itself."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.moments import Fault
+from tests.chaos.runs import BATCH, STEPS, LightRun, assert_equal, assert_nothing_repeated
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+
+ROLES = ["rollout-0", "reference-0", "oracle-0", "learner-0"]
+STAGES = ["rollout", "judge", "reference", "train"]
+FIVE: dict[str, Any] = {
+    "loop": {"iterations": 5, "prompts_per_iteration": STEPS * BATCH, "window_groups": 8},
+    "checkpoint": {"restarts": 8, "restart_after_s": 0.05},
+}
+NOTICED_S = 15.0
+
+
+def noticed_after(run: LightRun) -> list[tuple[str, float]]:
+    """For each fault its target, and the seconds until a warning named it; infinite where none did."""
+    notices = run.noted("notices")
+    found = []
+    for fault in run.noted("faults"):
+        times = [notice["time"] - fault["time"] for notice in notices if fault["target"] in notice["message"]]
+        found.append((fault["target"], min((seconds for seconds in times if seconds >= 0), default=float("inf"))))
+    return found
+
+
+def test_twenty_kills_change_nothing(model: Path, tmp_path: Path) -> None:
+    """Each of four roles is killed in each of five iterations, while one stage or another is entered."""
+    whole, run = LightRun(tmp_path / "whole", model, FIVE), LightRun(tmp_path / "run", model, FIVE)
+    assert whole.finish() == 0, whole.log
+    seeded, faults = random.Random(13), []
+    for iteration in range(1, 6):
+        stages = [*seeded.sample(STAGES, 3), seeded.choice(["train", "seal", "sync"])]
+        for role, stage in zip(seeded.sample(ROLES, 4), stages, strict=True):
+            faults.append(Fault(stage, seeded.randint(1, 2) if stage in STAGES else 1, seeded.uniform(0, 0.05), role, iteration=iteration))
+    assert run.finish(faults, timeout_s=900) == 0, run.log
+    assert len(run.noted("faults")) == 20
+    assert_equal(run, whole)
+    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert max(seconds for _, seconds in noticed_after(run)) < NOTICED_S, noticed_after(run)
+    assert run.left_behind() == []
+
+
+def test_a_stop_of_every_role_changes_nothing(whole: LightRun, model: Path, tmp_path: Path) -> None:
+    limit_s = 20.0
+    run = LightRun(tmp_path, model, {"learner": {"global_batch": BATCH, "optimizer": {"lr": 0.2}, "timeout_s": limit_s}} | STOPS)
+    faults = [Fault("judge", 3, 0.0, role, int(signal.SIGSTOP)) for role in ("rollout-0", "oracle-0")]
+    faults += [Fault("reference", 3, 0.0, "reference-0", int(signal.SIGSTOP)), Fault("train", 2, 0.0, "learner-0", int(signal.SIGSTOP))]
+    assert run.finish(faults, timeout_s=900) == 0, run.log
+    assert len(run.noted("faults")) == 4
+    assert_equal(run, whole)
+    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert max(seconds for _, seconds in noticed_after(run)) < 2 * limit_s, noticed_after(run)
+    assert run.left_behind() == []
+
+
+STOPS: dict[str, Any] = {"checkpoint": {"restarts": 8, "restart_after_s": 0.05}}
