@@ -97,6 +97,8 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     if device == "cpu":
         cores = os.cpu_count() or 1
         counted = {"num_gpus": math.ceil(plan.total("GPU")), "num_cpus": max(cores, math.ceil(plan.total("CPU")))}
+    # Processes of Ray that outlive a killed driver look for its GCS for so long before they end. Of a local cluster it never comes back.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     unused = {"prestart_worker_first_driver": False}  # idle workers; every actor of a run has an environment, and so a worker of its own
     for attempt in range(1, STARTS + 1):
         try:
