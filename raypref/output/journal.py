@@ -151,7 +151,7 @@ class Journal:
         partial = sealing.with_suffix(".partial")
         problems: list[str] = []
         records = iter(RecordReader(sealing, schema(), problems))
-        with pq.ParquetWriter(partial, schema()) as parquet:
+        with pq.ParquetWriter(partial, schema(), write_page_checksum=True) as parquet:
             written = 0
             while batches := list(itertools.islice(records, _ROW_GROUP)):
                 parquet.write_table(pa.Table.from_batches(batches).combine_chunks())

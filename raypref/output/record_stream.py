@@ -64,7 +64,7 @@ class RecordWriter:
         self._file.close()
 
     def _write(self, batch: Any) -> None:
-        self._stream.write_batch(batch, custom_metadata={_CHECKSUM: str(_checksum(batch))})
+        self._stream.write_batch(batch, custom_metadata=checksum_of(batch))
         self.records += batch.num_rows
 
 
@@ -98,7 +98,7 @@ class RecordReader:
                     good = file.tell()
                     batch, metadata = reader.read_next_batch_with_custom_metadata()
                     number += 1
-                    if _is_whole(batch, metadata):
+                    if is_whole(batch, metadata):
                         yield batch
                     else:
                         self._problems.append(f"{self._path}: record {number} is damaged (before byte {file.tell():,}); it is left out")
@@ -112,7 +112,13 @@ class RecordReader:
                     )
 
 
-def _is_whole(batch: Any, metadata: Any) -> bool:
+def checksum_of(batch: Any) -> dict[str, str]:
+    """What is stored beside a record batch, for ``is_whole``."""
+    return {_CHECKSUM: str(_checksum(batch))}
+
+
+def is_whole(batch: Any, metadata: Any) -> bool:
+    """Whether a batch that was read is the one that was written with this metadata."""
     import pyarrow as pa
 
     if metadata is None or _CHECKSUM not in metadata:

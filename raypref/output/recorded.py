@@ -17,7 +17,7 @@ import numpy as np
 from raypref.judging.transcript import Transcript
 from raypref.output.journal import schema
 from raypref.output.numbered import by_number, number_in
-from raypref.output.record_stream import RecordReader
+from raypref.output.record_stream import RecordReader, checksum_of, is_whole
 from raypref.types import Response, Rollout, SampleRequest
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def gather(rollouts: Path, iteration: int) -> int:
             origin, number = record["origin"][0].as_py(), record["iteration"][0].as_py()
             if origin and number > iteration and origin not in origins:
                 origins.add(origin)
-                writer.write_batch(record)
+                writer.write_batch(record, custom_metadata=checksum_of(record))
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.rename(hidden / _FILE)
@@ -69,21 +69,42 @@ def _records(earlier: Path, streams: Sequence[Path], parts: Sequence[Path], prob
     import pyarrow.parquet as pq
 
     if earlier.exists():
-        with pa.OSFile(str(earlier)) as file, pa.ipc.open_file(file) as reader:
-            for k in range(reader.num_record_batches):
-                yield reader.get_batch(k)
+        try:
+            with pa.OSFile(str(earlier)) as file, pa.ipc.open_file(file) as reader:
+                yield from (batch for _, batch in _whole(reader, earlier, problems))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            problems.append(f"{earlier} cannot be read: {error}; its groups are sampled again")
     for path in streams:
         yield from RecordReader(path, schema(), problems)
     for path in parts:
         try:
-            with pq.ParquetFile(path) as part:
+            with pq.ParquetFile(path, page_checksum_verification=True) as part:
                 if not part.schema_arrow.equals(schema()):
                     problems.append(f"{path}: written by another version; its groups are sampled again")
                     continue
                 for batch in part.iter_batches(batch_size=64):
                     yield from (batch.slice(k, 1) for k in range(batch.num_rows))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             problems.append(f"{path} cannot be read: {error}; its groups are sampled again")
+
+
+def _whole(reader: Any, path: Path, problems: list[str]) -> Iterator[tuple[int, Any]]:
+    """Number and batch of each record in the gathered file that is as ``gather`` wrote it; the others are added to ``problems``."""
+    import pyarrow as pa
+
+    if not reader.schema.equals(schema()):
+        problems.append(f"{path}: damaged, or written by another version; its groups are sampled again")
+        return
+    for k in range(reader.num_record_batches):
+        try:
+            batch, metadata = reader.get_batch_with_custom_metadata(k)
+            whole = is_whole(batch, metadata)
+        except (pa.ArrowException, OSError, ValueError, MemoryError):  # pyarrow raises any of them where a record is damaged
+            whole = False
+        if whole:
+            yield k, batch
+        else:
+            problems.append(f"{path}: record {k + 1} is damaged; its group is sampled again")
 
 
 class RecordedGroups:
@@ -102,10 +123,12 @@ class RecordedGroups:
         self._last = 0
         if self._path.exists():
             self._reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
-            for k in range(self._reader.num_record_batches):
-                batch = self._reader.get_batch(k)
+            problems: list[str] = []
+            for k, batch in _whole(self._reader, self._path, problems):
                 self._place[batch["origin"][0].as_py()] = k
                 self._last = max(self._last, batch["iteration"][0].as_py())
+            for problem in problems:
+                logger.warning("%s", problem)
 
     @property
     def origins(self) -> frozenset[str]:

@@ -95,7 +95,7 @@ def test_a_writer_that_dies_while_it_seals_neither_loses_nor_doubles_a_group(tmp
 
     journal = Journal(tmp_path, "w")
     journal.append(*entry(0))
-    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: 1 / 0)
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         journal.seal(1)
     journal.close()
@@ -128,7 +128,7 @@ def test_parts_are_counted_at_any_number(tmp_path, monkeypatch):
     (tmp_path / "iteration_1000-w-300.parquet").touch()
     journal = Journal(tmp_path, "w")
     journal.append(*entry(0))
-    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: 1 / 0)
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         journal.seal(10000)
     monkeypatch.undo()

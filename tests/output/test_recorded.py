@@ -19,7 +19,7 @@ from raypref.judging.oracle_queue import OracleQueue
 from raypref.judging.transcript import Recording, Replayed, Round, Transcript
 from raypref.losses.inpo import INPO
 from raypref.oracles.base import Answer, Oracle, Question
-from raypref.output.journal import row_of, schema
+from raypref.output.journal import Journal, row_of, schema
 from raypref.output.record_stream import RecordReader, RecordWriter
 from raypref.output.recorded import RecordedGroups, gather
 from raypref.selection.tournament import Tournament
@@ -217,6 +217,35 @@ def test_no_flipped_bit_is_taken_for_data(tmp_path: Path, stream: tuple[bytes, l
         found = [batch.to_pylist()[0] for batch in RecordReader(tmp_path / "w.arrows", schema(), problems)]
         assert all(record in records for record in found), place
         assert len(found) == 12 or problems, "what is missing is named"
+
+
+@pytest.mark.parametrize("kind", ["gathered", "sealed"])
+def test_no_flipped_bit_of_a_later_file_is_taken_for_data(tmp_path: Path, stream: tuple[bytes, list[Any]], kind: str) -> None:
+    """The file that ``gather`` makes, and a sealed part, are read by the next resumption."""
+    content, records = stream
+    name = "oracle-0.arrows" if kind == "gathered" else "iteration_0002-oracle-0-00.sealing"
+    (tmp_path / ".open").mkdir()
+    (tmp_path / ".open" / name).write_bytes(content)
+    if kind == "gathered":
+        assert gather(tmp_path, 1) == 12
+        path = tmp_path / ".open" / "recorded.arrow"
+    else:
+        Journal(tmp_path, "oracle-0").close()
+        path = tmp_path / "iteration_0002-oracle-0-00.parquet"
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    counts = []
+    for _ in range(60):
+        place = draw.randrange(8 * len(whole))
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(damaged)
+        counts.append(gather(tmp_path, 1))
+        found = RecordedGroups(tmp_path)
+        assert all(found._row(origin) in records for origin in found.origins), place
+        (tmp_path / ".open" / "recorded.arrow").unlink(missing_ok=True)
+    assert min(counts) < 12
 
 
 def test_a_torn_tail_is_cut_and_said(tmp_path: Path, stream: tuple[bytes, list[Any]]) -> None:
