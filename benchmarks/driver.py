@@ -99,6 +99,7 @@ def driver_of(folder: Path, roles: Roles, groups: int, engines: int) -> Driver:
             "loss": {"type": "sppo"},
             "selection": {"type": "best_worst"},
             "sync": {"check": False},
+            "checkpoint": {"policies": 0},
             "loop": {"iterations": 1},
             "rollout": {"responses": RESPONSES, "max_num_seqs": GROUPS_AT_ONCE * RESPONSES},
             "placement": {"rollout": {"engines": engines}},

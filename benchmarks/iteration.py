@@ -95,6 +95,7 @@ def simulated_s(speeds: Speeds, *, overlap: bool = True) -> float:
                 "loss": {"type": "sppo"},
                 "selection": {"type": "best_worst"},
                 "sync": {"check": False},
+                "checkpoint": {"policies": 0},
                 "loop": {"iterations": ITERATIONS, "overlap": overlap},
                 "learner": {"global_batch": GLOBAL_BATCH},
             }
@@ -197,5 +198,6 @@ def real_config(folder: Path, threads: int) -> RunConfig:
             "placement": {"device": "cpu", "rollout": cpus, "reference": cpus, "oracle": {"gpus": 0}, "learner": cpus},
             "evaluation": {"every": 0},
             "sync": {"check": False},
+            "checkpoint": {"policies": 0},
         }
     )
