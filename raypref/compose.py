@@ -24,7 +24,7 @@ from raypref.output import directory as output
 from raypref.output import run_lock, targets
 from raypref.output.answering import Answering
 from raypref.output.checkpoint import Checkpoints
-from raypref.output.failure import told
+from raypref.output.failure import as_run_failure
 from raypref.output.metric_table import MetricTable
 from raypref.output.metrics import MetricsWriter
 from raypref.output.progress import Callback, Callbacks, ProgressLine, ended
@@ -108,7 +108,7 @@ def _run_on_cluster(
         layout = Layout(config.placement.learner.ranks, config.learner.zero_stage)
         universal.check(resume_from / "learner", layout, config.learner.optimizer.type)
     recorded: frozenset[str] = frozenset()
-    with told(config, lambda: "at the start"), contextlib.ExitStack() as stack:
+    with as_run_failure(config, lambda: "at the start"), contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
@@ -118,7 +118,7 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
-            with told(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
+            with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
                 outcome = await driver.run(resume_from)
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 # Before the actors end: whatever goes wrong there, the run has been finished.

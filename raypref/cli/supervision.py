@@ -26,7 +26,7 @@ from raypref.output.run_lock import LOCK, Holder
 logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0
-"""How long what an ended run leaves behind (Ray's processes) may take to end by itself."""
+"""Seconds in which the processes that a run leaves behind (Ray's) may end by themselves."""
 _SET_CHILD_SUBREAPER = 36
 
 
@@ -40,7 +40,7 @@ def raypref_command() -> list[str]:
 
 
 def supervised(config: RunConfig, begin: Sequence[str], go_on: Sequence[str]) -> int:
-    """Run a command until it ends with something else than a failure that a restart may mend.
+    """Run a command until it ends in another way than by a failure after which a restart may help.
 
     SIGTERM, SIGINT and SIGHUP are passed on. What a run leaves behind is ended before the next one starts.
 

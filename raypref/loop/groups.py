@@ -1,4 +1,4 @@
-"""One group after the other three stages: sample, judge, score."""
+"""The stages of one group before training: sample, judge, score."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from raypref.output.checkpoint import Checkpoints
 LOG_LINES = 5
 """Last lines of the log of an actor that failed."""
 LOG_BYTES = 4096
-"""So much of the log's end is read for them."""
+"""Bytes at the end of the log that are read for them."""
 
 
 @contextlib.contextmanager
-def told(config: RunConfig, moment: Callable[[], str]) -> Iterator[None]:
-    """Raise the failure of an actor or of the disk in the block as the run's.
+def as_run_failure(config: RunConfig, moment: Callable[[], str]) -> Iterator[None]:
+    """Raise the failure of an actor or of the disk in the block as the failure of the run.
 
     Args:
         config: of the run.
@@ -38,7 +38,7 @@ def told(config: RunConfig, moment: Callable[[], str]) -> Iterator[None]:
 
 
 def run_failed(error: ActorFailed | OSError, config: RunConfig, moment: str) -> RunFailed:
-    """The run's failure, for the first cause ``error``; see ``told``."""
+    """The run's failure, for the first cause ``error``; see ``as_run_failure``."""
     lines = [f"{error} ({moment})"]
     for actor in error.actors if isinstance(error, ActorFailed) else ():
         log = config.output_dir / "logs" / f"{actor}.log"

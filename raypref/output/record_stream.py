@@ -1,6 +1,6 @@
 """A file of records that a killed writer leaves readable: an Arrow stream, one record per batch, each with a checksum.
 
-At most the last record is cut off. Damage is found and said; nothing that differs from what was written is ever given to a reader.
+At most the last record is cut off. Damage is found and reported; a reader never gets a record that differs from what was written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FLUSH_S = 2.0
-"""After a power cut the records of at most so many seconds are missing. A killed process loses none."""
+"""After a power cut the records of at most this many seconds are missing. A killed process loses none."""
 _CHECKSUM = "crc32"
 
 

@@ -1,4 +1,4 @@
-"""How often a run that failed goes on by itself, and what is told of it."""
+"""How often a run that failed goes on by itself, and what the report says of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 300.0
+"""Longest time between a failure and the restart."""
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Restarts:
     entries: list[dict[str, Any]] = field(default_factory=list)
     """When, after what, and from where; for ``summary.json``."""
     _finished: int | None = None
-    """Iterations that were finished when the run failed; None: it has not begun, and what failed then fails again."""
+    """Iterations that were finished when the run failed last, or began; None: it has not begun. A start that fails would fail again."""
     _count: int = 0
     """Failures since the last finished iteration."""
 

@@ -2,7 +2,7 @@
 
 ``run.lock`` names who holds it. The holder renews the file's time every few seconds. A lock whose holder is gone is taken over: at once
 if the holder was a process of this machine that no longer lives, otherwise when the file has not been renewed for ``STALE_S``. ``flock``
-is not used, since network file systems do not keep its promise.
+is not used, since network file systems may not support it between machines.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LOCK = "run.lock"
 RENEW_S = 5.0
 """Seconds between two renewals."""
 STALE_S = 60.0
-"""A lock of another machine that was not renewed for so many seconds has lost its holder."""
+"""Seconds without a renewal after which the holder of a lock on another machine counts as gone."""
 SETTLE_S = 0.3
-"""How long a program that takes over a lock waits for others that do the same: the last one that wrote its name has it."""
+"""Seconds that a program which takes over a lock waits for others that do the same: the one that wrote its name last has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Holder:
     """Who holds a lock."""
 
     id: str
-    """Another one for every time that a lock is taken."""
+    """A new one each time that a lock is taken."""
     host: str
     processes: str
-    """The kernel's name for the space of process numbers: containers of one host have each their own."""
+    """The kernel's name of the process' PID namespace: each container of a host has its own."""
     pid: int
     started: str
     """When the process began, as the kernel counts it: another process with the same number has another value."""
@@ -119,7 +119,7 @@ class RunLock:
             raise ConfigError(f"output_dir: {self.path.parent} cannot be written: {error}; give another place") from error
 
     def release(self) -> None:
-        """Give the lock back; nothing if another program has taken it over."""
+        """Remove the lock, unless another program has taken it over."""
         if self._is_ours():
             self.path.unlink(missing_ok=True)
 
@@ -174,7 +174,7 @@ class RunLock:
         try:
             probe.touch()
             return probe.stat().st_mtime - self.path.stat().st_mtime
-        except FileNotFoundError:  # given back meanwhile
+        except FileNotFoundError:  # removed meanwhile
             return float("inf")
         finally:
             probe.unlink(missing_ok=True)

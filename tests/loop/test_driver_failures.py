@@ -10,7 +10,7 @@ import pytest
 
 from raypref.errors import ActorFailed, RunFailed
 from raypref.loop.driver import Driver
-from raypref.output.failure import told
+from raypref.output.failure import as_run_failure
 from tests.loop.test_driver import finish, make
 
 
@@ -117,7 +117,7 @@ def test_a_failed_run_says_what_where_why_and_how_it_goes_on(tmp_path: Path) -> 
     (tmp_path / "logs" / "oracle-1.log").write_text("".join(f"line {k}\n" for k in range(1000)))
     part = driver.roles.oracle
     part.seal = failing("oracle-1", lambda: True)(part.seal)
-    with pytest.raises(RunFailed) as caught, told(driver.config, lambda: driver.iterations.moment(driver.state)):
+    with pytest.raises(RunFailed) as caught, as_run_failure(driver.config, lambda: driver.iterations.moment(driver.state)):
         finish(driver)
     assert str(caught.value).splitlines() == [
         "oracle-1 died (iteration 2, after step 2)",
@@ -132,9 +132,9 @@ def test_a_full_disk_is_the_runs_failure_and_a_missing_file_is_not(tmp_path: Pat
     driver.meter.writer.close()
     config = driver.config
     with pytest.raises(RunFailed, match=r"No space left on device.*metrics\.jsonl.*\(at the start\)\nno iteration"):
-        with told(config, lambda: "at the start"):
+        with as_run_failure(config, lambda: "at the start"):
             raise OSError(28, "No space left on device", str(tmp_path / "metrics.jsonl"))
-    with pytest.raises(FileNotFoundError), told(config, lambda: "at the start"):
+    with pytest.raises(FileNotFoundError), as_run_failure(config, lambda: "at the start"):
         raise FileNotFoundError("the user's own")
 
 
