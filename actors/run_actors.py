@@ -33,6 +33,7 @@ from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Phases
 from actors.learner.rank import LearnerRank
 from actors.oracle.actor import SPARE_CALLS, OracleActor
+from actors.oracle.actor import constructor as oracle_constructor
 from actors.oracle.group import OracleGroup
 from actors.oracle.services import PolicyAccess
 from actors.policy_model import facts_of, model_config
@@ -41,9 +42,10 @@ from actors.reference.group import ReferenceGroup
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
+from actors.supervision.copies import Copies
+from actors.supervision.supervisor import Supervisor
 from actors.weights import transport
-from actors.weights.destination import Destination
-from actors.weights.recipients import meshes, receivers, sender_and_receivers
+from actors.weights.recipients import destinations, meshes, receivers, sender_and_receivers
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.roles import Roles
@@ -75,6 +77,7 @@ class RunActors:
         self._several_nodes = False
         self._handles: dict[str, Any] = {}
         """Name of an actor -> its handle."""
+        self.supervisor = Supervisor.of(config, self)
         self.on_waiting: Callable[[Sequence[str]], None] = lambda waiting: None
         """Told which actors are not ready yet, each time another one is."""
         self._waiting = {actor.name for actor in plan.actors}
@@ -139,8 +142,26 @@ class RunActors:
         learner, others = self._make_roles()
         await launch.ready(dict(self._named("learner")), START_TIMEOUT_S)  # quick: the model is loaded by ``learner.start``
         await asyncio.gather(self._others_ready(others), *([self._start_learner(learner)] if self.plan.of("learner") else []))
-        if destinations := self._destinations():
-            await learner.connect(destinations, self.config.sync.model_copy(update={"transport": self._transport.name}))
+        if copies := await self._copies.present():
+            await learner.connect(copies, self.config.sync.model_copy(update={"transport": self._transport.name}))
+        for group in self._closable:
+            group.members.watch()
+        for name, handle in self._named("learner"):
+            self.supervisor.watch(name, handle)
+
+    # --- replacements: ``actors.supervision.supervisor.Starter`` ---------------------------------------------------------------------
+
+    def may_replace(self, name: str) -> bool:
+        """Not an engine that takes turns with the learner: it could only load while the learner's state is off the GPU."""
+        return not (self._takes_turns and name.startswith("rollout"))
+
+    def kill(self, name: str) -> None:
+        launch.kill(self._handles[name])
+
+    async def restart(self, name: str) -> Any:
+        await self._create(next(placement for placement in self.plan.actors if placement.name == name))
+        await launch.ready({name: self._handles[name]}, START_TIMEOUT_S)
+        return self._handles[name]
 
     def _waves(self) -> list[list[ActorPlacement]]:
         """The actors in the order of their start; on a CPU all start side by side."""
@@ -149,6 +170,7 @@ class RunActors:
     async def close(self) -> None:
         """Let the engines, references and oracles end by themselves: a killed one leaves shared memory behind. Does nothing before they
         are ready: an actor that is still loading would not answer."""
+        await self.supervisor.close()
         closing = [asyncio.wait_for(group.close(), CLOSE_TIMEOUT_S) for group in self._closable]
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -214,21 +236,8 @@ class RunActors:
 
     def _oracle(self, name: str) -> partial[OracleActor]:
         config = self.config
-        if config.oracle is None:
-            raise ValueError("oracle: a plan with oracle actors for a config without an oracle")
-        return partial(
-            OracleActor,
-            oracle=config.oracle,
-            selection=config.selection,
-            loss=config.loss,
-            examples=self._examples,
-            journal_dir=config.output_dir / "rollouts",
-            name=name,
-            judging=config.judging,
-            device=self.device,
-            policy=PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None,
-            timeout_s=config.learner.timeout_s,
-        )
+        policy = PolicyAccess(config.policy, config.data, config.rollout, config.seed) if self.plan.of("rollout") else None
+        return oracle_constructor(config, name, device=self.device, examples=self._examples, policy=policy)
 
     @cached_property
     def _examples(self) -> ExampleBuilder | None:
@@ -260,24 +269,21 @@ class RunActors:
 
     def _make_roles(self) -> tuple[LearnerGroup, list[RolloutGroup | ReferenceGroup | OracleGroup]]:
         """Make the driver's side of every role that the plan has: ``roles``. Returns the learner's, and the others."""
-        timeout_s = self.config.learner.timeout_s
+        config, timeout_s, supervisor = self.config, self.config.learner.timeout_s, self.supervisor
         engines, references, oracles = self._named("rollout"), self._named("reference"), self._named("oracle")
-        rollout = RolloutGroup(engines, timeout_s) if engines else None
-        reference = ReferenceGroup(references, timeout_s) if references else None
-        sample = None if rollout is None else rollout.sample
-        oracle = OracleGroup(dict(oracles), timeout_s, in_flight=self.config.judging.groups, policy=sample) if oracles else None
+        self._copies = copies = Copies(destinations(config, self.plan, self._handles))
+        rollout = RolloutGroup(engines, timeout_s, supervisor, copies) if engines else None
+        reference = ReferenceGroup(references, timeout_s, supervisor, copies) if references else None
+        asked: dict[str, Any] = {"in_flight": config.judging.groups, "policy": None if rollout is None else rollout.sample}
+        asked["waits_for_others"] = config.oracle is not None and config.oracle.waits_for_others
+        oracle = OracleGroup(dict(oracles), timeout_s, **asked, supervisor=supervisor) if oracles else None
         ranks = [handle for _, handle in self._named("learner")]
-        level = KEEP if self.config.policy.lora is not None else FORGET  # a sync of an adapter sends only a part of the weights
-        learner = LearnerGroup(ranks, timeout_s, Phases(ranks, engines, level, timeout_s) if self._takes_turns else None)
+        level = KEEP if config.policy.lora is not None else FORGET  # a sync of an adapter sends only a part of the weights
+        phases = Phases(ranks, engines, level, timeout_s) if self._takes_turns else None
+        learner = LearnerGroup(ranks, timeout_s, phases, supervisor, copies)
+        copies.bring = learner.bring
         self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
         return learner, [group for group in (oracle, rollout, reference) if group is not None]
-
-    def _destinations(self) -> list[Destination]:
-        width = self.config.placement.rollout.tensor_parallel
-        return [
-            Destination(copy.name, self._handles[copy.name], width if copy.role == "rollout" else 1)
-            for copy in receivers(self.config, self.plan)
-        ]
 
 
 def oracle_share(config: RunConfig) -> float | None:

@@ -118,8 +118,9 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
+            actors.supervisor.on_restart = driver.failures.replaced
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
-                outcome = await driver.run(resume_from)
+                outcome = await actors.supervisor.supervised(driver.run(resume_from))
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 # Before the actors end: whatever goes wrong there, the run has been finished.
                 return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries)
@@ -166,7 +167,7 @@ def generate(
 
     shown = Answering(len(questions))
     with ended([shown]), _actors(config, task, [shown]) as actors:
-        write_chains(output, _with_actors(actors, answers))
+        write_chains(output, _with_actors(actors, lambda: actors.supervisor.supervised(answers())))
 
 
 def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, Any, T]]) -> T:
@@ -184,7 +185,7 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
     task = Task("compare")
     refuse([*check(config, task), *_placement_problems(config, task)])
     with _actors(config, task) as actors:
-        return _with_actors(actors, lambda: work(actors.roles.oracle))
+        return _with_actors(actors, lambda: actors.supervisor.supervised(work(actors.roles.oracle)))
 
 
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:

@@ -32,6 +32,7 @@ from raypref.sections import (
 )
 from raypref.selection.base import Selection, selections
 from raypref.settings.overrides import apply, in_full
+from raypref.settings.supervision import SupervisionConfig
 
 _LEAST_GROUPS_IN_FLIGHT = 256
 """Unless ``loop.window_groups`` asks for less: oracles and references work in batches across groups."""
@@ -64,6 +65,7 @@ class RunConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
 
     @model_validator(mode="after")
     def _defaults_of_the_mode(self) -> Self:

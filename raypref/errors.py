@@ -72,6 +72,14 @@ class ActorFailed(RayprefError, RuntimeError):
         self.actors = tuple(actors)
 
 
+class ActorDied(ActorFailed):
+    """An actor's process is gone."""
+
+
+class InputSetAside(ActorFailed):
+    """What an actor was asked has killed it twice; the run may go on without this input."""
+
+
 class ActorSilent(ActorFailed, TimeoutError):
     """An actor gave no answer in time."""
 

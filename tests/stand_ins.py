@@ -110,16 +110,17 @@ class Mortal:
     def submit(self, requests: Sequence[tuple[str, types.SampleRequest]]) -> dict[str, Exception]:
         return {}
 
-    def stream(self) -> Iterator[Finished | types.Rollout]:
+    def stream(self) -> Iterator[Finished | types.Rollout | None]:
         yield Finished(("0",), 1)
         yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
+        yield None
         time.sleep(600)
 
 
 class Breaking(Mortal):
     """Stands in for an engine that announces three groups, streams one and raises."""
 
-    def stream(self) -> Iterator[Finished | types.Rollout]:
+    def stream(self) -> Iterator[Finished | types.Rollout | None]:
         yield Finished(("0", "1", "2"), 3)
         yield types.Rollout(types.Prompt(0, "p", "", np.zeros(1, dtype=np.int32)), (), 0)
         raise ValueError("the second one")

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from raypref.errors import DISK_ERRORS, ActorFailed
+from raypref.errors import DISK_ERRORS, ActorDied, ActorFailed
 
 
 def actor_of(name: str) -> str:
@@ -16,7 +16,7 @@ def actor_of(name: str) -> str:
     return name.partition(":")[0]
 
 
-def died(name: str, error: BaseException) -> ActorFailed:
+def died(name: str, error: BaseException) -> ActorDied:
     """What Ray says of an actor that is gone, in one line and with the actor's name.
 
     Args:
@@ -27,7 +27,7 @@ def died(name: str, error: BaseException) -> ActorFailed:
     detail = next((line for line in lines if "Worker exit detail" in line), lines[-1] if lines else type(error).__name__)
     actor, _, call = name.partition(": ")
     during = f" in {call}" if call else ""
-    return ActorFailed(f"{actor} died{during}: {detail}", [actor])
+    return ActorDied(f"{actor} died{during}: {detail}", [actor])
 
 
 async def result(call: Awaitable[Any], name: str) -> Any:
@@ -38,7 +38,8 @@ async def result(call: Awaitable[Any], name: str) -> Any:
         name: of the call, as for ``first_cause``.
 
     Raises:
-        ActorFailed: the actor died, or its disk did not take what it wrote.
+        ActorDied: the actor is gone.
+        ActorFailed: its disk did not take what it wrote.
     """
     from ray.exceptions import RayActorError, RayTaskError
 

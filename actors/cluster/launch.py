@@ -148,8 +148,13 @@ async def gpus_of(handles: Sequence[Any], timeout_s: float) -> list[str]:
     return [gpu for gpus in ids for gpu in gpus]
 
 
+def kill(handle: Any) -> None:
+    """End one actor at once; its bundle stays reserved."""
+    ray.kill(handle)
+
+
 def stop(handles: Sequence[Any], group: PlacementGroup) -> None:
     """End the actors and return their bundles."""
     for handle in handles:
-        ray.kill(handle)
+        kill(handle)
     remove_placement_group(group)

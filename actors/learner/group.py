@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +12,19 @@ import numpy as np
 
 from actors.cluster.calls import first_cause
 from actors.learner.phases import Phases
+from actors.supervision.copies import Copies
+from actors.supervision.supervisor import Supervisor
 from raypref import types
+from raypref.errors import ActorFailed, SyncError
 from raypref.roles import Audience, Checksums
 from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
     from actors.weights.destination import Destination
+
+
+_NOT_ALIKE = {"start", "load", "connect", "sync"}
+"""Calls whose earlier durations say nothing; a sync has a limit of its own (``sync.timeout_s``), which names the copy that is late."""
 
 
 class LearnerGroup:
@@ -25,15 +34,35 @@ class LearnerGroup:
     ``LossNotFinite``, which leaves them as they were.
     """
 
-    def __init__(self, ranks: Sequence[Any], timeout_s: float, phases: Phases | None = None) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Any],
+        timeout_s: float,
+        phases: Phases | None = None,
+        supervisor: Supervisor | None = None,
+        copies: Copies | None = None,
+    ) -> None:
         """
         Args:
             ranks: handles of ``LearnerRank`` actors, in the order of their ranks.
             timeout_s: longest wait for any call, in seconds.
             phases: turns on GPUs that are shared with engines; default: no turns are taken.
+            supervisor: of the run, which limits calls further; default: it does not.
+            copies: the receivers of the weights that may be replaced; default: those of ``connect``, which are not.
         """
         self._ranks = list(ranks)
         self._timeout_s = timeout_s
+        self._times = (supervisor or Supervisor.without_restarts(timeout_s)).times
+        self._copies = Copies() if copies is None else copies
+        self._sync_config = SyncConfig()
+        self._connected = 0
+        """``Copies.changes`` when the senders connected; -1: they are connected with one copy alone."""
+        self._weights = asyncio.Lock()
+        """Held while the weights change or are sent."""
+        self._sent: int | None = None
+        """What the last sync called the weights; None since the learner has others."""
+        self._pi_t: int | None = None
+        """The same for the last sync that references keep."""
         self._phases = Phases() if phases is None else phases
         self._sync_failed = False
         """Whether the last sync did: then every rank must send all weights, and the first rank alone knows."""
@@ -50,10 +79,13 @@ class LearnerGroup:
 
     async def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
         """Build the sending half of the weight transport on every rank (see ``actors.weights.sender.WeightSender``)."""
+        self._sync_config = sync
         await self._all("connect", list(destinations), sync)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
-        return await self._on_batch("step", batch)
+        async with self._weights:
+            self._sent = self._pi_t = None
+            return await self._on_batch("step", batch)
 
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
         return await self._on_batch("evaluate", examples)
@@ -68,6 +100,50 @@ class LearnerGroup:
         await self._all("refresh_reference", directory)
 
     async def sync(self, version: int, audience: Audience = "all") -> Checksums:
+        async with self._weights:
+            while True:
+                copies = await self._copies.present()
+                try:
+                    await self._connect_anew(copies)
+                    sent = await self._send(version, audience)
+                except SyncError:
+                    if not await self._copies.any_lost(copies):
+                        raise
+                else:
+                    self._sent = version
+                    self._pi_t = version if audience == "all" else self._pi_t
+                    self._copies.hold([copy.name for copy in copies])
+                    return sent
+
+    async def bring(self, name: str) -> None:
+        """Send the weights of the last sync to one copy that has been replaced, and compare what it received with what was sent.
+
+        Raises:
+            ActorFailed: the learner does not have these weights any more.
+            SyncError: the copy received others.
+        """
+        async with self._weights:
+            if not self._copies.is_behind(name):
+                return
+            copy = self._copies.destination(name)
+            version = self._pi_t if name.startswith("reference") else self._sent
+            if version is None:
+                raise ActorFailed(f"{name} was replaced, but the learner has trained since the last sync: its weights are gone", [name])
+            self._connected = -1
+            await self._all("connect", [copy], self._sync_config)
+            sent = (await self._all("sync", version, "all", True))[0]
+            received = (await first_cause([copy.handle.weight_checksums.remote()], [f"{name}: weight_checksums"], self._timeout_s))[0]
+            if any(held != sent for held in (received.values() if name.startswith("rollout") else [received])):
+                raise SyncError(f"sync: {name}, which was replaced, received other weights than the learner sent")
+            self._copies.hold([name])
+
+    async def _connect_anew(self, copies: Sequence[Destination]) -> None:
+        """Connect with the present copies, unless the connection is with these."""
+        if self._connected != (changes := self._copies.changes):
+            await self._all("connect", list(copies), self._sync_config)
+            self._connected = changes
+
+    async def _send(self, version: int, audience: Audience) -> Checksums:
         async with self._phases.syncing() as complete:
             complete, self._sync_failed = complete or self._sync_failed, True
             sent: Checksums = (await self._all("sync", version, audience, complete))[0]
@@ -82,7 +158,9 @@ class LearnerGroup:
 
     async def load(self, directory: Path) -> None:
         await self._phases.training()
-        await self._all("load", directory)
+        async with self._weights:
+            self._sent = self._pi_t = None
+            await self._all("load", directory)
 
     async def export(self, directory: Path) -> None:
         await self._all("export", directory)
@@ -95,5 +173,9 @@ class LearnerGroup:
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """The method's results on all ranks, by rank."""
+        kind, began = f"learner: {method}", time.monotonic()
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
-        return await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], self._timeout_s)
+        limit_s = self._timeout_s if method in _NOT_ALIKE else self._times.limit(kind)
+        results = await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], limit_s)
+        self._times.add(kind, time.monotonic() - began)
+        return results

@@ -161,7 +161,7 @@ class LearnerRank:
             return per_token_logps(self._engine, sequences, self._config.micro_batch_tokens)
 
     def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
-        """Build the sending half of the weight transport.
+        """Build the sending half of the weight transport, in place of an earlier one.
 
         Args:
             destinations: who gets the weights at every ``sync``.
@@ -170,6 +170,8 @@ class LearnerRank:
         from actors.weights.sender import WeightSender
         from actors.weights.source import DeepSpeedSource
 
+        if self._sender is not None:
+            self._sender.close()
         source = DeepSpeedSource(self._engine.module)
         self._sender = WeightSender(sync, self._rank, self._world_size, source, list(destinations))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from actors.oracle.services import ActorServices, PolicyAccess, PolicyQuery
+from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.judging.config import JudgingConfig
 from raypref.judging.judge import Judge
@@ -21,6 +23,35 @@ from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, Sample
 
 SPARE_CALLS = 64
 """Concurrent calls that one actor allows beside the groups that it judges: the stream of queries, their answers, ``seal``."""
+
+
+def constructor(
+    config: RunConfig, name: str, *, device: str, examples: ExampleBuilder | None, policy: PolicyAccess | None
+) -> partial[OracleActor]:
+    """What makes the run's oracle actor of this name.
+
+    Args:
+        config: of the run; with an oracle.
+        name: of the actor.
+        device: ``cuda`` or ``cpu``.
+        examples: builds the examples; None where nothing is trained.
+        policy: how to ask the policy; None where the run has no engines.
+    """
+    if config.oracle is None:
+        raise ValueError("oracle: a plan with oracle actors for a config without an oracle")
+    return partial(
+        OracleActor,
+        oracle=config.oracle,
+        selection=config.selection,
+        loss=config.loss,
+        examples=examples,
+        journal_dir=config.output_dir / "rollouts",
+        name=name,
+        judging=config.judging,
+        device=device,
+        policy=policy,
+        timeout_s=config.learner.timeout_s,
+    )
 
 
 class OracleActor:

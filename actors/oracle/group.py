@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from actors.cluster.call_results import reported_once
+from actors.cluster.call_results import reported_once, result
 from actors.cluster.calls import first_cause
 from actors.oracle.services import PolicyQuery
+from actors.supervision.members import Member, Members
+from actors.supervision.replicas import Replicas
+from actors.supervision.supervisor import Supervisor
 from raypref.judging.config import JudgingConfig
 from raypref.types import Comparison, PreferenceMatrix, SampleRequest, Verdict
 
 
 class OracleGroup:
-    """The oracle role over several replicas. Each call goes to the replica with the fewest calls in flight."""
+    """The oracle role over several replicas. Each call goes to the replica with the fewest calls in flight.
+
+    A replica that is lost is replaced, and the other ones do its work meanwhile. What an oracle raises is raised: another replica would
+    raise the same.
+    """
 
     def __init__(
         self,
@@ -24,6 +30,8 @@ class OracleGroup:
         *,
         in_flight: int = JudgingConfig().groups,
         policy: Callable[[SampleRequest], Awaitable[Any]] | None = None,
+        supervisor: Supervisor | None = None,
+        waits_for_others: bool = False,
     ) -> None:
         """
         Args:
@@ -31,95 +39,112 @@ class OracleGroup:
             timeout_s: longest wait for one call, in seconds, counted from when the replica gets it.
             in_flight: calls that one replica works on at a time.
             policy: samples from the policy for oracles that ask it; returns a reference to the rollout. None: the run has no engines.
+            supervisor: of the run; default: nothing is replaced.
+            waits_for_others: whether ``timeout_s`` is the only limit of a call (``Oracle.waits_for_others``).
         """
-        self._handles = dict(handles)
+        self._supervisor = supervisor or Supervisor.without_restarts(timeout_s)
+        self.members = Members(list(handles.items()), self._supervisor)
+        self._replicas = Replicas(self.members, in_flight)
         self._timeout_s = timeout_s
-        self._load = dict.fromkeys(self._handles, 0)
-        """Calls that each replica works on or that wait for it."""
-        self._slots = {name: asyncio.Semaphore(in_flight) for name in self._handles}
+        self._waits_for_others = waits_for_others
         self._policy = policy
-        self._forwarders: set[asyncio.Task[None]] = set()
+        self._forwarders: dict[Any, asyncio.Task[None]] = {}
         """One task per replica; it forwards the replica's queries to the policy."""
+        self.members.on_down = lambda member, error: self._stop_forwarding(member.handle)
 
     async def judge(self, rollout: Any, partner: Any = None) -> tuple[Verdict, Any]:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
-        async with self._replica() as (name, handle):
-            verdict, examples = handle.judge.options(num_returns=2).remote(rollout, partner)
+
+        async def ask(member: Member) -> tuple[Verdict, Any]:
+            verdict, examples = member.handle.judge.options(num_returns=2).remote(rollout, partner)
             with reported_once(examples):
-                return await self._wait(name, verdict, "judge"), examples
+                return await self._wait(member, verdict, "judge"), examples
+
+        judged: tuple[Verdict, Any] = await self._replicas.call("oracle: judge", ask)
+        return judged
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:
         """Two policies' rollouts on the same held-out prompt, against each other."""
-        async with self._replica() as (name, handle):
-            comparison: Comparison = await self._wait(name, handle.compare.remote(challenger, defender), "compare")
-            return comparison
+        comparison: Comparison = await self._replicas.call(
+            "oracle: compare", lambda member: self._wait(member, member.handle.compare.remote(challenger, defender), "compare")
+        )
+        return comparison
 
     async def matrix(self, rollout: Any) -> PreferenceMatrix:
         """Every response of a rollout against every other."""
-        async with self._replica() as (name, handle):
-            matrix: PreferenceMatrix = await self._wait(name, handle.matrix.remote(rollout), "matrix")
-            return matrix
+        matrix: PreferenceMatrix = await self._replicas.call(
+            "oracle: matrix", lambda member: self._wait(member, member.handle.matrix.remote(rollout), "matrix")
+        )
+        return matrix
 
     async def recall(self, request: SampleRequest) -> Any:
         """A reference to the recorded answer; every replica can read what was recorded."""
-        async with self._replica() as (name, handle):
-            done, rollout = handle.recall.options(num_returns=2).remote(request)
+
+        async def ask(member: Member) -> Any:
+            done, rollout = member.handle.recall.options(num_returns=2).remote(request)
             with reported_once(rollout):
-                await self._wait(name, done, "recall")
+                await self._wait(member, done, "recall")
             return rollout
 
+        return await self._replicas.call("oracle: recall", ask)
+
     async def seal(self, iteration: int) -> None:
-        """Close the iteration's journal, every replica's part of it."""
-        await asyncio.gather(*(self._wait(name, handle.seal.remote(iteration), "seal") for name, handle in self._handles.items()))
+        """Close the iteration's journal, every replica's part of it. The replacement of a lost replica closes that one's part."""
+        members = await self.members.all_up()
+        await self._replicas.each(lambda member: self._wait(member, member.handle.seal.remote(iteration), "seal"), members, needed=True)
 
     async def close(self) -> None:
         """Stop forwarding queries to the policy."""
-        for forwarder in self._forwarders:
+        await self.members.close()
+        forwarders = list(self._forwarders.values())
+        for forwarder in forwarders:
             forwarder.cancel()
-        await asyncio.gather(*self._forwarders, return_exceptions=True)
+        await asyncio.gather(*forwarders, return_exceptions=True)
 
-    @contextlib.asynccontextmanager
-    async def _replica(self) -> AsyncIterator[tuple[str, Any]]:
-        """The least busy replica, once it has a free slot."""
-        if self._policy is not None and not self._forwarders:
-            self._forwarders = {asyncio.ensure_future(self._forward_queries(handle)) for handle in self._handles.values()}
-        name = min(self._load, key=self._load.__getitem__)
-        self._load[name] += 1
-        try:
-            async with self._slots[name]:
-                yield name, self._handles[name]
-        finally:
-            self._load[name] -= 1
+    def _limit(self, what: str) -> float:
+        return self._timeout_s if self._waits_for_others or what == "seal" else self._supervisor.times.limit(f"oracle: {what}")
 
-    async def _wait(self, name: str, call: Awaitable[Any], what: str) -> Any:
+    async def _wait(self, member: Member, call: Awaitable[Any], what: str) -> Any:
         """The call's result or its error, within the time-out.
 
-        Raises the error of a forwarder that ends first: the call may wait for an answer that only the forwarder could bring.
+        Raises the error of the replica's forwarder that ends first: the call may wait for an answer that only the forwarder could bring.
         """
-        answer = asyncio.ensure_future(first_cause([call], [f"{name}: {what}"], self._timeout_s))
+        answer = asyncio.ensure_future(first_cause([call], [f"{member.name}: {what}"], self._limit(what)))
         try:
-            await asyncio.wait([answer, *self._forwarders], return_when=asyncio.FIRST_COMPLETED)
-            for forwarder in self._forwarders:
-                if forwarder.done() and not answer.done():
+            if (forwarder := self._forwarder(member)) is not None:
+                await asyncio.wait([answer, forwarder], return_when=asyncio.FIRST_COMPLETED)
+                if not (answer.done() or forwarder.cancelled()):  # cancelled: the replica is lost, and the call ends with that
                     forwarder.result()
             return (await answer)[0]
         finally:
             answer.cancel()
 
-    async def _forward_queries(self, handle: Any) -> None:
+    def _forwarder(self, member: Member) -> asyncio.Task[None] | None:
+        """The task that forwards the queries of a replica; None where the run has no engines."""
+        if self._policy is None:
+            return None
+        if member.handle not in self._forwarders:
+            self._forwarders[member.handle] = asyncio.ensure_future(self._forward_queries(member.name, member.handle))
+        return self._forwarders[member.handle]
+
+    def _stop_forwarding(self, handle: Any) -> None:
+        if (forwarder := self._forwarders.pop(handle, None)) is not None:
+            forwarder.cancel()
+
+    async def _forward_queries(self, name: str, handle: Any) -> None:
         """Forward a replica's queries to the policy, several at a time. Ends with the first failure, or the actor's death."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for reference in handle.policy_queries.options(num_returns="streaming").remote():
-                    tasks.create_task(self._answer(handle, await reference))
+                    tasks.create_task(self._answer(name, handle, await result(reference, name)))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _answer(self, handle: Any, query: PolicyQuery) -> None:
+    async def _answer(self, name: str, handle: Any, query: PolicyQuery) -> None:
         assert self._policy is not None
         try:
             rollouts = await asyncio.gather(*(self._policy(request) for request in query.requests))
         except Exception as error:  # noqa: BLE001  # reported to the oracle, whose ask_policy raises it
-            await handle.answer_policy_query.remote(query.key, f"{type(error).__name__}: {error}")
+            await result(handle.answer_policy_query.remote(query.key, f"{type(error).__name__}: {error}"), name)
             return
-        await handle.answer_policy_query.remote(query.key, None, *rollouts)
+        await result(handle.answer_policy_query.remote(query.key, None, *rollouts), name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +11,75 @@ from numpy.typing import NDArray
 
 from actors.cluster.call_results import reported_once
 from actors.cluster.calls import IN_FLIGHT, first_cause
+from actors.supervision.copies import Copies
+from actors.supervision.members import Member, Members
+from actors.supervision.replicas import Replicas
+from actors.supervision.supervisor import Supervisor
 from raypref.roles import Checksums
 from raypref.types import ExamplesRef, TokenSequence
 
 
-@dataclass(slots=True)
-class _Replica:
-    name: str
-    handle: Any
-    load: int = 0
-    """Calls that the replica works on, or that wait for it."""
-    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT))
-    """Calls that may still be given to it."""
-
-
 class ReferenceGroup:
-    """``raypref.roles.ReferenceRole`` over several replicas."""
+    """``raypref.roles.ReferenceRole`` over several replicas. One that is lost is replaced; the others do its work meanwhile."""
 
-    def __init__(self, replicas: Sequence[tuple[str, Any]], timeout_s: float) -> None:
+    def __init__(
+        self, replicas: Sequence[tuple[str, Any]], timeout_s: float, supervisor: Supervisor | None = None, copies: Copies | None = None
+    ) -> None:
         """
         Args:
             replicas: name and handle of each ``ReferenceActor``.
             timeout_s: longest wait for any answer, in seconds, counted from when the replica is given the call.
+            supervisor: of the run; default: nothing is replaced.
+            copies: where the replicas may hold pi_t.
         """
-        self._replicas = [_Replica(name, handle) for name, handle in replicas]
+        self._supervisor = supervisor or Supervisor.without_restarts(timeout_s)
+        self.members = Members(replicas, self._supervisor, copies=copies, prepare=self._prepare)
+        self._replicas = Replicas(self.members, IN_FLIGHT)
         self._timeout_s = timeout_s
+        self._refreshed: Path | None = None
+        """Where pi_ref is, if it is not the policy that the run started from."""
 
     async def score(self, examples: ExamplesRef) -> ExamplesRef:
-        replica = min(self._replicas, key=lambda replica: replica.load)
-        replica.load += 1
-        try:
-            async with replica.free:
-                done, scored = replica.handle.score_apart.options(num_returns=2).remote(examples)
-                with reported_once(scored):
-                    await first_cause([done], [f"{replica.name}: score"], self._timeout_s)
-        finally:
-            replica.load -= 1
-        return scored
+        async def ask(member: Member) -> ExamplesRef:
+            done, scored = member.handle.score_apart.options(num_returns=2).remote(examples)
+            with reported_once(scored):
+                await first_cause([done], [f"{member.name}: score"], self._supervisor.times.limit("reference: score"))
+            return scored
+
+        return await self._replicas.call("reference: score", ask)
 
     async def refresh(self, directory: Path) -> None:
-        await self._ask("refresh", directory)
+        self._refreshed = directory
+        await self._ask(self.members.up, "refresh", directory)
 
     async def probe(self, sequences: Sequence[TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
-        return await self._ask("probe", list(sequences))
+        return await self._ask_some("probe", list(sequences))
 
     async def weight_checksums(self) -> Mapping[str, Checksums]:
-        return await self._ask("weight_checksums")
+        return await self._ask_some("weight_checksums")
 
     async def close(self) -> None:
         """Let every replica free its transport's buffers."""
-        await self._ask("shutdown")
+        await self.members.close()
+        await self._ask(self.members.up, "shutdown")
 
-    async def _ask(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """Call the method on every replica: replica name -> answer, without the replicas that answer None."""
-        calls = [getattr(replica.handle, method).remote(*arguments) for replica in self._replicas]
-        names = [f"{replica.name}: {method}" for replica in self._replicas]
-        answers = await first_cause(calls, names, self._timeout_s)
-        return {replica.name: answer for replica, answer in zip(self._replicas, answers, strict=True) if answer is not None}
+    async def _ask_some(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """The answers of the replicas that are up, without those that are lost meanwhile and those that answer None."""
+        answers: dict[str, Any] = {}
+        while not answers:
+            answers = await self._ask(await self.members.some_up(), method, *arguments)
+        return {name: answer for name, answer in answers.items() if answer is not None}
+
+    async def _ask(self, members: Sequence[Member], method: str, *arguments: Any) -> dict[str, Any]:
+        async def ask(member: Member) -> Any:
+            call = getattr(member.handle, method).remote(*arguments)
+            return (await first_cause([call], [f"{member.name}: {method}"], self._timeout_s))[0]
+
+        return await self._replicas.each(ask, members)
+
+    async def _prepare(self, name: str, handle: Any) -> None:
+        """Have a replacement load the pi_ref that the others hold, also if it changes meanwhile."""
+        loaded = None
+        while (directory := self._refreshed) != loaded:
+            await first_cause([handle.refresh.remote(directory)], [f"{name}: refresh"], self._timeout_s)
+            loaded = directory

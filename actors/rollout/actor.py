@@ -87,8 +87,11 @@ class RolloutActor:
         self._queue.put([(key, request) for key, request in requests if key not in refused])
         return refused
 
-    def stream(self) -> Iterator[Finished | Rollout]:
-        """Yield, after each step that finished groups, a header and their rollouts; ends with ``shutdown``. One stream at a time."""
+    def stream(self) -> Iterator[Finished | Rollout | None]:
+        """Yield, after each step that finished groups, a header, their rollouts and None; ends with ``shutdown``. One stream at a time.
+
+        The None shows that the item before it is a rollout, and not what ended the stream: the driver does not look into the rollouts.
+        """
         if not self._streaming.acquire(blocking=False):
             raise RuntimeError("the engine has a stream already")
         try:
@@ -100,6 +103,7 @@ class RolloutActor:
                     yield Finished(keys, sum(len(response.token_ids) for rollout in rollouts for response in rollout.responses))
                     for rollout in rollouts:  # noqa: UP028  Ray sends into the generator
                         yield rollout
+                    yield None
         finally:
             self._streaming.release()
 

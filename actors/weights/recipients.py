@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from actors.cluster.placement import ActorPlacement, Plan
 from actors.cluster.preflight import Mesh
+from actors.weights.destination import Destination
 from actors.weights.transport import Transport
 from raypref.config import RunConfig
 
@@ -12,6 +16,12 @@ def receivers(config: RunConfig, plan: Plan) -> list[ActorPlacement]:
     """Where the learner's weights go: the engines, and the references if they hold pi_t."""
     references = plan.of("reference") if "previous" in config.loss.needs else []
     return plan.of("rollout") + references if plan.of("learner") else []
+
+
+def destinations(config: RunConfig, plan: Plan, handles: Mapping[str, Any]) -> list[Destination]:
+    """``receivers`` with their handles, which ``handles`` has by name."""
+    width = config.placement.rollout.tensor_parallel
+    return [Destination(copy.name, handles[copy.name], width if copy.role == "rollout" else 1) for copy in receivers(config, plan)]
 
 
 def sender_and_receivers(config: RunConfig, plan: Plan) -> list[ActorPlacement]:

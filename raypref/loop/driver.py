@@ -46,6 +46,7 @@ from raypref.loop.requests import RequestBuilder
 from raypref.loop.saving import Saving
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.survived_failures import Failures
 from raypref.output.metrics import MetricsWriter, RunMeter
 from raypref.output.outcome import Outcome
 from raypref.output.progress import Callback, Callbacks
@@ -86,7 +87,8 @@ class Driver:
         self.state = RunState()
         self.outcome = Outcome()
         self.requests = RequestBuilder(config.seed, config.rollout, settings_hash(config))
-        self.groups = GroupStages(roles, self.requests, config.rollout.responses, self.meter, self.callbacks, recorded)
+        self.failures = Failures(self.outcome, self.meter, lambda: self.state.step)
+        self.groups = GroupStages(roles, self.requests, config.rollout.responses, self.meter, self.callbacks, recorded, self.failures)
         self.iterations = Iterations(config, data)
         self.checkpoints = Checkpoints.of(config, Fingerprint.of(data))
         self.saving = Saving(config, roles.learner, self.checkpoints)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raypref.errors import InputSetAside
 from raypref.loop.mismatched_partners import MismatchedPartners
 from raypref.loop.requests import RequestBuilder
+from raypref.output.survived_failures import Failures
 from raypref.output.metrics import RunMeter
 from raypref.output.progress import Callback
 from raypref.roles import Roles
@@ -24,6 +26,8 @@ class GroupStages:
     callbacks: Callback
     recorded: frozenset[str]
     """Origins of the groups that an interrupted run has sampled and judged: they are neither sampled nor judged again."""
+    failures: Failures
+    """Told of the groups that are dropped because they kill actors."""
 
     async def from_prompt(self, prompt: Prompt, iteration: int, partners: MismatchedPartners | None) -> Slice:
         """One prompt: sample, judge, score.
@@ -37,14 +41,22 @@ class GroupStages:
             rollout, partner = await self.sample(prompt, iteration), None
         else:
             rollout, partner = await partners.rollout_and_partner(prompt)
-        verdict, examples = await self._judge(rollout, partner)
-        if verdict.examples:
-            examples = await self.score(examples)
+        try:
+            verdict, examples = await self._judge(rollout, partner)
+            if verdict.examples:
+                examples = await self.score(examples)
+        except InputSetAside as error:
+            self.failures.set_aside(prompt.id, error)
+            return Slice((), 0, 0)
         return Slice(examples, 0, verdict.examples)
 
     async def from_example(self, example: Example) -> Slice:
         """One given example: score."""
-        return Slice(await self.score((example,)), 0, 1)
+        try:
+            return Slice(await self.score((example,)), 0, 1)
+        except InputSetAside as error:
+            self.failures.set_aside(example.prompt_id, error)
+            return Slice((), 0, 0)
 
     async def sample(self, prompt: Prompt, iteration: int) -> RolloutRef:
         """The prompt's rollout under pi_t."""

@@ -114,6 +114,11 @@ class Oracle(TypedSection):
         return False
 
     @property
+    def waits_for_others(self) -> bool:
+        """Whether an answer waits for an endpoint or for the policy's engines: how long one takes says little about the next one."""
+        return self.asks_policy or self.parallel > 1
+
+    @property
     def engine_share(self) -> float | None:
         """Share of a GPU's memory that its vLLM engine takes (``Services.engine``), of several engines the sum; None without an engine."""
         return None

@@ -91,6 +91,10 @@ class Ensemble(Oracle):
         return any(member.oracle.asks_policy for member in self.members)
 
     @property
+    def waits_for_others(self) -> bool:
+        return any(member.oracle.waits_for_others for member in self.members)
+
+    @property
     def engine_share(self) -> float | None:
         shares = [share for member in self.members if (share := member.oracle.engine_share) is not None]
         return sum(shares) if shares else None

@@ -21,3 +21,7 @@ class Outcome:
     """The largest value of each metric of the check, over all weight syncs."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> wall seconds in which it was at work; stages overlap."""
+    replacements: list[dict[str, Any]] = field(default_factory=list)
+    """Actors that were lost and replaced while the run went on: ``time``, ``actor``, ``step`` (steps taken before) and ``reason``."""
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    """Prompts whose group was dropped because it killed two replicas of a role: ``prompt``, ``step`` and ``reason``."""

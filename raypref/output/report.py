@@ -59,6 +59,8 @@ class RunResult:
             "held_out": outcome.held_out,
             "sync": outcome.sync,
             "restarts": list(restarts),
+            "replacements": outcome.replacements,
+            "set_aside": outcome.set_aside,
             "run_s": round(run_s, 3),
             "seconds": outcome.seconds,
             "versions": versions(),

@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "reference.measure_kl",
     "checkpoint",
     "sync",
+    "supervision",
     "loop.window_groups",
     "loop.overlap",
     "policy.gradient_checkpointing",

@@ -61,6 +61,20 @@ RUN_METRICS = (
         healthy=(0.0, 0.05),
         remedy="Above: the engine does not compute what the learner computes; in bfloat16 the run stops there (sync.tolerance).",
     ),
+    MetricInfo(
+        "failures/restarts/<role>",
+        "Actors of the role (rollout, oracle, reference) that died or hung and were replaced, since the run was started or resumed.",
+        "actors",
+        kind="total since start",
+        remedy="replacements in summary.json and the log of the actor say why; supervision.restarts is how many a run puts up with.",
+    ),
+    MetricInfo(
+        "failures/set_aside",
+        "Prompts whose group was dropped because it killed two replicas of a role, since the run was started or resumed.",
+        "prompts",
+        kind="total since start",
+        remedy="set_aside in summary.json names them.",
+    ),
     MetricInfo("time/run_s", "Wall time since the driver started; in each line of metrics.jsonl.", "s"),
     MetricInfo("time/iteration_s", "Wall time of the iteration, its weight sync included.", "s"),
     MetricInfo(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.supervision.supervisor import Supervisor
 from raypref import compose, types
 from raypref.config import RunConfig
 from raypref.data.chats import Chat
@@ -173,7 +174,8 @@ def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytes
 
     @contextlib.contextmanager
     def assembled(*args: Any, **kwargs: Any) -> Any:
-        yield SimpleNamespace(roles=SimpleNamespace(rollout=Engines(), oracle=Fails()), start=nothing, close=nothing)
+        roles = SimpleNamespace(rollout=Engines(), oracle=Fails())
+        yield SimpleNamespace(roles=roles, supervisor=Supervisor.without_restarts(5.0), start=nothing, close=nothing)
 
     @contextlib.contextmanager
     def connected(*args: Any) -> Any:

@@ -1,0 +1,63 @@
+"""How long a call may take: a multiple of what calls of its kind have taken."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Self
+
+REMEMBERED = 31
+"""Calls of a kind whose median counts, the newest ones."""
+LEAST = 3
+"""Calls of a kind before their median counts; until then a call may take as long as any."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    limit_s: float | None = None
+    """None where calls have been added since it was computed."""
+
+
+class CallTimes:
+    """The durations of past calls by kind (``oracle: judge``), and the time limits that follow."""
+
+    def __init__(self, ceiling_s: float, floor_s: float, multiple: float) -> None:
+        """
+        Args:
+            ceiling_s: no call may take longer; the limit of the first calls of a kind.
+            floor_s: every call may take as long.
+            multiple: of the median.
+        """
+        self.ceiling_s = ceiling_s
+        self._floor_s = min(floor_s, ceiling_s)
+        self._multiple = multiple
+        self._kinds: dict[str, _Kind] = {}
+
+    @classmethod
+    def fixed(cls, limit_s: float) -> Self:
+        """The same limit for every call."""
+        return cls(limit_s, limit_s, 1.0)
+
+    @property
+    def floor_s(self) -> float:
+        """Seconds that every call may take."""
+        return self._floor_s
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Note how long a call took."""
+        if (entry := self._kinds.get(kind)) is None:
+            entry = self._kinds[kind] = _Kind()
+        entry.seconds.append(seconds)
+        entry.limit_s = None
+
+    def limit(self, kind: str) -> float:
+        """Seconds that a call of this kind may take."""
+        entry = self._kinds.get(kind)
+        if entry is None or len(entry.seconds) < LEAST:
+            return self.ceiling_s
+        if entry.limit_s is None:
+            usual_s = round(self._multiple * statistics.median(entry.seconds), 1)
+            entry.limit_s = min(self.ceiling_s, max(self._floor_s, usual_s))
+        return entry.limit_s
