@@ -76,7 +76,7 @@ class QuickEngine(Copy):
         self.open[key] = request
 
     def step(self) -> list[tuple[str, types.Rollout]]:
-        time.sleep(0.02)
+        time.sleep(0.05)
         key = next(iter(self.open))
         request = self.open.pop(key)
         draw = np.random.default_rng([request.seed, round(self.value * 1000)])

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 _NOT_ALIKE = {"start", "load", "connect", "sync"}
-"""Calls whose earlier durations say nothing; a sync has a limit of its own (``sync.timeout_s``), which names the copy that is late."""
+"""Calls whose earlier durations say nothing about the next one."""
+_LATER_S = 10.0
+"""How long after ``sync.timeout_s`` the ranks must have told of it, in seconds."""
 
 
 class LearnerGroup:
@@ -103,11 +105,13 @@ class LearnerGroup:
         async with self._weights:
             while True:
                 copies = await self._copies.present()
+                if await self._copies.any_lost(copies, self._times.floor_s):  # one that hangs is found before the others wait for it
+                    continue
                 try:
                     await self._connect_anew(copies)
                     sent = await self._send(version, audience)
                 except SyncError:
-                    if not await self._copies.any_lost(copies):
+                    if not await self._copies.any_lost(copies, self._times.floor_s):
                         raise
                 else:
                     self._sent = version
@@ -176,6 +180,8 @@ class LearnerGroup:
         kind, began = f"learner: {method}", time.monotonic()
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
         limit_s = self._timeout_s if method in _NOT_ALIKE else self._times.limit(kind)
+        if method in {"connect", "sync"}:  # whose own limit names the copy that is late
+            limit_s = max(limit_s, self._sync_config.timeout_s + _LATER_S)
         results = await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], limit_s)
         self._times.add(kind, time.monotonic() - began)
         return results

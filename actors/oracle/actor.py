@@ -17,7 +17,7 @@ from raypref.judging.transcript import Recording, Replayed, Transcript
 from raypref.losses.base import Loss
 from raypref.oracles.base import Oracle
 from raypref.output.journal import Journal
-from raypref.output.recorded import RecordedGroups
+from raypref.output.recorded import RecordedGroups, written_by
 from raypref.selection.base import Selection
 from raypref.types import Comparison, Example, PreferenceMatrix, Rollout, SampleRequest, Verdict
 
@@ -92,11 +92,23 @@ class OracleActor:
         self._journal = Journal(Path(journal_dir), name)
         self._recorded = RecordedGroups(Path(journal_dir))
 
-    async def judge(self, rollout: Rollout, partner: Rollout | None = None) -> tuple[Verdict, tuple[Example, ...]]:
+    async def judge(
+        self, rollout: Rollout, partner: Rollout | None = None, asked_before: str | None = None
+    ) -> tuple[Verdict, tuple[Example, ...]]:
         """Judge a group and write it to the journal. Called with ``num_returns=2``: the examples stay in the object store.
 
         The oracle is not asked about a group that the journal of an interrupted run holds.
+
+        Args:
+            rollout: what is judged.
+            partner: another prompt's rollout, where the loss wants mismatched responses.
+            asked_before: the actor that was lost before it answered. What it has written to the journal is neither judged nor written again.
         """
+        if asked_before is not None:
+            written = await asyncio.to_thread(written_by, self._journal.directory, asked_before, rollout.origin)
+            if written is not None:
+                judged = await self._judge.judge(rollout, partner, Replayed(*written))
+                return judged.verdict, judged.examples
         if rollout.origin in self._recorded:
             transcript, name = self._recorded.transcript(rollout.origin)
             judged = await self._judge.judge(rollout, partner, Replayed(transcript, name))

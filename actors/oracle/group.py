@@ -54,9 +54,11 @@ class OracleGroup:
 
     async def judge(self, rollout: Any, partner: Any = None) -> tuple[Verdict, Any]:
         """Verdict on the group, and a reference to its tuple of ``Example``."""
+        asked: list[str | None] = [None]
 
         async def ask(member: Member) -> tuple[Verdict, Any]:
-            verdict, examples = member.handle.judge.options(num_returns=2).remote(rollout, partner)
+            verdict, examples = member.handle.judge.options(num_returns=2).remote(rollout, partner, asked[-1])
+            asked.append(member.name)
             with reported_once(examples):
                 return await self._wait(member, verdict, "judge"), examples
 

