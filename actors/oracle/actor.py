@@ -102,7 +102,7 @@ class OracleActor:
         Args:
             rollout: what is judged.
             partner: another prompt's rollout, where the loss wants mismatched responses.
-            asked_before: the actor that was lost before it answered. What it has written to the journal is neither judged nor written again.
+            asked_before: the actor that was lost before it answered. What it has written to the journal is not judged or written again.
         """
         if asked_before is not None:
             written = await asyncio.to_thread(written_by, self._journal.directory, asked_before, rollout.origin)

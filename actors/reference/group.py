@@ -61,7 +61,7 @@ class ReferenceGroup:
     async def close(self) -> None:
         """Let every replica free its transport's buffers."""
         await self.members.close()
-        await self._ask(self.members.up, "shutdown")
+        await self._ask(self.members.started, "shutdown")
 
     async def _ask_some(self, method: str, *arguments: Any) -> dict[str, Any]:
         """The answers of the replicas that are up, without those that are lost meanwhile and those that answer None."""

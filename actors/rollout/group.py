@@ -21,7 +21,7 @@ from actors.rollout.reader import read
 from actors.supervision.copies import Copies
 from actors.supervision.members import Member, Members
 from actors.supervision.supervisor import Supervisor
-from raypref.errors import ActorDied, ActorFailed, ActorSilent
+from raypref.errors import ActorDied, ActorFailed, ActorSilent, RayprefError
 from raypref.roles import Checksums
 from raypref.types import Rollout, RolloutRef, SampleRequest
 
@@ -120,7 +120,7 @@ class RolloutGroup:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        engines = self.members.up
+        engines = self.members.started
         calls = [member.handle.shutdown.remote() for member in engines]
         if calls:
             await first_cause(calls, [f"{member.name}: shutdown" for member in engines], self._timeout_s)
@@ -193,6 +193,11 @@ class RolloutGroup:
         def ended(task: asyncio.Task[None]) -> None:
             if task.cancelled() or (error := task.exception()) is None:
                 return
+            name = engine.member.name
+            if not isinstance(error, RayprefError):  # a CUDA error, a worker of vLLM that died: the engine answers nothing any more
+                broken = ActorDied(f"{name} failed: {type(error).__name__}: {str(error).strip()}", [name])
+                broken.__cause__ = error
+                error = broken
             if isinstance(error, (ActorDied, ActorSilent)):
                 self.members.lost(engine.member, engine.handle, error)
             else:

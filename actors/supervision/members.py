@@ -22,6 +22,8 @@ class Member:
     index: int
     up: bool = True
     """Whether it can be asked. False from its loss until its replacement is ready and holds the weights that it needs."""
+    started: bool = True
+    """Whether ``handle`` is that of an actor that lives, as far as is known."""
 
 
 class Members:
@@ -63,6 +65,11 @@ class Members:
             self._watch(member)
 
     @property
+    def started(self) -> list[Member]:
+        """Those that can end by themselves."""
+        return [member for member in self.all if member.started]
+
+    @property
     def up(self) -> list[Member]:
         return [member for member in self.all if member.up]
 
@@ -80,7 +87,7 @@ class Members:
         """
         if not member.up or member.handle is not handle:
             return False
-        member.up = False
+        member.up = member.started = False
         if self._copies is not None and member.name in self._copies:
             self._copies.lose(member.name)
         self._note_change()
@@ -132,16 +139,17 @@ class Members:
         self.on_up(member)
 
     async def _made_ready(self, member: Member, handle: Any) -> None:
+        member.handle, member.started = handle, True
         try:
             if self._copies is not None and member.name in self._copies:
                 await self._weights(self._copies, member, handle)
             if self._prepare is not None:
                 await self._prepare(member.name, handle)
         except ActorFailed:
+            member.started = False
             if self._copies is not None:
                 self._copies.lose(member.name)
             raise
-        member.handle = handle
 
     async def _weights(self, copies: Copies, member: Member, handle: Any) -> None:
         """Wait until a replacement holds the weights of the policy: with the next sync, or at once where no other actor is up."""

@@ -7,18 +7,14 @@ replica; if that one is lost too, the input is set aside.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.supervision.members import Member, Members
 from actors.supervision.supervisor import Supervisor, role_of
 from raypref.errors import ActorDied, ActorFailed, ActorSilent, InputSetAside
-
-logger = logging.getLogger(__name__)
 
 LOST = (ActorDied, ActorSilent)
 """What is raised where an actor died or hangs. Any other error would be the same on another replica."""
@@ -37,8 +33,8 @@ class Replicas:
         """
         self.members = members
         self._in_flight = in_flight
-        self._load = {member.name: 0 for member in members.all}
-        self._alone: set[str] = set()
+        self._load = [0] * len(members.all)
+        self._alone: set[Member] = set()
         """Replicas that one call has to itself."""
         self._waiting: deque[asyncio.Future[Member]] = deque()
         self._suspects: deque[asyncio.Future[Member]] = deque()
@@ -50,13 +46,12 @@ class Replicas:
     def _supervisor(self) -> Supervisor:
         return self.members.supervisor
 
-    async def call(self, what: str, ask: Callable[[Member], Awaitable[Any]], *, limited: bool = True) -> Any:
+    async def call(self, what: str, ask: Callable[[Member], Awaitable[Any]]) -> Any:
         """The answer of one replica.
 
         Args:
             what: the call's name, for time limits.
             ask: makes the call and waits for the answer, within the time that the supervisor allows for ``what``.
-            limited: whether its duration counts for the limits of later calls.
 
         Raises:
             InputSetAside: the call has killed two replicas.
@@ -65,20 +60,21 @@ class Replicas:
         """
         kills = 0
         while True:
-            async with self._place(alone=kills > 0) as member:
-                handle, began = member.handle, time.monotonic()
-                try:
-                    answer = await ask(member)
-                except LOST as error:
-                    if member.name not in error.actors:
-                        raise
-                    kills += 1
-                    if kills < KILLS:
-                        self.members.lost(member, handle, error)
-                        continue
+            member = await self._admitted(alone=kills > 0)
+            handle, began = member.handle, time.monotonic()
+            try:
+                answer = await ask(member)
+            except LOST as error:
+                if member.name not in error.actors:
+                    raise
+                kills += 1
+                if kills == KILLS:
                     raise self._set_aside(member, handle, what, error) from error
-            if limited:
-                self._supervisor.times.add(what, time.monotonic() - began)
+                self.members.lost(member, handle, error)
+                continue
+            finally:
+                self._leave(member)
+            self._supervisor.times.add(what, time.monotonic() - began)
             return answer
 
     async def each(self, ask: Callable[[Member], Awaitable[Any]], members: Sequence[Member], *, needed: bool = False) -> dict[str, Any]:
@@ -106,37 +102,33 @@ class Replicas:
         answers = await asyncio.gather(*(one(member) for member in members))
         return {member.name: answer for member, found in zip(members, answers, strict=True) for answer in found}
 
-    @asynccontextmanager
-    async def _place(self, *, alone: bool) -> AsyncIterator[Member]:
-        """A place for one call on a replica that is up; the least busy one."""
-        member = await self._admitted(alone)
-        try:
-            yield member
-        finally:
-            self._load[member.name] -= 1
-            if alone:
-                self._alone.discard(member.name)
-            self._serve()
-
     async def _admitted(self, alone: bool) -> Member:
+        """A place for one call on a replica that is up; the least busy one."""
         if self.members.failure is not None:
             raise self.members.failure
         queue = self._suspects if alone else self._waiting
         place: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         queue.append(place)
         self._serve()
+        if place.done():
+            return place.result()
         try:
             return await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._load[place.result().name] -= 1  # it had just been admitted
-                self._alone.discard(place.result().name)
-                self._serve()
+                self._leave(place.result())  # it had just been admitted
             raise
+
+    def _leave(self, member: Member) -> None:
+        """A call has ended; its place is free."""
+        self._load[member.index] -= 1
+        self._alone.discard(member)
+        if self._waiting or self._suspects:
+            self._serve()
 
     def _serve(self) -> None:
         """Admit calls, in their order; those that must be alone first."""
-        kept = self._admit(self._suspects, 1, alone=True)
+        kept = self._admit(self._suspects, 1, alone=True) if self._suspects else None
         self._admit(self._waiting, self._in_flight, alone=False, kept=kept)
 
     def _admit(self, queue: deque[asyncio.Future[Member]], most: int, *, alone: bool, kept: Member | None = None) -> Member | None:
@@ -145,13 +137,13 @@ class Replicas:
             if queue[0].done():  # cancelled
                 queue.popleft()
                 continue
-            free = [member for member in self.members.all if member.up and member.name not in self._alone and member is not kept]
-            member = min(free, key=lambda member: self._load[member.name], default=None)
-            if member is None or self._load[member.name] >= most:
+            free = [member for member in self.members.all if member.up and member not in self._alone and member is not kept]
+            member = min(free, key=lambda member: self._load[member.index], default=None)
+            if member is None or self._load[member.index] >= most:
                 return member if alone else None
-            self._load[member.name] += 1
+            self._load[member.index] += 1
             if alone:
-                self._alone.add(member.name)
+                self._alone.add(member)
             queue.popleft().set_result(member)
         return None
 

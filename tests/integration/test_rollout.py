@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
 
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
 from actors.rollout.group import RolloutGroup
 from actors.weights.destination import Destination
 from raypref import types
-from raypref.errors import DataError, SyncError
+from raypref.errors import ActorDied, DataError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig
 from tests.stand_ins import Breaking, Mortal, Sender
 
@@ -245,7 +244,8 @@ def test_death_of_an_engine_reaches_every_waiting_request() -> None:
         return results
 
     results = asyncio.run(run())
-    assert [type(result) for result in results] == [ActorDiedError] * 4
+    assert [type(result) for result in results] == [ActorDied] * 4
+    assert {result.actors for result in results} == {("engine-0",)}
 
 
 def test_an_engine_that_finishes_nothing_is_reported() -> None:
@@ -261,15 +261,16 @@ def test_an_engine_that_finishes_nothing_is_reported() -> None:
 
 
 def test_what_breaks_a_stream_between_announced_groups_is_what_is_raised() -> None:
-    """The first group is there; the second one's place holds the error; who waits for the third, or comes later, is told the same."""
+    """The first group is there; who waits for the others, or comes later, is told the engine's name and its error."""
     handle = ray.remote(Breaking).options(num_cpus=0, max_concurrency=4).remote()
 
     async def run() -> list[Any]:
         group = RolloutGroup([("engine", handle)], timeout_s=5)
         first, second, third = await asyncio.gather(*(group.sample(ONE) for _ in range(3)), return_exceptions=True)
         assert isinstance(await first, types.Rollout)
-        errors = await asyncio.gather(second, group.sample(ONE), return_exceptions=True)
-        return [*errors, third]
+        later = await asyncio.gather(group.sample(ONE), return_exceptions=True)
+        return [second, third, *later]
 
     errors = asyncio.run(run())
-    assert [isinstance(error, ValueError) and "the second one" in str(error) for error in errors] == [True] * 3
+    assert [(type(error), str(error)) for error in errors] == [(ActorDied, "engine failed: ValueError: the second one")] * 3
+    assert [type(error.__cause__) for error in errors] == [ValueError] * 3
