@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -149,10 +150,10 @@ def test_one_of_each_role_is_killed_and_the_run_gives_the_same_policy(calm: RunC
 
 @pytest.mark.slow
 def test_actors_that_hang_are_replaced(calm: RunConfig, tmp_path: Path) -> None:
-    """The first calls had up to 30 s; later ones take milliseconds, so that the floor of 3 s is their limit."""
+    """The first calls had up to 30 s; later ones take milliseconds, so that the floor of 3 s is near their limit."""
     config, stop = config_for(tmp_path, supervision={"floor_s": 3.0}), signal.SIGSTOP
     outcome = run(config, Stopping({8: [("rollout-1", stop)], 32: [("oracle-0", stop)]}))
     assert [entry["actor"] for entry in outcome.replacements] == ["rollout-1", "oracle-0"]
-    assert "rollout-1: no group finished within 3 s" in outcome.replacements[0]["reason"]
-    assert "no answer within 3 s from oracle-0: judge" in outcome.replacements[1]["reason"]
+    assert re.match(r"rollout-1: no group finished within [\d.]+ s; \d+ requests are unanswered", outcome.replacements[0]["reason"])
+    assert re.match(r"no answer within [\d.]+ s from oracle-0: judge", outcome.replacements[1]["reason"])
     check_equal(config, outcome, calm)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raypref.errors import ActorFailed, RunFailed
+from raypref.errors import ActorFailed, InputSetAside, RunFailed
 from raypref.loop.driver import Driver
 from raypref.output.failure import as_run_failure
 from tests.loop.test_driver import finish, make
@@ -221,3 +221,40 @@ def test_other_weights_settings_or_prompts_have_another_origin(tmp_path: Path) -
     ):
         assert not origins(name, **change) & base, name
     assert not origins("weights", shift=1.0) & base
+
+
+@pytest.mark.parametrize(("role", "method"), [("oracle", "judge"), ("reference", "score")])
+def test_the_group_of_an_input_that_kills_is_dropped_named_and_counted(tmp_path: Path, role: str, method: str) -> None:
+    """The third of 16 prompts; the others are trained on: 15 examples, in batches of 4."""
+    driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 1})
+    part = getattr(driver.roles, role)
+    instead, calls = getattr(part, method), iter(range(100))
+
+    async def kills_at_the_third(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise InputSetAside("an input killed oracle-1 and another replica before it", ["oracle-1"])
+        return await instead(*arguments)
+
+    setattr(part, method, kills_at_the_third)
+    outcome = finish(driver)
+    assert sum(map(len, driver.roles.learner.batches)) == 15  # type: ignore[attr-defined]
+    (entry,) = outcome.set_aside
+    assert entry["prompt"].startswith("p")
+    assert "killed oracle-1" in entry["reason"]
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert '"failures/set_aside": 1.0' in lines
+
+
+def test_replacements_are_counted_by_role_and_listed(tmp_path: Path) -> None:
+    driver = make(tmp_path, prompts=8, held_out=0)
+    for actor in ("rollout-1", "oracle-0", "rollout-0"):
+        driver.failures.replaced(actor, f"{actor} died")
+    driver.meter.writer.close()
+    assert [(entry["actor"], entry["step"]) for entry in driver.outcome.replacements] == [
+        ("rollout-1", 0),
+        ("oracle-0", 0),
+        ("rollout-0", 0),
+    ]
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert '"failures/restarts/rollout": 2.0' in lines
+    assert '"failures/restarts/oracle": 1.0' in lines

@@ -286,3 +286,11 @@ def test_local_directories_become_absolute(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_an_ensemble_asks_the_policy_when_a_member_does(members: list[dict[str, Any]], asks: bool) -> None:
     assert Ensemble.parse({"members": [{"type": "reward_model", "path": "m"}, *members]}, "oracle").asks_policy is asks
+
+
+def test_an_ensemble_waits_for_others_where_a_member_does() -> None:
+    """An endpoint's delays say nothing of the oracle; a model's calls take what they took before."""
+    local = {"type": "reward_model", "path": "m"}
+    judge = {"type": "judge", "model": "m", "key_env": None, "base_url": "http://127.0.0.1:1/v1"}
+    found = [Ensemble.parse({"members": members}, "oracle").waits_for_others for members in ([local], [local, judge])]
+    assert found == [False, True]
