@@ -16,7 +16,7 @@ from typing import Any
 from raypref.config import RunConfig
 from tests.chaos.moments import Fault
 
-BY_SPEED = ("time", "tokens_per_second", "rollout/", "oracle/", "entropy")
+BY_SPEED = ("time", "failures/", "tokens_per_second", "rollout/", "oracle/", "entropy")
 ITERATIONS, STEPS, BATCH = 3, 4, 4
 GROUPS = ITERATIONS * STEPS * BATCH
 
@@ -121,7 +121,7 @@ class LightRun:
 
     def metrics(self) -> dict[tuple[int, str], float]:
         """(step, metric) -> value; what a resumed run writes twice must be the same. Left out is what depends on speed: times, and
-        means over the groups that happened to be judged since the step before."""
+        means over the groups that happened to be judged since the step before; and what was replaced."""
         found: dict[tuple[int, str], float] = {}
         for line in (self.output_dir / "metrics.jsonl").read_text().splitlines():
             values = json.loads(line)
