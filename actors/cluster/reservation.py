@@ -17,7 +17,7 @@ from raypref.errors import PlacementError
 logger = logging.getLogger(__name__)
 
 _AT_ONCE_S = 3.0
-"""How long Ray takes at most for a reservation that nothing stands in the way of; after that the user is told what is waited for."""
+"""Seconds in which Ray makes a reservation for which there is room; after that a warning says what the run waits for."""
 
 
 def reserve(plan: Plan, timeout_s: float, one_node: bool = False) -> tuple[PlacementGroup, Plan]:
@@ -56,11 +56,6 @@ def reserve(plan: Plan, timeout_s: float, one_node: bool = False) -> tuple[Place
         remove_placement_group(group)
         raise
     return group, plan
-
-
-def fits_one_node(plan: Plan) -> bool:
-    """Whether some node of the cluster is large enough for the whole plan, whoever uses it now."""
-    return cannot_fit(plan, capacities(), one_node=True) is None
 
 
 def capacities() -> Sequence[Capacity]:

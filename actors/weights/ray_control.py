@@ -34,7 +34,7 @@ class RayControl:
         """Whether the next sync sends every weight."""
         self.failure: SyncError | None = None
         self.sender: Sender | None = None
-        """Whose calls these are: asked where a receiver is, and told to let go of the others when one fails."""
+        """The sender that makes these calls. It says how far a receiver has got, and releases the other receivers when one fails."""
         self._destinations = destinations
         self._transport = transport
         self._timeout_s = timeout_s

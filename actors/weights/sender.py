@@ -78,7 +78,7 @@ class WeightSender:
 
         Raises:
             SyncError: on the first rank; names the copy that failed, with its own error, or that did not answer within ``timeout_s`` of
-                the sync's beginning. The other ranks return: their next ``sync`` must be told by ``send_all`` to send every weight.
+                the sync's beginning. The other ranks return: call ``send_all`` there, so that their next ``sync`` sends every weight.
         """
         complete = not self._copies_hold_all
         self._source.choose(complete=complete)

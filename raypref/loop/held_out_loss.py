@@ -41,7 +41,7 @@ class HeldOutLoss:
             score: fills in the frozen log-probs that the loss reads.
             outcome: what is measured is added to its ``held_out``, which holds what a resumed run measured before.
             meter: writes the metrics, under ``eval/``.
-            callbacks: are told.
+            callbacks: called after each measurement.
         """
         self._config = config
         self._learner = learner

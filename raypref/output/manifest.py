@@ -14,7 +14,7 @@ from raypref.errors import ConfigError
 NAME = "manifest.json"
 _BLOCK = 1 << 22
 _THREADS = 8
-"""Files that are read at the same time; zlib lets go of the interpreter while it computes."""
+"""Files that are read at the same time; zlib releases the interpreter's lock while it computes."""
 
 
 def write(directory: Path) -> None:

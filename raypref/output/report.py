@@ -45,7 +45,7 @@ class RunResult:
             outcome: of its loop.
             run_s: its seconds.
             left_out: how many records of the data were not used, by reason (``RunData.left_out``).
-            restarts: what is told of each restart.
+            restarts: when each restart was, and after which failure.
         """
         policy_dir = config.output_dir / "policy"
         summary = {

@@ -65,7 +65,7 @@ class Holder:
             return None
 
     def lives(self) -> bool | None:
-        """Whether the process lives; None if it is on another machine or in another container, so that nobody can tell here."""
+        """Whether the process lives; None if it is on another machine or in another container, so that it cannot be known here."""
         if (self.host, self.processes) != (socket.gethostname(), _process_space()):
             return None
         return bool(self.started) and _process_start(self.pid) == self.started
