@@ -107,9 +107,10 @@ class RunActors:
         way = transport.choose(asked, device, config.placement.layout)
         one_node = asked != "auto" and bool(receivers(config, plan)) and way.one_node
         group, plan = reserve(plan, config.placement.timeout_s, one_node)
-        where = nodes_of(group)
-        actors = cls(config, plan, device, group, len({where[actor.bundle] for actor in sender_and_receivers(config, plan)}))
+        actors = None
         try:
+            where = nodes_of(group)
+            actors = cls(config, plan, device, group, len({where[actor.bundle] for actor in sender_and_receivers(config, plan)}))
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
                 actors._check_nodes()
             if device == "cuda":
@@ -117,7 +118,8 @@ class RunActors:
                 check_gpu_memory(config, model_config(config.policy), nodes, config.placement.preflight_timeout_s)
             yield actors
         finally:
-            teardown.bounded("the end of the actors", lambda: launch.stop(list(actors._handles.values()), group))
+            handles = [] if actors is None else list(actors._handles.values())
+            teardown.bounded("the end of the actors", lambda: launch.stop(handles, group))
 
     def _check_nodes(self) -> None:
         nodes, limit = nodes_of(self._group), self.config.placement.preflight_timeout_s
