@@ -190,17 +190,14 @@ def _sleep(config: RunConfig, task: Task) -> Iterator[Problem]:
 
 
 def _counted_in_steps(config: RunConfig, task: Task) -> Iterator[Problem]:
-    """Keys in steps need ``loop.sync_interval``, which fixes the steps of an iteration; and a run consists of whole iterations."""
+    """``evaluation.every_steps`` needs ``loop.sync_interval``, which fixes an iteration's steps; and a run consists of whole iterations."""
     each, steps = config.steps_per_iteration, config.loop.steps
     if task.kind != "run":
         return
     if each is None:
-        for path, value, remedy in (
-            ("evaluation.every_steps", config.evaluation.every_steps, "use evaluation.every, in iterations"),
-            ("checkpoint.every_steps", config.checkpoint.every_steps, "leave it out: a checkpoint is saved after every iteration"),
-        ):
-            if value is not None:
-                yield Problem(path, value, "but without loop.sync_interval the run is counted in iterations", remedy)
+        if (every := config.evaluation.every_steps) is not None:
+            reason = "but without loop.sync_interval the run is counted in iterations"
+            yield Problem("evaluation.every_steps", every, reason, "use evaluation.every, in iterations")
     elif steps is not None and steps % each:
         epochs = config.learner.epochs
         length = f"an iteration's {each} (loop.sync_interval" + (f" x {epochs} learner.epochs)" if epochs > 1 else ")")

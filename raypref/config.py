@@ -88,6 +88,12 @@ class RunConfig(Section):
         return None if self.loop.sync_interval is None else self.loop.sync_interval * self.learner.epochs
 
     @property
+    def saves_within_iterations(self) -> bool:
+        """Whether iterations can have more steps than ``checkpoint.every_steps``. The end of every iteration is saved, too, then."""
+        every, steps = self.checkpoint.every_steps, self.steps_per_iteration
+        return every is not None and (steps is None or steps > every)
+
+    @property
     def iterations(self) -> int:
         """Number of iterations: as given, or as many as ``loop.steps`` are."""
         if self.loop.steps is not None and self.steps_per_iteration is not None:

@@ -254,12 +254,11 @@ def test_enough_data_for_the_run() -> None:
         refuse(check_supply(prompts, 29), DataError)
 
 
-def test_steps_are_counted_only_with_a_sync_interval() -> None:
+def test_evaluations_are_counted_in_steps_only_with_a_sync_interval() -> None:
+    """Checkpoints are in any case: they fall within iterations."""
     found = problems(evaluation={"every_steps": 50}, checkpoint={"every_steps": 5})
     assert found == [
         "evaluation.every_steps: 50, but without loop.sync_interval the run is counted in iterations; use evaluation.every, in iterations",
-        "checkpoint.every_steps: 5, but without loop.sync_interval the run is counted in iterations; leave it out: a checkpoint is saved "
-        "after every iteration",
     ]
     assert problems(evaluation={"every_steps": 50}, checkpoint={"every_steps": 5}, loop={"sync_interval": 1, "steps": 9}) == []
     assert problems(Task("generate"), evaluation={"every_steps": 50}) == []

@@ -144,7 +144,7 @@ def resume_with_value(arguments: Sequence[str]) -> list[str]:
     Typer would take whatever follows as the value. Here only ``auto`` and the name or the path of a checkpoint are taken.
     """
     return [
-        "--resume=newest" if argument == "--resume" and not re.fullmatch(r"auto|(.*/)?iteration_\d+/?", following) else argument
+        "--resume=newest" if argument == "--resume" and not re.fullmatch(r"auto|(.*/)?iteration_\d+(-step_\d+)?/?", following) else argument
         for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
     ]
 

@@ -25,7 +25,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from raypref.config import RunConfig
 from raypref.data.fingerprint import Fingerprint
 from raypref.errors import LossNotFinite
 from raypref.loop.batch_stream import Batch, BatchStream
-from raypref.loop.evaluation import Evaluator, evaluation_metrics
+from raypref.loop.evaluation import Evaluator
 from raypref.loop.garbage_collection import frozen_heap
 from raypref.loop.groups import GroupStages
 from raypref.loop.held_out_loss import HeldOutLoss
@@ -44,6 +43,7 @@ from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.loop.regulariser_samples import RegulariserSamples
 from raypref.loop.requests import RequestBuilder
 from raypref.loop.saving import Saving
+from raypref.loop.unfinished import UnfinishedIteration
 from raypref.loop.weight_sync import WeightSync
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.metrics import MetricsWriter, RunMeter
@@ -109,6 +109,8 @@ class Driver:
         """Whether what is done now is a repetition, in a resumed run."""
         self._concluded: int | None = None
         """The last iteration whose policy was saved and evaluated, where it was due."""
+        self._unfinished: UnfinishedIteration | None = None
+        """The iteration that the run is resumed in, until its first new step."""
 
     async def run(self, resume_from: Path | None = None) -> Outcome:
         """Run all iterations, from the start or from a checkpoint.
@@ -160,7 +162,7 @@ class Driver:
             if state.iteration != self.saving.newest:
                 await self._save()  # the policy is still pi_t
             raise self.iterations.no_example(state, self.checkpoints.directory)
-        end = replace(self.state, iteration=state.iteration + 1, cursor=state.cursor + self.iterations.items_used(taken))
+        end = RunState(state.iteration + 1, self.state.step, state.cursor + self.iterations.items_used(taken))
         self.state = self.saving.trained = end
         if self.roles.oracle is not None and self.data.sampled:
             await self.roles.oracle.seal(end.iteration)
@@ -172,8 +174,9 @@ class Driver:
             sample = partial(self.groups.sample, iteration=t)
             self._partners = MismatchedPartners(sample, self.data.prompts, self.state.cursor)
         from_prompt = partial(self.groups.from_prompt, iteration=t, partners=self._partners)
+        process = from_prompt if self.data.sampled else self.groups.from_example
         return BatchStream(
-            from_prompt if self.data.sampled else self.groups.from_example,
+            self._unfinished.scoring(process, self.config.learner.epochs) if self._unfinished else partial(process, scored=True),
             self.iterations.items(self.state.cursor),
             batch_size=self.config.learner.global_batch,
             window=self.config.groups_in_flight(),
@@ -191,6 +194,9 @@ class Driver:
         sample_first = not self.config.loop.overlap or (self.regulariser is not None and self.data.sampled)
         taken = 0
         async with contextlib.aclosing(stream.epochs(seeds, complete_first=sample_first)) as batches:
+            if self._unfinished is not None:
+                await self._unfinished.pass_over(batches, learner=self.roles.learner, held_out=self.held_out_loss, meter=self.meter)
+                self.state, self._unfinished = self._unfinished.state, None
             async for batch in batches:
                 await self._step(batch)
                 taken = batch.groups_taken
@@ -198,18 +204,21 @@ class Driver:
         return taken
 
     async def _step(self, batch: Batch) -> None:
-        if self.regulariser is not None:
+        if self.regulariser is not None and self.state != self.saving.newest_within:  # a checkpoint has the samples
             held_version = self.state.iteration if self._synced_step == self.state.step else None
             with self.meter.stage("regulariser"):
                 await self.regulariser.before_step(self.state.step, held_version)
         await self.held_out_loss.before_step(self.state, batch.epoch)
+        if self.saving.due_within(self.state):
+            with self.meter.stage("checkpoint"):
+                await self.saving.save_within(self.state, self.outcome)
         with self.meter.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
             except LossNotFinite:
                 await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
                 raise
-        self.state = replace(self.state, step=self.state.step + 1)
+        self.state = self.state.after_step(batch.groups_taken)
         self.meter.step(self.state.step, values)
         self.callbacks.on_step(self.state.step, values)
 
@@ -261,33 +270,30 @@ class Driver:
             await self.saving.save(self.state, self.outcome)
 
     async def _evaluate(self) -> None:
-        if self.evaluator is None or not self.evaluator.due(self.state.iteration):
-            return
-        with self.meter.stage("evaluate"):
-            result = await self.evaluator.evaluate(self.state.iteration)
-        if result is None:
-            return
-        self.outcome.evaluations.append(result)
-        self.meter.write(self.state.step, evaluation_metrics(result))
-        self.callbacks.on_evaluation(result)
+        if self.evaluator is not None and self.evaluator.due(self.state.iteration):
+            await self.evaluator.report(self.state, self.outcome, self.meter, self.callbacks)
 
     async def _resume(self, directory: Path) -> None:
-        """Continue from a checkpoint. Responses that evaluations compare with are sampled again, with equal seeds: those of pi_0, and those
-        of the policy that was evaluated last, if its checkpoint is still there. An evaluation that was cut off is made up for."""
+        """Continue from a checkpoint; for one within an iteration from its start, and ``UnfinishedIteration`` loads the rest. Responses
+        that evaluations compare with are sampled again, with equal seeds: those of pi_0, and those of the policy that was evaluated last,
+        if its checkpoint is still there. An evaluation that was cut off is made up for."""
         await self._evaluate()
+        state, start = self.checkpoints.read(directory)[0], self.checkpoints.start_of(directory)
+        if state.steps_within:
+            self._unfinished, self.saving.newest_within = UnfinishedIteration(directory, state), state
         self.outcome.evaluations = self.checkpoints.read(directory)[1]
         self.outcome.held_out[:] = self.checkpoints.read_held_out(directory)
         evaluated = self.outcome.evaluations[-1]["iteration"] if self.outcome.evaluations else 0
         earlier = self.checkpoints.of_iteration(evaluated) if self.evaluator is not None else None
-        for checkpoint in dict.fromkeys((earlier or directory, directory)):
+        for checkpoint in dict.fromkeys(path for path in (earlier or start, start) if path is not None):
             self.state, _ = self.checkpoints.read(checkpoint)
             with self.meter.stage("load"):
                 await self.roles.learner.load(checkpoint / "learner")
             await self._sync()
-            if self.evaluator is not None and evaluated and checkpoint == (earlier or directory):
+            if self.evaluator is not None and evaluated and checkpoint == (earlier or start):
                 with self.meter.stage("evaluate"):
                     await self.evaluator.resume(self.state.iteration)
         await self.saving.resume(self.state)
         t = self.state.iteration
         self._concluded = None if self.evaluator is not None and self.evaluator.due(t) and evaluated != t else t
-        logger.info("resumed from %s: iteration %d, step %d", directory, t, self.state.step)
+        logger.info("resumed from %s: iteration %d, step %d", directory, t, state.step)

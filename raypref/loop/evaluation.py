@@ -15,8 +15,11 @@ from raypref.judging.diagnostics import mean_tokens
 from raypref.loop.generation import chain, chains
 from raypref.loop.iterations import due
 from raypref.loop.requests import RequestBuilder
-from raypref.output.metrics import Averages
+from raypref.output.checkpoint import RunState
+from raypref.output.metrics import Averages, RunMeter
 from raypref.output.numbered import iteration_name
+from raypref.output.outcome import Outcome
+from raypref.output.progress import Callback
 from raypref.roles import Roles
 from raypref.types import Comparison, Prompt, RolloutRef, RunData
 
@@ -49,6 +52,16 @@ class Evaluator:
         """Whether pi_t is evaluated: every ``evaluation.every`` iterations or ``evaluation.every_steps`` steps, and the final policy."""
         evaluation = self._config.evaluation
         return due(self._config, iteration, every=evaluation.every, every_steps=evaluation.every_steps)
+
+    async def report(self, state: RunState, outcome: Outcome, meter: RunMeter, callbacks: Callback) -> None:
+        """Evaluate pi_t and add the result to the outcome and the metrics; the base policy has none."""
+        with meter.stage("evaluate"):
+            result = await self.evaluate(state.iteration)
+        if result is None:
+            return
+        outcome.evaluations.append(result)
+        meter.write(state.step, evaluation_metrics(result))
+        callbacks.on_evaluation(result)
 
     async def evaluate(self, iteration: int) -> dict[str, Any] | None:
         """Sample from pi_t and compare its rollouts with the opponents'. None for the base policy, which has no opponent.

@@ -29,13 +29,14 @@ class GroupStages:
     failures: Failures
     """Told of the groups that are dropped because they kill actors."""
 
-    async def from_prompt(self, prompt: Prompt, iteration: int, partners: MismatchedPartners | None) -> Slice:
+    async def from_prompt(self, prompt: Prompt, iteration: int, partners: MismatchedPartners | None, *, scored: bool) -> Slice:
         """One prompt: sample, judge, score.
 
         Args:
             prompt: the group's.
             iteration: t, whose policy answers.
             partners: another prompt's rollout for each, where the loss wants mismatched responses.
+            scored: False: the frozen log-probs are not needed.
         """
         if partners is None:
             rollout, partner = await self.sample(prompt, iteration), None
@@ -43,17 +44,17 @@ class GroupStages:
             rollout, partner = await partners.rollout_and_partner(prompt)
         try:
             verdict, examples = await self._judge(rollout, partner)
-            if verdict.examples:
+            if verdict.examples and scored:
                 examples = await self.score(examples)
         except InputSetAside as error:
             self.failures.set_aside(prompt.id, error)
             return Slice((), 0, 0)
         return Slice(examples, 0, verdict.examples)
 
-    async def from_example(self, example: Example) -> Slice:
-        """One given example: score."""
+    async def from_example(self, example: Example, *, scored: bool) -> Slice:
+        """One given example: score, if the frozen log-probs are needed."""
         try:
-            return Slice(await self.score((example,)), 0, 1)
+            return Slice(await self.score((example,)) if scored else (example,), 0, 1)
         except InputSetAside as error:
             self.failures.set_aside(example.prompt_id, error)
             return Slice((), 0, 0)

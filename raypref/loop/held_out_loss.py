@@ -68,6 +68,10 @@ class HeldOutLoss:
         if state.step == 0 or (ended and whole_epochs and self._iteration_due(state)) or self._multiple(state):
             await self._measure(state)
 
+    def passed_over(self, epoch: int) -> None:
+        """Note the epoch of a batch that is not trained again, in a resumed run."""
+        self._epoch = epoch
+
     async def after_steps(self, state: RunState) -> None:
         """Measure the loss after an iteration's last step, while its frozen policies are still there.
 

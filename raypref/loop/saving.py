@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Saving:
-    """Saves the policy of a run after the iterations that ``checkpoint`` says, and after the last one."""
+    """Saves the policy of a run after, and within, the iterations that ``checkpoint`` says, and after the last one."""
 
     def __init__(self, config: RunConfig, learner: LearnerRole, checkpoints: Checkpoints) -> None:
         self._config = config
@@ -29,6 +29,8 @@ class Saving:
         """The iteration of the newest checkpoint; 0: the run would be repeated from its start."""
         self.trained: RunState | None = None
         """At the end of the newest iteration; until the next step the learner holds its policy."""
+        self.newest_within: RunState | None = None
+        """Of the newest checkpoint within an iteration."""
 
     def due(self, state: RunState) -> bool:
         """Whether the policy of ``state`` is to be saved now; the base policy never is."""
@@ -36,23 +38,39 @@ class Saving:
             return False
         return due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
 
+    def due_within(self, state: RunState) -> bool:
+        """Whether the learner is to be saved now, before a step of an iteration."""
+        every = self._config.checkpoint.every_steps
+        if every is None or not state.steps_within or state == self.newest_within:
+            return False
+        return self._config.saves_within_iterations and state.step % every == 0
+
+    async def save_within(self, state: RunState, outcome: Outcome) -> None:
+        """Save the learner's state within an iteration."""
+        await self._write(state)
+        self.newest_within = state
+        self._checkpoints.commit(state, evaluations=outcome.evaluations, held_out=outcome.held_out)
+
     async def save(self, state: RunState, outcome: Outcome) -> None:
         """Save the learner's state; the checkpoint is complete then. Then write the policy as a model directory."""
-        await self._learner.save(self._checkpoints.begin(state) / "learner")
-        await asyncio.to_thread(self._checkpoints.complete_files, state)
+        await self._write(state)
         self.newest = state.iteration
         self.commit(state, outcome)
         if self._config.checkpoint.policies:
             await self._write_policy(state)
 
     async def resume(self, state: RunState) -> None:
-        """The learner holds the policy of this checkpoint again. Write its model directory if the run before ended first."""
+        """The learner holds the policy of this state again. Write a checkpoint's model directory if the run before ended first."""
         self.newest = state.iteration
-        if self._config.checkpoint.policies and not self._policy_directory(state).exists():
+        if self._config.checkpoint.policies and state.iteration and not self._policy_directory(state).exists():
             await self._write_policy(state)
 
     def _policy_directory(self, state: RunState) -> Path:
         return self._config.output_dir / "policies" / iteration_name(state.iteration)
+
+    async def _write(self, state: RunState) -> None:
+        await self._learner.save(self._checkpoints.begin(state) / "learner")
+        await asyncio.to_thread(self._checkpoints.complete_files, state)
 
     async def _write_policy(self, state: RunState) -> None:
         """A directory appears under its name only when it is complete."""

@@ -3,6 +3,9 @@
 ``checkpoints/iteration_0002/`` holds the learner's files of the policy after two iterations, ``data.npz`` with a hash of each item of the
 run's data, ``manifest.json`` with the size and the checksum of each of these files, and ``state.json``. That file is written last: a
 directory without it is incomplete, and ignored.
+
+``checkpoints/iteration_0002-step_000350/`` holds the same within the iteration after that, after 350 steps of the run. To continue from it
+the engines need the policy that the iteration started from, so ``iteration_0002`` stays on disk as long as it does.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +24,7 @@ from raypref.config import RunConfig
 from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
 from raypref.output import manifest
-from raypref.output.numbered import by_number, iteration_name
+from raypref.output.numbered import by_number, iteration_name, number_in
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +33,26 @@ _DATA = "data.npz"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Progress of a run between two iterations."""
+    """Progress of a run, between two iterations or within one."""
 
     iteration: int = 0
     """Number of finished iterations; also the version of the policy that the engines hold."""
     step: int = 0
     """Number of optimiser steps taken."""
     cursor: int = 0
-    """Number of prompts (or given examples) used."""
+    """Number of prompts (or given examples) that the finished iterations used."""
+    steps_within: int = 0
+    """How many of the steps belong to the iteration that is not finished; 0 between two iterations."""
+    groups_within: int = 0
+    """How many groups of that iteration these steps took, dropped ones included."""
+
+    def after_step(self, groups: int) -> Self:
+        """The progress after one more step, with which the iteration has taken so many groups."""
+        return replace(self, step=self.step + 1, steps_within=self.steps_within + 1, groups_within=groups)
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest ``keep`` of them."""
+    """The checkpoints of one run: the newest ``keep`` of them, and those that they need."""
 
     def __init__(self, directory: Path, keep: int, data: Fingerprint | None = None) -> None:
         """
@@ -74,7 +85,7 @@ class Checkpoints:
         manifest.write(path)
 
     def commit(self, state: RunState, evaluations: list[dict[str, Any]], held_out: Sequence[dict[str, Any]] = ()) -> None:
-        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep``.
+        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep`` that no other one needs.
 
         Args:
             state: progress of the run.
@@ -91,7 +102,9 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path / "state.json")
-        for old in self.complete()[: -self.keep]:
+        complete = self.complete()
+        needed = {self._start(number_in(kept.name) or 0) for kept in complete[-self.keep :]}
+        for old in reversed([old for old in complete[: -self.keep] if old not in needed]):  # a checkpoint goes before the one that it needs
             (old / "state.json").unlink()  # first: what is left if this is interrupted is incomplete, and ignored
             shutil.rmtree(old)
 
@@ -101,8 +114,16 @@ class Checkpoints:
 
     def of_iteration(self, iteration: int) -> Path | None:
         """The complete checkpoint after so many iterations, if there is one that is not damaged."""
-        path = self._path(RunState(iteration=iteration))
+        path = self._start(iteration)
         return path if path in self.complete() and self.damage(path) is None else None
+
+    def start_of(self, path: Path) -> Path | None:
+        """The checkpoint of the iteration's start that continuing from ``path`` needs: ``path`` itself between two iterations, and None
+        within the first iteration, which starts from the base policy."""
+        state, _ = self.read(path)
+        if not state.steps_within:
+            return path
+        return self._start(state.iteration) if state.iteration else None
 
     def choose(self, wanted: Path | None) -> Path | None:
         """The checkpoint to continue from.
@@ -140,17 +161,16 @@ class Checkpoints:
             raise ConfigError(f"--resume: every checkpoint is damaged: {'; '.join(damages)}. Start a new run with another output_dir")
         return None
 
-    @staticmethod
-    def damage(path: Path) -> str | None:
-        """What is wrong with the files of the checkpoint ``path``; None where they are as they were written."""
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with the files of the checkpoint ``path``, or of one that it needs; None where they are as they were written."""
         try:
-            Checkpoints.read(path)
+            start = self.start_of(path)
             if found := manifest.problems(path):
                 return "; ".join(found)
-            Checkpoints.read_fingerprint(path)
+            self.read_fingerprint(path)
+            return None if start in (path, None) else self.damage(start)
         except ConfigError as error:
             return str(error)
-        return None
 
     @staticmethod
     def read(path: Path) -> tuple[RunState, list[dict[str, Any]]]:
@@ -185,7 +205,11 @@ class Checkpoints:
             raise _damaged(path / _DATA, error) from error
 
     def _path(self, state: RunState) -> Path:
-        return self.directory / iteration_name(state.iteration)
+        return self.directory / iteration_name(state.iteration, state.step if state.steps_within else None)
+
+    def _start(self, iteration: int) -> Path:
+        """Where the checkpoint after so many iterations is."""
+        return self.directory / iteration_name(iteration)
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:

@@ -10,13 +10,15 @@ from raypref.registry import Section
 
 
 class CheckpointConfig(Section):
-    """A checkpoint is saved after every iteration, or every so many steps; the last policy is saved in any case."""
+    """A checkpoint is saved after every iteration; with ``every_steps`` also within long ones, and not after every short one. The last
+    policy is saved in any case."""
 
     every_steps: PositiveInt | None = None
-    """Optimiser steps between two checkpoints, saved at the first sync at or after each multiple; None: after every iteration. Only with
-    ``loop.sync_interval``, where the default is 100."""
+    """Optimiser steps between two checkpoints; None: one after every iteration. An iteration of more steps is saved at each multiple within
+    it and at its end, so that at most so many steps are repeated after an interruption, and no group is sampled again. Shorter
+    iterations (``loop.sync_interval``) are saved at the first sync at or after each multiple. Default: 100 with ``loop.sync_interval``."""
     keep: PositiveInt = 2
-    """How many checkpoints stay on disk, the newest ones."""
+    """How many checkpoints stay on disk, the newest ones; one more where a checkpoint within an iteration needs that of its start."""
     policies: Annotated[int, Field(ge=0)] = 3
     """How many policies of finished iterations stay on disk as Hugging Face model directories, ``policies/iteration_0002``, the newest
     ones; each is written with its checkpoint. 0: the last policy alone, as ``policy/``."""

@@ -4,7 +4,7 @@
     metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
     rollouts/        iteration_0001-*.parquet: responses and preferences (docs/columns.md)
     evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md)
-    checkpoints/     iteration_0001/: the training state after iteration 1
+    checkpoints/     iteration_0001/: the training state after iteration 1; iteration_0001-step_000350/: within the next, after step 350
     policies/        iteration_0001/: the policy after iteration 1 as a Hugging Face model directory (``checkpoint.policies``)
     failures/        a batch whose loss was not finite
     logs/            one file per actor
@@ -29,7 +29,7 @@ from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, refuse
 from raypref.output import recorded, targets
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.numbered import by_number, number_in
+from raypref.output.numbered import by_number, number_in, step_in
 from raypref.output.resumption import config_problems
 from raypref.types import RunData
 
@@ -104,7 +104,7 @@ def rewind(config: RunConfig, checkpoint: Path | None) -> frozenset[str]:
         The origins of these groups.
     """
     state = RunState() if checkpoint is None else Checkpoints.read(checkpoint)[0]
-    _remove_after(config.output_dir, state)
+    _remove_after(config.output_dir, state, last_step=-1 if checkpoint is None else state.step)  # a start writes step 0's metrics anew
     _write_config(config)
     rollouts = config.output_dir / "rollouts"
     if count := recorded.gather(rollouts, state.iteration):
@@ -130,13 +130,14 @@ def _write_config(config: RunConfig) -> None:
     partial.rename(config.output_dir / "config.yaml")
 
 
-def _remove_after(directory: Path, state: RunState) -> None:
+def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
     """Remove metrics and checkpoints of what is repeated."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     partial = metrics.with_name("metrics.jsonl.partial")
-    partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
+    partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step))
     partial.rename(metrics)
+    now = (state.iteration, state.step if state.steps_within else 0)
     for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*")):
-        if (number_in(path.name) or 0) > state.iteration:
+        if (number_in(path.name) or 0, step_in(path.name)) > now:
             shutil.rmtree(path)

@@ -101,6 +101,10 @@ class RunMeter:
         """Note what the iteration sampled and no step used."""
         self._throughput.add_unused(counts)
 
+    def forget_groups(self) -> None:
+        """Start the means over groups anew: in a resumed run, those so far were written before."""
+        self._averages.take()
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an optimiser step, and the means over the groups since the step before."""
         self._throughput.add_trained(metrics)

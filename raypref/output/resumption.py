@@ -86,8 +86,9 @@ def _written(value: Any) -> str:
 def _fixed_length(config: RunConfig, state: RunState) -> Iterator[tuple[str, str]]:
     """Why the run cannot have another length than before, and what would allow it; nothing where it can."""
     loop, schedule = config.loop, config.learner.schedule
-    if config.iterations < state.iteration:
-        yield f"{state.iteration} iterations are finished", "give at least as many"
+    begun = state.iteration + (state.steps_within > 0)
+    if config.iterations < begun:
+        yield f"{begun} iterations are finished" if begun == state.iteration else f"iteration {begun} has begun", "give at least as many"
     elif loop.prompts_per_iteration is None and loop.sync_interval is None:
         reason = "its prompts are split evenly over the iterations: the finished ones would have taken others"
         yield reason, "a new run with loop.prompts_per_iteration or loop.sync_interval can be made longer"

@@ -130,6 +130,8 @@ def check_room(config: RunConfig) -> None:
     every = config.checkpoint.every_steps
     written = config.iterations if every is None or config.loop.steps is None else 1 + config.loop.steps // every
     kept = min(config.checkpoint.keep + 1, written)  # the oldest one goes when the new one is complete
+    if config.saves_within_iterations:
+        written, kept = config.iterations, config.checkpoint.keep + 2  # and the one of the iteration's start stays
     weights *= 1 + min(config.checkpoint.policies, written)
     optimiser = 0 if config.policy.lora else kept * parameters * OPTIMISER_BYTES[config.learner.optimizer.type]
     existing = next(folder for folder in (config.output_dir, *config.output_dir.absolute().parents) if folder.exists())

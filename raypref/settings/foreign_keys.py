@@ -17,7 +17,7 @@ _EVALUATION = (
     "evaluation.every counts iterations, and evaluation.every_steps optimiser steps (with loop.sync_interval); on held-out records of "
     "given data, evaluation.loss_every_steps counts the optimiser steps between two measurements of the loss"
 )
-_CHECKPOINTS = "a checkpoint is saved after every iteration, or every checkpoint.every_steps steps (with loop.sync_interval)"
+_CHECKPOINTS = "a checkpoint is saved after every iteration, or every checkpoint.every_steps optimiser steps"
 _GPUS = "placement.learner.ranks and placement.rollout.engines are the numbers of GPUs of the learner and of engines"
 _PPO = "it belongs to PPO and GRPO, which are not among the losses"
 _PACKED = "responses are always packed, and a prompt is computed once for all of its responses"

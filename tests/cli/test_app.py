@@ -141,6 +141,7 @@ def test_sigterm_is_told_apart_from_ctrl_c() -> None:
         (["--resume", "auto", "run.yaml"], "auto", []),
         (["run.yaml", "--resume", "iteration_0001"], Path("iteration_0001"), []),
         (["run.yaml", "--resume", "a/checkpoints/iteration_0001/", "loop.steps=3"], Path("a/checkpoints/iteration_0001"), ["loop.steps=3"]),
+        (["run.yaml", "--resume", "iteration_0001-step_000350", "loop.steps=3"], Path("iteration_0001-step_000350"), ["loop.steps=3"]),
         (["run.yaml", "--resume=somewhere"], Path("somewhere"), []),
     ],
 )

@@ -81,8 +81,9 @@ def benches(cluster: None, policy: PolicyConfig, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="package")
 def sppo_run(cluster: None, tied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
-    """Every role in a bundle of its own; tied embeddings, best and worst of four, two iterations that split the prompts."""
-    config = config_for(tied_model, tmp_path_factory.mktemp("sppo") / "run")
+    """Every role in a bundle of its own; tied embeddings, best and worst of four, two iterations that split the prompts, each saved also
+    after the first of its two steps."""
+    config = config_for(tied_model, tmp_path_factory.mktemp("sppo") / "run", checkpoint={"every_steps": 1})
     return record_run(config, prompts=PROMPTS, oracle=more_different_words)
 
 

@@ -96,8 +96,9 @@ def test_colocated_layout_in_the_same_process(untied_model: Path, tmp_path: Path
     assert abs(second["kl"]) > abs(first["kl"])
 
 
-def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path, tmp_path: Path) -> None:
-    """The run that is continued from its first checkpoint ends in the very parameters of the run that was never stopped."""
+def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The run that is continued within its second iteration ends in the very parameters of the run that was never stopped."""
+    caplog.set_level("INFO", "raypref")
     copy = tmp_path / "run"
     shutil.copytree(separate.output_dir, copy, ignore=shutil.ignore_patterns("iteration_0002", "policy", "summary.json"))
     config = config_for(tied_model, copy)
@@ -105,7 +106,9 @@ def test_resume_continues_exactly(separate: raypref.RunResult, tied_model: Path,
     whole, again = (load_file(result.policy_dir / "model.safetensors") for result in (separate, continued))
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert "iteration_0001-step_000003: iteration 1, step 3" in caplog.text
     assert continued.summary["steps"] == separate.summary["steps"]
+    assert [step["step"] for step in steps_of(continued)] == [step["step"] for step in steps_of(separate)] == [1, 2, 3, 4]
     assert [entry["base"] for entry in continued.summary["evaluations"]] == [entry["base"] for entry in separate.summary["evaluations"]]
 
 

@@ -56,6 +56,56 @@ def test_the_checkpoint_to_continue_from(tmp_path: Path) -> None:
         checkpoints.choose(Path("iteration_0003"))
 
 
+def write_within(checkpoints: Checkpoints, iteration: int, steps: int) -> Path:
+    state = RunState(iteration, iteration * 10 + steps, iteration * 100, steps, steps * 10)
+    directory = checkpoints.begin(state)
+    (directory / "weights").write_bytes(bytes(range(256)))
+    checkpoints.complete_files(state)
+    checkpoints.commit(state, evaluations=[])
+    return directory
+
+
+def test_the_start_of_an_iteration_stays_as_long_as_a_checkpoint_within_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+
+    def names() -> list[str]:
+        return [path.name for path in checkpoints.complete()]
+
+    for steps in (3, 6, 9):
+        write_within(checkpoints, 0, steps)
+    assert names() == ["iteration_0000-step_000006", "iteration_0000-step_000009"]
+    write(checkpoints, 1)
+    for steps in (3, 6, 9):
+        write_within(checkpoints, 1, steps)
+    assert names() == ["iteration_0001", "iteration_0001-step_000016", "iteration_0001-step_000019"]
+    write(checkpoints, 2)
+    assert names() == ["iteration_0001", "iteration_0001-step_000019", "iteration_0002"]
+    write_within(checkpoints, 2, 3)
+    assert names() == ["iteration_0002", "iteration_0002-step_000023"]
+    write(checkpoints, 3)
+    write(checkpoints, 4)
+    assert names() == ["iteration_0003", "iteration_0004"]
+
+
+def test_what_a_checkpoint_within_an_iteration_needs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the whole checkpoint of the iteration's start it is damaged; within the first iteration it needs none."""
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    first = write_within(checkpoints, 0, 3)
+    assert checkpoints.start_of(first) is None
+    write(checkpoints, 1)
+    start, within = tmp_path / "iteration_0001", write_within(checkpoints, 1, 3)
+    assert checkpoints.start_of(within) == checkpoints.start_of(start) == start
+    assert checkpoints.choose(None) == checkpoints.choose(Path("iteration_0001-step_000013")) == within
+    flipped(start / "weights")
+    with pytest.raises(ConfigError, match=r"--resume: iteration_0001-step_000013 is damaged: .*iteration_0001/weights"):
+        checkpoints.choose(Path("iteration_0001-step_000013"))
+    assert checkpoints.choose(None) == first
+    assert caplog.text.count("is damaged") == 2
+    (start / "state.json").unlink()
+    assert "cannot be read" in (checkpoints.damage(within) or "")
+    assert checkpoints.of_iteration(1) is None
+
+
 def flipped(path: Path) -> None:
     """One bit of the file's middle is another one."""
     content = bytearray(path.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,14 +279,33 @@ def test_a_run_without_a_checkpoint_is_not_told_to_resume(tmp_path: Path) -> Non
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    """Step 0 is repeated, too, and its metrics are written anew."""
     output.begin(config_for(tmp_path))
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "sync/kl": 0.0}\n{"step": 1, "loss": 0.7}\n')
     assert output.holds_run(config_for(tmp_path))
     assert output.resume(config_for(tmp_path), DATA) is None
     output.rewind(config_for(tmp_path), None)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "sync/kl": 0.0}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
     with pytest.raises(ConfigError, match="seed: 4, but the run has"):
         output.resume(config_for(tmp_path, seed=4), DATA)
+
+
+def test_a_checkpoint_within_an_iteration_is_gone_back_to(stopped: Path) -> None:
+    """After step 3, in the second iteration: the checkpoints and the metrics behind it go; one iteration would be too short."""
+    shutil.rmtree(stopped / "checkpoints")
+    checkpoints = Checkpoints(stopped / "checkpoints", 9)
+    for state in (RunState(1, 2, 8), RunState(1, 3, 8, 1, 4), RunState(1, 4, 8, 2, 8), RunState(2, 5, 16)):
+        checkpoints.begin(state)
+        checkpoints.complete_files(state)
+        checkpoints.commit(state, [])
+    chosen = Path("iteration_0001-step_000003")
+    with pytest.raises(ConfigError, match=r"loop\.iterations: 1, but the run has \d, and iteration 2 has begun"):
+        output.resume(config_for(stopped, loop={"iterations": 1}), DATA, chosen)
+    output.rewind(config_for(stopped), output.resume(config_for(stopped), DATA, chosen))
+    assert [path.name for path in checkpoints.complete()] == ["iteration_0001", "iteration_0001-step_000003"]
+    assert [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    output.rewind(config_for(stopped), checkpoints.choose(Path("iteration_0001")))
+    assert [path.name for path in checkpoints.complete()] == ["iteration_0001"]
 
 
 def test_there_is_nothing_to_resume_where_no_run_was_begun(tmp_path: Path) -> None:

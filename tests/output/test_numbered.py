@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.numbered import by_number, iteration_name, number_in, step_in
 
 NUMBERS = [0, 1, 9, 10, 9999, 10000, 10001, 99999, 100000, 1234567]
 
@@ -17,6 +17,15 @@ def test_the_order_is_that_of_the_numbers() -> None:
     paths = [Path("runs") / iteration_name(number) for number in NUMBERS]
     assert by_number(random.Random(0).sample(paths, len(paths))) == paths
     assert sorted(paths) != paths, "the order of the names is another one"
+
+
+def test_steps_within_an_iteration_come_after_its_start_in_their_own_order() -> None:
+    places = [(2, None), (2, 5), (2, 350), (2, 999999), (2, 1000000), (3, None), (3, 7)]
+    paths = [Path("checkpoints") / iteration_name(number, step) for number, step in places]
+    assert by_number(random.Random(0).sample(paths, len(paths))) == paths
+    assert [(number_in(path.name), step_in(path.name)) for path in paths] == [(number, step or 0) for number, step in places]
+    assert paths[2].name == "iteration_0002-step_000350"
+    assert step_in("iteration_0002-oracle-0-00.parquet") == step_in("best-step_000003") == 0
 
 
 @pytest.mark.parametrize(

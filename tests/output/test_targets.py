@@ -110,7 +110,7 @@ def test_what_a_run_reads_is_not_in_the_folders_that_it_writes(key: str, section
 
 def test_room_for_the_policy_and_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 parameters in bfloat16: 2,000 bytes for the last policy and each of 2 iterations', and 12,000 for each of 3 checkpoints (2 are
-    kept, a third is being written)."""
+    kept, a third is being written; with checkpoints within iterations that of the iteration's start stays, too)."""
     (tmp_path / "p").mkdir()
     save_file({"a": np.zeros((20, 40), np.float16), "b": np.zeros(200, np.float32)}, tmp_path / "p" / "model.safetensors")
     assert targets.stored_parameters(tmp_path / "p") == 1000
@@ -122,6 +122,12 @@ def test_room_for_the_policy_and_the_checkpoints(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match=r"output_dir: 0\.0 GiB are free .* up to 3 checkpoints .* lower checkpoint\.keep"):
         check_room(config)
     check_room(config.model_copy(update={"policy": config.policy.model_copy(update={"path": "a/hub-name"})}))
+    within = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every_steps": 5})})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(54_000))
+    check_room(within)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(53_999))
+    with pytest.raises(ConfigError, match=r"up to 4 checkpoints"):
+        check_room(within)
 
 
 @pytest.mark.parametrize("best", [False, True])
