@@ -12,7 +12,7 @@ import ray
 
 from actors.oracle.actor import OracleActor
 from actors.oracle.group import OracleGroup
-from raypref.errors import OracleError
+from raypref.errors import ActorFailed, OracleError
 from raypref.losses.sppo import SPPO
 from raypref.oracles.callable import CallableOracle
 from raypref.selection.best_worst import BestWorst
@@ -87,5 +87,5 @@ def test_a_dead_replica_is_the_first_cause(handles: Any) -> None:
     _, actors = handles
     ray.kill(actors["oracle-0"])
     group = OracleGroup({"oracle-0": actors["oracle-0"]}, timeout_s=60)
-    with pytest.raises(ray.exceptions.ActorDiedError):
+    with pytest.raises(ActorFailed, match="oracle-0 died in judge"):
         asyncio.run(group.judge(rollout("a", "bb")))
