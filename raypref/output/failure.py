@@ -50,7 +50,7 @@ def how_it_goes_on(config: RunConfig) -> str:
     """One line: from which checkpoint ``--resume`` continues."""
     saved = Checkpoints.of(config).complete()
     if not saved:
-        return "no iteration had been saved: start the run again in an empty output_dir"
+        return "no iteration had been saved; --resume begins again, and reads back what was judged"
     try:
         state, _ = Checkpoints.read(saved[-1])
     except ConfigError as error:
