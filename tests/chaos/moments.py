@@ -52,10 +52,12 @@ class Moments(Callback):
         self._iteration = 0
 
     def on_iteration(self, iteration: int) -> None:
+        import ray
         from ray._private.internal_api import memory_summary
 
         self._iteration = iteration
-        stored = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", memory_summary(stats_only=True))
+        told = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+        stored = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", told)
         assert stored is not None
         note("stored", json.dumps({"mebibytes": int(stored[1]), "objects": int(stored[2])}))
 

@@ -115,7 +115,7 @@ def test_more_weights_than_the_store_holds(copies: list[Any], monkeypatch: pytes
     sender, control = connected(source, copies)
     sender.send()
     assert control.failure is None
-    assert "Spilled" not in memory_summary(stats_only=True)
+    assert "Spilled" not in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     for _, chunks, tensors in ray.get([actor.received.remote() for actor in copies[:1]], timeout=60):  # too large for a store itself
         assert chunks == 30
         assert [float(tensor[-1]) for tensor in tensors.values()] == list(range(30))
