@@ -20,7 +20,6 @@ import raypref
 from raypref.config import RunConfig
 from raypref.errors import RunFailed
 from raypref.output.checkpoint import Checkpoints
-from raypref.output.restarts import LONGEST_WAIT_S
 from raypref.output.run_lock import LOCK, Holder
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def supervised(config: RunConfig, begin: Sequence[str], go_on: Sequence[str]) ->
         newest = _newest(config)
         if failures > config.checkpoint.restarts:
             return _shell_code(code)
-        wait_s = min(LONGEST_WAIT_S, config.checkpoint.restart_after_s * 2 ** (failures - 1))
+        wait_s = config.checkpoint.wait_s(failures)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         logger.warning("the run %s; restart %d of %d in %.0f s", how, failures, config.checkpoint.restarts, wait_s)
         time.sleep(wait_s)
@@ -89,17 +88,17 @@ def _run(command: Sequence[str]) -> tuple[int, int, bool]:
     It has a process group of its own. Otherwise Ctrl-C in a terminal would reach it twice, by the terminal and from here, and the second
     interrupt would end the run before it has saved and released what it holds.
     """
-    told: list[int] = []
+    received: list[int] = []
     process = subprocess.Popen(command, process_group=0)
 
     def pass_on(number: int, _: object) -> None:
-        told.append(number)
+        received.append(number)
         process.send_signal(number)
 
     passed_on = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in passed_on}
     try:
-        return process.pid, process.wait(), bool(told)
+        return process.pid, process.wait(), bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -278,10 +278,10 @@ class Driver:
         that evaluations compare with are sampled again, with equal seeds: those of pi_0, and those of the policy that was evaluated last,
         if its checkpoint is still there. An evaluation that was cut off is made up for."""
         await self._evaluate()
-        state, start = self.checkpoints.read(directory)[0], self.checkpoints.start_of(directory)
+        state, self.outcome.evaluations = self.checkpoints.read(directory)
+        start = self.checkpoints.start_of(directory)
         if state.steps_within:
             self._unfinished, self.saving.newest_within = UnfinishedIteration(directory, state), state
-        self.outcome.evaluations = self.checkpoints.read(directory)[1]
         self.outcome.held_out[:] = self.checkpoints.read_held_out(directory)
         evaluated = self.outcome.evaluations[-1]["iteration"] if self.outcome.evaluations else 0
         earlier = self.checkpoints.of_iteration(evaluated) if self.evaluator is not None else None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
 from raypref.output import manifest
 from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +96,7 @@ class Checkpoints:
         content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations, "held_out": list(held_out)}
         if self._data is not None:
             content["data"] = self._data.summary()
-        partial = path / "state.json.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path / "state.json")
+        write_whole(path / "state.json", json.dumps(content))
         complete = self.complete()
         needed = {self._start(number_in(kept.name) or 0) for kept in complete[-self.keep :]}
         for old in reversed([old for old in complete[: -self.keep] if old not in needed]):  # a checkpoint goes before the one that it needs

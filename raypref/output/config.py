@@ -8,6 +8,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from raypref.registry import Section
 
+_LONGEST_WAIT_S = 300.0
+
 
 class CheckpointConfig(Section):
     """A checkpoint is saved after every iteration; with ``every_steps`` also within long ones, and not after every short one. The last
@@ -27,3 +29,7 @@ class CheckpointConfig(Section):
     groups of the open iteration are read back. Counted from the last finished iteration; 0: the run ends, and ``--resume`` continues it."""
     restart_after_s: PositiveFloat = 5.0
     """Seconds before the first of these restarts; each further one waits twice as long, at most 5 minutes."""
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds between the last of so many failures in a row and the restart."""
+        return min(_LONGEST_WAIT_S, self.restart_after_s * 2 ** (failures - 1))

@@ -31,6 +31,7 @@ from raypref.output import recorded, targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in, step_in
 from raypref.output.resumption import config_problems
+from raypref.output.whole_file import write_whole
 from raypref.types import RunData
 
 logger = logging.getLogger(__name__)
@@ -124,10 +125,7 @@ def _read_config(directory: Path) -> Any:
 
 
 def _write_config(config: RunConfig) -> None:
-    """The file appears under its name only when it is complete."""
-    partial = config.output_dir / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    partial.rename(config.output_dir / "config.yaml")
+    write_whole(config.output_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:

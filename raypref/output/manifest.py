@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raypref.errors import ConfigError
+from raypref.output.whole_file import write_whole
 
 NAME = "manifest.json"
 _BLOCK = 1 << 22
@@ -23,12 +24,7 @@ def write(directory: Path) -> None:
     with ThreadPoolExecutor(_THREADS) as threads:
         entries = list(threads.map(_flushed_entry, files))
     content = {path.relative_to(directory).as_posix(): entry for path, entry in zip(files, entries, strict=True)}
-    partial = directory / f"{NAME}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(directory / NAME)
+    write_whole(directory / NAME, json.dumps(content, indent=1))
 
 
 def problems(directory: Path) -> list[str]:

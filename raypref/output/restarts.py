@@ -16,9 +16,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_WAIT_S = 300.0
-"""Longest time between a failure and the restart."""
-
 
 @dataclass
 class Restarts:
@@ -49,7 +46,7 @@ class Restarts:
             except (RunFailed, PlacementError) as error:
                 if not self._may_go_on(error):
                     raise
-                wait_s = min(LONGEST_WAIT_S, self.config.restart_after_s * 2 ** (self._count - 1))
+                wait_s = self.config.wait_s(self._count)
                 logger.warning("%s\nrestart %d of %d in %.0f s", error, self._count, self.config.restarts, wait_s)
                 self.entries.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "after": str(error).splitlines()[0]})
                 time.sleep(wait_s)
