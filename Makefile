@@ -36,7 +36,7 @@ gpu-check: $(READY)
 	@$(BIN)/python -m benchmarks gpu
 
 docs-tables: $(READY)
-	@$(BIN)/python -m raypref.output.metric_docs docs
+	@$(BIN)/python -m raypref.metrics.docs docs
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from benchmarks.simulated import Speeds, simulate
 from raypref import types
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
-from raypref.output.metrics import MetricsWriter
+from raypref.metrics.writer import MetricsWriter
 from raypref.roles import Roles
 
 GROUPS = 16_384

@@ -26,8 +26,8 @@ from benchmarks.figure import Figure
 from benchmarks.simulated import Speeds, prompts, simulate
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
-from raypref.output.metrics import MetricsWriter
-from raypref.output.progress import Callback
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import MetricsWriter
 from raypref.types import RunData
 
 SAMPLES = 5

@@ -32,7 +32,7 @@ from benchmarks.different_words import preferences, rewards
 from benchmarks.figure import Figure
 from benchmarks.models import END, SHAPES, make_policy
 from raypref.config import RunConfig
-from raypref.output.progress import Callback
+from raypref.metrics.progress import Callback
 
 THREADS = 2
 SAMPLES = 3

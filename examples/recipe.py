@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import raypref
-from raypref.output.report import print_summary
+from raypref.output.summary import print_summary
 
 
 def main(folder: Path, arguments: list[str]) -> None:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
     from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
     from raypref.metric_info import MetricInfo
+    from raypref.metrics.progress import Callback, ProgressLine
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
-    from raypref.output.progress import Callback, ProgressLine
-    from raypref.output.report import RunResult
+    from raypref.output.summary import RunResult
     from raypref.selection.base import Selection
 
 __version__ = "0.1.0"
@@ -64,8 +64,8 @@ _MODULES = {
     "losses.base": ("Frozen", "Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
     "metric_info": ("MetricInfo",),
-    "output.progress": ("Callback", "ProgressLine"),
-    "output.report": ("RunResult",),
+    "metrics.progress": ("Callback", "ProgressLine"),
+    "output.summary": ("RunResult",),
     "selection.base": ("Selection",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -18,18 +18,18 @@ from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
 from raypref.losses.base import Loss
+from raypref.metrics.answering import Answering
+from raypref.metrics.progress import Callback, Callbacks, ProgressLine, ended
+from raypref.metrics.table import MetricTable
+from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
 from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
 from raypref.output import run_lock, targets
-from raypref.output.answering import Answering
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.failure import as_run_failure
-from raypref.output.metric_table import MetricTable
-from raypref.output.metrics import MetricsWriter
-from raypref.output.progress import Callback, Callbacks, ProgressLine, ended
-from raypref.output.report import RunResult
 from raypref.output.restarts import Restarts
+from raypref.output.summary import RunResult
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 from raypref.settings.without_effect import notes

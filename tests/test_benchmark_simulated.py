@@ -11,7 +11,7 @@ import pytest
 from benchmarks.simulated import SimulatedEngines, SimulatedLearner, SimulatedOracle, SimulatedReference, Speeds, Station, prompts, simulate
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
-from raypref.output.metrics import MetricsWriter
+from raypref.metrics.writer import MetricsWriter
 from raypref.roles import Roles
 from raypref.types import RunData
 

@@ -132,7 +132,7 @@ CODE = ("raypref", "actors")
 MOST_LINES, MEDIAN_LINES = 300, 110
 
 
-@pytest.mark.parametrize(("package", "modules", "folders"), [("raypref", 13, 12), ("actors", 4, 8)])
+@pytest.mark.parametrize(("package", "modules", "folders"), [("raypref", 13, 14), ("actors", 4, 8)])
 def test_the_top_of_a_package_is_small_and_it_has_two_levels(package: str, modules: int, folders: int) -> None:
     top = [path for path in (ROOT / package).iterdir() if path.name != "__pycache__"]
     assert len([path for path in top if path.suffix == ".py"]) <= modules

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from raypref.games.known import Game, bradley_terry, random_cyclic, rock_paper_scissors
-from raypref.games.policies import Policy, uniform
+from benchmarks.games.known import Game, bradley_terry, random_cyclic, rock_paper_scissors
+from benchmarks.games.policies import Policy, uniform
 from raypref.losses.base import Loss, losses
 from raypref.selection.base import Selection, selections
 

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.theory.claim import Claim
-from benchmarks.theory.games import CYCLIC, SMALL, interior_policies, loss, pair_of_two, selection, slope
-from raypref.games.known import Game
-from raypref.games.nash import regularised_duality_gap, regularised_nash_policy
-from raypref.games.policies import Policy, kl_divergence, total_variation
-from raypref.games.population import drawn, population, soft
-from raypref.games.steps import (
+from benchmarks.games.known import Game
+from benchmarks.games.nash import regularised_duality_gap, regularised_nash_policy
+from benchmarks.games.policies import Policy, kl_divergence, total_variation
+from benchmarks.games.population import drawn, population, soft
+from benchmarks.games.steps import (
     inpo_fixed_rate,
     inpo_gap_bound,
     inpo_iterates,
@@ -22,7 +20,9 @@ from raypref.games.steps import (
     inpo_step,
     log_density_bound,
 )
-from raypref.games.tabular import Task, logits, stationary_policy
+from benchmarks.games.tabular import Task, logits, stationary_policy
+from benchmarks.theory.claim import Claim
+from benchmarks.theory.games import CYCLIC, SMALL, interior_policies, loss, pair_of_two, selection, slope
 from raypref.preferences import Matrix
 
 T = 4096

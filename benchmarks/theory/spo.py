@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.games.closed_forms import spo_policy
+from benchmarks.games.known import bradley_terry
+from benchmarks.games.policies import Policy, total_variation, uniform
+from benchmarks.games.population import Population, drawn, population, ranked
+from benchmarks.games.tabular import Task, descend, stationary_policy
 from benchmarks.theory.claim import Claim
 from benchmarks.theory.games import REWARDS, interior_policies, loss, pair_of_two, selection
-from raypref.games.closed_forms import spo_policy
-from raypref.games.known import bradley_terry
-from raypref.games.policies import Policy, total_variation, uniform
-from raypref.games.population import Population, drawn, population, ranked
-from raypref.games.tabular import Task, descend, stationary_policy
 from raypref.selection.base import Selection
 
 ALPHAS = (0.2, 0.5, 1.0, 2.0)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.games.nash import duality_gap
+from benchmarks.games.policies import Policy, total_variation, uniform
+from benchmarks.games.population import population, soft, whole_group
+from benchmarks.games.steps import sppo_gap_bound, sppo_iterates, sppo_log_partition, sppo_rate, sppo_step
+from benchmarks.games.tabular import Task, stationary_policy
 from benchmarks.theory.claim import Claim
 from benchmarks.theory.games import CYCLIC, SMALL, interior_policies, loss, pair_of_two, selection, slope
-from raypref.games.nash import duality_gap
-from raypref.games.policies import Policy, total_variation, uniform
-from raypref.games.population import population, soft, whole_group
-from raypref.games.steps import sppo_gap_bound, sppo_iterates, sppo_log_partition, sppo_rate, sppo_step
-from raypref.games.tabular import Task, stationary_policy
 from raypref.preferences import Matrix, win_rates
 from raypref.types import PreferenceMatrix
 

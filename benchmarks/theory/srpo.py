@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.games.closed_forms import expected_preference_policy, srpo_improver, srpo_policy
+from benchmarks.games.known import SKEWED_BEHAVIOUR, UNIFORM_BEHAVIOUR, three_arms
+from benchmarks.games.policies import Policy, total_variation, uniform
+from benchmarks.games.population import Verdicts, drawn, population, soft
+from benchmarks.games.tabular import Task, descend, stationary_policy
 from benchmarks.theory.claim import Claim
 from benchmarks.theory.games import SMALL, interior_policies, loss, pair_of_two
-from raypref.games.closed_forms import expected_preference_policy, srpo_improver, srpo_policy
-from raypref.games.known import SKEWED_BEHAVIOUR, UNIFORM_BEHAVIOUR, three_arms
-from raypref.games.policies import Policy, total_variation, uniform
-from raypref.games.population import Verdicts, drawn, population, soft
-from raypref.games.tabular import Task, descend, stationary_policy
 from raypref.losses.base import Loss
 from raypref.preferences import Matrix
 

@@ -18,7 +18,7 @@ from rich.console import Console
 import raypref
 from examples.quickstart.base_policy import prepare
 from raypref.errors import ConfigError
-from raypref.output.report import print_summary, samples_table
+from raypref.output.summary import print_summary, samples_table
 
 HERE = Path(__file__).parent
 MAKES_BASE = (HERE / "grammar.py", HERE / "base_policy.py", HERE / "sft.yaml")

@@ -62,7 +62,7 @@ def train(
     from raypref.compose import run
     from raypref.config import load_config
     from raypref.output.failure import how_it_goes_on
-    from raypref.output.report import print_summary
+    from raypref.output.summary import print_summary
     from raypref.output.targets import check_file
 
     settings = load_config(config, overrides or [])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raypref.errors import DataError
 from raypref.evaluation.matching import Matched, Unit
-from raypref.output.metrics import Averages
+from raypref.metrics.writer import Averages
 from raypref.types import Comparison, Rollout, RolloutRef, Total
 
 Compare = Callable[[RolloutRef, RolloutRef], Awaitable[Comparison]]

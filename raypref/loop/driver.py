@@ -45,12 +45,12 @@ from raypref.loop.requests import RequestBuilder
 from raypref.loop.saving import Saving
 from raypref.loop.unfinished import UnfinishedIteration
 from raypref.loop.weight_sync import WeightSync
+from raypref.metrics.failures import Failures
+from raypref.metrics.progress import Callback, Callbacks
+from raypref.metrics.writer import MetricsWriter, RunMeter
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.metrics import MetricsWriter, RunMeter
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback, Callbacks
 from raypref.output.resumption import settings_hash
-from raypref.output.survived_failures import Failures
 from raypref.roles import Audience, Roles
 from raypref.types import RunData
 

@@ -15,11 +15,11 @@ from raypref.judging.diagnostics import mean_tokens
 from raypref.loop.generation import chain, chains
 from raypref.loop.iterations import due
 from raypref.loop.requests import RequestBuilder
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import Averages, RunMeter
 from raypref.output.checkpoint import RunState
-from raypref.output.metrics import Averages, RunMeter
 from raypref.output.numbered import iteration_name
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback
 from raypref.roles import Roles
 from raypref.types import Comparison, Prompt, RolloutRef, RunData
 

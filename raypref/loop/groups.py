@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from raypref.errors import InputSetAside
 from raypref.loop.mismatched_partners import MismatchedPartners
 from raypref.loop.requests import RequestBuilder
-from raypref.output.metrics import RunMeter
-from raypref.output.progress import Callback
-from raypref.output.survived_failures import Failures
+from raypref.metrics.failures import Failures
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import RunMeter
 from raypref.roles import Roles
 from raypref.types import Example, ExamplesRef, Prompt, RolloutRef, Slice, Verdict
 

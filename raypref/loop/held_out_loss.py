@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from raypref.config import RunConfig
 from raypref.loop.iterations import due
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import RunMeter
 from raypref.output.checkpoint import RunState
-from raypref.output.metrics import RunMeter
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback
 from raypref.roles import LearnerRole
 from raypref.types import Example, ExamplesRef, Slice
 

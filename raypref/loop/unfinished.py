@@ -15,8 +15,8 @@ from typing import Any
 from raypref.errors import DataError
 from raypref.loop.batch_stream import Batch
 from raypref.loop.held_out_loss import HeldOutLoss
+from raypref.metrics.writer import RunMeter
 from raypref.output.checkpoint import RunState
-from raypref.output.metrics import RunMeter
 from raypref.roles import LearnerRole
 from raypref.types import Slice
 

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raypref.metrics.progress import Callback
 from raypref.output.journal import schema
-from raypref.output.progress import Callback
 from raypref.output.record_stream import RecordReader
 from tests.chaos.light import lines, note
 
@@ -142,7 +142,7 @@ class Notices(logging.Handler):
 def watching(faults: Iterable[Mapping[str, Any]], output_dir: Path, renew_node: Callable[[], None]) -> Moments:
     """Have the faults happen in the run that this process starts; the callback for that run."""
     from actors.oracle.group import OracleGroup
-    from raypref.output.metrics import RunMeter
+    from raypref.metrics.writer import RunMeter
 
     moments = Moments([Fault(**fault) for fault in faults], output_dir, renew_node)
     stage, seal = RunMeter.stage, OracleGroup.seal

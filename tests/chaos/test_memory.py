@@ -12,8 +12,8 @@ from benchmarks.driver import roles_of, speeds_of
 from raypref import types
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
-from raypref.output.metrics import MetricsWriter
-from raypref.output.progress import Callback
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import MetricsWriter
 from tests.chaos.light import GROUP_S
 from tests.chaos.runs import LightRun
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raypref.games.policies import Policy
+from benchmarks.games.policies import Policy
 from raypref.preferences import Matrix
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raypref.games.known import SKEWED_BEHAVIOUR, UNIFORM_BEHAVIOUR, bradley_terry, plackett_luce, random_cyclic, three_arms
+from benchmarks.games.known import SKEWED_BEHAVIOUR, UNIFORM_BEHAVIOUR, bradley_terry, plackett_luce, random_cyclic, three_arms
 from raypref.preferences import has_cycle
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raypref.games.known import Game, bradley_terry, random_cyclic, rock_paper_scissors, three_arms
-from raypref.games.nash import duality_gap, is_unique, regularised_duality_gap, regularised_nash_policy
-from raypref.games.policies import softmax, total_variation, uniform
+from benchmarks.games.known import Game, bradley_terry, random_cyclic, rock_paper_scissors, three_arms
+from benchmarks.games.nash import duality_gap, is_unique, regularised_duality_gap, regularised_nash_policy
+from benchmarks.games.policies import softmax, total_variation, uniform
 from tests.games.linear_program import nash_policy
 
 GAMES = [

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raypref.games.known import bradley_terry, rock_paper_scissors
-from raypref.games.policies import uniform
-from raypref.games.population import Population, drawn, population, ranked, soft, whole_group
+from benchmarks.games.known import bradley_terry, rock_paper_scissors
+from benchmarks.games.policies import uniform
+from benchmarks.games.population import Population, drawn, population, ranked, soft, whole_group
 from raypref.losses.base import losses
 from raypref.selection.base import selections
 

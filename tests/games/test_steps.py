@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from raypref.games.closed_forms import expected_preference_policy, spo_policy, srpo_improver, srpo_policy
-from raypref.games.known import random_cyclic, rock_paper_scissors, three_arms
-from raypref.games.nash import regularised_nash_policy
-from raypref.games.policies import kl_divergence, log_mean_exp, softmax, total_variation, uniform
-from raypref.games.steps import (
+from benchmarks.games.closed_forms import expected_preference_policy, spo_policy, srpo_improver, srpo_policy
+from benchmarks.games.known import random_cyclic, rock_paper_scissors, three_arms
+from benchmarks.games.nash import regularised_nash_policy
+from benchmarks.games.policies import kl_divergence, log_mean_exp, softmax, total_variation, uniform
+from benchmarks.games.steps import (
     inpo_fixed_rate,
     inpo_gap_bound,
     inpo_iterates,

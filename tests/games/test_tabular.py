@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypref.games.policies import uniform
-from raypref.games.population import Population, whole_group
-from raypref.games.tabular import Task, descend, logits, policy_of, stationary_policy
+from benchmarks.games.policies import uniform
+from benchmarks.games.population import Population, whole_group
+from benchmarks.games.tabular import Task, descend, logits, policy_of, stationary_policy
 from raypref.losses.base import Loss, LossBatch, LossValue, losses
 from raypref.selection.base import selections
 

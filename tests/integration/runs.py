@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import raypref
 from raypref import types
 from raypref.config import RunConfig
-from raypref.output.progress import Callback
+from raypref.metrics.progress import Callback
 
 PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(20)]
 INPO_PROMPTS = [f"w{k} w{k + 1} w{k + 2}" for k in range(36)]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import raypref
 from raypref import types
-from raypref.output.progress import Callback
+from raypref.metrics.progress import Callback
 from tests.integration.runs import PROMPTS, RecordedRun, config_for, more_different_words
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

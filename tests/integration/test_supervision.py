@@ -23,9 +23,9 @@ from actors.cluster.placement import Need, plan_placement
 from actors.run_actors import RunActors
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
-from raypref.output.metrics import MetricsWriter
+from raypref.metrics.progress import Callback
+from raypref.metrics.writer import MetricsWriter
 from raypref.output.outcome import Outcome
-from raypref.output.progress import Callback
 from raypref.types import RunData
 from tests import light_actors
 from tests.fakes import prompt

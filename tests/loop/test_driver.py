@@ -15,9 +15,9 @@ import pytest
 from raypref.config import RunConfig
 from raypref.errors import DataError, LossNotFinite, SyncError
 from raypref.loop.driver import Driver
+from raypref.metrics import writer as metrics
+from raypref.metrics.writer import MetricsWriter
 from raypref.output import directory as output
-from raypref.output import metrics
-from raypref.output.metrics import MetricsWriter
 from raypref.output.outcome import Outcome
 from raypref.roles import Roles
 from raypref.types import RunData

@@ -17,7 +17,7 @@ from raypref.loop.driver import Driver
 from raypref.loop.reference_refresh import ReferenceRefresh
 from raypref.losses.base import Frozen
 from raypref.losses.dpo import DPO
-from raypref.output.metrics import MetricsWriter
+from raypref.metrics.writer import MetricsWriter
 from raypref.roles import Roles
 from raypref.sections import ReferenceConfig
 from raypref.types import RunData

@@ -11,8 +11,8 @@ import pytest
 from raypref.errors import DataError, LossNotFinite
 from raypref.loop.driver import Driver
 from raypref.losses.dpo import DPO
+from raypref.metrics.writer import MetricsWriter
 from raypref.output import directory as output
-from raypref.output.metrics import MetricsWriter
 from tests.loop.test_driver import finish, make
 from tests.loop.test_driver_data import REGULARISER, Doubled, TwoReferences
 from tests.loop.test_held_out_loss import offline

@@ -11,7 +11,7 @@ import pytest
 from raypref.errors import LossNotFinite
 from raypref.loop.driver import Driver
 from raypref.losses.dpo import DPO
-from raypref.output.metrics import MetricsWriter
+from raypref.metrics.writer import MetricsWriter
 from raypref.roles import Roles
 from raypref.types import RunData
 from tests.fakes import FakeLearner, prompt

@@ -14,7 +14,7 @@ import torch
 from raypref import losses as package
 from raypref.errors import ConfigError
 from raypref.losses.base import Loss, losses
-from raypref.output.metric_table import MetricTable
+from raypref.metrics.table import MetricTable
 from tests.losses.bed import bed, columns, gradient, in_float32, numeric_gradient, padded, rows, with_statistics
 
 COMBINATIONS: list[dict[str, Any]] = [

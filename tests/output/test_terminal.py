@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raypref.output.report import held_out_table, print_summary, samples_table, seconds_table, win_rate_table
+from raypref.output.summary import held_out_table, print_summary, samples_table, seconds_table, win_rate_table
 from raypref.output.terminal import counted, print_table, visible
 
 

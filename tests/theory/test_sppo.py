@@ -5,11 +5,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from benchmarks.games.known import Game
+from benchmarks.games.nash import is_unique
+from benchmarks.games.policies import total_variation, uniform
 from benchmarks.theory import sppo
 from benchmarks.theory.games import CYCLIC
-from raypref.games.known import Game
-from raypref.games.nash import is_unique
-from raypref.games.policies import total_variation, uniform
 from raypref.losses.sppo import SPPO
 from tests.theory.checks import all_hold, some_fail
 

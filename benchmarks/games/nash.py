@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.games.policies import Policy, kl_divergence, log_mean_exp, softmax
+from benchmarks.games.policies import Policy, kl_divergence, log_mean_exp, softmax
 from raypref.preferences import Matrix
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from raypref.metric_info import MetricInfo
-from raypref.output.group_metrics import GROUP_METRICS
-from raypref.output.run_metrics import RUN_METRICS
-from raypref.output.training_metrics import TRAINING_METRICS
+from raypref.metrics.groups import GROUP_METRICS
+from raypref.metrics.run import RUN_METRICS
+from raypref.metrics.training import TRAINING_METRICS
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig

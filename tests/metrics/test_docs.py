@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from raypref.output import journal, metric_docs
+from raypref.metrics import docs as metric_docs
+from raypref.metrics.table import METRICS
+from raypref.output import journal
 from raypref.output.columns import EVALUATION_COLUMNS, ROLLOUT_COLUMNS
-from raypref.output.metric_table import METRICS
 from raypref.types import Comparison
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

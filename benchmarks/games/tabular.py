@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.games.policies import Policy
-from raypref.games.population import Population
+from benchmarks.games.policies import Policy
+from benchmarks.games.population import Population
 from raypref.losses.base import Loss, LossBatch
 
 if TYPE_CHECKING:

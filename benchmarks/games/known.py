@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.games.policies import Policy, uniform
+from benchmarks.games.policies import Policy, uniform
 from raypref.preferences import Matrix
 
 UNIFORM_BEHAVIOUR: Policy = uniform(3)

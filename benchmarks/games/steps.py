@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.games.policies import Policy, log_mean_exp, softmax
+from benchmarks.games.policies import Policy, log_mean_exp, softmax
 from raypref.preferences import Matrix
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from raypref.errors import InputSetAside
-from raypref.output.metrics import RunMeter
+from raypref.metrics.writer import RunMeter
 from raypref.output.outcome import Outcome
 
 logger = logging.getLogger(__name__)

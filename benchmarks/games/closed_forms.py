@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.games.policies import Policy, softmax
+from benchmarks.games.policies import Policy, softmax
 from raypref.preferences import Matrix
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raypref.output.progress import Callback, waiting_for
+from raypref.metrics.progress import Callback, waiting_for
 from raypref.types import Chain
 
 

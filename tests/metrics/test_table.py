@@ -10,10 +10,10 @@ import pytest
 from raypref.config import RunConfig
 from raypref.losses.sppo import SPPO
 from raypref.metric_info import MetricInfo
+from raypref.metrics.table import METRICS, MetricTable
+from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
 from raypref.oracles.ensemble import Ensemble, Member
-from raypref.output.metric_table import METRICS, MetricTable
-from raypref.output.metrics import MetricsWriter
 from raypref.selection.best_worst import BestWorst
 
 

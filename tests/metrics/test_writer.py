@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raypref.output import metrics
-from raypref.output.metrics import Averages, MetricsWriter, StageClock, Throughput
+from raypref.metrics import writer as metrics
+from raypref.metrics.writer import Averages, MetricsWriter, StageClock, Throughput
 from raypref.sections import PlacementConfig
 from raypref.types import Total
 

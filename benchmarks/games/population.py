@@ -16,10 +16,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.games.known import plackett_luce
+from benchmarks.games.policies import Policy
 from raypref.data.examples import ExampleBuilder
 from raypref.data.revision import Reviser
-from raypref.games.known import plackett_luce
-from raypref.games.policies import Policy
 from raypref.judging.judge import Judge
 from raypref.losses.base import Loss
 from raypref.oracles.base import Question

@@ -1,6 +1,6 @@
 """Metrics while a run goes on: the writer (JSON lines and TensorBoard), running averages, a clock of the stages, throughput.
 
-``raypref.output.metric_table`` defines the names.
+``raypref.metrics.table`` defines the names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raypref.output.metric_table import MetricTable
+from raypref.metrics.table import MetricTable
 from raypref.sections import PlacementConfig
 from raypref.types import Total
 

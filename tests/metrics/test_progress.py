@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from raypref.errors import ConfigError
-from raypref.output import answering, progress
-from raypref.output.progress import Callback, ProgressLine, ended
+from raypref.metrics import answering, progress
+from raypref.metrics.progress import Callback, ProgressLine, ended
 from raypref.types import Chain, Verdict
 from tests.fakes import prompt
 from tests.groups import rollout
