@@ -25,7 +25,6 @@ from actors.cluster.connection import Device
 from actors.cluster.gpu_memory import check_gpu_memory
 from actors.cluster.gpu_shares import check_shares, waves
 from actors.cluster.nodes import check_nodes, nodes_of
-from actors.cluster.placement import ActorPlacement, Plan, Role
 from actors.cluster.preflight import check_network
 from actors.cluster.reservation import reserve
 from actors.learner.deepspeed_setup import learner_env
@@ -48,6 +47,7 @@ from actors.weights import transport
 from actors.weights.recipients import destinations, meshes, receivers, sender_and_receivers
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
+from raypref.plan.placement import ActorPlacement, Plan, Role
 from raypref.roles import Roles
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from benchmarks.gpu_learner import rank_bench
 from benchmarks.gpu_models import model_config, save_model
 from benchmarks.gpu_passes import GIB, Deviation, matmul_tflops
 from raypref import types
+from raypref.plan.learner_memory import learner_memory
+from raypref.plan.memory_job import Job
+from raypref.plan.model_shape import ModelShape
 from raypref.sections import LearnerConfig, RolloutConfig
 from raypref.training import fused, logprobs
-from raypref.training.learner_memory import learner_memory
-from raypref.training.memory_job import Job
-from raypref.training.model_shape import ModelShape
 from raypref.training.packing import Packing
 from tests.learner_bench import Host, Square, run_config
 

@@ -128,11 +128,11 @@ def show_real() -> None:
 
 def real_s(folder: Path) -> tuple[list[float], list[float], list[float]]:
     """Seconds of each sample: overlapped, one stage after another with one thread per role, the same with two. The three take turns."""
-    from actors.cluster.placement import Need, plan_placement
     from actors.policy_model import facts_of
     from actors.run_actors import RunActors
     from examples.quickstart.base_policy import prepare
     from raypref.loop.loading import load_run_data
+    from raypref.plan.placement import Need, plan_placement
 
     prepare(folder)
     texts = [f"{k} a lion in a forest" for k in range(REAL["prompts"])]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from raypref.checks import Task, check, check_supply, judges, samples
+from raypref.checks import Task, check, check_supply
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
@@ -30,6 +30,7 @@ from raypref.output.checkpoint import Checkpoints
 from raypref.output.failure import as_run_failure
 from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
+from raypref.plan.placement import Need, plan_placement
 from raypref.roles import OracleRole
 from raypref.selection.base import Selection
 from raypref.settings.without_effect import notes
@@ -215,14 +216,13 @@ def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
 
 def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
     from actors.cluster.gpu_shares import check_shares
-    from actors.cluster.placement import plan_placement
     from actors.weights import transport
 
     device, layout = config.placement.device, config.placement.layout
     oracle_share = None if config.oracle is None else config.oracle.engine_share
 
     def plan() -> None:
-        placed = plan_placement(config.placement, _need(config, task))
+        placed = plan_placement(config.placement, Need.of(config, task))
         if device == "cuda":
             check_shares(placed, config.rollout.gpu_memory_utilization, oracle_share)
 
@@ -237,23 +237,13 @@ def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
             yield Problem.of(error)
 
 
-def _need(config: RunConfig, task: Task) -> Any:
-    """The roles of a task (``actors.cluster.placement.Need``)."""
-    from actors.cluster.placement import Need
-
-    if task.kind != "run":
-        return Need(rollout=task.kind == "generate", reference=False, oracle=task.kind == "compare" or task.chooses > 0, learner=False)
-    return Need(rollout=samples(config, task), reference=bool(config.frozen_logps), oracle=judges(config, task))
-
-
 @contextlib.contextmanager
 def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -> Iterator[Any]:
     """The ``RunActors`` that a task needs, on the existing cluster or a local one."""
     from actors.cluster.connection import connected, ship_modules
-    from actors.cluster.placement import plan_placement
     from actors.run_actors import RunActors
 
-    plan = plan_placement(config.placement, _need(config, task))
+    plan = plan_placement(config.placement, Need.of(config, task))
     Callbacks(callbacks).on_waiting([actor.name for actor in plan.actors])
     with connected(plan, config) as (device, may_grow):
         logger.info("starting %s; their logs go to %s", plan.arithmetic(device), config.output_dir / "logs")

@@ -21,9 +21,9 @@ from examples.quickstart import base_policy, grammar, oracle
 from examples.spo_alpacafarm import data as alpacafarm
 from examples.spo_tinystories import rankings
 from examples.srpo_tldr import data as tldr
-from raypref.training.memory import colocated_peak, estimate, kv_bytes_per_token
-from raypref.training.memory_job import Job
-from raypref.training.model_shape import ModelShape
+from raypref.plan.memory import colocated_peak, estimate, kv_bytes_per_token
+from raypref.plan.memory_job import Job
+from raypref.plan.model_shape import ModelShape
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "examples").rglob("*.yaml"))

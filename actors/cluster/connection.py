@@ -20,8 +20,8 @@ from typing import Any, Literal
 import ray
 
 from actors.cluster import teardown
-from actors.cluster.placement import Plan
 from raypref.config import RunConfig
+from raypref.plan.placement import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import ray
 from actors.cluster.nodes import Node, answers_of, on
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
-from raypref.training.memory import check_fits
-from raypref.training.memory_job import Job
-from raypref.training.model_shape import ModelShape
+from raypref.plan.memory import check_fits
+from raypref.plan.memory_job import Job
+from raypref.plan.model_shape import ModelShape
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from actors.cluster.placement import ActorPlacement, Plan
 from raypref.errors import ConfigError
+from raypref.plan.placement import ActorPlacement, Plan
 
 
 def check_shares(plan: Plan, rollout_share: float, oracle_share: float | None) -> None:

@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.cluster import network
 from actors.cluster.call_results import result
 from actors.cluster.calls import first_cause
-from actors.cluster.placement import ActorPlacement
 from raypref.errors import ActorSilent, RayprefError
+from raypref.plan.placement import ActorPlacement
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors.cluster.capacity import Capacity, arranged, cannot_fit, in_use
-from actors.cluster.placement import Plan
 from raypref.errors import PlacementError
+from raypref.plan.capacity import Capacity, arranged, cannot_fit, in_use
+from raypref.plan.placement import Plan
 
 logger = logging.getLogger(__name__)
 

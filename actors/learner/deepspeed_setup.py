@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from actors.cluster.store import listening_store, meeting_address
+from raypref.plan.learner_memory import REDUCE_BUCKET_ELEMENTS
 from raypref.sections import LearnerConfig, OptimizerConfig, PolicyConfig
-from raypref.training.learner_memory import REDUCE_BUCKET_ELEMENTS
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from actors.policy_model import prepared
 from actors.weight_files import empty_model, finish, put, stored_weights
+from raypref.plan.learner_memory import GATHER_ELEMENTS
 from raypref.sections import PolicyConfig
-from raypref.training.learner_memory import GATHER_ELEMENTS
 
 if TYPE_CHECKING:
     import torch

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from actors.cluster.placement import ActorPlacement, Plan
 from actors.cluster.preflight import Mesh
 from actors.weights.destination import Destination
 from actors.weights.transport import Transport
 from raypref.config import RunConfig
+from raypref.plan.placement import ActorPlacement, Plan
 
 
 def receivers(config: RunConfig, plan: Plan) -> list[ActorPlacement]:

@@ -16,8 +16,8 @@ from actors.policy_model import stored_buffers, without_weights
 from actors.weights.adapters import adapted_layers, factors, merged, module_name
 from actors.weights.checksums import ChecksumThread
 from actors.weights.stored_form import stored_form
+from raypref.plan.learner_memory import GATHER_ELEMENTS
 from raypref.sections import PolicyConfig
-from raypref.training.learner_memory import GATHER_ELEMENTS
 from raypref.training.packing import unwrapped
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.cluster import connection
-from actors.cluster.placement import Need, plan_placement
+from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
 
 BUSY = Exception("The current node timed out during startup. This could happen because some of the raylet failed to startup.")

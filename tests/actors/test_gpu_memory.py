@@ -1,4 +1,4 @@
-"""What a node says of its GPUs. ``tests/training/test_memory.py`` tests what is refused."""
+"""What a node says of its GPUs. ``tests/plan/test_memory.py`` tests what is refused."""
 
 from __future__ import annotations
 

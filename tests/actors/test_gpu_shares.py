@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from actors.cluster.gpu_shares import check_shares, waves
-from actors.cluster.placement import Need, plan_placement
 from raypref.errors import ConfigError
 from raypref.oracles.base import oracles
+from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
 
 ALL = Need(rollout=True, reference=True, oracle=True)

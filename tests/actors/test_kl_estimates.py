@@ -10,8 +10,8 @@ import torch
 
 from actors.learner.results import MicroBatchResult, kl_examples, kl_sums
 from raypref.config import RunConfig
-from raypref.training.memory_job import Job
-from raypref.training.model_shape import ModelShape
+from raypref.plan.memory_job import Job
+from raypref.plan.model_shape import ModelShape
 from raypref.types import Example
 
 

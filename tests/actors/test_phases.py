@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from actors.cluster.placement import Need, plan_placement
 from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Level, Phases
 from actors.run_actors import takes_turns
 from raypref.config import RunConfig
 from raypref.errors import SyncError
+from raypref.plan.placement import Need, plan_placement
 
 MEMORY = {"sleep", "wake_up", "offload", "reload"}
 

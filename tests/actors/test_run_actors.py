@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from actors.cluster import launch
-from actors.cluster.placement import ActorPlacement, Need, plan_placement
 from actors.run_actors import RunActors
 from actors.weights.recipients import receivers
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.losses.dpo import DPO
+from raypref.plan.placement import ActorPlacement, Need, plan_placement
 
 ALL = Need(rollout=True, reference=True, oracle=True)
 GROUP: Any = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.cluster.launch import stop
-from actors.cluster.placement import Need, plan_placement
 from actors.cluster.reservation import reserve
+from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

@@ -11,10 +11,10 @@ import ray
 from transformers import AutoConfig
 
 from raypref import types
+from raypref.plan.learner_memory import gradient_bytes, optimizer_bytes, parameter_bytes
+from raypref.plan.memory_job import Job
+from raypref.plan.model_shape import ModelShape
 from raypref.sections import PolicyConfig
-from raypref.training.learner_memory import gradient_bytes, optimizer_bytes, parameter_bytes
-from raypref.training.memory_job import Job
-from raypref.training.model_shape import ModelShape
 from tests.learner_bench import Bench, Benches, make_examples
 
 pytestmark = pytest.mark.integration

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from actors.cluster.placement import Need, plan_placement
 from actors.run_actors import RunActors
 from raypref.config import RunConfig
 from raypref.loop.driver import Driver
 from raypref.metrics.progress import Callback
 from raypref.metrics.writer import MetricsWriter
 from raypref.output.outcome import Outcome
+from raypref.plan.placement import Need, plan_placement
 from raypref.types import RunData
 from tests import light_actors
 from tests.fakes import prompt

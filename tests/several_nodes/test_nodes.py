@@ -11,11 +11,11 @@ import pytest
 import raypref
 from actors.cluster.launch import stop
 from actors.cluster.nodes import check_nodes, nodes_of
-from actors.cluster.placement import Need, Plan, plan_placement
 from actors.cluster.preflight import Mesh, check_collective, check_network
 from actors.cluster.reservation import autoscaled, reserve
 from actors.cluster.store import meeting_address
 from raypref.errors import NetworkError, PlacementError
+from raypref.plan.placement import Need, Plan, plan_placement
 from raypref.sections import PlacementConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("two_nodes")]

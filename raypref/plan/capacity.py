@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.cluster.placement import Plan, joined, show
+from raypref.plan.placement import Plan, joined, show
 
 _TOLERANCE = 1e-9
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from raypref.training.memory_job import Job, Phase, ProcessMemory
-from raypref.training.model_shape import ModelShape
+from raypref.plan.memory_job import Job, Phase, ProcessMemory
+from raypref.plan.model_shape import ModelShape
 
 FP32 = 4
 REDUCE_BUCKET_ELEMENTS = 500_000_000

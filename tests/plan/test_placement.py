@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.cluster.capacity import Capacity, arranged, cannot_fit, in_use
-from actors.cluster.placement import Need, joined, plan_placement
 from raypref.errors import ConfigError
+from raypref.plan.capacity import Capacity, arranged, cannot_fit, in_use
+from raypref.plan.placement import Need, joined, plan_placement
 from raypref.sections import PlacementConfig
 
 ALL = Need(rollout=True, reference=True, oracle=True)

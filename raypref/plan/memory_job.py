@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from raypref.config import RunConfig
-from raypref.training.model_shape import ModelShape
+from raypref.plan.model_shape import ModelShape
+from raypref.plan.placement import Role
 
-Role = Literal["learner", "rollout", "reference", "oracle"]
 Phase = Literal["rollout", "train", "sync"]
 Transport = Literal["nccl", "ipc", "shm", "object_store"]
 

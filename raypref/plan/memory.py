@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from raypref.errors import ConfigError
-from raypref.training.learner_memory import forward_bytes, learner_memory, nonzero, shard, transport_bytes
-from raypref.training.memory_job import Job, Phase, ProcessMemory
+from raypref.plan.learner_memory import forward_bytes, learner_memory, nonzero, shard, transport_bytes
+from raypref.plan.memory_job import Job, Phase, ProcessMemory
 
 PHASES: tuple[Phase, ...] = ("rollout", "train", "sync")
 

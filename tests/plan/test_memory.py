@@ -12,10 +12,8 @@ from transformers import AutoModelForCausalLM, DeepseekV2Config, GPT2Config, Lla
 from actors.weights import object_store
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
-from raypref.sections import LoraConfig
-from raypref.training import learner_memory
-from raypref.training.head import CHUNK_ELEMENTS
-from raypref.training.learner_memory import (
+from raypref.plan import learner_memory
+from raypref.plan.learner_memory import (
     GATHER_ELEMENTS,
     HEAD_CHUNK_BYTES,
     LIVE_ELEMENTS,
@@ -28,9 +26,11 @@ from raypref.training.learner_memory import (
     optimizer_bytes,
     parameter_bytes,
 )
-from raypref.training.memory import check_fits, colocated_peak, estimate, kv_bytes_per_token
-from raypref.training.memory_job import Job, ProcessMemory, Transport
-from raypref.training.model_shape import ModelShape
+from raypref.plan.memory import check_fits, colocated_peak, estimate, kv_bytes_per_token
+from raypref.plan.memory_job import Job, ProcessMemory, Transport
+from raypref.plan.model_shape import ModelShape
+from raypref.sections import LoraConfig
+from raypref.training.head import CHUNK_ELEMENTS
 
 LLAMA_8B = LlamaConfig(
     vocab_size=128_256,

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
+from raypref.checks import Task, judges, samples
+from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.sections import PlacementConfig
 
@@ -33,6 +35,14 @@ class Need:
     oracle: bool
     learner: bool = True
     """False for generation and for questions to an oracle: engines then load the policy themselves."""
+
+    @classmethod
+    def of(cls, config: RunConfig, task: Task) -> Self:
+        """The roles of a task."""
+        if task.kind != "run":
+            oracle = task.kind == "compare" or task.chooses > 0
+            return cls(rollout=task.kind == "generate", reference=False, oracle=oracle, learner=False)
+        return cls(rollout=samples(config, task), reference=bool(config.frozen_logps), oracle=judges(config, task))
 
 
 @dataclass(frozen=True, slots=True)
