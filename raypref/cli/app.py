@@ -16,6 +16,7 @@ import typer
 from raypref import __version__
 from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
+from raypref.cli.inspect import app as inspect
 from raypref.cli.options import Overrides, RunFile
 from raypref.output.terminal import counted, visible
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(inspect, name="inspect")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,33 @@
+"""``raypref inspect``: one prompt or one step of a run; the first records of a run's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class _RunFirst(TyperGroup):
+    """``raypref inspect RUN`` is short for ``raypref inspect run RUN``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_RunFirst, no_args_is_help=True, help="Look into a run (inspect RUN), or at its data (inspect data CONFIG).")
+
+
+@app.command("run")
+def inspect_run(
+    run: Annotated[Path, typer.Argument(help="The output_dir of a run, which may still go on.")],
+) -> None:
+    """An overview of a run. The word 'run' may be left out: raypref inspect RUN."""
+    from raypref.output.terminal import visible
+    from raypref.report.overview import overview
+    from raypref.report.run_directory import RunDirectory
+
+    typer.echo(visible("\n".join(overview(RunDirectory(run)))))
