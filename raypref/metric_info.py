@@ -27,14 +27,15 @@ class MetricInfo:
     """(lowest, highest); None: no limit on that side, or no range that holds for every run."""
     remedy: str = ""
     """What to do outside the healthy range, or what to compare the metric with."""
+    critical: tuple[float | None, float | None] | None = None
+    """(lowest, highest), wider than ``healthy``: outside it the run is hardly worth its cost."""
+    drift: tuple[float | None, float | None] | None = None
+    """(lowest, highest) healthy ratio to the metric's first values in the run."""
 
     @property
     def healthy_text(self) -> str:
         """The healthy range in words: ``0.5 to 1``, ``at least 0``; empty without one."""
-        lowest, highest = self.healthy or (None, None)
-        if lowest is not None and highest is not None:
-            return f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
-        return f"at least {lowest:g}" if lowest is not None else f"at most {highest:g}" if highest is not None else ""
+        return range_text(self.healthy)
 
     def matches(self, name: str) -> bool:
         """Whether ``name`` is this metric's name, or fits its pattern."""
@@ -42,3 +43,11 @@ class MetricInfo:
             return name == self.name
         parts = re.split(r"<\w+>", self.name)
         return re.fullmatch("[^/]+".join(map(re.escape, parts)), name) is not None
+
+
+def range_text(limits: tuple[float | None, float | None] | None) -> str:
+    """A range in words: ``0.5 to 1``, ``at least 0``; empty for None."""
+    lowest, highest = limits or (None, None)
+    if lowest is not None and highest is not None:
+        return f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
+    return f"at least {lowest:g}" if lowest is not None else f"at most {highest:g}" if highest is not None else ""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from raypref.metric_info import MetricInfo
+from raypref.metric_info import MetricInfo, range_text
 from raypref.metrics.groups import GROUP_METRICS
 from raypref.metrics.run import RUN_METRICS
 from raypref.metrics.training import TRAINING_METRICS
@@ -22,6 +22,7 @@ Kinds: *last value* is computed for this step or iteration; *mean over groups* i
 *total since start* is summed since the run was started or resumed.
 
 A healthy range is a rule of thumb. A metric without one depends on the model, the loss or the data; compare it over time and between runs.
+A run warns when a metric leaves its range ([watching a run](watching.md#warnings)).
 
 Losses, oracles and selections of your own declare their metrics in `extra_metrics()`; a run refuses a metric that nobody declared."""
 
@@ -66,8 +67,16 @@ def write_pages(directory: Path) -> None:
 
 def _metric(entry: MetricInfo) -> str:
     facts = [f"Unit: {entry.unit}", f"kind: {entry.kind}", *([f"healthy: {entry.healthy_text}"] if entry.healthy else [])]
+    facts += [f"critical: {_outside(*entry.critical)}"] if entry.critical else []
+    facts += [f"healthy: {range_text(entry.drift)} times its first values in the run"] if entry.drift else []
     lines = [f"### `{entry.name}`", entry.definition, "; ".join(facts) + ".", *([entry.remedy] if entry.remedy else [])]
     return "\n\n".join(lines)
+
+
+def _outside(lowest: float | None, highest: float | None) -> str:
+    """``below 0.1``, ``below -0.8 or above 0.8``."""
+    sides = [f"below {lowest:g}"] if lowest is not None else []
+    return " or ".join(sides + ([f"above {highest:g}"] if highest is not None else []))
 
 
 def _columns(columns: Sequence[ColumnInfo]) -> str:

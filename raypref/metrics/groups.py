@@ -17,6 +17,8 @@ GROUP_METRICS = (
         (0.05, None),
         "Below: the policy gives nearly the same response each time; lower learner.optimizer.lr, strengthen the pull to pi_ref, or raise "
         "rollout.temperature. A steady rise over iterations: look at the responses for nonsense.",
+        critical=(0.01, None),
+        drift=(0.3, 2.0),
     ),
     MetricInfo("rollout/tokens", "Response tokens of a group: all K responses.", "tokens per group", _MEAN),
     MetricInfo(
@@ -24,7 +26,9 @@ GROUP_METRICS = (
         "Mean length of a response.",
         "tokens",
         _MEAN,
-        remedy="If it rises with every iteration, compare oracle/length_bias and a length-controlled win rate (raypref evaluate).",
+        remedy="If it rises with every iteration, compare oracle/length_bias and a length-controlled win rate (raypref evaluate "
+        "length-controlled); a loss with a length term (r_dpo, simpo) holds it.",
+        drift=(0.5, 2.0),
     ),
     MetricInfo(
         "rollout/truncated",
@@ -33,6 +37,7 @@ GROUP_METRICS = (
         _MEAN,
         (0.0, 0.3),
         "Above: the oracle judges fragments; raise rollout.max_tokens, or set judging.truncated to drop or penalise.",
+        critical=(None, 0.9),
     ),
     MetricInfo(
         "rollout/unused_groups",
@@ -59,6 +64,7 @@ GROUP_METRICS = (
         (0.0, 0.4),
         "Above: look at oracle/ties, oracle/abstained, oracle/overlong and rollout/truncated for the cause; a larger rollout.responses "
         "gives more pairs to choose from.",
+        critical=(None, 0.9),
     ),
     MetricInfo(
         "oracle/overlong",
@@ -76,6 +82,7 @@ GROUP_METRICS = (
         _MEAN,
         (0.0, 0.1),
         "Above: see oracle/unparsed and oracle/failed_requests; judging.abstentions says what becomes of them.",
+        critical=(None, 0.5),
     ),
     MetricInfo(
         "oracle/ties",
@@ -85,6 +92,7 @@ GROUP_METRICS = (
         (0.0, 0.5),
         "Above: the oracle cannot tell the responses apart; use a finer oracle, a smaller judging.tie_margin, or a higher "
         "rollout.temperature.",
+        critical=(None, 0.9),
     ),
     MetricInfo(
         "oracle/saturated",
@@ -125,6 +133,7 @@ GROUP_METRICS = (
         _MEAN,
         (-0.5, 0.5),
         "Outside: the policy will learn length; use a length-controlled oracle, or a loss with a length term (r_dpo, simpo).",
+        critical=(-0.8, 0.8),
     ),
     MetricInfo(
         "oracle/position_bias",
@@ -152,6 +161,7 @@ GROUP_METRICS = (
         _MEAN,
         (0.0, 0.05),
         "Above: the judge does not follow the template; change it, or raise its token limit.",
+        critical=(None, 0.5),
     ),
     MetricInfo(
         "oracle/failed_requests",
@@ -160,6 +170,7 @@ GROUP_METRICS = (
         _MEAN,
         (0.0, 0.05),
         "Above: look at the endpoint's limits and at oracle/retries_total.",
+        critical=(None, 0.5),
     ),
     MetricInfo("oracle/requests_total", "Requests to the judge.", "requests", _TOTAL),
     MetricInfo("oracle/retries_total", "Repeated requests to the judge.", "requests", _TOTAL),

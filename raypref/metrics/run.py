@@ -13,6 +13,7 @@ RUN_METRICS = (
         healthy=(0.5, 1.0),
         remedy="Below 0.5 against base with an interval that excludes it: training made the policy worse. Falling against previous: stop "
         "at the best iteration (raypref evaluate best).",
+        critical=(0.35, None),
     ),
     MetricInfo("eval/response_tokens", "Mean length of the newest policy's held-out responses.", "tokens"),
     MetricInfo(

@@ -32,6 +32,7 @@ TRAINING_METRICS = (
         "loss per unit of a parameter",
         remedy="A norm above learner.max_grad_norm at every step is normal for losses that are sums over tokens (SPPO, IPO). A norm that "
         "grows by orders of magnitude within an iteration calls for a lower learner.optimizer.lr.",
+        drift=(None, 10.0),
     ),
     MetricInfo("learning_rate", "Learning rate of this step (learner.schedule).", "1"),
     MetricInfo("tokens", "Response tokens in this step's batch, over all sequences of its examples.", "tokens"),
@@ -64,7 +65,14 @@ TRAINING_METRICS = (
     ),
     MetricInfo("logps/chosen", "Mean of log pi_theta(y|x) of the chosen response, summed over its tokens.", "nats per response"),
     MetricInfo("logps/rejected", "Mean of log pi_theta(y|x) of the rejected response, summed over its tokens.", "nats per response"),
-    MetricInfo("logps/chosen_per_token", "Mean of log pi_theta(y|x) / |y| of the chosen response.", "nats per token"),
+    MetricInfo(
+        "logps/chosen_per_token",
+        "Mean of log pi_theta(y|x) / |y| of the chosen response.",
+        "nats per token",
+        remedy="If it falls to a multiple of its first values, the policy unlearns its own answers; lower learner.optimizer.lr, or "
+        "strengthen the pull to the frozen policy (beta, tau).",
+        drift=(None, 3.0),
+    ),
     MetricInfo("logps/rejected_per_token", "Mean of log pi_theta(y|x) / |y| of the rejected response.", "nats per token"),
     MetricInfo(
         "kl",
