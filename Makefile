@@ -6,7 +6,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test test-all chaos bench gpu-check docs-tables lint format clean
+.PHONY: setup quickstart test test-all chaos bench gpu-check docs docs-tables lint format clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ bench: $(READY)
 
 gpu-check: $(READY)
 	@$(BIN)/python -m benchmarks gpu
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "docs: open build/docs/index.html"
 
 docs-tables: $(READY)
 	@$(BIN)/python -m raypref.metrics.docs docs

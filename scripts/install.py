@@ -36,9 +36,9 @@ def main() -> int:
     extra = parser.parse_args().extra
     remove_other_engine(extra)
     indexes = ["--extra-index-url", CPU_INDEX] if extra == "cpu" and reachable(f"{CPU_INDEX}/torch/", PROBE_TIMEOUT_S) else []
-    logger.info("installing raypref[%s,dev]%s (about 4 GB, some minutes)", extra, f", torch from {CPU_INDEX}" if indexes else "")
-    if pip("install", "--quiet", *indexes, "--editable", f"{ROOT}[{extra},dev]") != 0:
-        logger.error("pip could not install raypref[%s,dev]; its message is above", extra)
+    logger.info("installing raypref[%s,dev,docs]%s (about 4 GB, some minutes)", extra, f", torch from {CPU_INDEX}" if indexes else "")
+    if pip("install", "--quiet", *indexes, "--editable", f"{ROOT}[{extra},dev,docs]") != 0:
+        logger.error("pip could not install raypref[%s,dev,docs]; its message is above", extra)
         if extra == "cpu" and not indexes:
             logger.error("a '+cpu' build of torch is needed: let pip reach %s, or put the wheel where PIP_FIND_LINKS points", CPU_INDEX)
         return 1

@@ -33,7 +33,7 @@ ROLLOUT_COLUMNS = (
     ColumnInfo(
         "preference",
         "list[list[float]], K x K",
-        "P[i][j] = P(response i is better than response j), with judging.truncated applied; null where it is not known. "
+        "P[i, j] = P(response i is better than response j), with judging.truncated applied; null where it is not known. "
         "Win rates are the row means.",
     ),
     ColumnInfo("asked", "list[list[bool]], K x K", "True where the oracle was asked, also where it then abstained."),
