@@ -41,6 +41,7 @@ docs: $(READY)
 
 docs-tables: $(READY)
 	@$(BIN)/python -m raypref.metrics.docs docs
+	@$(BIN)/python -m raypref.settings.reference docs
 
 lint: $(READY)
 	@$(BIN)/ruff check .

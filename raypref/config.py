@@ -14,13 +14,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from raypref.data.config import DataConfig
 from raypref.errors import ConfigError
+from raypref.evaluation.config import EvaluationConfig
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
 from raypref.output.config import CheckpointConfig
 from raypref.registry import Section, UserDirectory, nested
 from raypref.sections import (
-    EvaluationConfig,
     LearnerConfig,
     LoopConfig,
     PlacementConfig,
@@ -46,6 +46,7 @@ class RunConfig(Section):
     """Everything about one run."""
 
     name: str = "raypref"
+    """Of the run, in its summary."""
     output_dir: UserDirectory = Path("runs/raypref")
     """A path that every node shares."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -1,12 +1,12 @@
-"""Sections of the config that several folders use. ``data``, ``judging`` and ``checkpoint`` have theirs in ``config.py`` of their folders.
+"""Sections of the config that several folders use. ``data``, ``judging``, ``evaluation`` and ``checkpoint`` have theirs in
+``config.py`` of their folders.
 
 Every field's docstring gives its meaning, unit and range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -17,7 +17,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _one_of(section: Section, path: str, iterations: str, steps: str) -> None:
+def one_of(section: Section, path: str, iterations: str, steps: str) -> None:
     """Of two keys, one in iterations and one in steps, a section has exactly one: the other becomes None, unless both are given."""
     in_iterations, in_steps = getattr(section, iterations), getattr(section, steps)
     if in_steps is None and in_iterations is None:
@@ -36,6 +36,7 @@ class LoraConfig(Section):
     alpha: PositiveFloat = 32.0
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
+    """Share of the adapters' inputs that is set to 0 while training."""
     target_modules: str | list[str] = "all-linear"
     """Module names, as peft understands them."""
 
@@ -54,6 +55,7 @@ class PolicyConfig(Section):
     max_context_tokens: PositiveInt | None = None
     """Longest prompt and response together, in tokens; default: the model's limit."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, in place of keeping them: less memory, about a third more time per step."""
     lora: Annotated[LoraConfig | None, BeforeValidator(lambda v: ({} if v else None) if isinstance(v, bool) else v)] = None
     """None or false: every parameter is trained; true: adapters with their defaults."""
     trust_remote_code: bool = False
@@ -93,7 +95,7 @@ class LoopConfig(Section):
         if self.steps is not None and self.sync_interval is None:
             reason = "but without loop.sync_interval the number of steps follows from the prompts"
             raise ConfigError(f"loop.steps: {self.steps}, {reason}; set loop.sync_interval, or loop.iterations in place of loop.steps")
-        _one_of(self, "loop", "iterations", "steps")
+        one_of(self, "loop", "iterations", "steps")
         return self
 
 
@@ -105,6 +107,7 @@ class RolloutConfig(Section):
     temperature: PositiveFloat = 1.0
     """1.0 samples from the policy itself, as the theory assumes."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that together have this probability; 1.0: from all."""
     max_tokens: PositiveInt = 2048
     """Longest response, in tokens."""
     max_num_seqs: PositiveInt = 256
@@ -131,14 +134,19 @@ class ScheduleConfig(Section):
 
 
 class OptimizerConfig(Section):
+    """The optimiser. Its state is kept in float32."""
+
     type: Literal["adamw", "rmsprop"] = "adamw"
     lr: PositiveFloat = 5e-7
     """Peak learning rate."""
     weight_decay: NonNegative = 0.0
+    """AdamW: decoupled from the gradient; RMSprop: added to it, as torch does."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's first moment decay; RMSprop has none."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """AdamW's second moment decay, and RMSprop's smoothing constant (torch's default there: 0.99)."""
     eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment, so that nothing is divided by 0."""
 
 
 class ReferenceConfig(Section):
@@ -219,10 +227,14 @@ class SyncConfig(Section):
     tolerance: PositiveFloat | None = None
     """Nats. Default: 1e-4 on the largest difference in float32, 0.05 on the mean in bfloat16."""
     timeout_s: PositiveFloat = 600.0
+    """Longest wait for a sync, in seconds."""
 
 
 class RolloutPlacement(Section):
+    """The vLLM engines."""
+
     engines: Annotated[int, Field(ge=0)] = 1
+    """Number of engines; 0 only where nothing is sampled (given data, without win rates)."""
     tensor_parallel: PositiveInt = 1
     """GPUs per engine, always on one node."""
     cpus: PositiveFloat = 1.0
@@ -230,16 +242,23 @@ class RolloutPlacement(Section):
 
 
 class ReplicaPlacement(Section):
+    """The actors of the reference, or of the oracle."""
+
     replicas: PositiveInt = 1
+    """Number of actors, each with a whole copy of its models."""
     gpus: NonNegative = 1.0
     """Share of a GPU per replica with ``layout: separate``; 0: none (a callable oracle); above 1: a reference is divided over them."""
     cpus: PositiveFloat = 1.0
+    """CPU cores per replica."""
 
 
 class LearnerPlacement(Section):
+    """The DeepSpeed ranks that train."""
+
     ranks: PositiveInt = 1
     """DeepSpeed ranks, one GPU each."""
     cpus: PositiveFloat = 1.0
+    """CPU cores per rank."""
 
 
 class PlacementConfig(Section):
@@ -261,30 +280,3 @@ class PlacementConfig(Section):
     """Longest wait for a cluster that may still grow, in seconds."""
     preflight_timeout_s: PositiveFloat = 60.0
     """Longest wait for each check of the nodes and of the network between them, before models are loaded, in seconds."""
-
-
-class EvaluationConfig(Section):
-    """Of the policy on held-out data: win rates on prompts, judged by the run's oracle; the learner's loss on records of given data."""
-
-    responses: PositiveInt = 1
-    """Responses per prompt and policy, for win rates."""
-    every: Annotated[int, Field(ge=0)] | None = 1
-    """Iterations between two evaluations; the last policy is always evaluated. 0: none at all. None: ``every_steps`` is given. A resumed
-    run compares its next policy with the one evaluated last, or with the one from which it continues if that one's checkpoint is gone."""
-    every_steps: PositiveInt | None = None
-    """Optimiser steps between two evaluations, at the next sync, in place of ``every``; only with ``loop.sync_interval``: default 100."""
-    loss_every_steps: PositiveInt | None = None
-    """Optimiser steps between two losses on held-out data, beside the start and the ends of evaluated iterations and of their epochs."""
-    revisions: Annotated[int, Field(ge=0)] = 0
-    """Times that the policy revises its answers; each revision is compared with the base policy's answers (SRPO Figure 3)."""
-    bootstrap_resamples: PositiveInt = 2000
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-
-    def wanted(self, held_out: Sequence[Any] | bool) -> bool:
-        """Whether a run with these held-out prompts or examples is evaluated."""
-        return self.every != 0 and bool(held_out)
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Self:
-        _one_of(self, "evaluation", "every", "every_steps")
-        return self

@@ -132,6 +132,20 @@ def generate(
     typer.echo(visible(output))
 
 
+@app.command()
+def config(
+    section: Annotated[
+        str | None,
+        typer.Argument(help="learner, learner.optimizer.lr, loss.inpo, loss.my_package:Mine, ...; default: a list."),
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORD", help="Look for the keys whose name contains a word.")] = None,
+) -> None:
+    """Print the reference of config keys: type, bounds, default, meaning."""
+    from raypref.cli.config import reference
+
+    typer.echo(reference(section, search))
+
+
 class _Log(logging.Handler):
     """Writes to the current ``sys.stderr``: while the progress line is live, rich replaces it and shows log lines above that line."""
 
