@@ -26,7 +26,7 @@ from actors.cluster.gpu_memory import check_gpu_memory
 from actors.cluster.gpu_shares import check_shares, waves
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.preflight import check_network
-from actors.cluster.reservation import reserve
+from actors.cluster.reservation import reserve, while_placed
 from actors.learner.deepspeed_setup import learner_env
 from actors.learner.group import LearnerGroup
 from actors.learner.phases import FORGET, KEEP, Phases
@@ -86,7 +86,7 @@ class RunActors:
 
     @classmethod
     @contextlib.contextmanager
-    def reserved(cls, config: RunConfig, plan: Plan, device: Device, *, may_grow: bool) -> Iterator[RunActors]:
+    def reserved(cls, config: RunConfig, plan: Plan, device: Device, *, may_grow: bool, again: bool = False) -> Iterator[RunActors]:
         """Reserve the plan's bundles for the block. After the block, also after an error in it, the actors are gone and the bundles free.
 
         Args:
@@ -94,6 +94,7 @@ class RunActors:
             plan: which actors there are, and where.
             device: what they compute on.
             may_grow: whether the cluster may get more nodes; one that was started here has this machine alone.
+            again: the cluster has held the plan before.
 
         Raises:
             PlacementError: the cluster cannot hold the plan.
@@ -106,7 +107,7 @@ class RunActors:
         asked = config.sync.transport
         way = transport.choose(asked, device, config.placement.layout)
         one_node = asked != "auto" and bool(receivers(config, plan)) and way.one_node
-        group, plan = reserve(plan, config.placement.timeout_s, one_node)
+        group, plan = reserve(plan, config.placement.timeout_s, one_node, again=again and may_grow)
         actors = None
         try:
             where = nodes_of(group)
@@ -162,7 +163,8 @@ class RunActors:
 
     async def restart(self, name: str) -> Any:
         await self._create(next(placement for placement in self.plan.actors if placement.name == name))
-        await launch.ready({name: self._handles[name]}, START_TIMEOUT_S)
+        ready = launch.ready({name: self._handles[name]}, START_TIMEOUT_S)
+        await while_placed(self._group, name, self.config.placement.timeout_s, ready)
         return self._handles[name]
 
     def _waves(self) -> list[list[ActorPlacement]]:

@@ -110,7 +110,7 @@ def _run_on_cluster(
         universal.check(resume_from / "learner", layout, config.learner.optimizer.type)
     recorded: frozenset[str] = frozenset()
     with as_run_failure(config, lambda: "at the start"), contextlib.ExitStack() as stack:
-        actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks))
+        actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
         metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
@@ -238,8 +238,8 @@ def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
 
 
 @contextlib.contextmanager
-def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -> Iterator[Any]:
-    """The ``RunActors`` that a task needs, on the existing cluster or a local one."""
+def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = (), *, again: bool = False) -> Iterator[Any]:
+    """The ``RunActors`` that a task needs, on the existing cluster or a local one; ``again``: on which they were before."""
     from actors.cluster.connection import connected, ship_modules
     from actors.run_actors import RunActors
 
@@ -248,7 +248,7 @@ def _actors(config: RunConfig, task: Task, callbacks: Sequence[Callback] = ()) -
     with connected(plan, config) as (device, may_grow):
         logger.info("starting %s; their logs go to %s", plan.arithmetic(device), config.output_dir / "logs")
         ship_modules()
-        with RunActors.reserved(config, plan, device, may_grow=may_grow) as actors:
+        with RunActors.reserved(config, plan, device, may_grow=may_grow, again=again) as actors:
             actors.on_waiting = Callbacks(callbacks).on_waiting
             yield actors
 

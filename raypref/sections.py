@@ -277,6 +277,6 @@ class PlacementConfig(Section):
     oracle: ReplicaPlacement = ReplicaPlacement()
     learner: LearnerPlacement = LearnerPlacement()
     timeout_s: PositiveFloat = 600.0
-    """Longest wait for a cluster that may still grow, in seconds."""
+    """Longest wait for a cluster that may still grow, or for nodes that it has lost during the run, in seconds."""
     preflight_timeout_s: PositiveFloat = 60.0
     """Longest wait for each check of the nodes and of the network between them, before models are loaded, in seconds."""

@@ -30,6 +30,12 @@ def died(name: str, error: BaseException) -> ActorDied:
     return ActorDied(f"{actor} died{during}: {detail}", [actor])
 
 
+def _lost(name: str, error: BaseException) -> ActorFailed:
+    """What travels with a call is gone with the node that held it, or found no room. The actor itself lives."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ActorFailed(f"{name}: Ray's object store: {type(error).__name__}: {lines[-1] if lines else ''}", [actor_of(name)])
+
+
 async def result(call: Awaitable[Any], name: str) -> Any:
     """The call's result. An error is raised as it was in the actor, with the actor's traceback, as Ray formats it, in a note.
 
@@ -39,9 +45,11 @@ async def result(call: Awaitable[Any], name: str) -> Any:
 
     Raises:
         ActorDied: the actor is gone.
-        ActorFailed: its disk did not take what it wrote.
+        ActorFailed: its disk did not take what it wrote, or the cluster lost or could not hold what travels with the call.
     """
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
+
+    of_the_cluster = (ObjectLostError, ObjectStoreFullError, OutOfDiskError)
 
     try:
         return await call
@@ -51,7 +59,11 @@ async def result(call: Awaitable[Any], name: str) -> Any:
         error.cause.add_note(str(error))
         if isinstance(error.cause, OSError) and error.cause.errno in DISK_ERRORS:
             raise ActorFailed(f"{name}: {error.cause}", [actor_of(name)]) from error.cause
+        if isinstance(error.cause, of_the_cluster):
+            raise _lost(name, error.cause) from error.cause
         raise error.cause from None
+    except of_the_cluster as error:
+        raise _lost(name, error) from error
     except RayActorError as error:
         raise died(name, error) from error
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from raypref.errors import ActorFailed, PlacementError, RayprefError, RunFailed
+from raypref.errors import ActorFailed, NetworkError, PlacementError, RayprefError, RunFailed
 from raypref.output.config import CheckpointConfig
 
 logger = logging.getLogger(__name__)
@@ -37,15 +37,18 @@ class Restarts:
             go_on: each further one; it resumes the run.
 
         Raises:
-            RunFailed, PlacementError: the last attempt's, where another one would not help or there were enough.
+            RunFailed: the last attempt's, where another one would not help or there were enough.
+            PlacementError, NetworkError: the first attempt's.
         """
         attempt = begin
         while True:
             try:
                 return attempt()
-            except (RunFailed, PlacementError) as error:
+            except (RunFailed, PlacementError, NetworkError) as error:
                 if not self._may_go_on(error):
-                    raise
+                    if isinstance(error, RunFailed) or self._finished is None:
+                        raise
+                    raise RunFailed(f"{error}\nthe cluster held the run before; --resume continues when it can again") from error
                 wait_s = self.config.wait_s(self._count)
                 logger.warning("%s\nrestart %d of %d in %.0f s", error, self._count, self.config.restarts, wait_s)
                 self.entries.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "after": str(error).splitlines()[0]})
@@ -66,6 +69,6 @@ class Restarts:
                 self._finished, self._count = iteration(), 0
 
     def _may_go_on(self, error: RayprefError) -> bool:
-        mendable = isinstance(error.__cause__, ActorFailed) if isinstance(error, RunFailed) else True
+        mendable = isinstance(error.__cause__, ActorFailed) if isinstance(error, RunFailed) else isinstance(error, NetworkError)
         self._count += 1
         return mendable and self._finished is not None and self._count <= self.config.restarts

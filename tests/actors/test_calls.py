@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, ObjectStoreFullError, RayError, RayTaskError
 
 from actors.cluster.call_results import died
 from actors.cluster.calls import first_cause
@@ -77,3 +77,12 @@ def test_an_actor_that_reports_another_ones_death_is_not_said_to_be_dead() -> No
     """A rank asks the engines during a weight sync; what it raises then is not its own death."""
     with pytest.raises(ActorDiedError):
         run(after(0, task_error(ActorDiedError())))
+
+
+@pytest.mark.parametrize("lost", [ObjectLostError("0" * 56, None, ""), ObjectStoreFullError("no room for 7 GiB")])
+@pytest.mark.parametrize("where", ["in the actor", "on its way"])
+def test_what_the_cluster_loses_or_cannot_hold_ends_this_attempt_of_a_run_and_not_the_run(lost: RayError, where: str) -> None:
+    """The run is started again after it. The actor is not said to be dead: it would be replaced for nothing."""
+    with pytest.raises(ActorFailed, match=rf"^rank 0: Ray's object store: {type(lost).__name__}: ") as caught:
+        run(after(0, task_error(lost) if where == "in the actor" else lost))
+    assert type(caught.value) is ActorFailed

@@ -47,6 +47,7 @@ def two_nodes() -> Iterator[Callable[[], None]]:
 
     shape: dict[str, Any] = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=shape | {"include_dashboard": False})
+    cluster._shutdown_at_exit = False  # of further nodes: they would set signal handlers, which only the main thread may
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
     second = [cluster.add_node(**shape)]  # only now: the driver belongs to the first
 
@@ -55,14 +56,16 @@ def two_nodes() -> Iterator[Callable[[], None]]:
         time.sleep(AWAY_S)
         second.append(cluster.add_node(**shape))
 
-    yield renew
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and ray.available_resources().get("CPU") != 4.0:
-        time.sleep(0.2)
-    states = {group["state"] for group in ray.util.placement_group_table().values()}
-    note("after", json.dumps({"free": ray.available_resources().get("CPU"), "states": sorted(states)}))
-    ray.shutdown()
-    cluster.shutdown()
+    try:
+        yield renew
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and ray.available_resources().get("CPU") != 4.0:
+            time.sleep(0.2)
+        states = {group["state"] for group in ray.util.placement_group_table().values()}
+        note("after", json.dumps({"free": ray.available_resources().get("CPU"), "states": sorted(states)}))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

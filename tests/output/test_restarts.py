@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from raypref.errors import ActorFailed, PlacementError, RayprefError, RunFailed, SyncError
+from raypref.errors import ActorFailed, NetworkError, PlacementError, RayprefError, RunFailed, SyncError
 from raypref.output import restarts as module
 from raypref.output.config import CheckpointConfig
 from raypref.output.restarts import Restarts
@@ -87,12 +87,19 @@ def test_the_budget_is_used_up(waits: list[float]) -> None:
     assert waits == [200, 300], "the waits double, up to five minutes"
 
 
-def test_a_restart_that_does_not_find_its_place_counts_as_one() -> None:
+def test_a_restart_whose_nodes_cannot_be_reached_counts_as_one() -> None:
     restarts = Restarts(CheckpointConfig(restarts=2))
-    missing = PlacementError("placement: node 2 is gone")
-    assert run(restarts, (1, DEATH), (None, missing), (3, None)) == ("resumed", 3)
-    with pytest.raises(PlacementError):
-        run(Restarts(CheckpointConfig(restarts=2)), (1, DEATH), (None, missing), (None, missing))
+    unreachable = NetworkError("node 2 does not answer node 1")
+    assert run(restarts, (1, DEATH), (None, unreachable), (3, None)) == ("resumed", 3)
+    with pytest.raises(RunFailed, match=r"node 2 does not answer node 1\nthe cluster held the run before; --resume"):
+        run(Restarts(CheckpointConfig(restarts=2)), (1, DEATH), (None, unreachable), (None, unreachable))
+
+
+def test_a_restart_that_has_waited_for_its_place_in_vain_is_the_last(waits: list[float]) -> None:
+    """It may be resumed, unlike a run that the cluster has never held."""
+    with pytest.raises(RunFailed, match=r"no node has come back .*\n.*--resume"):
+        run(Restarts(CheckpointConfig()), (1, DEATH), (None, PlacementError("placement: no node has come back within 600 s")))
+    assert len(waits) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,6 +107,7 @@ def test_a_restart_that_does_not_find_its_place_counts_as_one() -> None:
     [
         (None, DEATH),  # at the start: it would fail again
         (None, PlacementError("placement: this cluster can never hold the run")),
+        (None, NetworkError("node 2 does not answer node 1")),
         (1, failed(OSError(28, "No space left on device"))),
         (1, SyncError("rollout-0 does not hold the weights")),
     ],
