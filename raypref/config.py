@@ -19,6 +19,7 @@ from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
 from raypref.oracles.base import Oracle, oracles
 from raypref.output.config import CheckpointConfig
+from raypref.output.run_reference import policy_path
 from raypref.registry import Section, UserDirectory, nested
 from raypref.sections import (
     LearnerConfig,
@@ -81,6 +82,17 @@ class RunConfig(Section):
             self.__dict__["evaluation"] = evaluation.model_copy(update={"every": None, "every_steps": EVERY_STEPS})
         if "every_steps" not in checkpoint.model_fields_set:
             self.__dict__["checkpoint"] = checkpoint.model_copy(update={"every_steps": EVERY_STEPS})
+        return self
+
+    @model_validator(mode="after")
+    def _policy_of_a_run(self) -> Self:
+        """``policy.path: runs/x@2`` is the model directory of that run's policy after two iterations."""
+        try:
+            path = policy_path(self.policy.path)
+        except ConfigError as error:
+            raise ConfigError(f"policy.path: {error}") from error
+        if path != self.policy.path:
+            self.__dict__["policy"] = self.policy.model_copy(update={"path": path})
         return self
 
     @property

@@ -17,15 +17,16 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def one_of(section: Section, path: str, iterations: str, steps: str) -> None:
-    """Of two keys, one in iterations and one in steps, a section has exactly one: the other becomes None, unless both are given."""
-    in_iterations, in_steps = getattr(section, iterations), getattr(section, steps)
-    if in_steps is None and in_iterations is None:
-        raise ConfigError(f"{path}.{iterations}: required, unless {path}.{steps} is given")
-    if in_steps is not None and in_iterations is not None:
-        if iterations in section.model_fields_set:
-            raise ConfigError(f"{path}.{steps}: {in_steps}, but {path}.{iterations}={in_iterations} is given as well; give one of the two")
-        section.__dict__[iterations] = None  # its default; the section is frozen once it is built
+def one_of(section: Section, path: str, usual: str, other: str) -> None:
+    """Of two keys for one thing, such as a length in iterations and in steps, a section has exactly one: ``usual``, which has a default,
+    becomes None where ``other`` is given."""
+    usual_value, other_value = getattr(section, usual), getattr(section, other)
+    if other_value is None and usual_value is None:
+        raise ConfigError(f"{path}.{usual}: required, unless {path}.{other} is given")
+    if other_value is not None and usual_value is not None:
+        if usual in section.model_fields_set:
+            raise ConfigError(f"{path}.{other}: {other_value}, but {path}.{usual}={usual_value} is given as well; give one of the two")
+        section.__dict__[usual] = None  # its default; the section is frozen once it is built
 
 
 class LoraConfig(Section):
@@ -45,7 +46,8 @@ class PolicyConfig(Section):
     """The model that is aligned. pi_ref is this model, unchanged."""
 
     path: UserPath
-    """A Hugging Face model directory, or a hub name."""
+    """A Hugging Face model directory, a hub name, or a policy of a run: ``runs/x@2`` after two iterations, ``runs/x`` the last one,
+    ``runs/x@base`` the one that the run started from."""
     tokenizer: UserPath | None = None
     """Directory or hub name of the tokenizer; default: ``path``."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -121,16 +123,30 @@ class RolloutConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Learning rate over the horizon: warm-up from 0, then decay to 0."""
+    """Learning rate over the horizon: warm-up from 0, then decay to ``final_ratio`` of the peak."""
 
     type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: Fraction = 0.1
-    """Share of the horizon."""
+    warmup_ratio: Fraction | None = 0.1
+    """Length of the warm-up as a share of the horizon. None: ``warmup_steps`` is given."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Length of the warm-up in optimiser steps, in place of ``warmup_ratio``; it does not change with the number of records that are left
+    out. A horizon that is shorter is warm-up to its end."""
+    final_ratio: Fraction = 0.0
+    """The rate at the horizon and after it, as a share of the peak. Without effect on ``type: constant``."""
     horizon_iterations: PositiveFloat = 1.0
     """Length of the schedule, in multiples of its span. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
     span: Literal["iteration", "run"] = "iteration"
     """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run. Default with
     ``loop.sync_interval``: run."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        one_of(self, "learner.schedule", "warmup_ratio", "warmup_steps")
+        return self
+
+    def warmup(self, horizon_steps: float) -> float:
+        """Length of the warm-up in steps, over a schedule of ``horizon_steps``."""
+        return min(self.warmup_steps or 0, horizon_steps) if self.warmup_ratio is None else self.warmup_ratio * horizon_steps
 
 
 class OptimizerConfig(Section):

@@ -384,7 +384,7 @@ def test_a_loss_says_what_another_loss_s_key_is_called(loss: str, key: str, mess
         ("learner.gradient_accumulation_steps=8", "the number of micro-batches follows; "),
         ("learner.num_train_epochs=3", "loop.iterations says how long the run is, and learner.epochs how often"),
         ("learner.learning_rate=1e-6", "learner.optimizer.lr is the peak learning rate"),
-        ("learner.schedule.warmup_steps=10", "learner.schedule.warmup_ratio is the warm-up as a share of the schedule"),
+        ("learner.schedule.num_warmup_steps=10", "learner.schedule.warmup_steps is the warm-up in optimiser steps"),
         ("lr_scheduler_type=cosine", "learner.schedule.type is linear, cosine or constant"),
         ("rollout.n=8", "rollout.responses is K, responses per prompt"),
         ("num_generations=8", "rollout.responses is K, responses per prompt"),

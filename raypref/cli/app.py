@@ -110,7 +110,9 @@ def check(
 
 @app.command()
 def generate(
-    config: Annotated[Path, typer.Argument(help="A run's YAML file: policy, data, rollout and placement are used.")],
+    config: Annotated[
+        Path, typer.Argument(help="A run's YAML file, or a run and an iteration (runs/x@2): policy, data, rollout and placement are used.")
+    ],
     overrides: Overrides = None,
     *,
     prompts: Annotated[str, typer.Option(help="JSONL or Parquet file, directory, or data set with the prompts.")],
@@ -123,12 +125,12 @@ def generate(
     ] = False,
 ) -> None:
     """Have the policy answer prompts, revise its answers, and keep the best of them."""
+    from raypref.cli.arguments import run_config
     from raypref.compose import generate as run
-    from raypref.config import load_config
     from raypref.output.targets import check_file
 
-    check_file("--output", output, {"the config": config})
-    run(load_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
+    check_file("--output", output, {"the config": config} if config.is_file() else {})
+    run(run_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
     typer.echo(visible(output))
 
 

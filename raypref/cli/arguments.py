@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raypref.errors import ConfigError, DataError
 from raypref.evaluation.response_files import ResponseSet, read_responses
 from raypref.evaluation.response_formats import FORMATS, Asked
 from raypref.output import targets
+from raypref.output.run_reference import RunReference, policy_path
 from raypref.output.terminal import counted
+
+if TYPE_CHECKING:
+    from raypref.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +33,33 @@ class NamedPolicy:
 def path_of(argument: str) -> tuple[str | None, Path]:
     """Name and path of ``NAME=FILE``, divided at the first ``=``, or of ``FILE``. A path that exists is a file, also with a ``=`` in it.
 
+    In place of FILE a run and an iteration (``runs/x@2``) mean that policy's answers to the run's held-out prompts; their name is ``x@2``.
+
     Raises:
-        ConfigError: there is nothing before or after the ``=``.
+        ConfigError: there is nothing before or after the ``=``, or the run has no such answers.
     """
-    if Path(argument).exists() or "=" not in argument:
-        return None, Path(os.path.expanduser(argument))
-    name, _, path = argument.partition("=")
-    if not name or not path:
-        raise ConfigError(f"{argument!r}: expected NAME=FILE, or FILE")
+    name, path = None, argument
+    if "=" in argument and not Path(argument).exists() and RunReference.read(argument) is None:
+        name, _, path = argument.partition("=")
+        if not name or not path:
+            raise ConfigError(f"{argument!r}: expected NAME=FILE, or FILE")
+    if (run := RunReference.read(path)) is not None:
+        return name or run.name, run.answers()
     return name, Path(os.path.expanduser(path))  # a shell leaves the ~ behind a = as it is
+
+
+def run_config(argument: Path, overrides: Sequence[str]) -> RunConfig:
+    """The config of a YAML file, or of a run (``runs/x``, ``runs/x@2``), which then has that run's policy.
+
+    Raises:
+        ConfigError: it cannot be read, or the run has no such policy.
+    """
+    from raypref.config import load_config
+
+    run = RunReference.read(str(argument))
+    if run is None:
+        return load_config(argument, overrides)
+    return load_config(run.config, [f"policy.path={json.dumps(run.policy())}", *overrides])
 
 
 def formats_of(arguments: Sequence[str]) -> dict[str | None, str]:
@@ -95,7 +119,7 @@ def policies_of(arguments: Sequence[str], prompts: str | None, directory: Path) 
         name, _, model = argument.partition("=")
         if not name or not model or Path(name).name != name:
             raise ConfigError(f"--policy {argument!r}: expected NAME=MODEL; the name is also that of a file, so without a /")
-        policies.append(NamedPolicy(name, model, directory / f"{name}.jsonl"))
+        policies.append(NamedPolicy(name, policy_path(model), directory / f"{name}.jsonl"))
     if policies and prompts is None:
         raise ConfigError("--prompts: required with --policy")
     return policies

@@ -30,7 +30,7 @@ class Evaluation:
     def __init__(self, config: Path, overrides: list[str] | None, output: Path, results: Sequence[str], inputs: Inputs) -> None:
         """
         Args:
-            config: the run's YAML file.
+            config: the run's YAML file, or the run.
             overrides: ``section.key=value``.
             output: directory of the results.
             results: names of the files that the command writes there.
@@ -40,14 +40,13 @@ class Evaluation:
             ConfigError, DataError: the config has no oracle that can compare given responses, or a file cannot be read.
         """
         from raypref.checks import Task, check
-        from raypref.cli.arguments import formats_of
-        from raypref.config import load_config
+        from raypref.cli.arguments import formats_of, run_config
         from raypref.errors import refuse
         from raypref.evaluation.response_files import read_questions
 
         self.output = output
         self.partial = inputs.partial
-        self.config: RunConfig = load_config(config, overrides or []).model_copy(update={"output_dir": output})
+        self.config: RunConfig = run_config(config, overrides or []).model_copy(update={"output_dir": output})
         refuse(check(self.config, Task("compare")))
         self.in_flight = self.config.groups_in_flight()
         evaluation = self.config.evaluation

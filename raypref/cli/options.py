@@ -13,7 +13,7 @@ import typer
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, applied over the file.")]
 RunFile = Annotated[Path, typer.Argument(help="The run's YAML file.")]
-EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file: oracle, judging, placement and evaluation are used.")]
+EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file, or a run: oracle, judging, placement and evaluation are used.")]
 Output = Annotated[
     Path,
     typer.Option(help="Directory of the results. Earlier results there are replaced, and the command says so; responses there never are."),
@@ -23,16 +23,18 @@ FORMAT_HELP = (
     "How to read files whose rows fit two formats: FORMAT, or NAME=FORMAT for one set; FORMAT is generate, rollouts, alpaca_eval, "
     "arena_hard, arena_hard_v01, responses or response."
 )
-ONE_FILE = "NAME=FILE, or FILE."
+ONE_FILE = "NAME=FILE, or FILE; or a run and an iteration (runs/x@2) for its held-out answers."
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What a command of ``raypref evaluate`` reads; a command that does not have one of the options has its default."""
 
-    responses: Annotated[list[str] | None, typer.Option(help="NAME=FILE, or FILE; as often as there are sets of responses.")] = None
+    responses: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, or FILE, or a run and an iteration (runs/x@2); as often as there are sets.")
+    ] = None
     policies: Annotated[
-        list[str] | None, typer.Option("--policy", help="NAME=MODEL: a policy that answers --prompts first, on engines.")
+        list[str] | None, typer.Option("--policy", help="NAME=MODEL or NAME=runs/x@2: a policy that answers --prompts first.")
     ] = None
     prompts: Annotated[str | None, typer.Option(help="What the policies answer: file, directory or data set.")] = None
     questions: Questions = None

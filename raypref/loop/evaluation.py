@@ -12,16 +12,18 @@ from raypref.config import RunConfig
 from raypref.evaluation.revisions import compare_rounds, revision_curve
 from raypref.evaluation.win_rate import summarise
 from raypref.judging.diagnostics import mean_tokens
-from raypref.loop.generation import chain, chains
+from raypref.loop.generation import chain, chains, resolve
 from raypref.loop.iterations import due
 from raypref.loop.requests import RequestBuilder
 from raypref.metrics.progress import Callback
 from raypref.metrics.writer import Averages, RunMeter
 from raypref.output.checkpoint import RunState
+from raypref.output.generated_answers import write_chains
 from raypref.output.numbered import iteration_name
 from raypref.output.outcome import Outcome
+from raypref.output.run_reference import answers_file
 from raypref.roles import Roles
-from raypref.types import Comparison, Prompt, RolloutRef, RunData
+from raypref.types import Chain, Comparison, Prompt, RolloutRef, RunData
 
 
 class Evaluator:
@@ -71,6 +73,7 @@ class Evaluator:
             ``oracle`` what the oracle observed: means, and sums over this evaluation of each ``Total``.
         """
         rollouts = await self._sample_all(iteration)
+        await self._write_answers(iteration, rollouts)
         opponents = dict(self._kept)
         self._kept = {"base": opponents.get("base", rollouts), "previous": rollouts}
         if not opponents:
@@ -117,6 +120,7 @@ class Evaluator:
         settings: dict[str, Any] = {"responses": evaluation.responses, "revisions": evaluation.revisions, "revise": self._revise}
         in_flight = self._config.groups_in_flight(evaluation.responses)
         revised = await chains(self._prompts, in_flight, lambda prompt: chain(prompt, sample, **settings))
+        write_chains(answers_file(self._config.output_dir, iteration), revised)
         rounds = [[item.rollout(number, iteration) for item in revised] for number in range(evaluation.revisions + 1)]
         matches = await compare_rounds(rounds, defenders, self._oracle.compare, in_flight=in_flight)
         for match in (match for round_matches in matches for match in round_matches):
@@ -138,6 +142,11 @@ class Evaluator:
     async def _sample(self, prompt: Prompt, count: int, purpose: str, policy_version: int) -> RolloutRef:
         request = self._requests.build(prompt, count, purpose=purpose, iteration=0, policy_version=policy_version)
         return await self._rollout.sample(request)
+
+    async def _write_answers(self, iteration: int, rollouts: Sequence[RolloutRef]) -> None:
+        answered = [await resolve(rollout) for rollout in rollouts]
+        own = [Chain(prompt, (rollout.responses,), 0) for prompt, rollout in zip(self._prompts, answered, strict=True)]
+        write_chains(answers_file(self._config.output_dir, iteration), own)
 
     def _write(self, iteration: int, opponent: str, matches: Sequence[Comparison]) -> None:
         directory = self._config.output_dir / "evaluation"

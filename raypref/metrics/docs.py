@@ -50,7 +50,7 @@ def columns_page() -> str:
     """The page of the columns of rollouts and evaluations, in Markdown."""
     tables = (
         ("`rollouts/*.parquet`: one row per group", ROLLOUT_COLUMNS),
-        ("`evaluation/*.jsonl`: one line per prompt", EVALUATION_COLUMNS),
+        ("`evaluation/*_against_*.jsonl`: one line per prompt", EVALUATION_COLUMNS),
     )
     parts = ["# Columns of rollouts and evaluations", _GENERATED, _COLUMNS_INTRO]
     for title, columns in tables:

@@ -3,7 +3,8 @@
     config.yaml      the resolved config
     metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
     rollouts/        iteration_0001-*.parquet: responses and preferences (docs/columns.md)
-    evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md)
+    evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md);
+                     iteration_0001.jsonl: the policy's answers, as raypref generate writes them (iteration_0000: the base policy's)
     checkpoints/     iteration_0001/: the training state after iteration 1; iteration_0001-step_000350/: within the next, after step 350
     policies/        iteration_0001/: the policy after iteration 1 as a Hugging Face model directory (``checkpoint.policies``)
     failures/        a batch whose loss was not finite

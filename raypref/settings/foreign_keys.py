@@ -44,10 +44,8 @@ _GENERAL: tuple[tuple[str, str], ...] = (
     # optimiser and schedule
     ("learning_rate actor_learning_rate peak_lr", "learner.optimizer.lr is the peak learning rate"),
     ("lr_scheduler_type lr_scheduler scheduler lr_decay_style", "learner.schedule.type is linear, cosine or constant"),
-    (
-        "warmup_steps num_warmup_steps lr_warmup_steps",
-        "learner.schedule.warmup_ratio is the warm-up as a share of the schedule, not a number of steps",
-    ),
+    ("num_warmup_steps lr_warmup_steps", "learner.schedule.warmup_steps is the warm-up in optimiser steps"),
+    ("min_lr min_lr_ratio lr_end cosine_min_lr_ratio", "learner.schedule.final_ratio is the last learning rate as a share of the peak"),
     ("lr_warmup_ratio lr_warmup_steps_ratio warmup", "learner.schedule.warmup_ratio is the warm-up as a share of the schedule"),
     ("adam_beta1", "learner.optimizer.beta1 is AdamW's first moment decay"),
     ("adam_beta2", "learner.optimizer.beta2 is AdamW's second moment decay"),

@@ -80,9 +80,9 @@ def answers(path: str | Path, *responses: str | list[str]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def evaluate(command: str, *arguments: str, output: str = "out") -> str:
+def evaluate(command: str, *arguments: str, output: str = "out", config: str = "run.yaml") -> str:
     """What the command prints, in one line; its error is raised."""
-    given = ["evaluate", command, "run.yaml", *arguments, "--output", output]
+    given = ["evaluate", command, config, *arguments, "--output", output]
     return " ".join(CliRunner().invoke(app, given, catch_exceptions=False, env={"COLUMNS": "200"}).output.split())
 
 
@@ -400,3 +400,20 @@ def test_nothing_is_written_where_the_oracle_abstains_on_everything() -> None:
     with pytest.raises(OracleError, match="abstained on all"):
         evaluate("best-of-n", *A)
     assert not list(Path("out").iterdir())
+
+
+def test_a_run_and_an_iteration_stand_for_answers_policies_and_configs(calls: list[str]) -> None:
+    """Base answers of one letter, of iteration 1 two: the later wins each comparison with 0.75."""
+    run = Path("runs/x")
+    for name in ("policies/iteration_0001", "evaluation"):
+        (run / name).mkdir(parents=True)
+    (run / "config.yaml").write_text(Path("run.yaml").read_text())
+    answers("runs/x/evaluation/iteration_0000.jsonl", *"abcde")
+    answers("runs/x/evaluation/iteration_0001.jsonl", *[2 * letter for letter in "abcde"])
+    evaluate("matrix", "--responses", "runs/x@base", "--responses", "later=runs/x@1", config="runs/x")
+    matrix = result("matrix.json")
+    assert matrix["names"] == ["x@base", "later"]
+    assert matrix["win_rates"][1][0] == 0.75
+    later = ("--policy", "one=runs/x@1", "--prompts", "runs/x/evaluation/iteration_0000.jsonl")
+    evaluate("matrix", "--responses", "runs/x@base", *later)
+    assert calls == ["oracle", "policy runs/x/policies/iteration_0001", "oracle"]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from raypref import types
 from raypref.config import RunConfig
+from raypref.evaluation.response_files import read_responses, read_rounds
 from raypref.loop.evaluation import Evaluator
 from raypref.loop.requests import RequestBuilder
+from raypref.output.run_reference import answers_file
 from raypref.roles import Roles
 from tests.fakes import FakeLearner, FakeOracle, FakeRollout, prompt
 from tests.groups import rollout
@@ -51,3 +53,7 @@ def test_what_the_oracle_observes_of_revisions_is_counted(tmp_path: Path) -> Non
         (1, 1.0, 1.0, "tokens"),
         (2, 1.0, 1.0, "tokens"),
     ]
+    base, revised = (read_responses(answers_file(tmp_path, iteration)) for iteration in (0, 1))
+    assert [answers.responses for answers in base.answers] == [("1",)] * 3
+    assert [answers.responses for answers in revised.answers] == [("3",)] * 3, "after two revisions"
+    assert [answers.responses for answers in read_rounds(answers_file(tmp_path, 1))[0].answers] == [("1",)] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raypref.errors import ConfigError
 from raypref.sections import ScheduleConfig
 from raypref.training.schedule import horizon_steps, learning_rate
 
@@ -49,3 +50,23 @@ def test_the_first_of_eighteen_epochs() -> None:
 
 def test_a_schedule_over_the_run_covers_all_iterations() -> None:
     assert horizon_steps(100, 3, ScheduleConfig(span="run")) == 300
+
+
+def test_warm_up_of_a_number_of_steps_does_not_depend_on_the_horizon() -> None:
+    """Two steps of warm-up: 1/3, 2/3, then the peak; linear decay over the 8 or 98 that are left. A horizon of one step has no more."""
+    assert rates(10, 4, warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, 1, 7 / 8])
+    assert rates(100, 4, warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, 1, 97 / 98])
+    assert rates(1, 2, warmup_steps=2) == pytest.approx([0.5, 0])
+    assert rates(4, 2, warmup_steps=0) == pytest.approx([1, 0.75])
+    again = ScheduleConfig.model_validate(ScheduleConfig(warmup_steps=2).model_dump())  # as a run writes its config
+    assert (again.warmup_steps, again.warmup_ratio) == (2, None)
+    with pytest.raises(ConfigError, match=r"warmup_steps: 2, but learner\.schedule\.warmup_ratio=0\.1 is given as well"):
+        ScheduleConfig(warmup_steps=2, warmup_ratio=0.1)
+
+
+@pytest.mark.parametrize(("kind", "middle"), [("linear", 0.55), ("cosine", 0.55)])
+def test_schedule_that_ends_above_zero(kind: str, middle: float) -> None:
+    """To a tenth of the peak: halfway at (1 + 0.1) / 2, along the line as along half a cosine; afterwards it stays."""
+    found = rates(10, 14, type=kind, warmup_steps=0, final_ratio=0.1)
+    assert (found[0], found[5], found[10], found[13]) == pytest.approx((1, middle, 0.1, 0.1))
+    assert rates(10, 14, type="constant", warmup_steps=0, final_ratio=0.1) == [1] * 14
