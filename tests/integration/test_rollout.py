@@ -216,7 +216,8 @@ def test_a_sync_that_breaks_is_mended_by_the_next(tied: Bench) -> None:
     assert tied.sent == tied.runner.run(tied.group.weight_checksums())["engine"]
 
 
-@pytest.mark.parametrize("transport", ["shm", pytest.param("object_store", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["shm", "object_store"])
 def test_tensor_parallel_engine(transport: str, tied_model: Path) -> None:
     """Two workers: each receives all of the weights, together they compute the same log-probs, also after a sync that broke, and nothing
     stays in shared memory."""

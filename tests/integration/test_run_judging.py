@@ -88,6 +88,7 @@ def test_a_judge_that_asks_too_much_ends_the_run_with_the_reason(untied_model: P
         raypref.run(config_for(untied_model, tmp_path, loss={"type": "simpo"}), prompts=PROMPTS[:16], oracle=AsksForAnotherPolicy())
 
 
+@pytest.mark.slow  # tests/oracles has the cache and PairRM, each for itself
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # transformers, on import of DeBERTa
 def test_replicas_and_runs_share_verdicts(untied_model: Path, tmp_path: Path) -> None:
     """A function and PairRM together. The second run of the same seed asks nothing that the first one has not; the first tells what the

@@ -17,6 +17,7 @@ DATA = os.environ.get("RAYPREF_TEST_DATA")
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.slow,  # the quickstart learns in every `make test`
     pytest.mark.timeout(900),
     pytest.mark.usefixtures("cluster"),
     pytest.mark.skipif(DATA is None, reason="RAYPREF_TEST_DATA names no directory"),
