@@ -1,6 +1,7 @@
-"""The ``raypref`` command: train, check, generate, evaluate. Nothing in ``raypref`` or ``actors`` imports it.
+"""The ``raypref`` command. Nothing in ``raypref`` or ``actors`` imports it.
 
-Start with ``app.py``, the root of all commands. A command imports what it needs when it runs, so that ``--help`` stays quick.
-``check.py`` is ``raypref check``. ``evaluate.py`` has the commands of ``raypref evaluate``, ``evaluation.py`` what one call of them reads
-and writes, ``options.py`` the options that they share, ``arguments.py`` how an argument is read.
+Start with ``app.py``, the root of all commands; a command has a file of its name. It imports what it needs when it runs, so that ``--help``
+stays quick. ``machine.py`` and ``findings.py`` belong to ``doctor.py``. ``evaluate.py`` has the commands of ``raypref evaluate``,
+``evaluation.py`` what one call of them reads and writes, ``options.py`` the options that commands share, ``arguments.py`` how an argument
+is read, ``ending.py`` how the process ends.
 """

@@ -148,6 +148,24 @@ def config(
     typer.echo(reference(section, search))
 
 
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A run's YAML file: its output_dir and its policy are looked at, too.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Look at this machine, its packages and its Ray: can a run work here? Exits with 2 if it cannot."""
+    import shutil
+
+    from raypref.cli.doctor import findings
+
+    found = findings(config, overrides or [])
+    for finding in found:
+        typer.echo("\n".join(map(visible, finding.lines(min(shutil.get_terminal_size().columns, 120)))))
+    if problems := sum(finding.status == "problem" for finding in found):
+        typer.echo(f"{counted(problems, 'problem')}: a run cannot work here", err=True)
+        raise typer.Exit(2)
+
+
 class _Log(logging.Handler):
     """Writes to the current ``sys.stderr``: while the progress line is live, rich replaces it and shows log lines above that line."""
 
