@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from raypref.cli.options import Overrides, RunFile
+
 
 class _RunFirst(TyperGroup):
     """``raypref inspect RUN`` is short for ``raypref inspect run RUN``."""
@@ -31,3 +33,21 @@ def inspect_run(
     from raypref.report.run_directory import RunDirectory
 
     typer.echo(visible("\n".join(overview(RunDirectory(run)))))
+
+
+@app.command("data")
+def inspect_data(
+    config: RunFile,
+    overrides: Overrides = None,
+    records: Annotated[int, typer.Option(min=0, help="Records that are shown token by token.")] = 2,
+    tokens: Annotated[int, typer.Option(min=2, help="Most tokens of each prompt and response that are shown.")] = 120,
+) -> None:
+    """What a run's data looks like to its policy: tokens with their loss mask, lengths, duplicates, what is left out and why."""
+    import shutil
+
+    from raypref.cli.inspect_data import inspected
+    from raypref.output.terminal import visible
+
+    width = min(shutil.get_terminal_size().columns, 120)
+    for line in inspected(config, overrides or [], count=records, tokens=tokens, width=width):
+        typer.echo(visible(line))

@@ -212,13 +212,16 @@ class PolicyTokenizer:
         return self._control.hide(text)
 
     def _encode_batch(self, texts: list[str]) -> list[Tokens]:
-        """A chat template writes its own special tokens; plain text gets the tokenizer's, but no end token behind it."""
+        """A chat template writes its own special tokens; plain text gets the tokenizer's, but no end token behind it.
+
+        What the text already begins with (``data.special_tokens: allow``) is not put before it again.
+        """
         before, after = ([], []) if self._config.chat_template else self._put_around()
         marked = [self._control.hidden_in(text) for text in texts]
         ordinary = iter(self._ids([text for text, hidden in zip(texts, marked, strict=True) if not hidden]))
         every = [self._control.encode(text) if hidden else next(ordinary) for text, hidden in zip(texts, marked, strict=True)]
         if before or after:
-            every = [[*before, *ids, *after] for ids in every]
+            every = [[*([] if ids[: len(before)] == before else before), *ids, *after] for ids in every]
         return [np.array(ids, dtype=np.int32) for ids in every]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
