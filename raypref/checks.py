@@ -236,11 +236,6 @@ def _loss_against_selection(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield problem
 
 
-def _trackers(config: RunConfig, task: Task) -> Iterator[Problem]:
-    if task.kind == "run":
-        yield from config.metrics.missing()
-
-
 RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _responses_to_compare,
     _oracle,
@@ -255,5 +250,4 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _one_kind_of_sequences,
     _zero_stage,
     _sleep,
-    _trackers,
 )

@@ -18,10 +18,8 @@ from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
 from raypref.losses.base import Loss
-from raypref.metrics import warning_log
 from raypref.metrics.answering import Answering
 from raypref.metrics.progress import Callback, Callbacks, ProgressLine, ended
-from raypref.metrics.sinks import sinks_of
 from raypref.metrics.table import MetricTable
 from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
@@ -115,8 +113,7 @@ def _run_on_cluster(
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
-        table = MetricTable.of(config)
-        metrics = stack.enter_context(MetricsWriter(config.output_dir, after_step, table, sinks_of(config, table)))
+        metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
 
         async def train() -> RunResult:
             start_s = time.monotonic() - begun
@@ -126,7 +123,6 @@ def _run_on_cluster(
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
                 outcome = await actors.supervisor.supervised(driver.run(resume_from))
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
-                outcome.warnings = warning_log.read(config.output_dir)
                 # Before the actors end: whatever goes wrong there, the run has been finished.
                 return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries)
 

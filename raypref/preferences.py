@@ -192,7 +192,8 @@ def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) ->
     """Spearman's rank correlation; equal figures share their mean rank. NaN if all figures of one side are equal.
 
     Args:
-        first, second: (N,)
+        first: (N,)
+        second: (N,)
     """
     ranks = [_ranks(figures) for figures in (first, second)]
     if any(np.ptp(side) == 0 for side in ranks):

@@ -56,7 +56,6 @@ BASE: dict[str, Any] = {
     "output_dir": "runs/page",
     "policy": {"path": "model", "dtype": "float32"},
     "data": {"path": "prompts.jsonl", "chat_template": False},
-    "loop": {"iterations": 1},
     "rollout": {"responses": 4, "max_tokens": 32},
     "oracle": {"type": "callable", "function": "tests.test_docs:longer"},
     "selection": {"type": "best_worst"},

@@ -94,7 +94,9 @@ def test_iterative_dpo_differs_from_inpo_in_the_loss_alone() -> None:
     assert {path.partition(".")[0] for path in _differences(inpo, dpo)} == {"name", "output_dir", "loss"}
 
 
-@pytest.mark.parametrize("recipe", [*PAPER_SCALE, "inpo_llama3_8b", "iterative_dpo", "spo_alpacafarm", "srpo_tldr"])
+@pytest.mark.parametrize(
+    "recipe", [*PAPER_SCALE, "inpo_llama3_8b", "iterative_dpo", "semi_online_dpo", "comal", "spo_alpacafarm", "srpo_tldr"]
+)
 def test_the_placement_fills_eight_gpus(recipe: str) -> None:
     """A reference takes its share only where the loss needs frozen log-probs."""
     config = raypref.load_config(ROOT / "examples" / recipe / "run.yaml")
@@ -102,6 +104,24 @@ def test_the_placement_fills_eight_gpus(recipe: str) -> None:
     engines = placement.rollout.engines * placement.rollout.tensor_parallel
     roles = (placement.oracle, placement.reference) if config.loss.needs else (placement.oracle,)
     assert placement.learner.ranks + engines + sum(role.replicas * role.gpus for role in roles) == 8
+
+
+def test_semi_online_dpo_takes_whole_iterations_of_s_steps() -> None:
+    """320 prompts give 320 pairs at most: 10 steps of 32. 1,000 steps are 100 syncs, and 32,000 of the 59,000 prompts are used."""
+    config = raypref.load_config(ROOT / "examples" / "semi_online_dpo" / "run.yaml")
+    assert (config.steps_per_iteration, config.iterations) == (10, 100)
+    assert config.learner.schedule.span == "run"
+    online = raypref.load_config(ROOT / "examples" / "semi_online_dpo" / "run.yaml", ["loop.sync_interval=1"])
+    assert (online.steps_per_iteration, online.iterations) == (1, 1000)
+
+
+def test_comal_is_inpo_whose_reference_changes_once_in_its_run() -> None:
+    """Every 12 of 24 iterations: one refresh, after the 12th; tau is a third of eta."""
+    config = raypref.load_config(ROOT / "examples" / "comal" / "run.yaml")
+    loss: Any = config.loss
+    assert loss.type == "inpo"
+    assert loss.weights == {"reference": pytest.approx(1 / 3), "previous": pytest.approx(2 / 3)}
+    assert [t for t in range(1, config.iterations) if t % config.reference.every == 0] == [12]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ MAY_CHANGE = (
     "checkpoint",
     "sync",
     "supervision",
-    "metrics",
     "loop.window_groups",
     "loop.overlap",
     "policy.gradient_checkpointing",
