@@ -1,0 +1,137 @@
+"""The first lines of a report: is the policy better than the base, what became of length, KL and entropy, what is not as it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from raypref.metrics.health import Finding, findings, lasting
+from raypref.metrics.table import MetricTable
+from raypref.output.terminal import counted
+from raypref.report.evaluations import length_controlled
+from raypref.report.parts import Level, shown
+from raypref.report.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a reader must know first."""
+
+    level: Level
+    headline: str
+    facts: tuple[str, ...]
+    """One sentence each."""
+    findings: tuple[Finding, ...]
+    """What is still the matter, the worst first, then what was the matter for a time."""
+
+
+def verdict(run: RunDirectory) -> Verdict:
+    """The verdict on a run, as far as it has come."""
+    found = health(run)
+    critical = [finding for finding in found if finding.severity == "critical"]
+    warned = [finding for finding in found if finding.severity == "warning"]
+    level, headline = _against_base(run)
+    facts = [*_length(run), *_divergence(run), *_entropy(run), *_course(run)]
+    if critical:
+        subjects = ", ".join(dict.fromkeys(finding.metric for finding in critical))
+        headline = f"Sick run: {subjects} far outside the healthy range. {headline}"
+        return Verdict("critical", headline, tuple(facts), found)
+    if warned:
+        subjects = ", ".join(dict.fromkeys(finding.metric for finding in warned))
+        level = "critical" if level == "critical" else "warning"
+        headline = f"{headline} Outside the healthy range: {subjects}."
+    return Verdict(level, headline, tuple(facts), found)
+
+
+def health(run: RunDirectory) -> tuple[Finding, ...]:
+    """The findings of the run's metrics (``raypref.metrics.health``): those that last, the worst first, then those that were passing.
+
+    Each metric comes once, with the worst that was found of it.
+    """
+    table = MetricTable() if run.config is None else MetricTable.of(run.config)
+    limit = float(run.setting("learner.max_grad_norm", 0.0) or 0.0)
+    still, ever = lasting(run.metrics, table, limit), findings(run.metrics, table, limit)
+    ranks = {"critical": 0, "warning": 1, "note": 2}
+    kept: dict[str, Finding] = {}
+    for finding in sorted((*still, *ever), key=lambda finding: ranks[finding.severity]):
+        kept.setdefault(finding.metric, finding)
+    return tuple(kept.values())
+
+
+def _against_base(run: RunDirectory) -> tuple[Level, str]:
+    against = run.against("base")
+    if not against:
+        return "plain", _without_win_rate(run)
+    newest = against[-1]
+    rate = newest.win_rate
+    interval = f"{rate.win_rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+    where = f"win rate {interval} on {counted(rate.prompts, 'held-out prompt')} after iteration {newest.iteration}, under the run's own oracle"
+    if rate.low > 0.5:
+        level, what = "good", "Better than the base policy"
+    elif rate.high < 0.5:
+        level, what = "critical", "Worse than the base policy"
+    else:
+        level, what = "plain", "Not distinguishable from the base policy"
+    text = f"{what}: {where}"
+    controlled = length_controlled(against, run.interval)
+    fitted = controlled.get(newest.iteration) if isinstance(controlled, dict) else None
+    if fitted is not None:
+        text += f"; at equal lengths {fitted.win_rate:.3f} [{fitted.low:.3f}, {fitted.high:.3f}]"
+        if level == "good" and fitted.low <= 0.5:
+            return "warning", f"{text}. The gain may be length alone."
+    return level, f"{text}."
+
+
+def _without_win_rate(run: RunDirectory) -> str:
+    if len(run.held_out) > 1:
+        first, last = run.held_out[0]["loss"], run.held_out[-1]["loss"]
+        change = "fell" if last < first else "rose"
+        return f"The loss on held-out examples {change} from {first:.4g} to {last:.4g}; no win rate was measured."
+    if not run.steps:
+        return "No optimiser step was taken yet."
+    return "Whether the policy is better is not known: there is no evaluation yet, or no held-out data (data.held_out)."
+
+
+def _length(run: RunDirectory) -> Iterator[str]:
+    against = run.against("base")
+    if against:
+        before, now = against[-1].opponent_tokens, against[-1].tokens
+        yield f"Held-out responses: {before:.1f} tokens of the base policy, {now:.1f} now ({_percent(now / before - 1) if before else 'n/a'})."
+    truncated = run.series("rollout/truncated")
+    if truncated:
+        share = run.by_iteration("rollout/truncated")[-1]
+        share = truncated.last if math.isnan(share) else share
+        yield f"Cut off at rollout.max_tokens in the newest iteration: {share:.1%} of the responses."
+
+
+def _divergence(run: RunDirectory) -> Iterator[str]:
+    for name, whom in (("kl", "the reference policy"), ("kl_previous", "the policy that samples")):
+        series = run.series(name)
+        if series:
+            per_response = series.between(*_newest_tenth(run)).mean
+            yield f"KL to {whom} at the end ({name}): {shown(per_response)} nats per response."
+            return
+
+
+def _newest_tenth(run: RunDirectory) -> tuple[int, int]:
+    first, last = run.steps_of(max(1, run.begun_iterations))
+    return max(first, last - max(4, (last - first) // 10)), last
+
+
+def _entropy(run: RunDirectory) -> Iterator[str]:
+    values = [value for value in run.by_iteration("entropy") if not math.isnan(value)]
+    if len(values) > 1:
+        yield f"Entropy of the policy per token: {shown(values[0])} nats in the first iteration, {shown(values[-1])} in the newest."
+
+
+def _course(run: RunDirectory) -> Iterator[str]:
+    planned = run.iterations
+    if run.state == "finished":
+        return
+    how = "The run still goes on" if run.state == "running" else "The run has not finished"
+    yield f"{how}: {len(run.iteration_ends)} of {planned if planned else '?'} iterations, {counted(run.steps, 'step')}."
+
+
+def _percent(change: float) -> str:
+    return f"{change:+.0%}"
