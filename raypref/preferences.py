@@ -176,6 +176,26 @@ def has_cycle(values: Matrix) -> bool:
     return False
 
 
+def cycle(values: Matrix) -> tuple[int, ...]:
+    """A shortest cycle of the majority relation, (i, j, k) for y_i beats y_j beats y_k beats y_i; empty where there is none.
+
+    The edges are those of ``has_cycle``. Breadth-first from each response: K^3 steps.
+    """
+    beats = np.nan_to_num(values, nan=0.5) > 0.5 + TIE
+    shortest: tuple[int, ...] = ()
+    for start in range(len(values)):
+        paths: dict[int, tuple[int, ...]] = {start: (start,)}
+        waiting = [start]
+        for here in waiting:
+            if beats[here, start] and (not shortest or len(paths[here]) < len(shortest)):
+                shortest = paths[here]
+            for there in np.flatnonzero(beats[here]).tolist():
+                if there not in paths:
+                    paths[there] = (*paths[here], there)
+                    waiting.append(there)
+    return shortest
+
+
 def entropy(values: Matrix) -> float:
     """Mean over the answered comparisons of -P log P - (1 - P) log(1 - P), in nats: log 2 if all are ties, 0 if all are certain.
 

@@ -55,6 +55,24 @@ def test_mean_scores_of_certain_verdicts_are_finite() -> None:
     assert scores[0] == pytest.approx(-scores[1], rel=1e-4)
 
 
+def test_the_shortest_cycle_is_found() -> None:
+    """0 beats 1 beats 2 beats 3 beats 0, and 1 beats 3 beats 4 beats 1: the second is shorter. Stronger verdicts do not count more."""
+    values = np.full((5, 5), 0.5)
+    for winner, loser in ((0, 1), (1, 2), (2, 3), (3, 0), (1, 3), (3, 4), (4, 1)):
+        values[winner, loser], values[loser, winner] = 0.9, 0.1
+    found = preferences.cycle(values)
+    assert sorted(found) in ([0, 1, 3], [1, 3, 4])
+    assert all(values[i, j] > 0.5 for i, j in zip(found, (*found[1:], found[0]), strict=True))
+    assert preferences.cycle(np.array([[0.5, 0.9], [0.1, 0.5]])) == ()
+
+
+@given(values=matrices())
+def test_a_cycle_is_found_where_there_is_one(values: Matrix) -> None:
+    found = preferences.cycle(values)
+    assert bool(found) == has_cycle(values)
+    assert all(values[i, j] > 0.5 for i, j in zip(found, (*found[1:], *found[:1]), strict=True))
+
+
 @given(matrices())
 def test_win_rates_average_to_one_half(values: Matrix) -> None:
     """Each pair shares out one point: the sum over i of w_i is (K (K - 1) / 2 + K / 2) / K = K / 2."""

@@ -18,6 +18,7 @@ from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.inspect import app as inspect
 from raypref.cli.options import Overrides, RunFile
+from raypref.cli.report import report
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(inspect, name="inspect")
+app.command()(report)
 
 
 def _show_version(wanted: bool) -> None:

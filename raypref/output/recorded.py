@@ -107,6 +107,33 @@ def _whole(reader: Any, path: Path, problems: list[str]) -> Iterator[tuple[int, 
             problems.append(f"{path}: record {k + 1} is damaged; its group is sampled again")
 
 
+def journalled(rollouts: Path, problems: list[str], iteration: int | None = None, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """Record batches of every group in the journal, sealed, open or gathered, also while a run writes it. Nothing is changed.
+
+    A group may come twice, from two sources.
+
+    Args:
+        rollouts: the run's journal; it may not exist.
+        problems: what cannot be read is added here, one line each.
+        iteration: sealed parts of other iterations are left out.
+        columns: what is read of a sealed part; default: everything.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    hidden = rollouts / ".open"
+    for path in by_number(rollouts.glob("iteration_*.parquet")):
+        if iteration not in (None, number_in(path.name)):
+            continue
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as part:
+                yield from part.iter_batches(batch_size=64, columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            problems.append(f"{path} cannot be read: {error}; its groups are left out")
+    streams = sorted(path for path in hidden.glob("*") if path.suffix in {".arrows", ".sealing"} and path.stat().st_size)
+    yield from _records(hidden / _FILE, streams, (), problems)
+
+
 def written_by(rollouts: Path, writer: str, origin: str) -> tuple[Transcript, str] | None:
     """What a writer's open stream holds of a group: what the oracle was asked and answered, and its name; None where it has no such group.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 Level = Literal["good", "plain", "warning", "critical"]
@@ -91,7 +91,7 @@ class Section:
     id: str
     title: str
     intro: str = ""
-    blocks: list[Block] = field(default_factory=list)
+    blocks: Sequence[Block] = ()
 
 
 def shown(value: float, digits: int = 3) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raypref.report.parts import Plot
@@ -17,15 +17,17 @@ _SMOOTHED_FROM = 30
 """Points from which a curve is shown with its running mean."""
 
 
-def by_step(run: RunDirectory, title: str, curves: dict[str, Series], unit: str, *, caption: str = "", **layout: Any) -> Plot | None:
+def by_step(
+    run: RunDirectory, title: str, curves: dict[str, Series], *, caption: str = "", smooth: bool = True, **layout: Any
+) -> Plot | None:
     """Curves over optimiser steps, iterations marked.
 
     Args:
         run: whose iterations are marked.
         title: of the figure.
         curves: name -> its metric; those that the run does not have are left out.
-        unit: of the vertical axis.
         caption: what to look for.
+        smooth: show the running means of long series, and the series themselves faintly.
         **layout: of plotly's layout.
 
     Returns:
@@ -36,21 +38,38 @@ def by_step(run: RunDirectory, title: str, curves: dict[str, Series], unit: str,
         return None
     data: list[dict[str, Any]] = []
     for place, (name, series) in enumerate(present.items()):
-        smooth = len(series.steps) >= _SMOOTHED_FROM
-        if smooth:
-            faint = {"color": f"colour-{place}", "width": 1}
-            data.append(_line(series.steps, series.values, name, line=faint, opacity=0.3, showlegend=False, hoverinfo="skip"))
-        values = running_mean(series.values, max(1, len(series.values) // 20)) if smooth else series.values
-        how = {} if smooth or len(series.steps) > 1 else {"mode": "markers"}
-        data.append(_line(series.steps, values, name, line={"color": f"colour-{place}", "width": 2}, **how))
+        line = {"color": f"colour-{place}", "width": 2}
+        if not smooth or len(series.steps) < _SMOOTHED_FROM:
+            how = {} if len(series.steps) > 1 else {"mode": "markers"}
+            data.append(_line(series.steps, series.values, name, line=line, **how))
+            continue
+        faint = {"color": f"colour-{place}", "width": 1}
+        data.append(_line(series.steps, series.values, name, line=faint, opacity=0.3, showlegend=False, hoverinfo="skip"))
+        data.append(_line(series.steps, within_iterations(run, series), name, line=line))
     ends = run.iteration_ends[:-1] if len(run.iteration_ends) <= MOST_BOUNDARIES else ()
     shapes = [_boundary(end + 0.5) for end in ends]
-    axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": unit}}}
-    return Plot(title, data, {**axes, "shapes": shapes, "showlegend": len(present) > 1} | layout, caption)
+    return Plot(title, data, {"xaxis": {"title": {"text": "step"}}, "shapes": shapes, "showlegend": len(present) > 1} | layout, caption)
+
+
+def within_iterations(run: RunDirectory, series: Series) -> list[float]:
+    """The running mean of a series; no mean reaches over the end of an iteration, where many metrics jump."""
+    reach = max(1, len(series.values) // 20)
+    if len(run.iteration_ends) > MOST_BOUNDARIES:
+        return running_mean(series.values, reach)
+    means: list[float] = []
+    for number in range(1, run.begun_iterations + 1):
+        first, last = run.steps_of(number)
+        means += running_mean(series.between(first if number > 1 else 0, last).values, reach)
+    return means
 
 
 def with_intervals(
-    title: str, curves: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]], *, x: str, y: str, **layout: Any
+    title: str,
+    curves: dict[str, tuple[list[float], ...]],
+    *,
+    x: str,
+    y: str,
+    **layout: Any,
 ) -> Plot:
     """Points with intervals, joined by lines.
 
@@ -69,12 +88,14 @@ def with_intervals(
             "arrayminus": [value - low for value, low in zip(ys, lows, strict=True)],
             "thickness": 1.5,
         }
-        data.append(_line(xs, ys, name, mode="lines+markers", error_y=bars, line={"color": f"colour-{place}", "width": 2}))
+        data.append(
+            _line(xs, ys, name, mode="lines+markers", cliponaxis=False, error_y=bars, line={"color": f"colour-{place}", "width": 2})
+        )
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "showlegend": len(curves) > 1}
     return Plot(title, data, axes | layout)
 
 
-def bars(title: str, groups: dict[str, Sequence[float]], labels: Sequence[str], unit: str, **layout: Any) -> Plot:
+def bars(title: str, groups: Mapping[str, Sequence[float]], labels: Sequence[str], unit: str, **layout: Any) -> Plot:
     """Grouped bars: a bar for each label in each group."""
     data: list[dict[str, Any]] = [
         {"type": "bar", "name": name, "x": list(labels), "y": _finite(values), "marker": {"color": f"colour-{place}"}}

@@ -4,6 +4,7 @@ the config and the metrics: a run that was killed, or still goes on, is read the
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -122,6 +123,11 @@ class RunDirectory:
         return self._json("plan.json")
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """What the run runs on: ``versions`` of packages, ``nodes``; empty where it is not known."""
+        return self._json("environment.json") or {"versions": (self.summary or {}).get("versions", {})}
+
+    @property
     def iterations(self) -> int | None:
         """How many the run is to have; None where the config does not say it."""
         if self.config is not None:
@@ -208,8 +214,7 @@ class RunDirectory:
     def _attempts(self) -> list[float]:
         """Seconds of each attempt: the clock of the metrics starts anew with every resumption."""
         clock = [float(row["time/run_s"]) for row in self.metrics if "time/run_s" in row]
-        ends = [now for now, following in zip(clock, [*clock[1:], -1.0], strict=True) if following < now]
-        return ends or [0.0]
+        return [now for now, following in itertools.pairwise([*clock, -1.0]) if following < now] or [0.0]
 
     @property
     def resumptions(self) -> int:

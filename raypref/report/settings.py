@@ -24,9 +24,8 @@ class Changed:
 
 
 def changed_settings(config: RunConfig) -> list[Changed]:
-    """Every setting that differs from its default, in the order of the config; of a loss, a selection and an oracle also which one it is."""
-    given = config.model_copy()
-    return [changed for changed in _changed(given, "") if changed.path not in PLACES]
+    """Every setting that differs from its default, in the order of the config; also which loss, selection and oracle it is."""
+    return [changed for changed in _changed(config, "") if changed.path not in PLACES]
 
 
 def _changed(section: Section, path: str) -> Iterator[Changed]:
@@ -37,6 +36,8 @@ def _changed(section: Section, path: str) -> Iterator[Changed]:
             yield Changed(f"{path}{name}.type", value.type, None)
             yield from (changed for changed in _changed(value, f"{path}{name}.") if changed.path != f"{path}{name}.type")
         elif isinstance(value, Section):
+            if default is None:
+                yield Changed(f"{path}{name}", "given", None)
             yield from _changed(value, f"{path}{name}.")
         elif value != default:
             yield Changed(f"{path}{name}", value, default)

@@ -66,7 +66,10 @@ def _against_base(run: RunDirectory) -> tuple[Level, str]:
     newest = against[-1]
     rate = newest.win_rate
     interval = f"{rate.win_rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
-    where = f"win rate {interval} on {counted(rate.prompts, 'held-out prompt')} after iteration {newest.iteration}, under the run's own oracle"
+    where = (
+        f"win rate {interval} on {counted(rate.prompts, 'held-out prompt')} after iteration {newest.iteration}, under the run's own oracle"
+    )
+    level: Level
     if rate.low > 0.5:
         level, what = "good", "Better than the base policy"
     elif rate.high < 0.5:
@@ -97,7 +100,8 @@ def _length(run: RunDirectory) -> Iterator[str]:
     against = run.against("base")
     if against:
         before, now = against[-1].opponent_tokens, against[-1].tokens
-        yield f"Held-out responses: {before:.1f} tokens of the base policy, {now:.1f} now ({_percent(now / before - 1) if before else 'n/a'})."
+        change = f" ({now / before - 1:+.0%})" if before else ""
+        yield f"Held-out responses: {before:.1f} tokens of the base policy, {now:.1f} now{change}."
     truncated = run.series("rollout/truncated")
     if truncated:
         share = run.by_iteration("rollout/truncated")[-1]
@@ -131,7 +135,3 @@ def _course(run: RunDirectory) -> Iterator[str]:
         return
     how = "The run still goes on" if run.state == "running" else "The run has not finished"
     yield f"{how}: {len(run.iteration_ends)} of {planned if planned else '?'} iterations, {counted(run.steps, 'step')}."
-
-
-def _percent(change: float) -> str:
-    return f"{change:+.0%}"
