@@ -14,6 +14,7 @@ from raypref.preferences import (
     Matrix,
     Unanswered,
     complete_rows,
+    cycle,
     entropy,
     has_cycle,
     mean_scores,
@@ -60,15 +61,15 @@ def test_the_shortest_cycle_is_found() -> None:
     values = np.full((5, 5), 0.5)
     for winner, loser in ((0, 1), (1, 2), (2, 3), (3, 0), (1, 3), (3, 4), (4, 1)):
         values[winner, loser], values[loser, winner] = 0.9, 0.1
-    found = preferences.cycle(values)
+    found = cycle(values)
     assert sorted(found) in ([0, 1, 3], [1, 3, 4])
     assert all(values[i, j] > 0.5 for i, j in zip(found, (*found[1:], found[0]), strict=True))
-    assert preferences.cycle(np.array([[0.5, 0.9], [0.1, 0.5]])) == ()
+    assert cycle(np.array([[0.5, 0.9], [0.1, 0.5]])) == ()
 
 
 @given(values=matrices())
 def test_a_cycle_is_found_where_there_is_one(values: Matrix) -> None:
-    found = preferences.cycle(values)
+    found = cycle(values)
     assert bool(found) == has_cycle(values)
     assert all(values[i, j] > 0.5 for i, j in zip(found, (*found[1:], *found[:1]), strict=True))
 
