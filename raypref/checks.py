@@ -220,6 +220,26 @@ def _loss_on_held_out_records(config: RunConfig, task: Task) -> Iterator[Problem
         yield Problem(path, every, "but no data is held out", "set data.held_out_prompts or data.held_out, or leave it out")
 
 
+def _passes_over_prompts(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run" and config.data.type == "prompts" and config.data.passes > 1:
+        reason = "but with data.type=prompts each iteration samples answers to new prompts"
+        yield Problem("data.passes", config.data.passes, reason, "leave it out; give more prompts, or the same ones under other ids")
+
+
+def _greedy(config: RunConfig, task: Task) -> Iterator[Problem]:
+    """Temperature 0 gives the same response each time."""
+    evaluation = config.evaluation
+    if task.kind == "run" and not config.rollout.temperature and config.data.type == "prompts":
+        reason = "which gives equal responses to train on"
+        yield Problem("rollout.temperature", 0, reason, "set it above 0; evaluation.temperature=0 evaluates greedily")
+    if task.kind == "run" and evaluates(config, task) and not config.evaluation_sampling.temperature and evaluation.responses > 1:
+        reason = "but evaluation.temperature is 0, and all of them would be equal"
+        yield Problem("evaluation.responses", evaluation.responses, reason, "set evaluation.responses=1")
+    if evaluation.max_tokens is not None and evaluation.max_tokens > config.rollout.max_tokens:
+        reason = f"but prompts leave room for rollout.max_tokens={config.rollout.max_tokens} alone"
+        yield Problem("evaluation.max_tokens", evaluation.max_tokens, reason, "lower it, or raise rollout.max_tokens")
+
+
 def _loss_against_demonstrations(config: RunConfig, task: Task) -> Iterator[Problem]:
     fewest = config.loss.responses[0]
     if task.kind == "run" and config.data.type == "demonstrations" and fewest > 1:
@@ -248,6 +268,8 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _loss_on_held_out_records,
     _template,
     _one_kind_of_sequences,
+    _passes_over_prompts,
+    _greedy,
     _zero_stage,
     _sleep,
 )

@@ -157,6 +157,10 @@ def generate(
     task = Task("generate", revises=revisions > 0, chooses=responses if best else 0)
     problems, facts = inspect(config, task)
     refuse(problems)
+    if responses > 1 and not config.rollout.temperature:
+        raise ConfigError(
+            f"rollout.temperature: 0, which gives {responses} equal answers; set it above 0, or ask for one answer per prompt"
+        )
     questions, revise = load_questions(config, facts, prompts, revisions)
 
     async def answers() -> list[Chain]:

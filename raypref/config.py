@@ -71,13 +71,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _defaults_of_the_mode(self) -> Self:
-        """With ``loop.sync_interval`` iterations are short: what is left open is counted in steps, and the schedule spans the run."""
-        if self.loop.sync_interval is None:
-            return self
+        """With ``loop.sync_interval`` iterations are short, and with ``data.passes`` they are parts of one training: the schedule spans the
+        run. With the first, what is left open is counted in steps."""
         learner, evaluation, checkpoint = self.learner, self.evaluation, self.checkpoint
-        if "span" not in learner.schedule.model_fields_set:
+        if "span" not in learner.schedule.model_fields_set and (self.loop.sync_interval is not None or self.data.passes > 1):
             schedule = learner.schedule.model_copy(update={"span": "run"})
             self.__dict__["learner"] = learner.model_copy(update={"schedule": schedule})
+        if self.loop.sync_interval is None:
+            return self
         if not evaluation.model_fields_set & {"every", "every_steps"}:
             self.__dict__["evaluation"] = evaluation.model_copy(update={"every": None, "every_steps": EVERY_STEPS})
         if "every_steps" not in checkpoint.model_fields_set:
@@ -113,6 +114,13 @@ class RunConfig(Section):
             return -(-self.loop.steps // self.steps_per_iteration)
         assert self.loop.iterations is not None
         return self.loop.iterations
+
+    @property
+    def evaluation_sampling(self) -> RolloutConfig:
+        """``rollout`` as the policy answers held-out prompts: with what ``evaluation`` says of the sampling."""
+        evaluation = self.evaluation
+        own = {"temperature": evaluation.temperature, "top_p": evaluation.top_p, "max_tokens": evaluation.max_tokens}
+        return self.rollout.model_copy(update={key: value for key, value in own.items() if value is not None})
 
     def located(self) -> Self:
         """The config with its local paths absolute: an actor works in another directory than the driver."""

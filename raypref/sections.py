@@ -106,8 +106,8 @@ class RolloutConfig(Section):
 
     responses: Annotated[int, Field(ge=1)] = 5
     """K, responses per prompt."""
-    temperature: PositiveFloat = 1.0
-    """1.0 samples from the policy itself, as the theory assumes."""
+    temperature: NonNegative = 1.0
+    """1.0 samples from the policy itself, as the theory assumes; 0 takes the most likely token, for ``raypref generate`` alone."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the likeliest tokens that together have this probability; 1.0: from all."""
     max_tokens: PositiveInt = 2048
@@ -137,7 +137,7 @@ class ScheduleConfig(Section):
     """Length of the schedule, in multiples of its span. The SPPO paper keeps the first epoch of an 18-epoch schedule: 18."""
     span: Literal["iteration", "run"] = "iteration"
     """Schedule and optimiser state start anew with each iteration, as the papers train, or span the run. Default with
-    ``loop.sync_interval``: run."""
+    ``loop.sync_interval`` or ``data.passes`` above 1: run."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:

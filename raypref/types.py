@@ -262,6 +262,8 @@ class RunData:
     """Prompts for evaluation: the policy answers them, and the oracle compares the answers."""
     held_out_examples: Sequence[Example] = ()
     """Given examples for evaluation: the learner's loss is measured on them. Never trained on."""
+    opponents: Mapping[str, Sequence[Rollout]] = field(default_factory=dict)
+    """Name -> given responses to each of ``held_out``, in its order (``evaluation.against``)."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many records of the data are not used, by reason: overlong (longer than the context), skipped (``data.on_bad_record``),
     unpicked (the selection picks no response), identical (an answer compared with itself, ``data.identical``)."""

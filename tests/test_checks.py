@@ -10,6 +10,7 @@ import pytest
 from raypref.checks import Task, check, check_supply, judges, samples
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, DataError, Problem, refuse
+from raypref.evaluation.config import EvaluationConfig
 from raypref.losses.base import Loss
 from raypref.selection.base import Pairs, Picks, Selection
 from raypref.types import PreferenceMatrix
@@ -314,3 +315,24 @@ def test_all_problems_are_one_error_of_a_line_each() -> None:
 @pytest.mark.parametrize("message", ["loss.tau: 3 is above; set less", "file:3: broken", "no place", "a: b; c; d"])
 def test_a_problem_made_of_an_error_reads_the_same(message: str) -> None:
     assert str(Problem.of(ConfigError(message))).rstrip(": ") == message
+
+
+def test_what_greedy_answers_and_passes_are_for() -> None:
+    assert problems(rollout={"temperature": 0}) == [
+        "rollout.temperature: 0, which gives equal responses to train on; set it above 0; evaluation.temperature=0 evaluates greedily"
+    ]
+    assert problems(Task("generate"), rollout={"temperature": 0}) == []
+    held_out = {"path": "p", "held_out_prompts": 4}
+    assert problems(data=held_out, evaluation={"temperature": 0}) == []
+    assert problems(data=held_out, evaluation={"temperature": 0, "responses": 2}) == [
+        "evaluation.responses: 2, but evaluation.temperature is 0, and all of them would be equal; set evaluation.responses=1"
+    ]
+    (message,) = problems(rollout={"max_tokens": 8}, evaluation={"max_tokens": 9})
+    assert message.startswith("evaluation.max_tokens: 9, but prompts leave room for rollout.max_tokens=8 alone")
+    assert problems(data={"path": "p", "passes": 2})[0].startswith("data.passes: 2, but with data.type=prompts")
+
+
+@pytest.mark.parametrize("name", ["base", "step", "two words", "1st", "a.b"])
+def test_names_of_opponents(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.against: .* names an opponent"):
+        EvaluationConfig(against={name: "f.jsonl"})

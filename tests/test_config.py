@@ -513,3 +513,9 @@ def test_a_truth_value_is_no_number(section: type[Section], values: dict[str, ob
     """pydantic reads true as 1: ``steps: yes`` would run one step."""
     with pytest.raises(ConfigError, match=rf"{next(iter(values))}: .*true and false are no numbers; give a number \(got (True|False)\)"):
         section.parse(dict(values))
+
+
+def test_a_schedule_over_several_passes_is_one_schedule() -> None:
+    given = {"policy": {"path": "p"}, "loss": {"type": "dpo"}, "data": {"type": "preferences", "path": "d"}}
+    assert RunConfig.parse(given).learner.schedule.span == "iteration"
+    assert RunConfig.parse(given | {"data": given["data"] | {"passes": 4}}).learner.schedule.span == "run"

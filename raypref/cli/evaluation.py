@@ -124,7 +124,8 @@ class Evaluation:
 
         assert self._inputs.prompts is not None
         self.output.mkdir(parents=True, exist_ok=True)
-        config = self.config.model_copy(update={"policy": self.config.policy.model_copy(update={"path": policy.model})})
+        policy_section = self.config.policy.model_copy(update={"path": policy.model})
+        config = self.config.model_copy(update={"policy": policy_section, "rollout": self.config.evaluation_sampling})
         generate(config, self._inputs.prompts, policy.target, responses=self.config.evaluation.responses)
         return read_responses(policy.target, policy.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from raypref.data.templates import template_of
 from raypref.registry import Section, UserPath
@@ -80,6 +80,10 @@ class DataConfig(Section):
     likelihood of the chosen answer may want; refuse: the run does not start."""
     shuffle: bool = True
     """Shuffle once with ``seed``; iterations then take consecutive, disjoint parts."""
+    passes: PositiveInt = 1
+    """How often a run goes through given data (demonstrations, preferences); with ``shuffle`` each pass is in another order. Iterations
+    divide all passes among themselves: with as many of them as passes, the policy is evaluated and saved after each pass.
+    ``learner.epochs`` goes through an iteration's examples again within the iteration."""
     held_out: UserPath | None = None
     """Data for evaluation, never trained on: a file like ``path``, of prompts for win rates. With given data its records may hold answers,
     on which the learner's loss is measured. None: the last ``held_out_prompts`` records of ``path``. Records of ``path`` with one of these

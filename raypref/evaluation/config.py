@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from raypref.registry import Section
+from raypref.errors import ConfigError
+from raypref.registry import Section, UserPath
 from raypref.sections import one_of
+
+TAKEN = ("base", "previous", "iteration", "step", "oracle", "revisions")
+"""Names in the record of an evaluation that no opponent can have."""
 
 
 class EvaluationConfig(Section):
@@ -25,6 +30,16 @@ class EvaluationConfig(Section):
     """Optimiser steps between two losses on held-out data, beside the start and the ends of evaluated iterations and of their epochs."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """Times that the policy revises its answers; each revision is compared with the base policy's answers (SRPO Figure 3)."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """Sampling of the held-out answers; default: ``rollout.temperature``. 0: the most likely token each time (greedy)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Likewise; default: ``rollout.top_p``."""
+    max_tokens: PositiveInt | None = None
+    """Longest held-out answer, in tokens; default, and at most: ``rollout.max_tokens``."""
+    against: dict[str, UserPath] = Field(default_factory=dict)
+    """Further opponents by name: files with responses to the held-out prompts, in any format that ``raypref evaluate`` reads, such as
+    references (``gold: gold.jsonl``) or another policy's answers (``sft: runs/sft@1``). Each policy's win rate against them is reported as
+    ``eval/win_rate_against_<name>``."""
     bootstrap_resamples: PositiveInt = 2000
     """Resamples of the prompts for the confidence interval of a win rate."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -33,6 +48,14 @@ class EvaluationConfig(Section):
     def wanted(self, held_out: Sequence[Any] | bool) -> bool:
         """Whether a run with these held-out prompts or examples is evaluated."""
         return self.every != 0 and bool(held_out)
+
+    @model_validator(mode="after")
+    def _names_of_opponents(self) -> Self:
+        for name in self.against:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in TAKEN:
+                reason = f"must begin with a letter, hold letters, digits, _ and - alone, and be none of {', '.join(TAKEN)}"
+                raise ConfigError(f"evaluation.against: {name!r} names an opponent; a name {reason}")
+        return self
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:

@@ -22,6 +22,7 @@ from raypref.output.generated_answers import write_chains
 from raypref.output.numbered import iteration_name
 from raypref.output.outcome import Outcome
 from raypref.output.run_reference import answers_file
+from raypref.output.summary import opponents_in
 from raypref.roles import Roles
 from raypref.types import Chain, Comparison, Prompt, RolloutRef, RunData
 
@@ -47,7 +48,10 @@ class Evaluator:
         self._prompts = data.held_out
         self._revise = data.revise
         self._requests = requests
-        self._kept: dict[str, list[RolloutRef]] = {}
+        sampling = config.evaluation_sampling
+        self._sampling: dict[str, Any] = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens")}
+        self._given = data.opponents
+        self._kept: dict[str, Sequence[RolloutRef]] = {}
         """Opponent (``base``, ``previous``) -> its rollouts."""
 
     def due(self, iteration: int) -> bool:
@@ -61,6 +65,7 @@ class Evaluator:
             result = await self.evaluate(state.iteration)
         if result is None:
             return
+        result["step"] = state.step
         outcome.evaluations.append(result)
         meter.write(state.step, evaluation_metrics(result))
         callbacks.on_evaluation(result)
@@ -69,8 +74,8 @@ class Evaluator:
         """Sample from pi_t and compare its rollouts with the opponents'. None for the base policy, which has no opponent.
 
         Returns:
-            ``iteration``, ``response_tokens``, for each opponent (``base``, ``previous``) the win rate with its interval, and under
-            ``oracle`` what the oracle observed: means, and sums over this evaluation of each ``Total``.
+            ``iteration``, ``response_tokens``, for each opponent (``base``, ``previous``, those of ``evaluation.against``) the win rate
+            with its interval, and under ``oracle`` what the oracle observed: means, and sums over this evaluation of each ``Total``.
         """
         rollouts = await self._sample_all(iteration)
         await self._write_answers(iteration, rollouts)
@@ -78,6 +83,7 @@ class Evaluator:
         self._kept = {"base": opponents.get("base", rollouts), "previous": rollouts}
         if not opponents:
             return None
+        opponents |= self._given
         result: dict[str, Any] = {"iteration": iteration}
         observed = Averages()
         evaluation = self._config.evaluation
@@ -140,7 +146,7 @@ class Evaluator:
         return list(await asyncio.gather(*(self._sample(prompt, count, "evaluation", iteration) for prompt in self._prompts)))
 
     async def _sample(self, prompt: Prompt, count: int, purpose: str, policy_version: int) -> RolloutRef:
-        request = self._requests.build(prompt, count, purpose=purpose, iteration=0, policy_version=policy_version)
+        request = self._requests.build(prompt, count, purpose=purpose, iteration=0, policy_version=policy_version, **self._sampling)
         return await self._rollout.sample(request)
 
     async def _write_answers(self, iteration: int, rollouts: Sequence[RolloutRef]) -> None:
@@ -158,6 +164,6 @@ class Evaluator:
 
 def evaluation_metrics(result: dict[str, Any]) -> dict[str, float]:
     """The metrics of what ``Evaluator.evaluate`` returns; names under ``eval/``."""
-    rates = {f"eval/win_rate_against_{opponent}": result[opponent]["win_rate"] for opponent in ("base", "previous") if opponent in result}
+    rates = {f"eval/win_rate_against_{opponent}": result[opponent]["win_rate"] for opponent in opponents_in(result)}
     observed = {name.replace("oracle/", "eval/oracle/", 1): value for name, value in result["oracle"].items()}
     return rates | observed | {"eval/response_tokens": result["response_tokens"]}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from raypref.config import RunConfig
 from raypref.data.demonstrations import DemonstrationData, read_demonstrations
 from raypref.data.examples import ExampleBuilder
@@ -17,7 +19,9 @@ from raypref.data.prompts import PromptData, load_apart, load_prompts
 from raypref.data.records import BadRecords, Record, fields_of
 from raypref.data.revision import Reviser
 from raypref.errors import ConfigError, DataError
-from raypref.types import Prompt, RunData
+from raypref.loop.opponents import load_opponents
+from raypref.seeds import seed_for
+from raypref.types import Example, Prompt, RunData
 
 
 def load_run_data(config: RunConfig, facts: PolicyFacts, *, records: Any = None, held_out: Any = None) -> RunData:
@@ -38,6 +42,7 @@ def load_run_data(config: RunConfig, facts: PolicyFacts, *, records: Any = None,
         data = _prompts(config, facts, records, held_out)
     else:
         data = _given_examples(config, facts, builder, records, held_out)
+    data = replace(data, opponents=load_opponents(config, facts, data.held_out))
     if not config.evaluation.revisions:
         return data
     return replace(data, revise=Reviser(config.data, facts).within(facts.context_tokens - config.rollout.max_tokens))
@@ -80,12 +85,32 @@ def _given_examples(config: RunConfig, facts: PolicyFacts, builder: ExampleBuild
     unanswerable = len(loaded.held_out) - len(answerable) if config.oracle is not None else 0
     overlong, skipped = loaded.overlong + alone.dropped + unanswerable, loaded.skipped + alone.skipped + bad.count
     return RunData(
-        examples=loaded.examples,
+        examples=in_passes(loaded.examples, section.passes, config.seed if section.shuffle else None),
         prompts=prompts,
         held_out=alone.held_out or answerable,
         held_out_examples=loaded.held_out_examples,
         left_out=_left_out(overlong, skipped, *not_compared),
     )
+
+
+def in_passes(examples: Sequence[Example], passes: int, seed: int | None) -> list[Example]:
+    """The examples once for each pass: the first pass in their order, each further one in another order that ``seed`` fixes.
+
+    Args:
+        examples: (N,) in the order of the first pass.
+        passes: how often the run goes through them.
+        seed: of the run; None: every pass is in the same order.
+
+    Returns:
+        (passes * N,) with ``prompt_index`` counted over all of them.
+    """
+    ordered = list(examples)
+    for number in range(1, passes):
+        order: Sequence[int] = range(len(examples))
+        if seed is not None:
+            order = np.random.default_rng(seed_for(seed, "pass", None, str(number))).permutation(len(examples)).tolist()
+        ordered += [examples[k] for k in order]
+    return ordered if passes == 1 else [replace(example, prompt_index=index) for index, example in enumerate(ordered)]
 
 
 def check_answers_or_oracle(config: RunConfig, apart: Sequence[Record]) -> None:

@@ -56,6 +56,7 @@ class RunResult:
             "records_left_out": dict(left_out or {}),
             "confidence": config.evaluation.confidence,
             "evaluations": outcome.evaluations,
+            "peaks": peaks(outcome.evaluations),
             "held_out": outcome.held_out,
             "sync": outcome.sync,
             "restarts": list(restarts),
@@ -93,6 +94,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = Console()
     if summary["evaluations"]:
         print_table(win_rate_table(summary), console)
+        for line in peak_lines(summary):
+            console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
     if summary.get("held_out"):
         print_table(held_out_table(summary), console)
     print_table(seconds_table(summary), console)
@@ -109,12 +112,47 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
     evaluations = summary["evaluations"]
     confidence = f"{summary['confidence']:.0%}"
     table = Table(title=f"held-out win rates, {counted(evaluations[0]['base']['prompts'], 'prompt')} ({confidence} bootstrap interval)")
-    for heading in ("iteration", "against base", "against previous", "response tokens"):
+    opponents = opponents_in(evaluations[-1])
+    for heading in ("iteration", *(f"against {opponent}" for opponent in opponents), "response tokens"):
         table.add_column(heading, justify="right")
-    table.add_row("base", "", "", f"{evaluations[0]['base_response_tokens']:.1f}")
+    table.add_row("base", *("" for _ in opponents), f"{evaluations[0]['base_response_tokens']:.1f}")
     for entry in evaluations:
-        table.add_row(str(entry["iteration"]), _interval(entry["base"]), _interval(entry["previous"]), f"{entry['response_tokens']:.1f}")
+        rates = (_interval(entry[opponent]) if opponent in entry else "" for opponent in opponents)
+        table.add_row(str(entry["iteration"]), *rates, f"{entry['response_tokens']:.1f}")
     return table
+
+
+def opponents_in(evaluation: Mapping[str, Any]) -> list[str]:
+    """The opponents of an evaluation, those of every run first."""
+    named = [name for name, value in evaluation.items() if isinstance(value, Mapping) and "win_rate" in value]
+    return sorted(named, key=lambda name: {"base": 0, "previous": 1}.get(name, 2))
+
+
+def peaks(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The highest win rate over all evaluations against each opponent that stays the same, and when it was reached first.
+
+    So report SPO (the maximum over epochs, appendix D.1, and over evaluations, D.2) and others. As the largest of several measurements on
+    the same prompts it is biased upwards: compare peaks of runs with equally many evaluations.
+    """
+    found = {}
+    for opponent in opponents_in(evaluations[-1]) if evaluations else []:
+        entries = [entry for entry in evaluations if opponent in entry]
+        if opponent != "previous":
+            best = max(entries, key=lambda entry: float(entry[opponent]["win_rate"]))
+            when = {"iteration": best["iteration"], "step": best.get("step"), "of_evaluations": len(entries)}
+            found[opponent] = {**when, **best[opponent]}
+    return found
+
+
+def peak_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The peaks in words; none of a run with one evaluation."""
+    return [
+        f"peak against {opponent}: {_interval(peak)} after iteration {peak['iteration']}"
+        + ("" if peak["step"] is None else f" (step {peak['step']})")
+        + f", the highest of {peak['of_evaluations']} evaluations"
+        for opponent, peak in summary.get("peaks", {}).items()
+        if peak["of_evaluations"] > 1
+    ]
 
 
 def held_out_table(summary: Mapping[str, Any], most: int = 12) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raypref.config import RunConfig
 from raypref.data.policy_facts import PolicyFacts
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, DataError
 from raypref.loop.loading import load_run_data
 from raypref.types import RunData
 
@@ -18,7 +20,15 @@ PAIRS = [{"prompt": prompt, "chosen": " so", "rejected": " not"} for prompt in (
 ORACLE = {"type": "callable", "function": "builtins:len"}
 
 
-def load(held_out: Any = None, *, every: int = 1, oracle: Any = None, kind: str = "preferences", **data: Any) -> RunData:
+def load(
+    held_out: Any = None,
+    *,
+    every: int = 1,
+    oracle: Any = None,
+    kind: str = "preferences",
+    against: dict[str, str] | None = None,
+    **data: Any,
+) -> RunData:
     """The data of a run on ``PAIRS`` with a context of 6 tokens and responses of at most 5: prompts of two tokens are not sampled from."""
     words = Tokenizer(
         models.WordLevel({word: k for k, word in enumerate(("<unk>", "<eos>", "why", "how", "so", "not"))}, unk_token="<unk>")
@@ -31,7 +41,7 @@ def load(held_out: Any = None, *, every: int = 1, oracle: Any = None, kind: str 
         "oracle": oracle,
         "data": {"type": kind, "chat_template": False, "shuffle": False} | data,
         "rollout": {"max_tokens": 5},
-        "evaluation": {"every": every},
+        "evaluation": {"every": every, "against": against or {}},
     }
     shown = [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in PAIRS]
     facts = PolicyFacts(tokenizer, 6, (1,))
@@ -69,3 +79,28 @@ def test_prompts_without_answers_need_an_oracle() -> None:
     with pytest.raises(ConfigError, match=message):
         load(["so"])
     assert len(load(["why"], every=0).examples) == 2
+
+
+@pytest.mark.parametrize("kind", ["preferences", "demonstrations"])
+def test_each_pass_has_all_examples_in_an_order_of_its_own(kind: str) -> None:
+    """The first pass is that of a run with one; the order of the others depends on the seed."""
+    one, three = load(kind=kind, shuffle=True), load(kind=kind, shuffle=True, passes=3)
+    ids = [example.prompt_id for example in three.examples]
+    assert ids[:3] == [example.prompt_id for example in one.examples]
+    assert [sorted(ids[k : k + 3]) for k in (0, 3, 6)] == [["0", "1", "2"]] * 3
+    assert len({tuple(ids[k : k + 3]) for k in (0, 3, 6)}) > 1
+    assert [example.prompt_index for example in three.examples] == list(range(9))
+    assert ids == [example.prompt_id for example in load(kind=kind, shuffle=True, passes=3).examples]
+    assert [example.prompt_id for example in load(kind=kind, passes=2).examples] == ["0", "1", "2"] * 2
+
+
+def test_opponents_are_found_by_the_prompt(tmp_path: Path) -> None:
+    """A file in another order, with a prompt more; lengths are in the policy's tokens."""
+    gold = tmp_path / "gold.jsonl"
+    rows = [{"prompt": prompt, "response": f"so {prompt}"} for prompt in ("why not", "so", "how")]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load([{"prompt": "how"}], oracle=ORACLE, against={"gold": str(gold)})
+    (answer,) = data.opponents["gold"]
+    assert (answer.prompt.id, answer.responses[0].text, len(answer.responses[0].token_ids)) == ("0", "so how", 2)
+    with pytest.raises(DataError, match=r"evaluation\.against\.gold: .* has no response to the held-out prompt '0'"):
+        load([{"prompt": "not"}], oracle=ORACLE, against={"gold": str(gold)})

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raypref.output.summary import held_out_table, print_summary, samples_table, seconds_table, win_rate_table
+from raypref.output.summary import held_out_table, peaks, print_summary, samples_table, seconds_table, win_rate_table
 from raypref.output.terminal import counted, print_table, visible
 
 
@@ -132,3 +132,26 @@ def test_samples_are_shown_as_they_are(text: str, tmp_path: Path) -> None:
     console = Console(width=100, file=io.StringIO())
     console.print(samples_table(tmp_path, 1))
     assert visible(text) in console.file.getvalue()
+
+
+def test_the_peak_is_the_highest_win_rate_of_all_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    """Against base 0.5, 0.75, 0.75: reached first at iteration 2. Against an opponent from a file the first is the best; the previous
+    policy is another one each time, so it has no peak."""
+
+    def entry(iteration: int, base: float, gold: float) -> dict[str, Any]:
+        rates = {name: {"win_rate": rate, "low": 0.0, "high": 1.0, "prompts": 4} for name, rate in (("base", base), ("gold", gold))}
+        return {"iteration": iteration, "step": 10 * iteration, **rates, "previous": rates["base"], "response_tokens": 1.0} | {
+            "base_response_tokens": 2.0
+        }
+
+    evaluations = [entry(1, 0.5, 0.4), entry(2, 0.75, 0.3), entry(3, 0.75, 0.2)]
+    found = peaks(evaluations)
+    assert {name: (peak["iteration"], peak["win_rate"], peak["of_evaluations"]) for name, peak in found.items()} == {
+        "base": (2, 0.75, 3),
+        "gold": (1, 0.4, 3),
+    }
+    assert peaks([]) == {}
+    print_summary(SUMMARY | {"evaluations": evaluations, "peaks": found})
+    text = capsys.readouterr().out
+    assert "against gold" in text
+    assert "peak against base: 0.750  [0.000, 1.000] after iteration 2 (step 20), the highest of 3 evaluations" in text
