@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,8 @@ def adapter_and_checkpoint(device: str) -> str:
             if losses[-1] >= losses[0]:
                 raise Deviation(f"ZeRO {stage}: the loss goes from {losses[0]:.4g} to {losses[-1]:.4g} in four steps; it must fall")
             rank.save(directory)
+            while not rank.saved():
+                time.sleep(0.01)
             expected = rank.probe(sequences)
             rank = bench.become(adapted, zero_stage=stage, optimizer={"lr": 1e-2})
             rank.load(directory)

@@ -196,8 +196,11 @@ class SimulatedLearner:
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[Any]:
         return []
 
-    async def save(self, directory: Path) -> None:
+    async def save(self, directory: Path, policy: Path | None = None) -> None:
         await asyncio.sleep(self._speeds.save_s)
+
+    async def saved(self) -> bool:
+        return True
 
     async def load(self, directory: Path) -> None:
         pass

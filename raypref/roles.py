@@ -144,8 +144,17 @@ class LearnerRole(Protocol):
         """Per-token log-probs (T_s,) under the current policy."""
         ...
 
-    async def save(self, directory: Path) -> None:
-        """Write a checkpoint of the whole training state."""
+    async def save(self, directory: Path, policy: Path | None = None) -> None:
+        """Begin to write a checkpoint of the whole training state as it is now; training may go on meanwhile.
+
+        Args:
+            directory: of the checkpoint.
+            policy: where to write the policy, too, as ``export`` does.
+        """
+        ...
+
+    async def saved(self) -> bool:
+        """Whether all that ``save`` began is written. Raises what went wrong with it."""
         ...
 
     async def load(self, directory: Path) -> None:

@@ -83,9 +83,14 @@ class FakeLearner:
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> list[NDArray[np.float64]]:
         return [np.full(len(sequence.response_ids), -1.0 - self.value) for sequence in sequences]
 
-    async def save(self, directory: Path) -> None:
+    async def save(self, directory: Path, policy: Path | None = None) -> None:
         directory.mkdir(parents=True)
         (directory / "value.json").write_text(json.dumps(self.value))
+        if policy is not None:
+            await self.export(policy)
+
+    async def saved(self) -> bool:
+        return True
 
     async def load(self, directory: Path) -> None:
         self.value = json.loads((directory / "value.json").read_text())

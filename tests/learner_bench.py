@@ -6,6 +6,7 @@ Ray is imported by ``Bench`` alone, so that the rest works where it is not insta
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,12 @@ class Host(LearnerRank):
         self.close()
         super().__init__(**settings)
         self.start(None)
+
+    def save_at_once(self, directory: Path) -> None:
+        """Save as with ``checkpoint.background: false``."""
+        self._writer.background = False
+        self.save(directory / "learner", directory / "policy")
+        self._writer.background = True
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The whole parameters by name."""
@@ -143,6 +150,11 @@ class Bench:
         half = len(batch) // 2
         first, second = ray.put(batch[:half]), ray.put((batch[0], *batch[half:]))
         return self.call("step", [types.Slice(first, 0, half), types.Slice(second, 1, 1 + len(batch) - half)])
+
+    def until_saved(self) -> None:
+        """Wait for what ``save`` began to write."""
+        while not self.call("saved"):
+            time.sleep(0.01)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Rank 0's; all ranks agree to the bit."""

@@ -179,9 +179,13 @@ class LightRank(Mortal):
     def probe(self, sequences: Sequence[types.TokenSequence]) -> list[NDArray[np.float64]]:
         return [np.full(len(sequence.response_ids), -1.0 - self.value) for sequence in sequences]
 
-    def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "value.json").write_text(json.dumps(self.value))
+    def save(self, directory: Path, policy: Path | None = None) -> None:
+        for place in (directory, policy):
+            if place is not None:
+                self.export(place)
+
+    def saved(self) -> bool:
+        return True
 
     def load(self, directory: Path) -> None:
         self.value = json.loads((directory / "value.json").read_text())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from actors.weights.destination import Destination
 
 
-_NOT_ALIKE = {"start", "load", "connect", "sync"}
+_NOT_ALIKE = {"start", "load", "connect", "sync", "saved"}
 """Calls whose earlier durations say nothing about the next one."""
 _LATER_S = 10.0
 """How long after ``sync.timeout_s`` the ranks must have told of it, in seconds."""
@@ -157,8 +157,11 @@ class LearnerGroup:
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]
 
-    async def save(self, directory: Path) -> None:
-        await self._all("save", directory)
+    async def save(self, directory: Path, policy: Path | None = None) -> None:
+        await self._all("save", directory, policy)
+
+    async def saved(self) -> bool:
+        return all(await self._all("saved"))
 
     async def load(self, directory: Path) -> None:
         await self._phases.training()

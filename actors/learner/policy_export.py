@@ -7,17 +7,22 @@ import json
 import math
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from actors.learner import disk_errors
 from actors.policy_model import end_token_ids, load_tokenizer, model_config, named_end_tokens
 from actors.weight_files import empty_model
 from raypref.errors import ConfigError
 from raypref.sections import PolicyConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from actors.learner.background import HostCopies
     from actors.weights.source import TensorInfo, WeightSource
 
 GENERATION_CONFIG = "generation_config.json"
@@ -37,12 +42,20 @@ def export(weights: WeightSource, policy: PolicyConfig, directory: Path, *, writ
     if not write:
         deque(weights, maxlen=0)
         return
+    describe(policy, directory)
+    write_weights(weights, directory)
+
+
+def describe(policy: PolicyConfig, directory: Path) -> None:
+    """Write everything but the weights, in place of an earlier export. While this runs nothing else of the process may build a model or
+    draw random numbers."""
     model = empty_model(policy)
     generation = model.generation_config
     model.generation_config = type(generation)()  # transformers refuses to save one with a temperature and without do_sample
     _without_generation_parameters(model.config)
     model.save_pretrained(directory, state_dict={})  # config and custom code
-    _write_weights(weights, directory)
+    for earlier in directory.glob("model*.safetensors*"):
+        earlier.unlink()
     generation.to_json_file(directory / GENERATION_CONFIG, use_diff=True)
     if (as_it_came := _generation_config(policy)) is not None:
         (directory / GENERATION_CONFIG).write_bytes(as_it_came)
@@ -50,19 +63,47 @@ def export(weights: WeightSource, policy: PolicyConfig, directory: Path, *, writ
     load_tokenizer(policy).save_pretrained(directory)
 
 
-def _write_weights(weights: WeightSource, directory: Path) -> None:
-    """Safetensors files as transformers writes them: one, or several with an index."""
+@dataclass(frozen=True, slots=True)
+class CopiedWeights:
+    """The weights of one pass in host memory, to be written later."""
+
+    tensors: Sequence[TensorInfo]
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, weights: WeightSource, copies: HostCopies, *, keep: bool) -> Self:
+        """Copy the weights. Under ZeRO-3 a collective.
+
+        Args:
+            weights: read once.
+            copies: where the copies are made.
+            keep: True on one rank; the others only iterate.
+        """
+        return cls(weights.metadata(), {name: copies.alone(tensor) for name, tensor in weights if keep})
+
+    def metadata(self) -> Sequence[TensorInfo]:
+        return self.tensors
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.values.items())
+
+
+def write_weights(weights: WeightSource | CopiedWeights, directory: Path) -> None:
+    """Write safetensors files as transformers does: one, or several with an index.
+
+    Raises:
+        OSError: the disk did not take them.
+    """
     from safetensors.torch import save_file
 
-    for earlier in directory.glob("model*.safetensors*"):
-        earlier.unlink()
     tensors = weights.metadata()
     files = _split(tensors)
     names = [f"model-{k:05}-of-{len(files):05}.safetensors" for k in range(1, len(files) + 1)] if len(files) > 1 else ["model.safetensors"]
     values = iter(weights)
     for name, file in zip(names, files, strict=True):
         held = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in islice(values, len(file))}
-        save_file(held, directory / name, metadata={"format": "pt"})
+        with disk_errors.named(directory / name):
+            save_file(held, directory / name, metadata={"format": "pt"})
         del held
     deque(values, maxlen=0)  # the end of the pass is a collective, too
     if len(files) > 1:

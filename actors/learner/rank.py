@@ -15,7 +15,9 @@ store their state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ import numpy as np
 
 from actors.learner import checkpoint as learner_checkpoint
 from actors.learner import deepspeed_setup, policy_export, universal
+from actors.learner.background import CheckpointWriter
 from actors.learner.checkpoint import Layout
 from actors.learner.frozen import FrozenPolicy, evaluating
 from actors.learner.offload import Offload
@@ -40,6 +43,7 @@ from raypref.training.logprobs import per_token_logps
 
 if TYPE_CHECKING:
     from actors.weights.destination import Destination
+    from actors.weights.source import WeightSource
 
 
 class LearnerRank:
@@ -96,6 +100,7 @@ class LearnerRank:
         deepspeed_setup.wait_for_all(self._world_size)
         self._engine, self._optimizer = deepspeed_setup.build_engine(model, self._policy, self._config, self._world_size)
         self._offload = Offload(self._engine, self._optimizer)
+        self._writer = CheckpointWriter(background=self._run.checkpoint.background)
         frozen = self._loss.token_kl or self._coefficient > 0
         self._frozen = FrozenPolicy(self._policy, self._engine, device) if frozen else None
         passes = Passes(
@@ -203,11 +208,29 @@ class LearnerRank:
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
 
-    def save(self, directory: Path) -> None:
-        """Write the whole training state."""
-        self._engine.save_checkpoint(str(directory), tag=learner_checkpoint.TAG, save_latest=False)
-        if self._rank == 0:
-            learner_checkpoint.write(Path(directory), self._training.progress, self._layout, self._training.samples.sequences)
+    def save(self, directory: Path, policy: Path | None = None) -> None:
+        """Save the whole training state as it is now. All is written when ``saved`` says so; training may go on meanwhile.
+
+        Args:
+            policy: a directory for the policy, too, as ``export`` writes it.
+        """
+        directory, first = Path(directory), self._rank == 0
+        with self._writer.checkpoint() as files:
+            with self._writer.collecting(self._engine):
+                self._engine.save_checkpoint(str(directory), tag=learner_checkpoint.TAG, save_latest=False)
+            if policy is not None:
+                self._export_later(Path(policy), files)
+            if first:
+                state = replace(self._training.progress), self._layout, self._training.samples.sequences
+                files.append(partial(learner_checkpoint.write, directory, *state))
+
+    def saved(self) -> bool:
+        """Whether this rank has written all that it saved.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        return self._writer.written()
 
     def load(self, directory: Path) -> None:
         """Continue from what ``save`` wrote: exactly, or with other ranks or another ZeRO stage up to the order in which numbers are added
@@ -217,6 +240,8 @@ class LearnerRank:
             ConfigError: there is no complete checkpoint, or it cannot be loaded with this number of ranks and this ZeRO stage.
         """
         directory = Path(directory)
+        self._writer.wait()
+        deepspeed_setup.wait_for_all(self._world_size)
         saved = learner_checkpoint.read(directory, self._layout, self._config.optimizer.type)
         self._training.progress = saved.progress
         self._training.samples = Samples(saved.samples, self._coefficient if saved.samples else 0.0)
@@ -232,16 +257,32 @@ class LearnerRank:
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""
+        policy_export.export(self._weights(), self._policy, Path(directory), write=self._rank == 0)
+
+    def _export_later(self, directory: Path, files: list[Callable[[], None]]) -> None:
+        """Add the export to the files of a checkpoint. A collective."""
+        first = self._rank == 0
+        if not self._writer.background:
+            files.append(partial(policy_export.export, self._weights(), self._policy, directory, write=first))
+            return
+        copied = policy_export.CopiedWeights.of(self._weights(), self._writer.copies, keep=first)
+        if first:
+            policy_export.describe(self._policy, directory)
+            files.append(partial(policy_export.write_weights, copied, directory))
+
+    def _weights(self) -> WeightSource:
+        """The policy's weights as its directory stores them, the adapter merged."""
         from actors.weights.source import DeepSpeedSource
 
-        policy_export.export(DeepSpeedSource(self._engine.module), self._policy, Path(directory), write=self._rank == 0)
+        return DeepSpeedSource(self._engine.module)
 
     def close(self) -> None:
         """Release the engine; the process may build another one."""
         if self._sender is not None:
             self._sender.close()
+        self._writer.wait()
         self._engine.destroy()
-        del self._engine, self._optimizer, self._training, self._frozen, self._offload
+        del self._engine, self._optimizer, self._training, self._frozen, self._offload, self._writer
 
 
 def _cut(bounds: Sequence[tuple[int, int]], groups: Sequence[tuple[types.Example, ...]]) -> list[types.Example]:

@@ -91,7 +91,7 @@ class Driver:
         self.groups = GroupStages(roles, self.requests, config.rollout.responses, self.meter, self.callbacks, recorded, self.failures)
         self.iterations = Iterations(config, data)
         self.checkpoints = Checkpoints.of(config, Fingerprint.of(data))
-        self.saving = Saving(config, roles.learner, self.checkpoints)
+        self.saving = Saving(config, roles.learner, self.checkpoints, self.meter.stage)
         self.weight_sync = WeightSync(config, roles, data, self.requests)
         self.reference_refresh = ReferenceRefresh(config.reference, roles.learner, roles.reference, config.output_dir)
         judged = roles.oracle is not None and config.evaluation.wanted(data.held_out)
@@ -132,11 +132,12 @@ class Driver:
                     self.meter.iteration(self.state.step)
                 self.iterations.note_missing_steps(self.state)
                 await self._save_and_evaluate()
+                with self.meter.stage("export"):
+                    await self.roles.learner.export(self.config.output_dir / "policy")
+                await self.saving.end(self.outcome)
             except (Exception, asyncio.CancelledError) as error:
                 await self.saving.rescue(self.state, self.outcome, error)
                 raise
-            with self.meter.stage("export"):
-                await self.roles.learner.export(self.config.output_dir / "policy")
         self.outcome.steps, self.outcome.sync, self.outcome.seconds = self.state.step, self.weight_sync.largest, self.meter.seconds()
         return self.outcome
 
@@ -149,7 +150,7 @@ class Driver:
         if not overlap:
             await self._save_and_evaluate()
         self.callbacks.on_iteration(state.iteration + 1)
-        await self.reference_refresh.before(state.iteration, resumed_from=self.saving.oldest())
+        await self.reference_refresh.before(state.iteration, resumed_from=self.saving.iterations())
         stream = self._stream()
         try:
             if overlap:
@@ -160,7 +161,7 @@ class Driver:
         self.meter.unused(stream.unused() | (self._partners.unused() if self._partners else {}))
         if not taken:
             if state.iteration != self.saving.newest:
-                await self._save()  # the policy is still pi_t
+                await self.saving.save(state, self.outcome)  # the policy is still pi_t
             raise self.iterations.no_example(state, self.checkpoints.directory)
         end = RunState(state.iteration + 1, self.state.step, state.cursor + self.iterations.items_used(taken))
         self.state = self.saving.trained = end
@@ -209,9 +210,7 @@ class Driver:
             with self.meter.stage("regulariser"):
                 await self.regulariser.before_step(self.state.step, held_version)
         await self.held_out_loss.before_step(self.state, batch.epoch)
-        if self.saving.due_within(self.state):
-            with self.meter.stage("checkpoint"):
-                await self.saving.save_within(self.state, self.outcome)
+        await self.saving.before_step(self.state, self.outcome)
         with self.meter.stage("train"):
             try:
                 values = await self.roles.learner.step(batch.slices)
@@ -263,10 +262,6 @@ class Driver:
 
     async def _save_if_due(self) -> None:
         if self.saving.due(self.state):
-            await self._save()
-
-    async def _save(self) -> None:
-        with self.meter.stage("checkpoint"):
             await self.saving.save(self.state, self.outcome)
 
     async def _evaluate(self) -> None:

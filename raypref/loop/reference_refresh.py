@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from raypref.errors import ConfigError
-from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.numbered import by_number, iteration_name
 from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
@@ -37,12 +38,12 @@ class ReferenceRefresh:
     def _start(self, iteration: int) -> int:
         return iteration - iteration % self._config.every
 
-    async def before(self, iteration: int, *, resumed_from: int) -> None:
+    async def before(self, iteration: int, *, resumed_from: Collection[int] = ()) -> None:
         """Load the pi_ref of ``iteration``. The learner must hold the policy of that iteration's start.
 
         Args:
             iteration: from 0.
-            resumed_from: the iteration of the oldest checkpoint, whose pi_ref stays on disk; 0: there is none.
+            resumed_from: the iterations after which there is a checkpoint; the pi_ref with which each is continued stays on disk.
 
         Raises:
             ConfigError: the run was resumed and the directory of its pi_ref is gone.
@@ -63,6 +64,7 @@ class ReferenceRefresh:
             readers.append(self._reference.refresh(directory))
         await asyncio.gather(*readers)
         self._held = start
+        needed = {iteration_name(self._start(number)) for number in resumed_from}
         for old in by_number(self._directory.glob("iteration_*"))[:-_KEPT]:
-            if not resumed_from or (number_in(old.name) or 0) < self._start(resumed_from):
+            if old.name not in needed:
                 shutil.rmtree(old)

@@ -1,32 +1,72 @@
-"""When the policy is saved, and what a checkpoint of it holds."""
+"""When the policy is saved, what a checkpoint of it holds, and how it is written while training goes on.
+
+    save        the learner copies its state; training goes on
+    publish     when every rank has written its files: manifest, ``state.json``, removal of old checkpoints
+
+One checkpoint is written at a time: the next one waits for it, and so does the end of the run.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raypref.config import RunConfig
 from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
+from raypref.output.best import Best, best_of
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.numbered import by_number, number_in
 from raypref.output.outcome import Outcome
 from raypref.roles import LearnerRole
 
 logger = logging.getLogger(__name__)
 
+_FIRST_S, _LONGEST_S = 0.02, 0.5
+"""Between two questions whether a checkpoint is written."""
+
+
+@dataclass
+class _Open:
+    """The newest checkpoint, and how far it is."""
+
+    state: RunState
+    content: dict[str, Any]
+    """What ``state.json`` will hold beside the state."""
+    policy: Path | None
+    """Where the policy is written, until it is complete."""
+    written: bool = False
+    """Whether every rank has written its part."""
+    complete: bool = False
+    published: asyncio.Future[None] = field(init=False)
+
 
 class Saving:
     """Saves the policy of a run after, and within, the iterations that ``checkpoint`` says, and after the last one."""
 
-    def __init__(self, config: RunConfig, learner: LearnerRole, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, config: RunConfig, learner: LearnerRole, checkpoints: Checkpoints, stage: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        """
+        Args:
+            config: of the run.
+            learner: whose state is saved.
+            checkpoints: of the run.
+            stage: measures the time of a stage.
+        """
         self._config = config
         self._learner = learner
         self._checkpoints = checkpoints
+        self._stage = stage
+        self._open: _Open | None = None
         self.newest = 0
-        """The iteration of the newest checkpoint; 0: the run would be repeated from its start."""
+        """The iteration of the newest checkpoint, complete or not; 0: the run would be repeated from its start."""
         self.trained: RunState | None = None
         """At the end of the newest iteration; until the next step the learner holds its policy."""
         self.newest_within: RunState | None = None
@@ -38,70 +78,135 @@ class Saving:
             return False
         return due(self._config, state.iteration, every=None, every_steps=self._config.checkpoint.every_steps)
 
-    def due_within(self, state: RunState) -> bool:
-        """Whether the learner is to be saved now, before a step of an iteration."""
+    async def before_step(self, state: RunState, outcome: Outcome) -> None:
+        """Save the learner's state within an iteration, if that is due. Raises what went wrong with the checkpoint that is open."""
+        if self._open is not None and self._open.published.done():
+            self._open.published.result()
         every = self._config.checkpoint.every_steps
-        if every is None or not state.steps_within or state == self.newest_within:
-            return False
-        return self._config.saves_within_iterations and state.step % every == 0
+        if every is None or not self._config.saves_within_iterations or not state.steps_within or state == self.newest_within:
+            return
+        if state.step % every == 0:
+            await self._save_within(state, outcome)
 
-    async def save_within(self, state: RunState, outcome: Outcome) -> None:
-        """Save the learner's state within an iteration."""
-        await self._write(state)
+    async def _save_within(self, state: RunState, outcome: Outcome) -> None:
+        """Save the learner's state within an iteration; the policy as a model directory, too, if it is the best so far."""
+        await self.finish()
+        best, loss = self._best(outcome.evaluations, outcome.held_out), None
+        if self._config.checkpoint.best and not outcome.evaluations and outcome.held_out and outcome.held_out[-1]["step"] == state.step:
+            loss = outcome.held_out[-1]["loss"]
+        best_so_far = loss is not None and (best is None or loss <= best.value)
+        await self._begin(state, outcome, policy=best_so_far)
         self.newest_within = state
-        self._checkpoints.commit(state, evaluations=outcome.evaluations, held_out=outcome.held_out)
 
     async def save(self, state: RunState, outcome: Outcome) -> None:
-        """Save the learner's state; the checkpoint is complete then. Then write the policy as a model directory."""
-        await self._write(state)
+        """Save the learner's state, and the policy as a model directory."""
+        await self._begin(state, outcome, policy=True)
         self.newest = state.iteration
-        self.commit(state, outcome)
-        if self._config.checkpoint.policies:
-            await self._write_policy(state)
+
+    async def finish(self) -> None:
+        """Return when the checkpoint that is open is complete. Raises what went wrong with it."""
+        if self._open is not None:
+            await asyncio.shield(self._open.published)
+            await asyncio.to_thread(self._prune, self._open.content)
 
     async def resume(self, state: RunState) -> None:
         """The learner holds the policy of this state again. Write a checkpoint's model directory if the run before ended first."""
         self.newest = state.iteration
         if self._config.checkpoint.policies and state.iteration and not self._policy_directory(state).exists():
-            await self._write_policy(state)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            await self._learner.export(self._partial)
+            self._partial.rename(self._policy_directory(state))
+
+    @property
+    def _partial(self) -> Path:
+        """A directory appears under its name only when it is complete."""
+        return self._config.output_dir / "policies" / ".partial"
 
     def _policy_directory(self, state: RunState) -> Path:
-        return self._config.output_dir / "policies" / iteration_name(state.iteration)
+        return self._partial.with_name(self._checkpoints.path(state).name)
 
-    async def _write(self, state: RunState) -> None:
-        await self._learner.save(self._checkpoints.begin(state) / "learner")
-        await asyncio.to_thread(self._checkpoints.complete_files, state)
+    async def _begin(self, state: RunState, outcome: Outcome, *, policy: bool) -> None:
+        """Have the learner copy its state, and publish it in the background. The checkpoint before is complete first."""
+        partial = self._partial if policy and self._config.checkpoint.policies else None
+        with self._stage("checkpoint"):
+            await self.finish()
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            await self._learner.save(self._checkpoints.begin(state) / "learner", partial)
+        self._open = _Open(state, _content(outcome), partial)
+        self._open.published = asyncio.ensure_future(self._publish(self._open))
 
-    async def _write_policy(self, state: RunState) -> None:
-        """A directory appears under its name only when it is complete."""
-        final = self._policy_directory(state)
-        policies = final.parent
-        partial = policies / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        await self._learner.export(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in by_number(policies.glob("iteration_*"))[: -self._config.checkpoint.policies]:
-            shutil.rmtree(old)
+    async def _publish(self, checkpoint: _Open) -> None:
+        with self._stage("checkpoint_write"):
+            pause_s = _FIRST_S
+            while not await self._learner.saved():
+                await asyncio.sleep(pause_s)
+                pause_s = min(_LONGEST_S, 2 * pause_s)
+            checkpoint.written = True
+            await asyncio.to_thread(self._checkpoints.complete_files, checkpoint.state)
+            self._checkpoints.commit(checkpoint.state, **checkpoint.content)
+            checkpoint.complete = True
+            if checkpoint.policy is not None:
+                final = self._policy_directory(checkpoint.state)
+                shutil.rmtree(final, ignore_errors=True)
+                checkpoint.policy.rename(final)
+            await asyncio.to_thread(self._prune, checkpoint.content)
 
-    def oldest(self) -> int:
-        """The iteration of the oldest checkpoint on disk, from which the run may be continued, too; 0: there is none."""
-        complete = self._checkpoints.complete()
-        return (number_in(complete[0].name) or 0) if complete else 0
+    def _best(self, evaluations: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Best | None:
+        return best_of(self._checkpoints.complete(), evaluations, held_out) if self._config.checkpoint.best else None
+
+    def _prune(self, content: Mapping[str, Any]) -> None:
+        """Remove old checkpoints and policies, but not the best."""
+        best = self._best(**content)
+        self._checkpoints.prune(None if best is None else best.checkpoint)
+        if count := self._config.checkpoint.policies:
+            for old in by_number(self._partial.parent.glob("iteration_*"))[:-count]:
+                if best is None or old.name != best.checkpoint.name:
+                    shutil.rmtree(old)
+
+    async def end(self, outcome: Outcome) -> None:
+        """Complete what is open, and note in the outcome which checkpoint is the best."""
+        with self._stage("checkpoint"):
+            await self.finish()
+        if (best := self._best(outcome.evaluations, outcome.held_out)) is not None:
+            policy = self._policy_directory(best.state)
+            outcome.best = {**best.entry(), "policy": str(policy) if policy.exists() else None}
+
+    def iterations(self) -> set[int]:
+        """After how many iterations the run may be continued from a checkpoint on disk."""
+        return {number_in(path.name) or 0 for path in self._checkpoints.complete()}
 
     async def rescue(self, state: RunState, outcome: Outcome, error: BaseException) -> None:
-        """Before the run ends with an error: save the policy if it is that of a finished iteration, and the learner did not fail."""
+        """Before the run ends with an error: complete what is open, and save the policy if it is that of a finished iteration. If the
+        learner failed only what it has written is completed."""
         learner_failed = isinstance(error, ActorFailed) and any(actor.startswith("learner") for actor in error.actors)
-        if learner_failed or state != self.trained or state.iteration == self.newest:
+        if learner_failed and self._open is not None and not self._open.written:
+            self._open.published.cancel()
+            await asyncio.gather(self._open.published, return_exceptions=True)
             return
         try:
+            await self.finish()
+            if learner_failed or state != self.trained or state.iteration == self.newest:
+                return
             await self.save(state, outcome)
-        except Exception:  # the error that ends the run is the first cause
-            logger.exception("the policy of iteration %d could not be saved", state.iteration)
+            await self.finish()
+        except Exception as failure:  # the error that ends the run is the first cause
+            if failure is not error:
+                logger.exception("the policy of iteration %d could not be saved", state.iteration)
         else:
             logger.warning("the policy of iteration %d was saved before the run ended", state.iteration)
 
     def commit(self, state: RunState, outcome: Outcome) -> None:
-        """Mark the checkpoint as complete, with the evaluations so far; nothing if the policy of ``state`` was not saved."""
-        if self.newest == state.iteration > 0:
-            self._checkpoints.commit(state, evaluations=outcome.evaluations, held_out=outcome.held_out)
+        """Add the evaluations so far to the checkpoint of ``state``; nothing if the policy of ``state`` was not saved."""
+        if not self.newest == state.iteration > 0:
+            return
+        if self._open is not None and self._open.state == state:
+            self._open.content = _content(outcome)
+            if not self._open.complete:
+                return
+        self._checkpoints.commit(state, **_content(outcome))
+
+
+def _content(outcome: Outcome) -> dict[str, Any]:
+    """What a checkpoint holds of the results so far; later ones are not part of it."""
+    return {"evaluations": list(outcome.evaluations), "held_out": list(outcome.held_out)}

@@ -81,8 +81,8 @@ RUN_METRICS = (
     MetricInfo(
         "time/<stage>_s",
         "Wall time of the iteration in which at least one call of the stage was under way: rollout, judge, reference, train, sync, "
-        "evaluate (win rates, and the loss on held-out examples), checkpoint, regulariser, load. Stages overlap, so that they may add up "
-        "to more than the iteration.",
+        "evaluate (win rates, and the loss on held-out examples), checkpoint (training waits for it), checkpoint_write (it does not), "
+        "regulariser, load. Stages overlap, so that they may add up to more than the iteration.",
         "s",
         remedy="The stage whose time is nearest to time/iteration_s is the bottleneck: give its role more GPUs.",
     ),

@@ -52,7 +52,7 @@ class RunState:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest ``keep`` of them, and those that they need."""
+    """The checkpoints of one run: the newest ``keep`` of them, the best one, and those that they need."""
 
     def __init__(self, directory: Path, keep: int, data: Fingerprint | None = None) -> None:
         """
@@ -72,34 +72,38 @@ class Checkpoints:
 
     def begin(self, state: RunState) -> Path:
         """An empty directory that the learner writes into."""
-        path = self._path(state)
+        path = self.path(state)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 
     def complete_files(self, state: RunState) -> None:
         """Add what belongs to the checkpoint beside the learner's files, and the manifest. Takes as long as it takes to read the files."""
-        path = self._path(state)
+        path = self.path(state)
         if self._data is not None:
             self._data.save(path / _DATA)
         manifest.write(path)
 
     def commit(self, state: RunState, evaluations: list[dict[str, Any]], held_out: Sequence[dict[str, Any]] = ()) -> None:
-        """Mark the checkpoint as complete, and remove the oldest ones beyond ``keep`` that no other one needs.
+        """Mark the checkpoint as complete, or replace what it says of the results.
 
         Args:
             state: progress of the run.
             evaluations: of the policies so far.
             held_out: losses on held-out examples so far.
         """
-        path = self._path(state)
+        path = self.path(state)
         content: dict[str, Any] = {"state": asdict(state), "evaluations": evaluations, "held_out": list(held_out)}
         if self._data is not None:
             content["data"] = self._data.summary()
         write_whole(path / "state.json", json.dumps(content))
+
+    def prune(self, best: Path | None = None) -> None:
+        """Remove the oldest checkpoints beyond ``keep``, but neither ``best`` nor those that another one needs."""
         complete = self.complete()
-        needed = {self._start(number_in(kept.name) or 0) for kept in complete[-self.keep :]}
-        for old in reversed([old for old in complete[: -self.keep] if old not in needed]):  # a checkpoint goes before the one that it needs
+        kept = {*complete[-self.keep :], *([best] if best in complete else [])}
+        needed = {self._start(number_in(path.name) or 0) for path in kept}
+        for old in reversed([old for old in complete if old not in kept | needed]):  # a checkpoint goes before the one that it needs
             (old / "state.json").unlink()  # first: what is left if this is interrupted is incomplete, and ignored
             shutil.rmtree(old)
 
@@ -199,7 +203,8 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise _damaged(path / _DATA, error) from error
 
-    def _path(self, state: RunState) -> Path:
+    def path(self, state: RunState) -> Path:
+        """Where the checkpoint of this state is."""
         return self.directory / iteration_name(state.iteration, state.step if state.steps_within else None)
 
     def _start(self, iteration: int) -> Path:

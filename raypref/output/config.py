@@ -19,11 +19,19 @@ class CheckpointConfig(Section):
     """Optimiser steps between two checkpoints; None: one after every iteration. An iteration of more steps is saved at each multiple within
     it and at its end, so that at most so many steps are repeated after an interruption, and no group is sampled again. Shorter
     iterations (``loop.sync_interval``) are saved at the first sync at or after each multiple. Default: 100 with ``loop.sync_interval``."""
+    background: bool = True
+    """Whether checkpoints are written while training goes on. Each learner rank then holds a copy of its part of the state in host memory:
+    with AdamW 12 bytes for each parameter that it keeps the optimiser's state of, and rank 0 the policy's weights, too, below ZeRO
+    stage 3. False: training waits until they are written, and no copy is made."""
     keep: PositiveInt = 2
     """How many checkpoints stay on disk, the newest ones; one more where a checkpoint within an iteration needs that of its start."""
     policies: Annotated[int, Field(ge=0)] = 3
     """How many policies of finished iterations stay on disk as Hugging Face model directories, ``policies/iteration_0002``, the newest
-    ones; each is written with its checkpoint. 0: the last policy alone, as ``policy/``."""
+    ones; each is written with its checkpoint. A checkpoint within an iteration has one if it is the best so far. 0: the last policy alone,
+    as ``policy/``."""
+    best: bool = True
+    """Whether the best checkpoint and its policy stay on disk beside these: the one with the highest win rate against the base policy, or
+    without an oracle the one with the lowest loss on held-out examples; ``best`` in summary.json names it."""
     restarts: Annotated[int, Field(ge=0)] = 3
     """How often a run goes on by itself after an actor died or hung: all actors are started anew, the newest checkpoint is loaded, and the
     groups of the open iteration are read back. Counted from the last finished iteration; 0: the run ends, and ``--resume`` continues it."""

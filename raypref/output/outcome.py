@@ -17,6 +17,8 @@ class Outcome:
     held_out: list[dict[str, Any]] = field(default_factory=list)
     """What ``HeldOutLoss`` measured, in order: ``iteration`` (from 1), ``step`` (steps taken before), ``examples`` (their number), and the
     loss and its metrics by their names in training."""
+    best: dict[str, Any] | None = None
+    """The best checkpoint: ``checkpoint``, ``policy`` (its model directory, if there is one), ``iteration``, ``step``, and the measure."""
     sync: dict[str, float] = field(default_factory=dict)
     """The largest value of each metric of the check, over all weight syncs."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -58,6 +58,7 @@ class RunResult:
             "evaluations": outcome.evaluations,
             "peaks": peaks(outcome.evaluations),
             "held_out": outcome.held_out,
+            "best": outcome.best,
             "sync": outcome.sync,
             "restarts": list(restarts),
             "replacements": outcome.replacements,

@@ -129,10 +129,11 @@ def check_room(config: RunConfig) -> None:
     weights = parameters * (4 if config.policy.dtype == "float32" else 2)
     every = config.checkpoint.every_steps
     written = config.iterations if every is None or config.loop.steps is None else 1 + config.loop.steps // every
-    kept = min(config.checkpoint.keep + 1, written)  # the oldest one goes when the new one is complete
+    best = int(config.checkpoint.best and config.evaluation.every != 0)
+    kept = min(config.checkpoint.keep + best + 1, written)  # the oldest one goes when the new one is complete
     if config.saves_within_iterations:
-        written, kept = config.iterations, config.checkpoint.keep + 2  # and the one of the iteration's start stays
-    weights *= 1 + min(config.checkpoint.policies, written)
+        written, kept = config.iterations, config.checkpoint.keep + best + 2  # and the one of the iteration's start stays
+    weights *= 1 + min(config.checkpoint.policies + best + 1 if config.checkpoint.policies else 0, written)
     optimiser = 0 if config.policy.lora else kept * parameters * OPTIMISER_BYTES[config.learner.optimizer.type]
     existing = next(folder for folder in (config.output_dir, *config.output_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free

@@ -32,7 +32,7 @@ GROUP_S = "RAYPREF_CHAOS_GROUP_S"
 STEP_S = 0.05
 """Seconds that the learner takes for a step, beside its arithmetic."""
 SAVE_S = 0.3
-"""Seconds between the two files of a checkpoint."""
+"""Seconds that the two files of a checkpoint take."""
 DIRECTORY = "RAYPREF_CHAOS_DIRECTORY"
 """Environment variable of every process of a light run: where it notes what is sampled and judged."""
 
@@ -203,7 +203,8 @@ class LightRank(LearnerRank):
             (actors.learner.rank, "Offload", StaysWhereItIs),
             (deepspeed_setup, "join_group", join_group),
             (deepspeed_setup, "build_engine", build_engine),
-            (policy_export, "export", export),
+            (policy_export, "describe", describe),
+            (policy_export, "write_weights", write_weights),
         ):
             setattr(module, name, stand_in)
         super().__init__(*arguments, **options)
@@ -216,6 +217,7 @@ class PlainEngine:
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, ranks: int) -> None:
         self.module, self.optimizer = module, optimizer
+        self.checkpoint_engine: Any = SimpleNamespace(save=write)
         self._ranks = ranks
         self._norm = 0.0
 
@@ -250,9 +252,8 @@ class PlainEngine:
     def save_checkpoint(self, directory: str, tag: str, save_latest: bool) -> None:
         folder = Path(directory) / tag
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.module.state_dict(), folder / "model.pt")
-        time.sleep(SAVE_S)
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        self.checkpoint_engine.save(self.module.state_dict(), str(folder / "model.pt"))
+        self.checkpoint_engine.save(self.optimizer.state_dict(), str(folder / "optimizer.pt"))
 
     def load_checkpoint(self, directory: str, tag: str) -> tuple[str, dict[str, Any]]:
         folder = Path(directory) / tag
@@ -289,13 +290,20 @@ def build_engine(model: nn.Module, policy: Any, learner: Any, world_size: int) -
     return PlainEngine(model, optimizer, world_size), optimizer
 
 
-def export(weights: Iterable[tuple[str, Tensor]], policy: Any, directory: Path, *, write: bool) -> None:
+def write(state: Any, path: str) -> None:
+    """What DeepSpeed's ``checkpoint_engine`` does."""
+    torch.save(state, path)
+    time.sleep(SAVE_S / 2)
+
+
+def describe(policy: Any, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def write_weights(weights: Iterable[tuple[str, Tensor]], directory: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = dict(weights)
-    if write:
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, directory / "model.safetensors")
+    save_file(dict(weights), directory / "model.safetensors")
 
 
 def as_it_is(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:

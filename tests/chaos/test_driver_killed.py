@@ -19,7 +19,7 @@ LAST_STAGES = [("checkpoint", 1), ("export", 1)]
 
 
 def test_ten_kills_of_the_driver_change_nothing(whole: LightRun, model: Path, tmp_path: Path) -> None:
-    """Parameters, evaluations, rollouts and metrics are equal; at most the steps since a checkpoint are repeated, and no group on disk."""
+    """Parameters, evaluations, rollouts and metrics are equal; at most the steps since a complete checkpoint are repeated, and no group on disk."""
     seeded, run = random.Random(13), LightRun(tmp_path, model)
     first_steps, shared_memory = [0], set(Path("/dev/shm").glob("raypref-*"))
     for stage, count in STAGES + LAST_STAGES:
@@ -30,6 +30,7 @@ def test_ten_kills_of_the_driver_change_nothing(whole: LightRun, model: Path, tm
     assert_nothing_repeated(run, run.config.groups_in_flight())
     steps = [int(step) for step in run.notes("steps")]
     runs = [part for start, stop in pairwise([*first_steps, len(steps)]) if (part := steps[start:stop])]
-    assert all(before[-1] - after[0] + 1 <= STEPS for before, after in pairwise(runs)), runs
+    # A checkpoint is written while the next steps are taken, and the one after it waits for it.
+    assert all(before[-1] - after[0] + 1 < 2 * STEPS for before, after in pairwise(runs)), runs
     assert run.left_behind() == []
     assert set(Path("/dev/shm").glob("raypref-*")) <= shared_memory

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from actors.cluster.store import meeting_address
@@ -150,7 +151,8 @@ def _with_target(example: types.Example, value: float) -> types.Example:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_checkpoint_continues_to_the_bit(benches: Benches, policy: PolicyConfig, stage: int) -> None:
-    """Save after two steps, go on for two; a fresh engine that loads gets to the very same parameters, rates and dropout included."""
+    """Save after two steps, go on for two; a fresh engine that loads gets to the very same parameters, rates and dropout included. What was
+    written during the last two steps are the bytes of a checkpoint for which training waits, and so is the policy."""
     bench = benches[2]
     settings = {"zero_stage": stage, "schedule": {"type": "cosine", "warmup_ratio": 0.5}}
     batches = [make_examples(5, seed=seed) for seed in range(4)]
@@ -159,11 +161,17 @@ def test_checkpoint_continues_to_the_bit(benches: Benches, policy: PolicyConfig,
     bench.become(adapted, settings)
     for batch in batches[:2]:
         bench.step(*batch)
-    bench.call("save", directory)
+    ray.get([rank.save_at_once.remote(directory / "waited") for rank in bench.ranks], timeout=60)
+    bench.call("save", directory / "learner", directory / "policy")
     rest = [bench.step(*batch) for batch in batches[2:]]
     expected = bench.parameters()
+    bench.until_saved()
+    waited = {path.relative_to(directory / "waited"): path.read_bytes() for path in (directory / "waited").rglob("*") if path.is_file()}
+    assert len(waited) >= 4
+    for path, content in waited.items():
+        assert (directory / path).read_bytes() == content, path
     bench.become(adapted, settings)
-    bench.call("load", directory)
+    bench.call("load", directory / "learner")
     bench.call("begin_iteration", 0, 5)
     assert [bench.step(*batch) for batch in batches[2:]] == rest
     for name, value in bench.parameters().items():
@@ -206,6 +214,7 @@ def test_checkpoint_continues_with_other_ranks_and_stages(
     states = saving.master_state() if stages[0] else {}
     metrics = [saving.step(*batch) for batch in batches[2:]]
     end = saving.parameters()
+    saving.until_saved()
     loading.become(chosen, after)
     loading.call("load", tmp_path / "learner")
     loaded = loading.parameters() | (loading.master_state() if stages[0] else {})

@@ -131,11 +131,11 @@ def test_engines_sample_while_the_policy_before_is_evaluated_and_saved(tmp_path:
     driver = make(tmp_path, loop={"iterations": 2, "prompts_per_iteration": 8, "window_groups": 5, "overlap": overlap})
     save = driver.roles.learner.save
 
-    async def watched(directory: Path) -> None:
+    async def watched(directory: Path, policy: Path | None = None) -> None:
         await asyncio.sleep(0.05)
         asked.append([r.prompt.id for r in driver.roles.rollout.requests if r.policy_version == len(asked) + 1])
         assert len(driver.roles.learner.batches) == 2 * len(asked)
-        await save(directory)
+        await save(directory, policy)
 
     driver.roles.learner.save = watched  # type: ignore[method-assign]
     finish(driver)
@@ -187,7 +187,7 @@ def test_failure_while_the_engines_sample_ahead_is_what_surfaces(tmp_path: Path)
     """The disk is full when pi_1 is saved: that error surfaces, no checkpoint is complete, and no task of the next iteration is left."""
     driver = make(tmp_path)
 
-    async def full(directory: Path) -> None:
+    async def full(*_: Path | None) -> None:
         await asyncio.sleep(0.001)
         raise OSError("no space left")
 

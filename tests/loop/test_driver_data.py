@@ -254,5 +254,5 @@ def test_the_policies_that_stay_have_the_largest_numbers(tmp_path: Path) -> None
     config = ReferenceConfig(policy="refreshed")
     for iteration in (9998, 9999):
         (tmp_path / "reference" / f"iteration_{iteration}").mkdir(parents=True)
-    asyncio.run(ReferenceRefresh(config, FakeLearner(), None, tmp_path).before(10000, resumed_from=0))
+    asyncio.run(ReferenceRefresh(config, FakeLearner(), None, tmp_path).before(10000))
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["iteration_10000", "iteration_9999"]

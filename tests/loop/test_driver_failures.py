@@ -50,11 +50,11 @@ def test_a_save_under_way_is_not_cancelled_by_a_failure_beside_it(tmp_path: Path
     driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
     save, saving, failed = driver.roles.learner.save, asyncio.Event(), asyncio.Event()
 
-    async def slow(directory: Path) -> None:
+    async def slow(directory: Path, policy: Path | None = None) -> None:
         saving.set()
         await failed.wait()
         await asyncio.sleep(0.05)
-        await save(directory)
+        await save(directory, policy)
 
     async def judge(*_: Any) -> Any:
         await saving.wait()
@@ -75,9 +75,9 @@ def test_the_policy_of_an_open_iteration_is_not_taken_for_that_of_a_finished_one
     part, save = driver.roles.reference, driver.roles.learner.save
     steps: list[int] = []
 
-    async def watched(directory: Path) -> None:
+    async def watched(directory: Path, policy: Path | None = None) -> None:
         steps.append(len(driver.roles.learner.batches))
-        await save(directory)
+        await save(directory, policy)
 
     driver.roles.learner.save = watched
     part.score = failing("reference-0", lambda: len(driver.roles.learner.batches) == 3)(part.score)
@@ -99,7 +99,7 @@ def test_a_learner_that_failed_is_not_asked_to_save(tmp_path: Path) -> None:
 def test_who_cannot_be_saved_does_not_hide_the_first_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     driver = make(tmp_path, prompts=16, held_out=0, loop={"iterations": 2})
 
-    async def full(_: Path) -> None:
+    async def full(*_: Path | None) -> None:
         raise OSError(28, "No space left on device")
 
     driver.roles.learner.save = full

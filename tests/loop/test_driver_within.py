@@ -119,10 +119,18 @@ def test_given_examples_and_the_held_out_loss(tmp_path: Path, name: str) -> None
     assert planned.steps >= 12
     stopped: Any = offline(tmp_path / "part", 24, **sections)
     output._write_config(stopped.config)
-    finish(stopped)
+    outcome_of_part = finish(stopped)
     checkpoints = stopped.checkpoints.complete()
     assert sum("step" in path.name for path in checkpoints) >= 3
-    assert not any("step" in path.name for path in (tmp_path / "part" / "policies").iterdir())
+    read = [(path.name, stopped.checkpoints.read(path)[0].step) for path in checkpoints]
+    losses = {entry["step"]: entry["loss"] for entry in planned.held_out}
+    measured = [(name, losses[step]) for name, step in read if step in losses]
+    best_so_far = {name for k, (name, loss) in enumerate(measured) if loss <= min(before for _, before in measured[: k + 1])}
+    with_policy = {path.name for path in (tmp_path / "part" / "policies").iterdir()}
+    assert {name for name in with_policy if "step" in name} <= {name for name in best_so_far if "step" in name}
+    best = min(loss for _, loss in measured)
+    assert outcome_of_part.best is not None
+    assert (outcome_of_part.best["held_out_loss"], Path(outcome_of_part.best["policy"]).name) in [(best, name) for name in with_policy]
     for checkpoint in reversed(checkpoints[:-1]):
         continued: Any = offline(tmp_path / "part", 24, **sections)
         continued.meter.writer.close()

@@ -100,6 +100,7 @@ def test_a_resumed_run_measures_what_the_uninterrupted_one_does(tmp_path: Path, 
         "loop": {"iterations": 4},
         "learner": {"global_batch": 2},
         "evaluation": {"loss_every_steps": 1},
+        "checkpoint": {"best": False},
     }
     whole = offline(tmp_path / "whole", 16, **sections)
     finish(whole)

@@ -17,6 +17,7 @@ def write(checkpoints: Checkpoints, iteration: int, *, complete: bool = True) ->
     if complete:
         checkpoints.complete_files(state)
         checkpoints.commit(state, evaluations=[{"iteration": iteration}])
+        checkpoints.prune()
 
 
 def test_keeps_the_newest(tmp_path: Path) -> None:
@@ -62,6 +63,7 @@ def write_within(checkpoints: Checkpoints, iteration: int, steps: int) -> Path:
     (directory / "weights").write_bytes(bytes(range(256)))
     checkpoints.complete_files(state)
     checkpoints.commit(state, evaluations=[])
+    checkpoints.prune()
     return directory
 
 

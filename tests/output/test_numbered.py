@@ -51,6 +51,7 @@ def test_the_newest_checkpoint_has_the_largest_number(tmp_path: Path) -> None:
     for iteration in (9998, 9999, 10000, 10001):
         checkpoints.begin(RunState(iteration, iteration, iteration))
         checkpoints.commit(RunState(iteration, iteration, iteration), evaluations=[])
+        checkpoints.prune()
     assert [path.name for path in checkpoints.complete()] == ["iteration_10000", "iteration_10001"]
     assert checkpoints.read(checkpoints.complete()[-1])[0].iteration == 10001
     assert (tmp_path / "iteration_best").is_dir()

@@ -109,25 +109,30 @@ def test_what_a_run_reads_is_not_in_the_folders_that_it_writes(key: str, section
 
 
 def test_room_for_the_policy_and_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 parameters in bfloat16: 2,000 bytes for the last policy and each of 2 iterations', and 12,000 for each of 3 checkpoints (2 are
-    kept, a third is being written; with checkpoints within iterations that of the iteration's start stays, too)."""
+    """1,000 parameters in bfloat16: 2,000 bytes for the last policy, for each of 2 iterations', for the best and for the one that is being
+    written, and 12,000 for each of 4 checkpoints (2 are kept, the best, and one is being written; with checkpoints within iterations that
+    of the iteration's start stays, too)."""
     (tmp_path / "p").mkdir()
     save_file({"a": np.zeros((20, 40), np.float16), "b": np.zeros(200, np.float32)}, tmp_path / "p" / "model.safetensors")
     assert targets.stored_parameters(tmp_path / "p") == 1000
     config = config_for(tmp_path / "run", policy={"path": str(tmp_path / "p")}, loop={"iterations": 5}, checkpoint={"policies": 2})
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(42_000))
-    check_room(config)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(41_999))
-    with pytest.raises(ConfigError, match=r"output_dir: 0\.0 GiB are free .* up to 3 checkpoints .* lower checkpoint\.keep"):
-        check_room(config)
+
+    def with_checkpoint(**values: Any) -> RunConfig:
+        return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update=values)})
+
+    for case, checkpoints, needed in (
+        (config, 4, 58_000),
+        (with_checkpoint(best=False), 3, 44_000),
+        (with_checkpoint(every_steps=5), 5, 70_000),
+        (with_checkpoint(policies=0), 4, 50_000),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=needed: usage(free))
+        check_room(case)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=needed - 1: usage(free))
+        with pytest.raises(ConfigError, match=rf"output_dir: 0\.0 GiB are free .* up to {checkpoints} checkpoints .* lower checkpoint\."):
+            check_room(case)
     check_room(config.model_copy(update={"policy": config.policy.model_copy(update={"path": "a/hub-name"})}))
-    within = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every_steps": 5})})
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(54_000))
-    check_room(within)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(53_999))
-    with pytest.raises(ConfigError, match=r"up to 4 checkpoints"):
-        check_room(within)
 
 
 @pytest.mark.parametrize("best", [False, True])
