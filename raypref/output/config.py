@@ -17,8 +17,9 @@ class CheckpointConfig(Section):
 
     every_steps: PositiveInt | None = None
     """Optimiser steps between two checkpoints; None: one after every iteration. An iteration of more steps is saved at each multiple within
-    it and at its end, so that at most so many steps are repeated after an interruption, and no group is sampled again. Shorter
-    iterations (``loop.sync_interval``) are saved at the first sync at or after each multiple. Default: 100 with ``loop.sync_interval``."""
+    it and at its end, so that at most so many steps are repeated after an interruption, and those that were taken while a checkpoint was
+    being written; no group is sampled again. Shorter iterations (``loop.sync_interval``) are saved at the first sync at or after each
+    multiple. Default: 100 with ``loop.sync_interval``."""
     background: bool = True
     """Whether checkpoints are written while training goes on. Each learner rank then holds a copy of its part of the state in host memory:
     with AdamW 12 bytes for each parameter that it keeps the optimiser's state of, and rank 0 the policy's weights, too, below ZeRO

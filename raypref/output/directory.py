@@ -130,7 +130,7 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
-    """Remove metrics and checkpoints of what is repeated."""
+    """Remove metrics and checkpoints of what is repeated, and what an interrupted conversion of a checkpoint left beside it."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     partial = metrics.with_name("metrics.jsonl.partial")
@@ -140,3 +140,5 @@ def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
     for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*")):
         if (number_in(path.name) or 0, step_in(path.name)) > now:
             shutil.rmtree(path)
+    for converted in directory.glob("checkpoints/iteration_*/learner.universal"):
+        shutil.rmtree(converted)

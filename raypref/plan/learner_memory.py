@@ -156,7 +156,7 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
         "forward": forward_bytes(job) if phase == "rollout" else 0,
         "transport": transport_bytes(job, sends=True) if phase == "sync" or job.transport == "ipc" else 0,
     }
-    host = {"transport": transport_host_bytes(job), **(offloaded_bytes(job) if offloaded else {})}
+    host = {"transport": transport_host_bytes(job), "checkpoint": copied_bytes(job), **(offloaded_bytes(job) if offloaded else {})}
     return ProcessMemory("learner", phase, nonzero(**gpu, **({} if offloaded else states)), nonzero(**host))
 
 
@@ -177,6 +177,18 @@ def transport_bytes(job: Job, *, sends: bool = False) -> int:
     """Packing buffers on the GPU of a receiver, or of the sender; a tensor is not split, so a buffer holds the largest."""
     buffers = {"nccl": 2 if sends else 3, "ipc": 1, "shm": 0, "object_store": 0}[job.transport]
     return buffers * max(PACKING_BYTES, job.dtype_bytes * job.model.embedding)
+
+
+def copied_bytes(job: Job) -> int:
+    """Rank 0's copy of the state, kept from one checkpoint to the next: the optimiser's state, below stage 3 all weights, at stage 3 its
+    share of those that are not trained; and the policy as it is written beside it. The other ranks' copy has no weights below stage 3."""
+    if not job.copies:
+        return 0
+    policy = job.dtype_bytes * job.model.parameters
+    weights = policy + job.dtype_bytes * job.model.adapter_parameters
+    if job.zero_stage == 3:
+        weights = shard(policy, job.ranks) if job.model.adapter_parameters else 0
+    return optimizer_bytes(job) + weights + (policy if job.policies else 0)
 
 
 def transport_host_bytes(job: Job) -> int:

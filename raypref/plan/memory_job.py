@@ -47,6 +47,10 @@ class Job:
     """``placement.sleep``."""
     oracle_bytes: int = 0
     """Weights of an oracle on its GPU."""
+    copies: bool = False
+    """Whether checkpoints are written from copies in host memory (``checkpoint.background``)."""
+    policies: bool = False
+    """Whether the policy is written with each checkpoint (``checkpoint.policies``)."""
 
     @classmethod
     def of(cls, config: RunConfig, model: ModelShape, *, kv_cache_bytes: int | None = None, oracle_bytes: int = 0) -> Self:
@@ -78,6 +82,8 @@ class Job:
             transport=default if config.sync.transport == "auto" else config.sync.transport,
             sleep=config.placement.sleep,
             oracle_bytes=oracle_bytes,
+            copies=config.checkpoint.background,
+            policies=config.checkpoint.policies > 0,
         )
 
 

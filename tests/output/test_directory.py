@@ -64,7 +64,9 @@ def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
     """The checkpoint stands after iteration 2 and step 4: step 5, the cut-off line and iteration 3 go."""
     newest = output.resume(config_for(stopped), DATA)
     assert newest.name == "iteration_0002"
+    (newest / "learner.universal" / "state").mkdir(parents=True)
     output.rewind(config_for(stopped), newest)
+    assert not (newest / "learner.universal").exists(), "an interrupted conversion leaves it"
     assert [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     left = sorted(path.name for path in (stopped / "rollouts").iterdir() if path.name != ".open")
     assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]

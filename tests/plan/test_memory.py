@@ -271,7 +271,26 @@ def test_job_of_a_config() -> None:
         transport="ipc",
         sleep=True,
         oracle_bytes=7,
+        copies=True,
+        policies=True,
     )
+
+
+def test_the_copy_that_a_checkpoint_is_written_from() -> None:
+    """12 P / 8 of optimiser, 2 P of weights on rank 0 below stage 3, 2 P of the policy beside it, in every phase; with an adapter under stage
+    3 the share of the weights that are not trained. Nothing where training waits."""
+    job = replace(JOB, copies=True)
+    assert all(
+        process(job, "learner", phase).host == {"checkpoint": 12_045_391_872 + 16_060_522_496} for phase in ("rollout", "train", "sync")
+    )
+    job = replace(job, policies=True)
+    assert process(job, "learner", "train").host == {"checkpoint": 12_045_391_872 + 2 * 16_060_522_496}
+    job = replace(job, zero_stage=3)
+    assert process(job, "learner", "train").host == {"checkpoint": 12_045_391_872 + 16_060_522_496}
+    adapted = replace(job, model=ModelShape.of(LLAMA_8B, LoraConfig(rank=16)))
+    share = process(adapted, "learner", "train").host["checkpoint"] - optimizer_bytes(adapted)
+    assert share == 16_060_522_496 // 8 + 16_060_522_496
+    assert "checkpoint" not in process(JOB, "learner", "train").host
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
