@@ -198,6 +198,8 @@ class SimulatedLearner:
 
     async def save(self, directory: Path, policy: Path | None = None) -> None:
         await asyncio.sleep(self._speeds.save_s)
+        if policy is not None:
+            await self.export(policy)
 
     async def saved(self) -> bool:
         return True

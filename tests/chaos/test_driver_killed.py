@@ -19,8 +19,8 @@ LAST_STAGES = [("checkpoint", 1), ("export", 1)]
 
 
 def test_ten_kills_of_the_driver_change_nothing(whole: LightRun, model: Path, tmp_path: Path) -> None:
-    """Parameters, evaluations, rollouts and metrics are equal; at most the steps since a complete checkpoint are repeated, and no group that
-    is on disk."""
+    """Parameters, evaluations, rollouts and metrics are equal; at most the steps since a complete checkpoint are repeated, and no group
+    that is on disk."""
     seeded, run = random.Random(13), LightRun(tmp_path, model)
     first_steps, shared_memory = [0], set(Path("/dev/shm").glob("raypref-*"))
     for stage, count in STAGES + LAST_STAGES:
