@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
@@ -22,8 +20,9 @@ from raypref.errors import ActorFailed
 from raypref.loop.iterations import due
 from raypref.output.best import Best, best_of
 from raypref.output.checkpoint import Checkpoints, RunState
-from raypref.output.numbered import by_number, number_in
+from raypref.output.numbered import number_in
 from raypref.output.outcome import Outcome
+from raypref.output.policies import Policies
 from raypref.roles import LearnerRole
 
 logger = logging.getLogger(__name__)
@@ -39,8 +38,8 @@ class _Open:
     state: RunState
     content: dict[str, Any]
     """What ``state.json`` will hold beside the state."""
-    policy: Path | None
-    """Where the policy is written, until it is complete."""
+    with_policy: bool
+    """Whether the policy is written, too."""
     written: bool = False
     """Whether every rank has written its part."""
     complete: bool = False
@@ -64,6 +63,7 @@ class Saving:
         self._learner = learner
         self._checkpoints = checkpoints
         self._stage = stage
+        self._policies = Policies(config.output_dir / "policies", config.checkpoint.policies)
         self._open: _Open | None = None
         self.newest = 0
         """The iteration of the newest checkpoint, complete or not; 0: the run would be repeated from its start."""
@@ -112,28 +112,19 @@ class Saving:
     async def resume(self, state: RunState) -> None:
         """The learner holds the policy of this state again. Write a checkpoint's model directory if the run before ended first."""
         self.newest = state.iteration
-        if self._config.checkpoint.policies and state.iteration and not self._policy_directory(state).exists():
-            shutil.rmtree(self._partial, ignore_errors=True)
-            await self._learner.export(self._partial)
-            self._partial.rename(self._policy_directory(state))
-
-    @property
-    def _partial(self) -> Path:
-        """A directory appears under its name only when it is complete."""
-        return self._config.output_dir / "policies" / ".partial"
-
-    def _policy_directory(self, state: RunState) -> Path:
-        return self._partial.with_name(self._checkpoints.path(state).name)
+        name = self._checkpoints.path(state).name
+        if self._policies.keep and state.iteration and self._policies.find(name) is None:
+            await self._learner.export(self._policies.begin())
+            self._policies.commit(name)
 
     async def _begin(self, state: RunState, outcome: Outcome, *, policy: bool) -> None:
         """Have the learner copy its state, and publish it in the background. The checkpoint before is complete first."""
-        partial = self._partial if policy and self._config.checkpoint.policies else None
+        with_policy = policy and self._policies.keep > 0
         with self._stage("checkpoint"):
             await self.finish()
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-            await self._learner.save(self._checkpoints.begin(state) / "learner", partial)
-        self._open = _Open(state, _content(outcome), partial)
+            place = self._policies.begin() if with_policy else None
+            await self._learner.save(self._checkpoints.begin(state) / "learner", place)
+        self._open = _Open(state, _content(outcome), with_policy)
         self._open.published = asyncio.ensure_future(self._publish(self._open))
 
     async def _publish(self, checkpoint: _Open) -> None:
@@ -146,10 +137,8 @@ class Saving:
             await asyncio.to_thread(self._checkpoints.complete_files, checkpoint.state)
             self._checkpoints.commit(checkpoint.state, **checkpoint.content)
             checkpoint.complete = True
-            if checkpoint.policy is not None:
-                final = self._policy_directory(checkpoint.state)
-                shutil.rmtree(final, ignore_errors=True)
-                checkpoint.policy.rename(final)
+            if checkpoint.with_policy:
+                self._policies.commit(self._checkpoints.path(checkpoint.state).name)
             await asyncio.to_thread(self._prune, checkpoint.content)
 
     def _best(self, evaluations: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]) -> Best | None:
@@ -159,18 +148,15 @@ class Saving:
         """Remove old checkpoints and policies, but not the best."""
         best = self._best(**content)
         self._checkpoints.prune(None if best is None else best.checkpoint)
-        if count := self._config.checkpoint.policies:
-            for old in by_number(self._partial.parent.glob("iteration_*"))[:-count]:
-                if best is None or old.name != best.checkpoint.name:
-                    shutil.rmtree(old)
+        self._policies.prune(None if best is None else best.checkpoint.name)
 
     async def end(self, outcome: Outcome) -> None:
         """Complete what is open, and note in the outcome which checkpoint is the best."""
         with self._stage("checkpoint"):
             await self.finish()
         if (best := self._best(outcome.evaluations, outcome.held_out)) is not None:
-            policy = self._policy_directory(best.state)
-            outcome.best = {**best.entry(), "policy": str(policy) if policy.exists() else None}
+            policy = self._policies.find(best.checkpoint.name)
+            outcome.best = {**best.entry(), "policy": None if policy is None else str(policy)}
 
     def iterations(self) -> set[int]:
         """After how many iterations the run may be continued from a checkpoint on disk."""

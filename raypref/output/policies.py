@@ -1,0 +1,43 @@
+"""Policies of iterations as Hugging Face model directories, ``policies/iteration_0002``; each has the name of its checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from raypref.output.numbered import by_number
+
+
+class Policies:
+    """The policies of one run: the newest ``keep`` of them, and the best one."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """
+        Args:
+            directory: ``policies/`` of the run.
+            keep: how many stay on disk; 0: none is written.
+        """
+        self._directory = directory
+        self.keep = keep
+
+    def begin(self) -> Path:
+        """Where the next policy is written. It appears under its name only when it is complete."""
+        partial = self._directory / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        return partial
+
+    def commit(self, name: str) -> None:
+        """The policy that was begun is complete."""
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+        (self._directory / ".partial").rename(self._directory / name)
+
+    def find(self, name: str) -> Path | None:
+        """The policy of this name, if there is one."""
+        path = self._directory / name
+        return path if path.exists() else None
+
+    def prune(self, best: str | None = None) -> None:
+        """Remove the oldest policies beyond ``keep``, but not the one of the name ``best``."""
+        for old in by_number(self._directory.glob("iteration_*"))[: -self.keep] if self.keep else ():
+            if old.name != best:
+                shutil.rmtree(old)
