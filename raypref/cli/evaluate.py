@@ -6,6 +6,7 @@ Each command prints a table and writes its result as JSON into ``--output``. ``r
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from raypref.evaluation.agreement import Agreement
     from raypref.evaluation.references import ReferenceWinRate
     from raypref.roles import OracleRole
-    from raypref.types import Comparison, PreferenceMatrix
+    from raypref.types import PreferenceMatrix
 
 app = typer.Typer(no_args_is_help=True, help="Compare responses: win rates, best of n, revisions, checkpoints, agreement; exports.")
 evaluation_command = partial(command, app, Evaluation)
@@ -148,29 +149,36 @@ def best_of_n(
     evaluation.show(tables.best_of_table(result), result, "best_of_n.json")
 
 
-@evaluation_command("revisions.json", inputs=("questions", "match", "formats", "partial"))
+@evaluation_command("revisions.json", "revisions.svg", inputs=("responses", "questions", "match", "formats", "partial"))
 def revisions(
     evaluation: Evaluation,
     *,
-    responses: Annotated[Path, typer.Option(help="A file of raypref generate --revisions N.")],
     against: Annotated[str, typer.Option(help=f"The opponent of every revision: {ONE_FILE}")],
 ) -> None:
-    """The win rate after 0, 1, ... N revisions (SRPO Figure 3); revisions.json."""
+    """The score (1, 0.5, 0) after 0, 1, ... N revisions of each file of raypref generate --revisions N; revisions.json and revisions.svg.
+
+    As SRPO's Figures 3 to 5: mean and deviation over 20 samples of half the prompts, beside the percentile interval.
+    """
     from raypref.evaluation import tables
-    from raypref.evaluation.outcomes import counting
-    from raypref.evaluation.revisions import compare_rounds, revision_curve
+    from raypref.evaluation.figure import save_curves
+    from raypref.evaluation.references import RevisionScore, reference_win_rate
 
-    rounds, opponent = evaluation.rounds(responses), evaluation.read(against)
-    matched = evaluation.match([*rounds, opponent])
+    opponent = evaluation.read(against)
+    methods = evaluation.methods(opponent.name)
+    pairs = [(name, evaluation.match([*rounds, opponent]), rounds) for name, rounds in methods.items()]
     evaluation.check_targets()
-    prompts = range(len(matched.prompts))
-    *answers, defenders = [[matched.rollout(column, prompt) for prompt in prompts] for column in range(len(rounds) + 1)]
 
-    async def compare(oracle: OracleRole) -> list[list[Comparison]]:
-        return await compare_rounds(answers, defenders, counting(oracle.compare), in_flight=evaluation.in_flight)
+    async def compare(oracle: OracleRole) -> list[RevisionScore]:
+        how: dict[str, Any] = {"in_flight": evaluation.in_flight, **evaluation.bootstrap}
+        points = []
+        for name, matched, rounds in pairs:
+            for number, answers in enumerate(rounds):
+                rate = await reference_win_rate(matched, answers.name, opponent.name, oracle.compare, **how)
+                points.append(RevisionScore.of(replace(rate, name=name), number))
+        return points
 
-    lengths = [float(length) for length in matched.lengths.mean(axis=1)[:-1]]
-    result = revision_curve(evaluation.ask(compare), lengths, matched.unit, **evaluation.bootstrap)
+    result = evaluation.ask(compare)
+    save_curves(evaluation.output / "revisions.svg", **tables.revision_figure(result, opponent.name))
     evaluation.show(tables.revision_table(result, opponent.name), result, "revisions.json")
 
 

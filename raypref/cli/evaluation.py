@@ -68,12 +68,19 @@ class Evaluation:
         self._files_read.append(path_of(argument)[1])
         return read_set(argument, self._questions, column, self._formats)
 
-    def rounds(self, path: Path) -> list[ResponseSet]:
-        """First answers and their revisions, one set per round."""
+    def methods(self, opponent: str) -> dict[str, list[ResponseSet]]:
+        """The first answers and their revisions in each file of ``--responses``: name -> one set per round.
+
+        Raises:
+            ConfigError: there is no file, or two of one name.
+        """
+        from raypref.cli.arguments import check_names, path_of
         from raypref.evaluation.response_files import read_rounds
 
-        self._files_read.append(path)
-        return read_rounds(path)
+        named = [(name or path.stem, path) for name, path in map(path_of, self._inputs.responses or [])]
+        check_names([*(name for name, _ in named), opponent], least=2)
+        self._files_read += [path for _, path in named]
+        return {name: read_rounds(path) for name, path in named}
 
     def comparisons(self, path: Path) -> list[LabelledComparison]:
         """Comparisons that people judged."""

@@ -7,7 +7,7 @@ mean and standard deviation over 20 resamples of half the prompts. N prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,19 @@ class ReferenceWinRate:
     """Prompts of the policy, and of the references, that the other side does not have; they were left out."""
     oracle: Mapping[str, float]
     """The oracle's metrics: means, and the sum of each ``Total``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionScore(ReferenceWinRate):
+    """One point of a method's curve: its answers after ``revisions`` revisions (SRPO Figures 3 to 5)."""
+
+    revisions: int
+    """0 for the first answers."""
+
+    @classmethod
+    def of(cls, rate: ReferenceWinRate, revisions: int) -> RevisionScore:
+        """The win rate as a point of the curve."""
+        return cls(**{field.name: getattr(rate, field.name) for field in fields(rate)}, revisions=revisions)
 
 
 async def reference_win_rate(

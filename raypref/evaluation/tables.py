@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from raypref.evaluation.agreement import LABELS, Agreement
 from raypref.evaluation.best_checkpoint import BestCheckpoint
+from raypref.evaluation.figure import Curve
 from raypref.evaluation.length_controlled import LengthControlled
-from raypref.evaluation.references import ReferenceWinRate
+from raypref.evaluation.references import ReferenceWinRate, RevisionScore
 from raypref.evaluation.reranking import BestOf
-from raypref.evaluation.revisions import Revision
 from raypref.evaluation.win_rate import WinRate
 from raypref.evaluation.win_rate_matrix import WinRateMatrix
 from raypref.output.terminal import counted, visible
@@ -182,12 +182,35 @@ def agreement_table(result: Agreement) -> Table:
     return table
 
 
-def revision_table(curve: Sequence[Revision], opponent: str) -> Table:
-    """Win rate after each revision."""
-    rows = [[str(point.revisions), _interval(point), str(point.unanswered), f"{point.length:.1f}"] for point in curve]
-    table = _table(f"win rate against {opponent} by number of revisions", ["revisions", "win rate", "unanswered", curve[0].unit], rows)
-    table.caption = _caption(*(_observed(point.oracle, str(point.revisions)) for point in curve))
+def revision_table(points: Sequence[RevisionScore], opponent: str) -> Table:
+    """The score of each method after each revision."""
+    rows = [
+        [
+            point.name,
+            str(point.revisions),
+            _interval(point.score),
+            f"{point.score_half_samples.mean:.3f} ± {point.score_half_samples.deviation:.3f}",
+            f"{point.wins} / {point.draws} / {point.losses}",
+            str(point.unanswered),
+            f"{point.length:.1f}",
+        ]
+        for point in points
+    ]
+    headings = ["", "revisions", "1 / 0.5 / 0", "half samples", "won / drawn / lost", "unanswered", points[0].unit]
+    table = _table(f"win rate against {opponent} by number of revisions", headings, rows)
+    table.caption = _caption(*(_observed(point.oracle, f"{point.name}, {point.revisions}") for point in points))
     return table
+
+
+def revision_figure(points: Sequence[RevisionScore], opponent: str) -> dict[str, Any]:
+    """The curves of ``revision_table`` for ``raypref.evaluation.figure.save_curves``: means over half samples, with their deviation."""
+    curves = []
+    for name in dict.fromkeys(point.name for point in points):
+        own = [point for point in points if point.name == name]
+        means, deviations = ([getattr(point.score_half_samples, key) for point in own] for key in ("mean", "deviation"))
+        lows, highs = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
+        curves.append(Curve(name, [point.revisions for point in own], means, lows, highs))
+    return {"title": f"win rate against {opponent}", "curves": curves, "x": "revisions", "y": "win rate", "level": 0.5}
 
 
 def _without_nan(value: Any) -> Any:

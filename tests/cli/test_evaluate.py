@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -238,14 +239,21 @@ def test_best_of_n_has_lengths_beside_it() -> None:
 
 @pytest.mark.usefixtures("files")
 def test_revisions_have_lengths_beside_them() -> None:
-    """First answers of one letter lose to b on all prompts, revisions of four win."""
+    """First answers of one letter lose to b on all prompts, revisions of four win. Of a second method both rounds win."""
     row = {"prompt": "p", "responses": ["aaaa"], "revisions": [["a", "aaaa"]], "tokens": [[1, 4]], "finish_reasons": ["stop"]}
     Path("r.jsonl").write_text("".join(json.dumps(row | {"id": str(k), "prompt": f"p{k}"}) + "\n" for k in range(5)))
-    shown = evaluate("revisions", "--responses", "r.jsonl", *AGAINST)
+    better = row | {"revisions": [["aaaa", "aaaa"]], "tokens": [[4, 4]]}
+    Path("s.jsonl").write_text("".join(json.dumps(better | {"id": str(k), "prompt": f"p{k}"}) + "\n" for k in range(5)))
+    shown = evaluate("revisions", "--responses", "r.jsonl", "--responses", "SRPO=s.jsonl", *AGAINST)
     curve = result("revisions.json")
-    assert [(point["revisions"], point["win_rate"], point["length"]) for point in curve] == [(0, 0.25, 1.0), (1, 0.75, 4.0)]
+    scored = [(point["name"], point["revisions"], point["score"]["win_rate"], point["length"]) for point in curve]
+    assert scored == [("r", 0, 0.0, 1.0), ("r", 1, 1.0, 4.0), ("SRPO", 0, 1.0, 4.0), ("SRPO", 1, 1.0, 4.0)]
+    assert [(point["wins"], point["losses"], point["preference"]["win_rate"]) for point in curve[:2]] == [(0, 5, 0.25), (5, 0, 0.75)]
     assert curve[1]["oracle"]["oracle/comparisons_total"] == 5.0
-    assert "oracle, 1: abstained 0.000, cost_usd_total 1.25" in shown
+    assert "oracle, r, 1: abstained 0.000, cost_usd_total 1.25" in shown
+    picture = ElementTree.parse("out/revisions.svg").getroot()
+    assert len([item for item in picture if item.tag.endswith("polyline")]) == 2
+    assert [item.text for item in picture if item.tag.endswith("text")][-1] == "SRPO"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from raypref.evaluation.agreement import Agreement
 from raypref.evaluation.best_checkpoint import BestCheckpoint, Candidate
 from raypref.evaluation.bootstrap import HalfSamples
 from raypref.evaluation.length_controlled import LengthControlled
-from raypref.evaluation.references import ReferenceWinRate
+from raypref.evaluation.references import ReferenceWinRate, RevisionScore
 from raypref.evaluation.reranking import BestOf
-from raypref.evaluation.revisions import Revision
 from raypref.evaluation.win_rate import WinRate
 from raypref.evaluation.win_rate_matrix import WinRateMatrix
 from raypref.output.terminal import print_table
@@ -64,8 +63,10 @@ CASES: list[tuple[Table, list[str]]] = [
         ["1234567", "agreement 0.613  [0.500, 0.750]", "1 comparison ("],
     ),
     (
-        tables.revision_table([Revision(0.512345, 0.451234, 0.574321, 0.95, 1000, 12, 3, 1234.5, "tokens", ORACLE)], NAME),
-        ["0.512  [0.451, 0.574]", "12", "1234.5"],
+        tables.revision_table(
+            [RevisionScore(NAME, "gold", RATE, HALF, RATE, HALF, 512, 11, 477, 12, 1234.5, 1111.25, "tokens", (1, 2), ORACLE, 3)], NAME
+        ),
+        ["0.512  [0.451, 0.574]", "0.513 ± 0.027", "512 / 11 / 477", "12", "1234.5"],
     ),
 ]
 
