@@ -12,14 +12,17 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import ray
+from ray._private import ray_constants
 
 from actors.cluster import teardown
+from actors.cluster.leftovers import Leftovers
+from actors.cluster.store import LOOPBACK
 from raypref.config import RunConfig
 from raypref.plan.placement import Plan
 
@@ -41,16 +44,20 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
     if ray.is_initialized():
         yield _device_of(config), True
         return
-    with _kept_handler(signal.SIGTERM):
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # every call is awaited; a failed run reports its error once
-        started_here = not _join(config.name)
-        if started_here:
-            _start_local(plan, _device_of(config), config.name)
-    try:
+    with contextlib.ExitStack() as stack:
+        with _kept_handler(signal.SIGTERM):
+            os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # every call is awaited; a failed run reports its error once
+            started_here = not _join(config.name)
+            if started_here:
+                leftovers = stack.enter_context(contextlib.closing(Leftovers()))
+                _start_local(plan, _device_of(config), config.name, leftovers.environment)
+        stack.callback(_shut_down)
         yield _device_of(config), not started_here
-    finally:
-        if not teardown.bounded("ray.shutdown", ray.shutdown):
-            atexit.unregister(ray.shutdown)  # it would hang again when the interpreter ends
+
+
+def _shut_down() -> None:
+    if not teardown.bounded("ray.shutdown", ray.shutdown):
+        atexit.unregister(ray.shutdown)  # it would hang again when the interpreter ends
 
 
 @contextlib.contextmanager
@@ -88,10 +95,13 @@ def _join(name: str) -> bool:
     return True
 
 
-def _start_local(plan: Plan, device: str, name: str) -> None:
-    """Start a cluster of this machine alone.
+def _start_local(plan: Plan, device: str, name: str, environment: Mapping[str, str]) -> None:
+    """Start a cluster of this machine alone, which nobody reaches from another one.
 
     On a CPU Ray is told to count the GPUs and cores that the plan asks for, so that placement works as on a cluster.
+
+    Args:
+        environment: further environment variables of the cluster's processes.
     """
     counted: dict[str, Any] = {}
     if device == "cpu":
@@ -100,17 +110,20 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
     # Processes of Ray that outlive a killed driver look for its GCS for so long before they end. Of a local cluster it never comes back.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     unused = {"prestart_worker_first_driver": False}  # idle workers; every actor of a run has an environment, and so a worker of its own
+    logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_is_news)
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(
-                address="local",
-                namespace=name,
-                log_to_driver=False,
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                _system_config=unused,
-                **counted,
-            )
+            with _at_loopback(), _environment(environment):
+                ray.init(
+                    address="local",
+                    namespace=name,
+                    log_to_driver=False,
+                    include_dashboard=False,
+                    logging_level=logging.WARNING,
+                    _node_ip_address=LOOPBACK,
+                    _system_config=unused,
+                    **counted,
+                )
             break
         except Exception as error:  # Ray raises a bare one where its processes take longer than its own 30 seconds
             if attempt == STARTS or "timed out during startup" not in str(error):
@@ -120,6 +133,40 @@ def _start_local(plan: Plan, device: str, name: str) -> None:
             )
             ray.shutdown()
     _protect_token()
+
+
+@contextlib.contextmanager
+def _at_loopback() -> Iterator[None]:
+    """Have Ray take the loopback's address as it is given.
+
+    On Linux it would replace it by the machine's own, and listen at every address. This is its own switch for clusters of one machine,
+    which its documentation sets by an environment variable, but on other systems only.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in the block have further environment variables."""
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not Ray's notice that the cluster is protected by a token, as it should be; that it is not remains a warning."""
+    return "Token authentication is enabled" not in record.getMessage()
 
 
 def _protect_token() -> None:

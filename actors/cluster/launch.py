@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.cluster import network
 from actors.cluster.call_results import result
 from actors.cluster.calls import first_cause
+from actors.cluster.store import LOOPBACK
 from raypref.errors import ActorSilent, RayprefError
 from raypref.plan.placement import ActorPlacement
 
@@ -74,8 +75,7 @@ def _actor_class(cls: Any, name: str) -> type:
         ) -> None:
             log_to_file(Path(log_file), name)
             network.adopt(network_settings)
-            if several_nodes:
-                network.name_gloo_interface(ray.util.get_node_ip_address())
+            network.name_gloo_interface(ray.util.get_node_ip_address() if several_nodes else LOOPBACK)
             self._refusal: RayprefError | None = None
             gc.disable()  # imports make a great many objects that stay; searching them for garbage takes a fifth of the time
             try:

@@ -24,12 +24,16 @@ def adopt(given: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def name_gloo_interface(node_address: str) -> None:
-    """Have gloo use the interface of the node's address in Ray, unless GLOO_SOCKET_IFNAME is set.
+def name_gloo_interface(address: str) -> None:
+    """Have gloo use the interface of an address, unless GLOO_SOCKET_IFNAME is set.
 
-    Without the variable gloo takes the address of the host's name, which on many machines is 127.0.0.1: other nodes cannot connect to it.
+    Without the variable gloo takes the address of the host's name. On many machines that is 127.0.0.1, to which other nodes cannot connect;
+    on others it is one at which other machines can.
+
+    Args:
+        address: the node's in Ray, or the loopback's where the run is on one node.
     """
-    if (interface := interface_of(node_address)) is not None:
+    if (interface := interface_of(address)) is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 

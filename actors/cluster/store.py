@@ -11,7 +11,7 @@ from actors.cluster.network import interface_of
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _WAITING = 1024
 """Connections that the kernel holds until they are accepted."""
 
@@ -22,7 +22,7 @@ def meeting_address() -> str:
     import ray.util
 
     nodes = sum(entry["Alive"] for entry in ray.nodes())
-    return str(ray.util.get_node_ip_address()) if nodes > 1 else _LOOPBACK
+    return str(ray.util.get_node_ip_address()) if nodes > 1 else LOOPBACK
 
 
 def listening_store(address: str, timeout: timedelta) -> TCPStore:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Self
 
 REMEMBERED = 31
 """Calls of a kind whose median counts, the newest ones."""
 LEAST = 3
-"""Calls of a kind before their median counts; until then a call may take as long as any."""
+"""Calls of a kind before their median counts."""
 
 
 @dataclass(slots=True)
@@ -23,16 +25,20 @@ class _Kind:
 class CallTimes:
     """The durations of past calls by kind (``oracle: judge``), and the time limits that follow."""
 
-    def __init__(self, ceiling_s: float, floor_s: float, multiple: float) -> None:
+    def __init__(
+        self, ceiling_s: float, floor_s: float, multiple: float, first_s: Mapping[str, float | None] = MappingProxyType({})
+    ) -> None:
         """
         Args:
-            ceiling_s: no call may take longer; the limit of the first calls of a kind.
+            ceiling_s: no call may take longer.
             floor_s: every call may take as long.
             multiple: of the median.
+            first_s: role -> limit of the first calls of each of its kinds; ``ceiling_s`` where there is none.
         """
         self.ceiling_s = ceiling_s
         self._floor_s = min(floor_s, ceiling_s)
         self._multiple = multiple
+        self._first_s = {role: min(limit_s, ceiling_s) for role, limit_s in first_s.items() if limit_s is not None}
         self._kinds: dict[str, _Kind] = {}
 
     @classmethod
@@ -56,7 +62,7 @@ class CallTimes:
         """Seconds that a call of this kind may take."""
         entry = self._kinds.get(kind)
         if entry is None or len(entry.seconds) < LEAST:
-            return self.ceiling_s
+            return self._first_s.get(kind.partition(":")[0], self.ceiling_s)
         if entry.limit_s is None:
             usual_s = round(self._multiple * statistics.median(entry.seconds), 1)
             entry.limit_s = min(self.ceiling_s, max(self._floor_s, usual_s))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -31,8 +34,10 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Exception | 
     return outcomes
 
 
-def start() -> None:
-    connection._start_local(plan_placement(PlacementConfig(), Need(rollout=True, reference=False, oracle=False)), "cpu", "test")
+def start(environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    connection._start_local(
+        plan_placement(PlacementConfig(), Need(rollout=True, reference=False, oracle=False)), "cpu", "test", environment
+    )
 
 
 def test_a_busy_machine_gets_another_chance(starts: list[Exception | None], caplog: pytest.LogCaptureFixture) -> None:
@@ -50,6 +55,38 @@ def test_three_chances_are_enough_and_other_errors_have_none(starts: list[Except
     with pytest.raises(ValueError, match="no such option"):
         start()
     assert starts == [None]
+
+
+def test_a_local_cluster_is_at_the_loopback_and_its_processes_have_the_mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What Ray sees while it starts; afterwards the driver's own environment is as it was."""
+    seen: list[Any] = []
+
+    def init(_node_ip_address: str, **_: Any) -> None:
+        seen.extend([_node_ip_address, connection.ray_constants.ENABLE_RAY_CLUSTER, os.environ["MARK"], os.environ["SPT_NOENV"]])
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("SPT_NOENV", "0")
+    start({"MARK": "7", "SPT_NOENV": "1"})
+    assert seen == ["127.0.0.1", False, "7", "1"]
+    assert connection.ray_constants.ENABLE_RAY_CLUSTER
+    assert "MARK" not in os.environ
+    assert os.environ["SPT_NOENV"] == "0"
+
+
+def test_of_rays_words_on_its_token_only_the_warning_is_shown(starts: list[Exception | None], caplog: pytest.LogCaptureFixture) -> None:
+    from ray._private.authentication import authentication_token_setup as ray_token
+
+    starts.append(None)
+    start()
+    ray_token.logger.addHandler(caplog.handler)  # Ray's loggers pass nothing on
+    try:
+        ray_token._warn_token_auth_enabled()
+        ray_token._warn_token_auth_disabled()
+    finally:
+        ray_token.logger.removeHandler(caplog.handler)
+    (message,) = {record.getMessage() for record in caplog.records if record.name == ray_token.logger.name}
+    assert message.startswith("Token authentication is disabled")
 
 
 def test_nobody_else_can_read_the_token_of_the_users_clusters(starts: list[Exception | None], tmp_path: Path) -> None:

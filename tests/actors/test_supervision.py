@@ -19,6 +19,7 @@ from actors.supervision.copies import Copies
 from actors.supervision.supervisor import Supervisor
 from actors.weights.destination import Destination
 from raypref.errors import ActorDied, ActorFailed, ActorSilent, InputSetAside
+from raypref.settings.supervision import SupervisionConfig
 
 
 class Method:
@@ -148,6 +149,17 @@ def test_a_call_may_take_a_multiple_of_the_median_within_the_floor_and_the_ceili
         for _ in range(3):
             times.add(kind, seconds)
     assert (times.limit("quick"), times.limit("slow")) == (5.0, 100.0)
+
+
+def test_first_calls_have_the_limit_of_their_role() -> None:
+    """Also below the floor, which is for calls of known length; never above the ceiling."""
+    config = SupervisionConfig.parse({"first_calls": {"oracle": 2, "rollout": 1000}})
+    times = CallTimes(100.0, 5.0, 10.0, config.first_calls.model_dump())
+    assert [times.limit(kind) for kind in ("oracle: judge", "oracle: compare", "rollout: sample 8", "learner: step")] == [2, 2, 100, 100]
+    for _ in range(3):
+        times.add("oracle: judge", 0.1)
+    assert times.limit("oracle: judge") == 5.0
+    assert CallTimes.fixed(7.0).limit("oracle: judge") == 7.0
 
 
 def test_old_calls_are_forgotten() -> None:

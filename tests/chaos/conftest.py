@@ -20,5 +20,7 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> LightRun:
     run = LightRun(tmp_path_factory.mktemp("whole"), model)
     assert run.finish() == 0, run.log
     assert run.left_behind() == []
+    assert all(noted["processes"] > 6 for noted in run.noted("listening")), "Ray's head, and four actors"
+    assert {address for noted in run.noted("listening") for address in noted["addresses"]} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert set(run.times_sampled().values()) == set(run.times_judged().values()) == {1}
     return run

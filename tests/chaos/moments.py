@@ -52,6 +52,7 @@ class Moments(Callback):
         self._iteration = 0
 
     def on_iteration(self, iteration: int) -> None:
+        import psutil
         import ray
         from ray._private.internal_api import memory_summary
 
@@ -60,6 +61,12 @@ class Moments(Callback):
         stored = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", told)
         assert stored is not None
         note("stored", json.dumps({"mebibytes": int(stored[1]), "objects": int(stored[2])}))
+        processes = psutil.Process().children(recursive=True)
+        listening = set[str]()
+        for each in processes:
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                listening.update(port.laddr.ip for port in each.net_connections() if port.status == psutil.CONN_LISTEN)
+        note("listening", json.dumps({"processes": len(processes), "addresses": sorted(listening)}))
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         note("steps", str(step))

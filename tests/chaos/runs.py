@@ -69,7 +69,9 @@ class LightRun:
         asked: dict[str, Any] = {"config": config, "faults": [asdict(fault) for fault in faults], "two_nodes": self.two_nodes}
         asked["prompts"] = [f"w{k % 61} w{k // 61 % 61} w{(11 * k + 1) % 61}" for k in range(self.prompts)]
         request.write_text(json.dumps(asked))
-        environment = os.environ | {DIRECTORY: str(self.directory), "RAY_ADDRESS": "local"} | self.environment
+        own = {DIRECTORY: str(self.directory), "RAY_ADDRESS": "local", "SPT_NOENV": "1"}
+        """``SPT_NOENV`` keeps Ray's names for its processes from being written over the environment, which ``left_behind`` looks at."""
+        environment = os.environ | own | self.environment
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen([sys.executable, "-m", "tests.chaos", str(request)], env=environment, stdout=log, stderr=log)
 
@@ -158,14 +160,22 @@ def assert_equal(run: LightRun, whole: LightRun) -> None:
     assert run.parameters() == whole.parameters()
 
 
-def assert_nothing_repeated(run: LightRun, window: int) -> None:
-    """No group that was on disk when something happened was sampled or judged after it; beyond those only what was in flight was."""
+def assert_nothing_repeated(run: LightRun) -> None:
+    """No group that was on disk when something happened was sampled or judged after it. Groups sampled = groups needed + at most those in
+    flight at the faults, and likewise judged. In flight is, at an engine, the group of its step; at an oracle, what it was asked, which is
+    not sampled again; and where all actors end, the whole window.
+    """
     sampled, judged, faults = run.times_sampled(), run.times_judged(), run.noted("faults")
     for fault in faults:
         on_disk = set(fault["journal"])
         assert not on_disk & set(run.notes("sampled")[fault["sampled"] :]), fault["stage"]
         texts = {repr((row["prompt"], tuple(row["responses"]))) for row in run.rollouts().values() if row["origin"] in on_disk}
         assert not texts & set(run.notes("judged")[fault["judged"] :]), fault["stage"]
-    for times in (sampled, judged):
-        assert len(times) == len(run.rollouts())
-        assert times.total() <= len(run.rollouts()) + window * len(faults)
+    struck = Counter(fault["target"].partition("-")[0] for fault in faults)
+    ends = struck["driver"] + sum("\nrestart " in notice["message"] for notice in run.noted("notices"))
+    engines, oracles = struck["rollout"] + struck["node"], struck["oracle"] + struck["node"]
+    config = run.config
+    needed, window = len(run.rollouts()), config.groups_in_flight()
+    assert len(sampled) == len(judged) == needed
+    assert sampled.total() <= needed + window * ends + engines
+    assert judged.total() <= needed + window * ends + min(window, config.judging.groups) * oracles

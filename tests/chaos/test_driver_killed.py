@@ -28,7 +28,7 @@ def test_ten_kills_of_the_driver_change_nothing(whole: LightRun, model: Path, tm
         first_steps.append(len(run.notes("steps")))
     assert run.finish() == 0, run.log
     assert_equal(run, whole)
-    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert_nothing_repeated(run)
     steps = [int(step) for step in run.notes("steps")]
     runs = [part for start, stop in pairwise([*first_steps, len(steps)]) if (part := steps[start:stop])]
     # A checkpoint is written while the next steps are taken, and the one after it waits for it.

@@ -20,6 +20,6 @@ def test_a_node_that_is_removed_and_added_again_changes_nothing(whole: LightRun,
     assert run.finish([Fault("train", 2, target="node", iteration=2)], timeout_s=400) == 0, run.log
     assert len(run.noted("faults")) == 1
     assert_equal(run, whole)
-    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert_nothing_repeated(run)
     assert run.noted("after") == [{"free": 4.0, "states": ["REMOVED"]}]
     assert run.left_behind() == []

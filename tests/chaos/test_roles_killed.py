@@ -19,8 +19,16 @@ STAGES = ["rollout", "judge", "reference", "train"]
 FIVE: dict[str, Any] = {
     "loop": {"iterations": 5, "prompts_per_iteration": STEPS * BATCH, "window_groups": 8},
     "checkpoint": {"restarts": 8, "restart_after_s": 0.05},
+    "supervision": {"restarts": 8},
 }
+"""Five losses of a role are as many as the default allows; a sixth comes where a replacement is struck while it starts."""
 NOTICED_S = 15.0
+STOPS: dict[str, Any] = {
+    "checkpoint": {"restarts": 8, "restart_after_s": 0.05},
+    "supervision": {"floor_s": 6.0, "multiple": 10.0},
+}
+LOOKED_S = 6.0
+"""A stop is looked for every 2 seconds; a busy machine takes as long again, and other ranks have 5 s to tell of it."""
 
 
 def noticed_after(run: LightRun) -> list[tuple[str, float]]:
@@ -45,22 +53,20 @@ def test_twenty_kills_change_nothing(model: Path, tmp_path: Path) -> None:
     assert run.finish(faults, timeout_s=900) == 0, run.log
     assert len(run.noted("faults")) == 20
     assert_equal(run, whole)
-    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert_nothing_repeated(run)
     assert max(seconds for _, seconds in noticed_after(run)) < NOTICED_S, noticed_after(run)
     assert run.left_behind() == []
 
 
 def test_a_stop_of_every_role_changes_nothing(whole: LightRun, model: Path, tmp_path: Path) -> None:
-    limit_s = 20.0
-    run = LightRun(tmp_path, model, {"learner": {"global_batch": BATCH, "optimizer": {"lr": 0.2}, "timeout_s": limit_s}} | STOPS)
-    faults = [Fault("judge", 3, 0.0, role, int(signal.SIGSTOP)) for role in ("rollout-0", "oracle-0")]
-    faults += [Fault("reference", 3, 0.0, "reference-0", int(signal.SIGSTOP)), Fault("train", 2, 0.0, "learner-0", int(signal.SIGSTOP))]
+    """Each is noticed after ten times what its calls have taken, which here is less than the floor."""
+    run = LightRun(tmp_path, model, STOPS)
+    when = {"rollout-0": ("judge", 6), "oracle-0": ("judge", 6), "reference-0": ("reference", 6)}
+    when["learner-0"] = ("train", 2 * STEPS - 1)  # some before all actors start anew for the reference, and enough after it
+    faults = [Fault(stage, count, 0.0, role, int(signal.SIGSTOP)) for role, (stage, count) in when.items()]
     assert run.finish(faults, timeout_s=900) == 0, run.log
     assert len(run.noted("faults")) == 4
     assert_equal(run, whole)
-    assert_nothing_repeated(run, run.config.groups_in_flight())
-    assert max(seconds for _, seconds in noticed_after(run)) < 2 * limit_s, noticed_after(run)
+    assert_nothing_repeated(run)
+    assert max(seconds for _, seconds in noticed_after(run)) < run.config.supervision.floor_s + LOOKED_S, noticed_after(run)
     assert run.left_behind() == []
-
-
-STOPS: dict[str, Any] = {"checkpoint": {"restarts": 8, "restart_after_s": 0.05}}

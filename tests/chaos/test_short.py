@@ -23,4 +23,4 @@ def test_a_killed_oracle_and_a_killed_driver_change_nothing(whole: LightRun, mod
     assert run.finish() == 0, run.log
     assert len(run.rollouts()) == GROUPS
     assert_equal(run, whole)
-    assert_nothing_repeated(run, run.config.groups_in_flight())
+    assert_nothing_repeated(run)
