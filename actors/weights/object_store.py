@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from actors.weights.packing import Place, aligned, message, unpacked
-from actors.weights.shm import allocate, map_file
+from actors.weights.shm import allocated, map_file
 from actors.weights.source import TensorInfo
 from actors.weights.transport import Link, LoadsWeights, Receiver, Relay, Sender, Transport
 from raypref.errors import SyncError
@@ -122,19 +122,16 @@ class ObjectStoreReceiver(Receiver):
 
 
 class FileRelay(Relay):
-    """Copies every chunk into one file in shared memory, which the workers map; the file has no name once they have."""
+    """Copies every chunk into one file in shared memory, which the workers map."""
 
     def __init__(self) -> None:
         self._file: Tensor | None = None
 
     @contextlib.contextmanager
     def connecting(self, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        path = allocate(info["size_bytes"])
-        try:
+        with allocated(info["size_bytes"]) as path:
             self._file = map_file(path, info["size_bytes"])
             yield info | {"path": str(path)}
-        finally:
-            path.unlink()
 
     def updated(self, info: dict[str, Any]) -> dict[str, Any]:
         if self._file is None:

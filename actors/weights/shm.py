@@ -1,17 +1,17 @@
 """Shared memory: for a learner and receivers on the CPUs of one node.
 
 The learner's first rank copies its weights into a shared-memory file that the receivers have mapped, then tells them where each tensor
-lies. The file has no name any more once every receiver has mapped it, so nothing stays in /dev/shm however the run ends.
+lies. The file has no name, so nothing stays in /dev/shm however the run ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,12 @@ class ShmSender(Sender):
         self._buffer: Tensor | None = None
 
     def connect(self) -> None:
-        """Create the file, have every receiver map it, and remove its name."""
-        path = allocate(self._size_bytes)
-        remove = weakref.finalize(self, path.unlink, missing_ok=True)  # also at exit, should the hand-shake fail
-        try:
+        """Create the file and have every receiver map it."""
+        with allocated(self._size_bytes) as path:
             self._buffer = map_file(path, self._size_bytes)
             self._buffer.zero_()
-            self._link.control.init_weight_transfer_engine({"path": str(path), "size_bytes": self._size_bytes})
-        finally:
-            remove()
+            inode = path.stat().st_ino
+            self._link.control.init_weight_transfer_engine({"path": str(path), "inode": inode, "size_bytes": self._size_bytes})
 
     def send(self) -> None:
         """Copy what the source gives into the file, each tensor to its place; then one update round trip."""
@@ -96,7 +93,7 @@ class ShmReceiver(Receiver):
             SyncError: the file is not on this node.
         """
         path = Path(info["path"])
-        if not path.exists():
+        if not path.exists() or path.stat().st_ino != info["inode"]:
             raise SyncError(
                 f"sync.transport: {path} is not on this node; shm needs the learner and its receivers on one node; object_store does not"
             )
@@ -122,8 +119,12 @@ def _side_by_side(infos: Sequence[TensorInfo]) -> dict[str, Place]:
     return places
 
 
-def allocate(size_bytes: int) -> Path:
+@contextlib.contextmanager
+def allocated(size_bytes: int) -> Iterator[Path]:
     """A file of that size with its blocks reserved, in shared memory if there is room, else among the temporary files.
+
+    It has no name, so it is gone with the last process that maps it, however that one ends. Within the block the path leads the other
+    processes of this node to it.
 
     Raises:
         SyncError: there is room in neither.
@@ -133,15 +134,10 @@ def allocate(size_bytes: int) -> Path:
         if shutil.disk_usage(place).free < size_bytes:
             logger.warning("%s has no room for %d bytes of weights", place, size_bytes)
             continue
-        descriptor, name = tempfile.mkstemp(prefix="raypref-weights-", dir=place)
-        try:
-            os.posix_fallocate(descriptor, 0, size_bytes)  # else a full file system kills the process when it writes
-        except OSError:
-            Path(name).unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        return Path(name)
+        with tempfile.TemporaryFile(dir=place) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)  # else a full file system kills the process when it writes
+            yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        return
     raise SyncError(f"sync.transport: the weights take {size_bytes} bytes of shared memory; free some in {' or '.join(map(str, places))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -216,13 +217,35 @@ def test_shared_memory_refuses_what_it_cannot_do() -> None:
     with pytest.raises(SyncError, match="before init_weight_transfer_engine"):
         receiver.update({})
     with pytest.raises(SyncError, match="/no/such/file is not on this node"):
-        receiver.connect({"path": "/no/such/file", "size_bytes": 64})
+        receiver.connect({"path": "/no/such/file", "inode": 1, "size_bytes": 64})
+    with pytest.raises(SyncError, match=rf"{__file__} is not on this node"):  # another file that has the same path here
+        receiver.connect({"path": __file__, "inode": os.stat(__file__).st_ino + 1, "size_bytes": 64})
     source = Fixed({"a": torch.ones(2)})
     sender = transport.load("shm").sender(Link(0, source, DirectControl([]), workers=1))
     sender.connect()
     source.tensors["a"] = torch.ones(3)
     with pytest.raises(SyncError, match=r"a is torch.float32 \(3,\), but was declared torch.float32 \(2,\)"):
         sender.send()
+
+
+KILLED = """
+import os, signal
+from actors.weights.shm import allocated, map_file
+with allocated(1 << 20) as path:
+    map_file(path, 1 << 20).zero_()
+    print(path, path.stat().st_ino, path.resolve(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_of_a_sender_that_is_killed_while_it_connects() -> None:
+    """The file has never had a name."""
+    told = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
+    assert told.returncode == -signal.SIGKILL, told.stderr
+    path, inode, where = told.stdout.split(maxsplit=2)
+    assert path.startswith("/proc/")
+    assert where.strip().endswith("(deleted)")
+    assert int(inode) not in {os.lstat(entry).st_ino for entry in os.scandir("/dev/shm") if entry.is_file(follow_symlinks=False)}
 
 
 def test_no_half_outside_an_engine_loads_vllm() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,7 +127,7 @@ def test_workers_of_an_engine_get_chunks_through_a_file(monkeypatch: pytest.Monk
     models = [Kept(), Kept()]
     workers = DirectControl([transport.load("object_store").receiver(model, torch.device("cpu")) for model in models])
     relay = transport.load("object_store").relay(2)
-    files = set(Path("/dev/shm").glob("raypref-weights-*"))
+    files = set(os.listdir("/dev/shm"))
 
     class Relayed(DirectControl):
         def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def test_workers_of_an_engine_get_chunks_through_a_file(monkeypatch: pytest.Monk
     control = Relayed([])
     sender = transport.load("object_store").sender(Link(0, source, control, workers=2))
     sender.connect()
-    assert set(Path("/dev/shm").glob("raypref-weights-*")) == files
+    assert set(os.listdir("/dev/shm")) <= files
     sender.send()
     assert control.calls == ["begin", "update", "update", "finish"]
     for model in models:
