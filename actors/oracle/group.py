@@ -103,8 +103,8 @@ class OracleGroup:
             forwarder.cancel()
         await asyncio.gather(*forwarders, return_exceptions=True)
 
-    def _limit(self, what: str) -> float:
-        return self._timeout_s if self._waits_for_others or what == "seal" else self._supervisor.times.limit(f"oracle: {what}")
+    def _limit(self, what: str) -> float | Callable[[], float]:
+        return self._timeout_s if self._waits_for_others or what == "seal" else self._supervisor.times.limit_of(f"oracle: {what}")
 
     async def _wait(self, member: Member, call: Awaitable[Any], what: str) -> Any:
         """The call's result or its error, within the time-out.

@@ -43,7 +43,7 @@ class ReferenceGroup:
         async def ask(member: Member) -> ExamplesRef:
             done, scored = member.handle.score_apart.options(num_returns=2).remote(examples)
             with reported_once(scored):
-                await first_cause([done], [f"{member.name}: score"], self._supervisor.times.limit("reference: score"))
+                await first_cause([done], [f"{member.name}: score"], self._supervisor.times.limit_of("reference: score"))
             return scored
 
         return await self._replicas.call("reference: score", ask)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Self
 
@@ -57,6 +58,10 @@ class CallTimes:
             entry = self._kinds[kind] = _Kind()
         entry.seconds.append(seconds)
         entry.limit_s = None
+
+    def limit_of(self, kind: str) -> Callable[[], float]:
+        """The same as a function. A call that began before anything was known of its kind then has the limit of the later ones."""
+        return partial(self.limit, kind)
 
     def limit(self, kind: str) -> float:
         """Seconds that a call of this kind may take."""

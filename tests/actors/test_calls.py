@@ -66,6 +66,23 @@ def test_silence_names_the_rank() -> None:
     assert isinstance(caught.value, TimeoutError)
 
 
+def test_a_limit_that_becomes_known_holds_for_a_call_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.cluster.calls._LOOK_S", 0.05)
+    limits = [60.0, 60.0, 0.2]
+
+    async def call(*calls: Any) -> list[Any]:
+        return await first_cause(calls, ["rank 0", "rank 1"], lambda: limits.pop(0) if len(limits) > 1 else limits[0])
+
+    began = time.monotonic()
+    with pytest.raises(ActorSilent, match=r"within 0\.2 s from rank 1$"):
+        asyncio.run(call(after(0, 1), after(30, 2)))
+    assert 0.15 < time.monotonic() - began < 5
+    limits[:] = [60.0]
+    assert asyncio.run(call(after(0.2, 1), after(0.1, 2))) == [1, 2]
+    with pytest.raises(ValueError, match="shape"):
+        asyncio.run(call(after(0.1, 1), after(0.2, task_error(ValueError("wrong shape")))))
+
+
 def test_a_death_is_told_in_one_line_with_the_actor_and_its_call() -> None:
     text = "The actor died unexpectedly.\n\tclass_name: Rank\n\tpid: 7\nWorker exit type: SYSTEM_ERROR Worker exit detail: OOM."
     error = died("rollout-1: sample", RuntimeError(text))

@@ -239,6 +239,22 @@ def test_a_replica_that_hangs_is_noticed_by_what_is_usual() -> None:
     run(work)
 
 
+def test_a_hang_among_the_first_calls_is_noticed_by_what_the_others_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them began when nothing was known, and had 60 s."""
+    monkeypatch.setattr("actors.cluster.calls._LOOK_S", 0.05)
+
+    async def work() -> None:
+        cluster = Cluster("oracle-0", floor_s=0.3, ceiling_s=60.0)
+        group = cluster.oracle()
+        hanging = asyncio.ensure_future(group.compare("sleep", None))
+        await asyncio.gather(*(group.compare(k, None) for k in range(3)))
+        with pytest.raises(InputSetAside, match=r"no answer within 0\.\d s from oracle-0: compare"):
+            await hanging
+        await group.close()
+
+    run(work)
+
+
 def test_an_oracle_that_waits_for_others_has_the_longest_limit() -> None:
     async def work() -> None:
         cluster = Cluster("oracle-0", floor_s=0.05)
