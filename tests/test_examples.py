@@ -26,7 +26,7 @@ from raypref.plan.memory_job import Job
 from raypref.plan.model_shape import ModelShape
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "examples").rglob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.name != "rayjob.yaml")
 PAPER_SCALE = ("sppo_mistral7b", "sppo_llama3_8b")
 
 

@@ -14,11 +14,14 @@ from typing import Annotated, Literal
 import typer
 
 from raypref import __version__
+from raypref.cli.config import config
+from raypref.cli.doctor import doctor
 from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.inspect import app as inspect
 from raypref.cli.options import Overrides, RunFile
 from raypref.cli.report import report
+from raypref.cli.submit import jobs, submit
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
@@ -29,6 +32,10 @@ app = typer.Typer(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(inspect, name="inspect")
 app.command()(report)
+app.command()(config)
+app.command()(doctor)
+app.command()(submit)
+app.add_typer(jobs, name="jobs")
 
 
 def _show_version(wanted: bool) -> None:
@@ -134,38 +141,6 @@ def generate(
     check_file("--output", output, {"the config": config} if config.is_file() else {})
     run(run_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
     typer.echo(visible(output))
-
-
-@app.command()
-def config(
-    section: Annotated[
-        str | None,
-        typer.Argument(help="learner, learner.optimizer.lr, loss.inpo, loss.my_package:Mine, ...; default: a list."),
-    ] = None,
-    search: Annotated[str | None, typer.Option(metavar="WORD", help="Look for the keys whose name contains a word.")] = None,
-) -> None:
-    """Print the reference of config keys: type, bounds, default, meaning."""
-    from raypref.cli.config import reference
-
-    typer.echo(reference(section, search))
-
-
-@app.command()
-def doctor(
-    config: Annotated[Path | None, typer.Argument(help="A run's YAML file: its output_dir and its policy are looked at, too.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Look at this machine, its packages and its Ray: can a run work here? Exits with 2 if it cannot."""
-    import shutil
-
-    from raypref.cli.doctor import findings
-
-    found = findings(config, overrides or [])
-    for finding in found:
-        typer.echo("\n".join(map(visible, finding.lines(min(shutil.get_terminal_size().columns, 120)))))
-    if problems := sum(finding.status == "problem" for finding in found):
-        typer.echo(f"{counted(problems, 'problem')}: a run cannot work here", err=True)
-        raise typer.Exit(2)
 
 
 class _Log(logging.Handler):

