@@ -19,9 +19,10 @@ from raypref.cli.doctor import doctor
 from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.inspect import app as inspect
+from raypref.cli.jobs import jobs
 from raypref.cli.options import Overrides, RunFile
 from raypref.cli.report import report
-from raypref.cli.submit import jobs, submit
+from raypref.cli.submit import submit
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(

@@ -1,6 +1,6 @@
 """``raypref doctor``: can a run work here? Nothing is started, no model is loaded, and no engine is imported.
 
-Here are the checks of the installation and of what a config names; ``machine`` has those of the machine and of Ray.
+Here are the checks of the installation and of what a config names; ``machine`` and ``cluster`` have the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raypref.cli import machine
+from raypref.cli import cluster, machine
 from raypref.cli.findings import Finding
 from raypref.cli.options import Overrides
 from raypref.errors import ConfigError
@@ -58,10 +58,10 @@ def findings(path: Path | None, overrides: Sequence[str] = ()) -> list[Finding]:
 
     config = None if path is None else load_config(path, overrides)
     with concurrent.futures.ThreadPoolExecutor() as threads:  # two of the checks wait for a process
-        gpus, cluster = threads.submit(machine.gpus), threads.submit(machine.cluster)
+        gpus, ray = threads.submit(machine.gpus), threads.submit(cluster.cluster)
         found = [*python(), *packages(), engines(installed(ENGINES), has_gpu=bool(gpus.result().names))]
         found += [*machine.gpu_findings(gpus.result()), machine.shared_memory(policy_bytes(config)), machine.memory()]
-        found += [cluster.result(), machine.ports(), machine.open_files()]
+        found += [ray.result(), cluster.ports(), machine.open_files()]
     return [*found, output_directory(config), *policy(config), hub_cache(os.environ)]
 
 

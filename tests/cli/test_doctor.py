@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raypref.cli import doctor, machine
+from raypref.cli import cluster, doctor, machine
 from raypref.cli.findings import Finding
 from raypref.config import RunConfig
 from tests.cli.test_app import shell
@@ -101,17 +101,17 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """An address that the user names is a problem; one that an earlier cluster has left behind is not: a run starts its own."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert machine.cluster().text.endswith("a run starts one of its own")
+    assert cluster.cluster().text.endswith("a run starts one of its own")
     address = f"127.0.0.1:{closed_port()}"
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-    assert machine.cluster().status == "warning"
+    assert cluster.cluster().status == "warning"
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert machine.cluster() == Finding(
+    assert cluster.cluster() == Finding(
         "problem", "Ray", f"no cluster answers at {address}", "start it with `ray start --head`, or unset RAY_ADDRESS"
     )
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
-    assert "raypref submit --address http://HEAD:8265" in machine.cluster().remedy
+    assert "raypref submit --address http://HEAD:8265" in cluster.cluster().remedy
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_why_a_cluster_cannot_be_joined(output: str, said: str, monkeypatch: pyt
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
-        monkeypatch.setattr(machine, "_JOIN", f"import sys; print({output!r}, file=sys.stderr); sys.exit(1)")
-        found = machine.cluster()
+        monkeypatch.setattr(cluster, "_JOIN", f"import sys; print({output!r}, file=sys.stderr); sys.exit(1)")
+        found = cluster.cluster()
     assert found.status == "problem"
     assert said in found.text
     assert found.remedy
