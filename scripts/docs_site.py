@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = "index.md"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">(\\\(|\\\[)(.*?)(\\\)|\\\])</\1>', re.DOTALL)
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+_LOGARITHM = re.compile(r"<mi>log</mi>")
 _FENCED = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 
 
@@ -70,4 +72,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put MathML in place of the formulas that ``pymdownx.arithmatex`` has marked."""
-    return _FORMULA.sub(lambda match: convert(html.unescape(match[3]).strip(), display="block" if match[1] == "div" else "inline"), content)
+
+    def formula(match: re.Match[str]) -> str:
+        display: Literal["block", "inline"] = "block" if match[1] == "div" else "inline"
+        # latex2mathml leaves no space between a logarithm and its argument.
+        return _LOGARITHM.sub(r'<mi>log</mi><mspace width="0.17em"/>', convert(html.unescape(match[3]).strip(), display=display))
+
+    return _FORMULA.sub(formula, content)
