@@ -202,9 +202,8 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         assert block.language in LANGUAGES, f"{block}: {block.language!r} is none of {sorted(LANGUAGES)}"
         commands = [line for line in block.text.splitlines() if re.match(r"\s*(\$ )?(raypref|make|python -m|pip) [a-z-]", line)]
         assert block.language != "text" or not commands, f"{block}: commands belong into a bash block: {commands}"
-    assert page.read_text(encoding="utf-8").count("\n```") == 2 * len(blocks_of(page)) or page.read_text().count("```") == 2 * len(
-        blocks_of(page)
-    )
+    fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(fences) == 2 * len(blocks_of(page)), f"{page}: a block is not closed, or nested"
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
