@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -39,8 +38,13 @@ import raypref
 import raypref.compose
 from raypref.cli import app as cli
 from raypref.config import RunConfig
+from raypref.losses.base import losses
+from raypref.metrics.table import METRICS
+from raypref.oracles.base import oracles
 from raypref.output.outcome import Outcome
 from raypref.output.summary import RunResult
+from raypref.registry import Registry, all_keys
+from raypref.selection.base import selections
 from tests.tiny_models import make_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +55,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
-LANGUAGES = {"python", "yaml", "bash", "json", "text", "math"}
+LANGUAGES = {"python", "yaml", "bash", "json", "text"}
 BASE: dict[str, Any] = {
     "output_dir": "runs/page",
     "policy": {"path": "model", "dtype": "float32"},
@@ -72,7 +76,6 @@ OTHER_COMMANDS = {
     "git",
     "kubectl",
     "mkdocs",
-    "pip",
     "py-spy",
     "ray",
     "sbatch",
@@ -161,7 +164,7 @@ def sandbox(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(raypref.compose, "_run_on_cluster", _finished)
     monkeypatch.setattr(raypref.compose, "_actors", _no_actors)
-    for registry in (raypref.losses.base.losses, raypref.selection.base.selections, raypref.oracles.base.oracles):
+    for registry in (losses, selections, oracles):
         registry.names()
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     before = set(sys.modules)
@@ -211,9 +214,19 @@ def test_the_blocks_of_a_page_run(page: Path, sandbox: Sandbox) -> None:
     for block in blocks_of(page):
         if block.setup:
             exec(compile(block.setup, str(block), "exec", dont_inherit=True), sandbox.names)
-        runner = {"python": run_python, "yaml": run_yaml, "bash": run_bash, "json": read_json}.get(block.language)
-        if runner is not None:
-            runner(block, sandbox)
+        if block.language in RUNNERS:
+            with named_in_errors(block):
+                RUNNERS[block.language](block, sandbox)
+
+
+@contextlib.contextmanager
+def named_in_errors(block: Block) -> Iterator[None]:
+    """An error says which block it comes from."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the block at {block}")
+        raise
 
 
 def run_python(block: Block, sandbox: Sandbox) -> None:
@@ -255,6 +268,64 @@ def read_json(block: Block, sandbox: Sandbox) -> None:
             json.loads(line)
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "error"),
+    [
+        ("python", "raise ValueError('x')", "x"),
+        ("python", "import raypref\n\nraypref.run(raypref.load_config('run.yaml'), judge=len)\n", "unexpected keyword argument 'judge'"),
+        (
+            "python",
+            "import raypref\n\nraypref.run(raypref.load_config('run.yaml'), oracle=lambda prompts, responses: None)\n",
+            "expected one matrix per prompt",
+        ),
+        ("yaml", "loss: {type: sppo, beta: 0.1}", "sppo has no beta"),
+        ("yaml", "selection: {type: tournament}\nloss: {type: ranking_dpo, decay: 1}", "loss.decay: unknown key"),
+        ("yaml", "selection: {type: ranking}\nloss: {type: dpo}", "needs pairs"),
+        ("yaml", "loop: {iterations: 2, sync_interval: 3, prompts_per_iteration: 4}", "not both"),
+        ("bash", "make quickest", "make has no quickest"),
+        ("bash", "make setup DEVICE=gpu", "make has no DEVICE=gpu"),
+        ("bash", "raypref trian run.yaml", "No such command 'trian'"),
+        ("bash", "raypref train run.yaml --resum", "No such option"),
+        ("bash", "raypref train run.yaml loss.etta=3", "did you mean 'eta'"),
+        ("bash", "RAY_ADDRESS=auto .venv/bin/raypref generate run.yaml \\\n    --prompts p.jsonl", "output"),
+        ("bash", "cd raypref && rapref check run.yaml", "unknown command 'rapref'"),
+        ("bash", "ray job submit --working-dir . -- python -m raypref trian run.yaml", "No such command 'trian'"),
+        ("bash", "python -m examples.sppo_llama3_8b.run authors.yaml loss.tau=1", "sppo has no pull"),
+        ("bash", "python -m benchmarks theories", "README.md:1"),
+        ("bash", 'pip install -e ".[cuda]"', "cuda"),
+        ("json", '{"prompt": "w1"}\n{"prompt": w2}', "Expecting value"),
+    ],
+)
+def test_what_is_wrong_in_a_block_is_found(language: str, text: str, error: str, sandbox: Sandbox) -> None:
+    with pytest.raises((Exception, pytest.fail.Exception), match=re.escape(error)):
+        RUNNERS[language](Block(ROOT / "README.md", 1, language, text), sandbox)
+
+
+CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+KEY = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)+)(?:=\S+)?$")
+
+
+def known_keys() -> set[str]:
+    """The dotted path of every key of the config, of all losses, selections and oracles too."""
+    registries: tuple[Registry[Any], ...] = (losses, selections, oracles)
+    typed = {f"{axis.axis}.{key}" for axis in registries for name in axis.names() for key in axis.resolve(name).model_fields}
+    return {*all_keys(), *typed}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_keys_and_metrics_that_a_page_names_exist(page: Path) -> None:
+    """Code in a line that looks like a key of the config (``loss.eta``, ``loop.steps=100``), or like a metric (``oracle/cycle``)."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    keys, sections = known_keys(), set(RunConfig.model_fields) - {"name"}
+    groups = {entry.name.partition("/")[0] for entry in METRICS if "/" in entry.name} - {"sync"}
+    for text in CODE.findall(prose):
+        match = KEY.match(text)
+        if match and match[1].partition(".")[0] in sections and page.name != "config.md" and not match[1].endswith(".py"):
+            assert match[1] in keys, f"{page}: no key {match[1]}"
+        if re.fullmatch(r"[a-z]+/[a-z_/]+", text) and text.partition("/")[0] in groups:
+            assert any(entry.matches(text) for entry in METRICS), f"{page}: no metric {text}"
+
+
 # ------------------------------------------------------------------------------------------------- commands
 
 
@@ -279,6 +350,9 @@ def run_bash(block: Block, sandbox: Sandbox) -> None:
         check_command(command, block, sandbox)
 
 
+RUNNERS = {"python": run_python, "yaml": run_yaml, "bash": run_bash, "json": read_json}
+
+
 def check_command(words: list[str], block: Block, sandbox: Sandbox) -> None:
     name, *arguments = words
     name = name.removeprefix(".venv/bin/")
@@ -288,6 +362,8 @@ def check_command(words: list[str], block: Block, sandbox: Sandbox) -> None:
         check_raypref(arguments, block, sandbox)
     elif name in ("python", "python3.11", "python3.12"):
         check_python(arguments, block, sandbox)
+    elif name == "pip":
+        check_pip(arguments, block)
     elif name == "ray" and "--" in arguments:
         check_command(arguments[arguments.index("--") + 1 :], block, sandbox)
     elif name == "pre-commit" or (ROOT / name).is_file():
@@ -306,27 +382,30 @@ def check_make(arguments: list[str], block: Block) -> None:
         assert re.search(pattern, scripts if is_assignment else makefile, re.MULTILINE), f"{block}: make has no {argument}"
 
 
+def check_pip(arguments: list[str], block: Block) -> None:
+    """The extras of raypref are those of pyproject.toml."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for argument in arguments:
+        named = re.fullmatch(r"(?:\.|raypref|\S*/raypref)\[([\w,]+)\].*", argument)
+        assert named is None or set(named[1].split(",")) <= set(extras), f"{block}: {argument}"
+
+
 def check_raypref(arguments: list[str], block: Block, sandbox: Sandbox) -> None:
-    """The command line takes the arguments; the config and its overrides load."""
-    root: Any = typer.main.get_command(cli.app)
-    command, context, rest = root, click.Context(root, info_name="raypref"), cli.resume_with_value(arguments)
+    """The command line takes the arguments; the config and its overrides load.
+
+    Typer has its own copy of click, so a group is told by what it can do.
+    """
+    command: Any = typer.main.get_command(cli.app)
+    rest, parent = cli.resume_with_value(arguments), None
     try:
-        while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-            _, command, rest = command.resolve_command(context, rest)
-            assert command is not None
-            context = click.Context(command, info_name=command.name, parent=context)
-        if isinstance(command, click.Group):
-            assert rest in (["--help"], ["--version"]), f"{block}: raypref {shlex.join(arguments)}"
-            return
-        context = command.make_context(str(command.name), list(rest), parent=context.parent)
-    except click.exceptions.Exit:
-        return  # --help
-    except click.UsageError as error:
-        pytest.fail(f"{block}: raypref {shlex.join(arguments)}: {error.format_message()}")
-    overrides = context.params.get("overrides")
-    config = context.params.get("config")
-    if overrides:
-        check_overrides(config, overrides, block, sandbox)
+        while hasattr(command, "resolve_command"):
+            parent = command.make_context(str(command.name), rest, parent=parent)
+            _, command, rest = command.resolve_command(parent, [*parent._protected_args, *parent.args])
+        context = command.make_context(str(command.name), rest, parent=parent)
+    except typer.Exit:
+        return  # --help or --version
+    if context.params.get("overrides"):
+        check_overrides(context.params["config"], context.params["overrides"], block, sandbox)
 
 
 def check_overrides(config: Any, overrides: list[str], block: Block, sandbox: Sandbox) -> None:
@@ -348,10 +427,7 @@ def check_python(arguments: list[str], block: Block, sandbox: Sandbox) -> None:
     if module == "raypref":
         check_raypref(rest, block, sandbox)
     elif module == "pip":
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        for word in rest:
-            named = re.fullmatch(r"(?:\.|raypref)\[([\w,]+)\].*", word)
-            assert named is None or set(named[1].split(",")) <= set(extras), f"{block}: {word}"
+        check_pip(rest, block)
     else:
         assert importlib.util.find_spec(module) is not None, f"{block}: no module {module}"
         if module == "benchmarks":
