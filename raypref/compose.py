@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from raypref.checks import Task, check, check_supply
 from raypref.config import RunConfig
+from raypref.data.policy_facts import PolicyFacts
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
 from raypref.losses.base import Loss
@@ -23,7 +24,6 @@ from raypref.metrics.progress import Callback, Callbacks, ProgressLine, ended
 from raypref.metrics.table import MetricTable
 from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
-from raypref.oracles.callable import CallableOracle
 from raypref.output import directory as output
 from raypref.output import run_lock, targets
 from raypref.output.checkpoint import Checkpoints
@@ -31,8 +31,9 @@ from raypref.output.failure import as_run_failure
 from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
 from raypref.plan.placement import Need, plan_placement
-from raypref.roles import OracleRole
+from raypref.roles import OracleRole, RolloutRole
 from raypref.selection.base import Selection
+from raypref.settings.objects import with_objects
 from raypref.settings.without_effect import notes
 from raypref.types import Chain, RunData
 
@@ -76,7 +77,7 @@ def run(
     from raypref.loop.garbage_collection import frozen_heap
     from raypref.loop.loading import load_run_data
 
-    config = _with_objects(config, oracle, selection, loss)
+    config = with_objects(config, oracle, selection, loss)
     held_out = listed(held_out, config.data)
     with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
         problems, facts = inspect(config, Task(held_out=None if held_out is None else bool(held_out)))
@@ -186,11 +187,29 @@ def with_oracle(config: RunConfig, work: Callable[[OracleRole], Coroutine[Any, A
         ConfigError: there is no oracle, or it asks the policy.
         PlacementError: the cluster cannot hold the actors.
     """
-    config = config.located()
-    task = Task("compare")
+    config, task = config.located(), Task("compare")
     refuse([*check(config, task), *_placement_problems(config, task)])
     with _actors(config, task) as actors:
         return _with_actors(actors, lambda: actors.supervisor.supervised(work(actors.roles.oracle)))
+
+
+def with_policy(
+    config: RunConfig, work: Callable[[RolloutRole, PolicyFacts], Coroutine[Any, Any, T]], callbacks: Sequence[Callback] = ()
+) -> T:
+    """Run a coroutine with engines that hold the config's policy; only the actors of ``placement.rollout`` are started.
+
+    Args:
+        config: policy, rollout, placement and output_dir are what matters.
+        work: a coroutine function of the engines' role and of what is known of the policy.
+
+    Raises:
+        ConfigError, PlacementError: before anything starts.
+    """
+    config, task = config.located(), Task("generate")
+    problems, facts = inspect(config, task)
+    refuse(problems)
+    with _actors(config, task, callbacks) as actors:
+        return _with_actors(actors, lambda: actors.supervisor.supervised(work(actors.roles.rollout, facts)))
 
 
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
@@ -273,13 +292,3 @@ def _with_actors(actors: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return asyncio.run(start_work_and_close())
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, start_work_and_close()).result()
-
-
-def _with_objects(
-    config: RunConfig, oracle: Oracle | Callable[..., Any] | None, selection: Selection | None, loss: Loss | None
-) -> RunConfig:
-    """The config with the caller's objects in place of its sections, and with absolute paths."""
-    if oracle is not None and not isinstance(oracle, Oracle):
-        oracle = CallableOracle.parse({"function": oracle}, path="oracle")
-    objects = {"oracle": oracle, "selection": selection, "loss": loss}
-    return config.model_copy(update={name: section for name, section in objects.items() if section is not None}).located()

@@ -20,6 +20,7 @@ from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.inspect import app as inspect
 from raypref.cli.jobs import jobs
+from raypref.cli.mt_bench import app as mt_bench
 from raypref.cli.options import Overrides, RunFile
 from raypref.cli.report import report
 from raypref.cli.submit import submit
@@ -37,6 +38,7 @@ app.command()(config)
 app.command()(doctor)
 app.command()(submit)
 app.add_typer(jobs, name="jobs")
+app.add_typer(mt_bench, name="mt-bench")
 
 
 def _show_version(wanted: bool) -> None:

@@ -47,6 +47,11 @@ class Answering(Callback):
         self._tokens += sum(len(response.token_ids) for answers in chain.rounds for response in answers)
         self._show(force=self._answered == self._prompts)
 
+    def on_conversation(self) -> None:
+        """A conversation has its last answer."""
+        self._answered += 1
+        self._show(force=self._answered == self._prompts)
+
     def on_end(self) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -148,6 +148,14 @@ class ChatJudge(Oracle):
         Raises:
             ConfigError: the key is not set, or the endpoint refuses the request.
         """
+        self._endpoint = self.opened()
+
+    def opened(self) -> Endpoint:
+        """The endpoint itself, tried with one short request, for other questions than comparisons; ``close()`` it.
+
+        Raises:
+            ConfigError: as ``load``.
+        """
         limits = {name: value for name in ("max_tokens", "temperature") if (value := getattr(self, name)) is not None}
         settings = EndpointSettings(
             base_url=self.base_url,
@@ -166,7 +174,7 @@ class ChatJudge(Oracle):
         except ConfigError:
             endpoint.close()
             raise
-        self._endpoint = endpoint
+        return endpoint
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         assert self._endpoint is not None, "load() comes before the first question"

@@ -21,10 +21,10 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The one message."""
-        (message,) = self.body["messages"]
-        assert message["role"] == "user"
-        return message["content"]
+        """The user's message, the only one of its kind."""
+        (message,) = [message for message in self.body["messages"] if message["role"] == "user"]
+        text: str = message["content"]
+        return text
 
     @property
     def is_probe(self) -> bool:

@@ -1,0 +1,141 @@
+"""MT-Bench's judge: answers graded one by one, or compared in both orders; each judgment is on disk as soon as it is there.
+
+Source: lm-sys/FastChat ``fastchat/llm_judge/gen_judgment.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raypref.errors import DataError, OracleError
+from raypref.evaluation.mt_bench.judgments import Grading, key_of, texts_of
+from raypref.evaluation.mt_bench.questions import Answers, JudgePrompt, Question
+from raypref.evaluation.response_files import records_of
+from raypref.oracles.base import Chat
+
+Ask = Callable[[Sequence[Chat]], Sequence[str | None]]
+"""Chats -> replies; None where the request failed after its retries."""
+
+
+def gradings(
+    questions: Sequence[Question],
+    answers: Mapping[str, Answers],
+    prompts: Mapping[tuple[bool, bool], JudgePrompt],
+    references: Answers,
+    against: str | None = None,
+) -> list[Grading]:
+    """All judgments of a benchmark, by turn, then by question, then by model.
+
+    Args:
+        questions: a question with one turn is graded once.
+        answers: model -> its answers.
+        prompts: from ``read_prompts``.
+        references: for the questions that need one.
+        against: grade pairs: every other model with this one. Default: each answer alone.
+
+    Raises:
+        DataError: a question that needs a reference answer has none.
+    """
+    missing = [question.id for question in questions if question.needs_reference and len(references.get(question.id, ())) < 1]
+    if missing:
+        raise DataError(f"--references: no reference answer for the questions {', '.join(map(str, missing))} (math, reasoning, coding)")
+    found = []
+    for turn in (1, 2):
+        for question in questions:
+            if len(question.turns) < turn:
+                continue
+            prompt = prompts[question.needs_reference, turn == 2]
+            for name, given in answers.items():
+                if against is None:
+                    models: tuple[str, ...] = (name,)
+                    texts: tuple[str, ...] = (_message(prompt, question, turn, {"": given[question.id]}, references),)
+                elif name != against:
+                    models, sides = (name, against), (given[question.id], answers[against][question.id])
+                    orders = ({"_a": sides[0], "_b": sides[1]}, {"_a": sides[1], "_b": sides[0]})
+                    texts = tuple(_message(prompt, question, turn, order, references) for order in orders)
+                else:
+                    continue
+                found.append(Grading(question, turn, models, prompt, texts))
+    return found
+
+
+def grade(
+    items: Sequence[Grading], ask: Ask, judge: str, path: Path, at_once: int, told: Callable[[int], None] = lambda done: None
+) -> list[dict[str, Any]]:
+    """Ask for every judgment that ``path`` does not hold yet, and append each to it.
+
+    Args:
+        items: from ``gradings``.
+        ask: sends chats to the judge.
+        judge: the judge's model, as the file names it.
+        path: JSON lines; judgments of an earlier, interrupted call are not asked for again.
+        at_once: judgments that are asked for together.
+        told: called with the number of judgments that are there.
+
+    Returns:
+        The judgment of every item, in their order.
+
+    Raises:
+        DataError: the file holds a judgment of other answers under the same names.
+        OracleError: requests failed; what was answered is in the file, and the same command asks for the rest.
+    """
+    known = {key_of(record): record for record in _written(path) if record["judge"][0] == judge}
+    for item in items:
+        if (record := known.get(item.key)) is not None and texts_of(record) != item.texts:
+            raise DataError(
+                f"{path}: the judgment of question {item.question.id}, turn {item.turn}, {' and '.join(item.models)} is of other answers; "
+                f"remove the file, or give other names or another --output"
+            )
+    open_items = [item for item in items if item.key not in known]
+    told(len(items) - len(open_items))
+    failed = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for batch in _batches(open_items, at_once):
+            replies = iter(ask([(("system", item.prompt.system), ("user", text)) for item in batch for text in item.texts]))
+            for item in batch:
+                own = [next(replies) for _ in item.texts]
+                texts = [reply for reply in own if reply is not None]
+                if len(texts) < len(own):
+                    failed += 1
+                    continue
+                known[item.key] = item.record(judge, texts)
+                file.write(json.dumps(known[item.key], ensure_ascii=False) + "\n")
+            file.flush()
+            told(len(known))
+    if failed:
+        raise OracleError(f"{failed} of {len(items)} judgments are missing, since requests failed; run the same command again for them")
+    return [known[item.key] for item in items]
+
+
+def _message(prompt: JudgePrompt, question: Question, turn: int, sides: Mapping[str, tuple[str, ...]], references: Answers) -> str:
+    """The user's message: FastChat's template, in which the answers of a side are ``answer_a`` or ``answer_a_1`` and ``answer_a_2``."""
+    reference = references.get(question.id, ()) if question.needs_reference else ()
+    values = {f"ref_answer_{number}": text for number, text in enumerate(reference, start=1)}
+    if turn == 1:
+        values |= {"question": question.turns[0]} | {f"answer{side}": answers[0] for side, answers in sides.items()}
+    else:
+        values |= {f"question_{number}": text for number, text in enumerate(question.turns, start=1)}
+        values |= {f"answer{side}_{number}": text for side, answers in sides.items() for number, text in enumerate(answers, start=1)}
+    try:
+        return prompt.template.format(**values)
+    except KeyError as error:
+        raise DataError(f"the judge's prompt {prompt.name}: it has the part {error}, which question {question.id} does not give") from None
+
+
+def _written(path: Path) -> Iterator[dict[str, Any]]:
+    """The judgments in a file; a last line that was cut off is removed from it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+    if path.stat().st_size:
+        yield from (dict(record.values) for record in records_of(path))
+
+
+def _batches(items: Sequence[Grading], size: int) -> Iterator[Sequence[Grading]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
