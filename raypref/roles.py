@@ -88,7 +88,7 @@ class OracleRole(Protocol):
         ...
 
     async def seal(self, iteration: int) -> None:
-        """Close the iteration's journal files, so that all that was judged so far can be read from disk.
+        """Close the journal's files, so that all that was judged so far can be read from disk.
 
         Args:
             iteration: number of the iteration, from 1.

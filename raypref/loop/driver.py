@@ -51,6 +51,7 @@ from raypref.metrics.writer import MetricsWriter, RunMeter
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.outcome import Outcome
 from raypref.output.resumption import settings_hash
+from raypref.output.set_aside import SetAside
 from raypref.roles import Audience, Roles
 from raypref.types import RunData
 
@@ -87,7 +88,7 @@ class Driver:
         self.state = RunState()
         self.outcome = Outcome()
         self.requests = RequestBuilder(config.seed, config.rollout, settings_hash(config))
-        self.failures = Failures(self.outcome, self.meter, lambda: self.state.step)
+        self.failures = Failures(self.outcome, self.meter, lambda: self.state.step, SetAside(config.output_dir))
         self.groups = GroupStages(roles, self.requests, config.rollout.responses, self.meter, self.callbacks, recorded, self.failures)
         self.iterations = Iterations(config, data)
         self.checkpoints = Checkpoints.of(config, Fingerprint.of(data))
@@ -165,8 +166,8 @@ class Driver:
             raise self.iterations.no_example(state, self.checkpoints.directory)
         end = RunState(state.iteration + 1, self.state.step, state.cursor + self.iterations.items_used(taken))
         self.state = self.saving.trained = end
-        if self.roles.oracle is not None and self.data.sampled:
-            await self.roles.oracle.seal(end.iteration)
+        if self.roles.oracle is not None and self.data.sampled and self.saving.due(end):
+            await self.roles.oracle.seal(end.iteration)  # else an online run would write a file for each step
 
     def _stream(self) -> BatchStream[Any]:
         """The batches of this iteration; nothing is started yet."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from raypref.errors import InputSetAside
 from raypref.metrics.writer import RunMeter
 from raypref.output.outcome import Outcome
+from raypref.output.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +18,17 @@ logger = logging.getLogger(__name__)
 class Failures:
     """The failures of one run: those of the infrastructure by role, and those of an input."""
 
-    def __init__(self, outcome: Outcome, meter: RunMeter, step: Callable[[], int]) -> None:
+    def __init__(self, outcome: Outcome, meter: RunMeter, step: Callable[[], int], aside: SetAside) -> None:
         """
         Args:
             outcome: gets the entries.
             meter: writes the metrics.
             step: how many optimiser steps have been taken.
+            aside: the inputs that are not asked again, also of the run before it was resumed.
         """
         self._outcome = outcome
+        outcome.set_aside = aside.entries
+        self.aside = aside
         self._meter = meter
         self._step = step
         self._replaced: Counter[str] = Counter()
@@ -36,11 +40,11 @@ class Failures:
         self._outcome.replacements.append({**self._when(), "actor": actor, "reason": reason})
         self._meter.write(self._step(), {f"failures/restarts/{role}": float(self._replaced[role])})
 
-    def set_aside(self, prompt_id: str, error: InputSetAside) -> None:
-        """A prompt's group was dropped."""
+    def set_aside(self, name: str, prompt_id: str, error: InputSetAside) -> None:
+        """A prompt's group was dropped; ``name`` is that of its input (``SetAside``)."""
         logger.warning("prompt %r is set aside, and its group dropped: %s", prompt_id, error)
-        self._outcome.set_aside.append({**self._when(), "prompt": prompt_id, "reason": str(error)})
-        self._meter.write(self._step(), {"failures/set_aside": float(len(self._outcome.set_aside))})
+        self.aside.add(name, {**self._when(), "prompt": prompt_id, "reason": str(error)})
+        self._meter.write(self._step(), {"failures/set_aside": float(len(self.aside.entries))})
 
     def _when(self) -> dict[str, object]:
         return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": self._step()}

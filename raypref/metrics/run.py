@@ -71,10 +71,10 @@ RUN_METRICS = (
     ),
     MetricInfo(
         "failures/set_aside",
-        "Prompts whose group was dropped because it killed two replicas of a role, since the run was started or resumed.",
+        "Prompts whose group was dropped because it killed two replicas of a role, since the run was started: a resumed run knows them.",
         "prompts",
         kind="total since start",
-        remedy="set_aside in summary.json names them.",
+        remedy="set_aside.jsonl and summary.json name them; without that file a resumed run asks them again.",
     ),
     MetricInfo("time/run_s", "Wall time since the driver started; in each line of metrics.jsonl.", "s"),
     MetricInfo("time/iteration_s", "Wall time of the iteration, its weight sync included.", "s"),

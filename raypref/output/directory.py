@@ -8,6 +8,7 @@
     checkpoints/     iteration_0001/: the training state after iteration 1; iteration_0001-step_000350/: within the next, after step 350
     policies/        iteration_0001/: the policy after iteration 1 as a Hugging Face model directory (``checkpoint.policies``)
     failures/        a batch whose loss was not finite
+    set_aside.jsonl  prompts whose group killed actors twice; they are not asked again
     logs/            one file per actor
     policy/          the final policy as a Hugging Face model directory
     summary.json     the report of a finished run

@@ -1,7 +1,8 @@
 """The journal: sampled and judged groups, on disk.
 
 Each writer appends to its own stream, ``.open/<writer>.arrows`` (``raypref.output.record_stream``), which a killed writer leaves readable.
-``seal`` turns the stream into a Parquet file, ``iteration_0003-<writer>-00.parquet``. ``datasets.load_dataset(directory)`` reads all of
+``seal`` turns the stream into a Parquet file, ``iteration_0003-<writer>-00.parquet``, with the groups of this iteration and of those
+since the last seal. ``datasets.load_dataset(directory)`` reads all of
 these files, since it skips hidden directories. A run that is resumed reads the groups of its open iteration back
 (``raypref.output.recorded``).
 """
@@ -12,6 +13,7 @@ import errno
 import itertools
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,19 @@ def row_of(rollout: Rollout, judged: Judged, transcript: Transcript) -> dict[str
     }
 
 
+def write_part(path: Path, records: Iterable[Any]) -> int:
+    """Write records, as they come from a stream, into a Parquet file; how many there are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    written, left = 0, iter(records)
+    with pq.ParquetWriter(path, schema(), write_page_checksum=True) as parquet:
+        while batches := list(itertools.islice(left, _ROW_GROUP)):
+            parquet.write_table(pa.Table.from_batches(batches).combine_chunks())
+            written += len(batches)
+    return written
+
+
 class Journal:
     """One writer of the journal. It continues the stream that an earlier writer of the same name left open.
 
@@ -144,18 +159,10 @@ class Journal:
         Raises:
             OSError: it holds others than were written.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = self.directory / sealing.with_suffix(".parquet").name
         partial = sealing.with_suffix(".partial")
         problems: list[str] = []
-        records = iter(RecordReader(sealing, schema(), problems))
-        with pq.ParquetWriter(partial, schema(), write_page_checksum=True) as parquet:
-            written = 0
-            while batches := list(itertools.islice(records, _ROW_GROUP)):
-                parquet.write_table(pa.Table.from_batches(batches).combine_chunks())
-                written += len(batches)
+        written = write_part(partial, RecordReader(sealing, schema(), problems))
         for problem in problems:
             logger.warning("%s", problem)
         if groups is not None and written != groups:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from raypref.judging.transcript import Transcript
-from raypref.output.journal import schema
-from raypref.output.numbered import by_number, number_in
+from raypref.output.journal import schema, write_part
+from raypref.output.numbered import by_number, iteration_name, number_in
 from raypref.output.record_stream import RecordReader, checksum_of, is_whole
 from raypref.types import Response, Rollout, SampleRequest
 
@@ -28,7 +28,8 @@ _FILE = "recorded.arrow"
 def gather(rollouts: Path, iteration: int) -> int:
     """Collect the groups of the iterations after ``iteration`` from streams and sealed parts, which are removed then.
 
-    A group that was written twice counts once. Repeated after a crash in the middle it gives the same.
+    Groups of finished iterations that were in no sealed part yet get one, ``iteration_0003-recovered-00.parquet``. A group that was written
+    twice counts once. Repeated after a crash in the middle it gives the same.
 
     Args:
         rollouts: the run's journal. No writer may have it open.
@@ -44,6 +45,7 @@ def gather(rollouts: Path, iteration: int) -> int:
     parts = [path for path in by_number(rollouts.glob("iteration_*.parquet")) if (number_in(path.name) or 0) > iteration]
     if not (streams or parts or (hidden / _FILE).exists()):
         return 0
+    _seal_finished(rollouts, iteration, [*streams, *parts])
     origins: set[str] = set()
     partial = hidden / f"{_FILE}.partial"
     hidden.mkdir(parents=True, exist_ok=True)
@@ -63,10 +65,36 @@ def gather(rollouts: Path, iteration: int) -> int:
     return len(origins)
 
 
+def _seal_finished(rollouts: Path, iteration: int, sources: Sequence[Path]) -> None:
+    """Write what the sources hold of finished iterations into a sealed part: a journal is sealed where a checkpoint is due, and the run may
+    be continued from one that was saved in between.
+
+    Args:
+        rollouts: the run's journal.
+        iteration: how many iterations are finished.
+        sources: streams, and parts of later iterations. A stream whose part is there holds what that part holds.
+    """
+    name = f"{iteration_name(iteration)}-recovered-00"
+    earlier = rollouts / f"{name}.parquet"
+    unsealed = [path for path in sources if path.suffix != ".sealing" or not (rollouts / f"{path.stem}.parquet").exists()]
+
+    def finished(paths: Sequence[Path]) -> Iterator[Any]:
+        seen: set[str] = set()
+        for record in _of_files(paths, []):  # gathering names what is damaged
+            origin = record["origin"][0].as_py()
+            if record["iteration"][0].as_py() <= iteration and origin not in seen:
+                seen.update([origin] if origin else [])
+                yield record
+
+    if next(finished(unsealed), None) is not None:
+        partial = rollouts / ".open" / f"{name}.partial"
+        write_part(partial, finished([*([earlier] if earlier.exists() else []), *unsealed]))
+        partial.rename(earlier)
+
+
 def _records(earlier: Path, streams: Sequence[Path], parts: Sequence[Path], problems: list[str]) -> Iterator[Any]:
     """Record batches of one record from every source; what cannot be read is added to ``problems``."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if earlier.exists():
         try:
@@ -74,9 +102,18 @@ def _records(earlier: Path, streams: Sequence[Path], parts: Sequence[Path], prob
                 yield from (batch for _, batch in _whole(reader, earlier, problems))
         except (pa.ArrowException, OSError, ValueError) as error:
             problems.append(f"{earlier} cannot be read: {error}; its groups are sampled again")
-    for path in streams:
-        yield from RecordReader(path, schema(), problems)
-    for path in parts:
+    yield from _of_files([*streams, *parts], problems)
+
+
+def _of_files(paths: Sequence[Path], problems: list[str]) -> Iterator[Any]:
+    """Record batches of one record from streams and sealed parts; what cannot be read is added to ``problems``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in paths:
+        if path.suffix != ".parquet":
+            yield from RecordReader(path, schema(), problems)
+            continue
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as part:
                 if not part.schema_arrow.equals(schema()):

@@ -90,6 +90,14 @@ def test_sync_interval_takes_as_many_prompts_as_its_steps_need(tmp_path: Path) -
     assert [versions[k] for k in (0, 4, 5, 8, 9, 12)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_an_online_run_seals_its_journal_where_a_checkpoint_is_due(tmp_path: Path) -> None:
+    """Seven steps, each an iteration, with a checkpoint every three of them."""
+    driver = make(tmp_path, prompts=40, held_out=0, loop={"steps": 7, "sync_interval": 1}, checkpoint={"every_steps": 3, "keep": 9})
+    finish(driver)
+    assert driver.roles.oracle.sealed == [3, 6, 7]
+    assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0003", "iteration_0006", "iteration_0007"]
+
+
 def test_window_bounds_what_is_in_flight(tmp_path: Path) -> None:
     driver = make(tmp_path, held_out=0, loop={"iterations": 1, "window_groups": 5})
     finish(driver)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from raypref.errors import ActorFailed, InputSetAside, RunFailed
+from raypref.errors import ActorFailed, InputSetAside, LossNotFinite, RunFailed
 from raypref.loop.driver import Driver
 from raypref.output.failure import as_run_failure
+from raypref.output.set_aside import SetAside
 from tests.loop.test_driver import finish, make
 
 
@@ -243,6 +244,64 @@ def test_the_group_of_an_input_that_kills_is_dropped_named_and_counted(tmp_path:
     assert "killed oracle-1" in entry["reason"]
     lines = (tmp_path / "metrics.jsonl").read_text()
     assert '"failures/set_aside": 1.0' in lines
+
+
+@pytest.mark.parametrize("method", ["judge", "score"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_resumed_run_leaves_out_what_was_set_aside(tmp_path: Path, method: str, given: bool) -> None:
+    """The third of 16 inputs; the run fails in its third step, and goes on from the checkpoint after the second, or from its start. Nothing
+    kills any more, and the batches are those of the run that had gone on: 4 examples each, the 3 last ones in the fourth."""
+    from tests.loop.test_held_out_loss import offline
+
+    if given and method == "judge":
+        pytest.skip("given examples are not judged")
+    sections: dict[str, Any] = {"loop": {"iterations": 1}, "checkpoint": {"every_steps": 2}}
+
+    def built(directory: Path, *, kills: bool) -> Any:
+        driver = offline(directory, 16, 0, **sections) if given else make(directory, prompts=16, held_out=0, **sections)
+        part = driver.roles.oracle if method == "judge" else driver.roles.reference
+        instead, calls = getattr(part, method), iter(range(100))
+
+        async def killing(*arguments: Any) -> Any:
+            if kills and next(calls) == 2:
+                raise InputSetAside("an input killed reference-1 and another replica before it", ["reference-1"])
+            return await instead(*arguments)
+
+        setattr(part, method, killing)
+        return driver
+
+    whole = built(tmp_path / "whole", kills=True)
+    finish(whole)
+    (entry,) = whole.outcome.set_aside
+    for fail_at, step in ((2, 2), (1, 0)):
+        directory = tmp_path / str(step)
+        stopped = built(directory, kills=True)
+        stopped.roles.learner.fail_at_step = fail_at
+        with pytest.raises(LossNotFinite):
+            finish(stopped)
+        continued = built(directory, kills=False)
+        outcome = finish(continued, resume_from=continued.checkpoints.choose(None))
+        if not given:  # the fake engines answer in an order that is drawn, so the third group is another one in each run
+            dropped = {item["prompt"] for item in outcome.set_aside}
+            trained = {f"p{index}" for batch in stopped.roles.learner.batches[:step] + continued.roles.learner.batches for index in batch}
+            assert len(dropped) == 1
+            assert trained == {f"p{index}" for index in range(16)} - dropped
+        else:
+            assert continued.roles.learner.batches == whole.roles.learner.batches[step:]
+            assert [item["prompt"] for item in outcome.set_aside] == [entry["prompt"]]
+
+
+def test_a_line_that_was_cut_off_is_no_input_that_was_set_aside(tmp_path: Path) -> None:
+    aside = SetAside(tmp_path)
+    assert aside.entries == []
+    aside.add("a", {"prompt": "p1"})
+    aside.add("b", {"prompt": "p2"})
+    path = tmp_path / "set_aside.jsonl"
+    path.write_text(path.read_text()[:-5])
+    again = SetAside(tmp_path)
+    assert ("a" in again, "b" in again, again.entries) == (True, False, [{"prompt": "p1"}])
+    again.add("c", {"prompt": "p3"})
+    assert SetAside(tmp_path).entries == [{"prompt": "p1"}, {"prompt": "p3"}]
 
 
 def test_replacements_are_counted_by_role_and_listed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from actors.oracle.actor import OracleActor
@@ -128,8 +129,6 @@ def test_a_group_of_other_settings_or_weights_is_judged_anew(tmp_path: Path) -> 
 
 def test_the_part_of_a_repeated_iteration_has_every_group_once(tmp_path: Path) -> None:
     """Two replicas judge 3 and 2 groups and are killed; one replica repeats the iteration and seals it."""
-    import pyarrow.parquet as pq
-
     judged(actor(tmp_path), *(group(k) for k in range(3)))
     judged(actor(tmp_path, "oracle-1"), *(group(k) for k in range(2, 5)))  # group 2 was given to another replica again
     assert gather(tmp_path, 1) == 5
@@ -152,6 +151,38 @@ def test_a_sealed_part_after_the_checkpoint_is_read_back_and_one_before_it_stays
     assert gather(tmp_path, 1) == 3
     assert [path.name for path in tmp_path.glob("*.parquet")] == ["iteration_0001-oracle-0-00.parquet"]
     assert RecordedGroups(tmp_path).origins == {"1-1", "1-2", "2-3"}
+
+
+def part(path: Path) -> list[str]:
+    return sorted(pq.read_table(path).column("origin").to_pylist())
+
+
+def test_finished_iterations_that_were_not_sealed_get_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sealed after iteration 1; the run failed in iteration 4, and was saved after iteration 3. Two oracles wrote, one was killed as it
+    sealed. Then it goes on from iteration 1 after all."""
+    first, second = actor(tmp_path), actor(tmp_path, "oracle-1")
+    judged(first, group(0, version=0))
+    asyncio.run(first.seal(1))
+    judged(first, group(1), group(2, version=2), group(3, version=3))
+    judged(second, group(4), group(5, version=2), group(6, version=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gather(tmp_path, 3)
+    (tmp_path / ".open" / "oracle-1.arrows").unlink()  # the crash came a little later
+    assert gather(tmp_path, 3) == gather(tmp_path, 3) == 2
+    assert RecordedGroups(tmp_path).origins == {"3-3", "3-6"}
+    assert [path.name for path in sorted(tmp_path.glob("*.parquet"))] == [
+        "iteration_0001-oracle-0-00.parquet",
+        "iteration_0003-recovered-00.parquet",
+    ]
+    assert part(tmp_path / "iteration_0003-recovered-00.parquet") == ["1-1", "1-4", "2-2", "2-5"]
+    again = actor(tmp_path)
+    judged(again, group(3, version=3), group(6, version=3), group(7, version=3))
+    assert questions(again) > 0
+    assert part(Path(str(asyncio.run(again.seal(4))))) == ["3-3", "3-6", "3-7"]
+    assert gather(tmp_path, 1) == 7
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["iteration_0001-oracle-0-00.parquet"]
 
 
 def test_gathering_is_repeated_after_a_crash_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +308,6 @@ def test_a_seal_that_cannot_read_back_what_was_written_fails(tmp_path: Path) -> 
 
 def test_a_journal_of_an_earlier_version_is_sampled_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"iteration": [2], "prompt_id": ["p"]}), tmp_path / "iteration_0002-oracle-0-00.parquet")
     assert gather(tmp_path, 1) == 0
