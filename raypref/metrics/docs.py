@@ -30,8 +30,8 @@ _COLUMNS_INTRO = """\
 Iterations are counted from 1 in every name and column. Iteration t samples from the policy of `checkpoints/iteration_{t-1}` (iteration 1
 from the base policy), and ends with the policy of `checkpoints/iteration_{t}`. So `rollouts/iteration_0001-*.parquet` holds what that
 iteration was trained on, `checkpoints/iteration_0001` its result, and `evaluation/iteration_0001_against_*.jsonl` the evaluation of that
-result. Where not every iteration is saved (`checkpoint.every_steps`), a file of rollouts has those of the iterations since the one before; the
-column `iteration` tells them apart."""
+result. Where not every iteration is saved (`checkpoint.every_steps`), a file of rollouts has those of all iterations since the one before;
+the column `iteration` tells them apart."""
 
 
 def metrics_page() -> str:
