@@ -18,6 +18,7 @@ from raypref.cli.config import config
 from raypref.cli.doctor import doctor
 from raypref.cli.ending import ended_by, leave
 from raypref.cli.evaluate import app as evaluate
+from raypref.cli.init import init
 from raypref.cli.inspect import app as inspect
 from raypref.cli.jobs import jobs
 from raypref.cli.mt_bench import app as mt_bench
@@ -36,6 +37,7 @@ app.add_typer(inspect, name="inspect")
 app.command()(report)
 app.command()(config)
 app.command()(doctor)
+app.command()(init)
 app.command()(submit)
 app.add_typer(jobs, name="jobs")
 app.add_typer(mt_bench, name="mt-bench")
