@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from raypref.cli.options import Overrides, RunFile
+from raypref.errors import ConfigError
 
 
 class _RunFirst(TyperGroup):
@@ -26,13 +27,29 @@ app = typer.Typer(cls=_RunFirst, no_args_is_help=True, help="Look into a run (in
 @app.command("run")
 def inspect_run(
     run: Annotated[Path, typer.Argument(help="The output_dir of a run, which may still go on.")],
+    prompt: Annotated[str | None, typer.Option(help="The groups of a prompt, by its id or its index in the run.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="An optimiser step: its batch and its micro-batches.")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Groups by a metric: cycle, ties, length, spread, ...")] = None,
+    iteration: Annotated[int | None, typer.Option(min=1, help="With --sort and --prompt: of this iteration. Default: the newest.")] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="Most tokens of a prompt or a response that are spelt out; 0: none.")] = 120,
+    log_probs: Annotated[
+        bool, typer.Option("--log-probs", help="With --prompt: log-probs before and after, from the policies on disk.")
+    ] = False,
+    most: Annotated[int, typer.Option(min=1, help="With --sort: lines.")] = 20,
 ) -> None:
-    """An overview of a run. The word 'run' may be left out: raypref inspect RUN."""
+    """An overview of a run; or one prompt, one step, or its groups by a metric. The word 'run' may be left out."""
+    import shutil
+
+    from raypref.cli.inspect_run import inspected
     from raypref.output.terminal import visible
-    from raypref.report.overview import overview
     from raypref.report.run_directory import RunDirectory
 
-    typer.echo(visible("\n".join(overview(RunDirectory(run)))))
+    if sum(option is not None for option in (prompt, step, sort)) > 1:
+        raise ConfigError("--prompt, --step, --sort: give one of them")
+    width = min(shutil.get_terminal_size().columns, 120)
+    how: dict[str, Any] = {"iteration": iteration, "tokens": tokens, "most": most, "log_probs": log_probs}
+    for line in inspected(RunDirectory(run), prompt=prompt, step=step, sort=sort, width=width, **how):
+        typer.echo(visible(line))
 
 
 @app.command("data")

@@ -75,18 +75,23 @@ def records(data: RunData, loss: Loss, facts: PolicyFacts, count: int, most_toke
     for number, item in enumerate(first):
         name = item.id if isinstance(item, Prompt) else item.prompt_id
         yield f"record {number} of the run, id {name!r}"
-        shown: Tokens | None = None
-        for sequence in sequences_of(item, loss):
-            if shown is None or not np.array_equal(sequence.prompt, shown):
-                yield f"  prompt, {len(sequence.prompt)} tokens, no loss (mask 0):"
-                yield from _spelt(sequence.prompt, facts, most_tokens, width)
-                shown = sequence.prompt
-            if sequence.role == "prompt":
-                yield "  response: sampled by the policy, loss on each of its tokens (mask 1)"
-                continue
-            yield f"  {sequence.role}, {len(sequence.response)} tokens, loss on each (mask 1), from position {len(sequence.prompt)}:"
-            yield from _spelt(sequence.response, facts, most_tokens, width)
+        yield from tokens_of(item, loss, facts, most_tokens, width)
         yield ""
+
+
+def tokens_of(item: Prompt | Example, loss: Loss, facts: PolicyFacts, most_tokens: int, width: int) -> Iterator[str]:
+    """Lines: a prompt, or the sequences of an example, token by token with the loss mask. Arguments as those of ``records``."""
+    shown: Tokens | None = None
+    for sequence in sequences_of(item, loss):
+        if shown is None or not np.array_equal(sequence.prompt, shown):
+            yield f"  prompt, {len(sequence.prompt)} tokens, no loss (mask 0):"
+            yield from _spelt(sequence.prompt, facts, most_tokens, width)
+            shown = sequence.prompt
+        if sequence.role == "prompt":
+            yield "  response: sampled by the policy, loss on each of its tokens (mask 1)"
+            continue
+        yield f"  {sequence.role}, {len(sequence.response)} tokens, loss on each (mask 1), from position {len(sequence.prompt)}:"
+        yield from _spelt(sequence.response, facts, most_tokens, width)
 
 
 def _spelt(ids: Tokens, facts: PolicyFacts, most: int, width: int) -> Iterator[str]:
