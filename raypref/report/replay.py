@@ -21,7 +21,7 @@ from raypref.loop.mismatched_partners import MismatchedPartners
 from raypref.report.groups import Group, iteration_groups
 from raypref.report.run_directory import RunDirectory
 from raypref.training import collation, micro_batches
-from raypref.training.packing import Packing, packing_of
+from raypref.training.packing import Packing, packing_on
 from raypref.types import Example, Judged, Prompt, Rollout, RunData, Slice
 
 
@@ -178,7 +178,7 @@ def _packing(config: RunConfig) -> Packing:
             model = AutoModelForCausalLM.from_config(found, **how)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"policy.path: {policy.path} cannot be read: {str(error).splitlines()[0]}") from error
-    return packing_of(model, device_of(config))
+    return packing_on(model, device_of(config))
 
 
 def device_of(config: RunConfig) -> str:

@@ -114,17 +114,17 @@ def unwrapped(model: Any) -> Any:
     return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
 
-def packing_of(model: Any, device: str | None = None) -> Packing:
-    """The layout for a causal language model of transformers, which peft or DeepSpeed may wrap.
+def packing_of(model: Any) -> Packing:
+    """The layout for a causal language model of transformers, which peft or DeepSpeed may wrap."""
+    return packing_on(model, unwrapped(model).device.type)
 
-    Args:
-        model: its class and its config decide, never its weights.
-        device: ``cuda`` or ``cpu``, where it computes; default: where it is.
-    """
+
+def packing_on(model: Any, device: str) -> Packing:
+    """The layout if the model computes on a device of this type (``cuda``, ``cpu``). Its weights do not matter."""
     config = text_config(model)
     attention = config._attn_implementation
     if supports_packing(model) and attention in ("sdpa", "eager"):
-        if attention == "sdpa" and (device or unwrapped(model).device.type) == "cuda":
+        if attention == "sdpa" and device == "cuda":
             return Packing("prefix_sharing", CUDA_MASKED * config.hidden_size, CUDA_CAUSAL * config.hidden_size)
         return Packing("prefix_sharing", _break_even_tokens(config.hidden_size, config.num_attention_heads))
     return Packing("varlen" if supports_packing(model) and attention == "flash_attention_2" else "padded")
