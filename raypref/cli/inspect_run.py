@@ -66,14 +66,13 @@ def _prompt(run: RunDirectory, prompt: str, iteration: int | None, tokens: int, 
 
 def _log_probs(run: RunDirectory, iteration: int, judged: Judged) -> list[dict[str, Any]]:
     """For each example of a group the log-probs of its sequences under the policies on disk."""
-    from raypref.report.policy_logps import logps_under, policies_around
-    from raypref.training.collation import sequences
+    from raypref.report.policy_logps import logps_of, policies_around
 
     config = _config(run)
     policies = policies_around(run, config, iteration)
     if not policies:
         raise ConfigError("--log-probs: no policy of this iteration is on disk; checkpoint.policies says how many a run keeps")
-    return [dict(logps_under(policies, sequences([example]), config)) for example in judged.examples]
+    return [dict(logps_of(policies, example, config)) for example in judged.examples]
 
 
 def _step(run: RunDirectory, number: int, width: int) -> Iterator[str]:

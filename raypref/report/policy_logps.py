@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.report.run_directory import RunDirectory
-from raypref.types import TokenSequence
+from raypref.training.collation import sequences
+from raypref.types import Example, TokenSequence
 
 BASE, BEFORE, AFTER = "log pi_base", "log pi_t, before", "log pi_t+1, after"
 
@@ -29,12 +30,17 @@ def policies_around(run: RunDirectory, config: RunConfig, iteration: int) -> dic
     return {name: path for name, path in paths.items() if path is not None and path.is_dir()}
 
 
-def logps_under(policies: Mapping[str, Path], sequences: Sequence[TokenSequence], config: RunConfig) -> dict[str, NDArray[np.float64]]:
+def logps_of(policies: Mapping[str, Path], example: Example, config: RunConfig) -> dict[str, NDArray[np.float64]]:
+    """Name -> (S,) of the sequences of an example; see ``logps_under``."""
+    return logps_under(policies, sequences([example]), config)
+
+
+def logps_under(policies: Mapping[str, Path], wanted: Sequence[TokenSequence], config: RunConfig) -> dict[str, NDArray[np.float64]]:
     """Name -> (N,) log pi(y | x) of each sequence, summed over its response tokens, in nats, computed in float32.
 
     Args:
         policies: name -> model directory. Each is loaded once, one after the other, on a GPU if there is one.
-        sequences: N of them.
+        wanted: N sequences.
         config: of the run.
 
     Raises:
@@ -57,7 +63,7 @@ def logps_under(policies: Mapping[str, Path], sequences: Sequence[TokenSequence]
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
             with torch.no_grad():
-                logps = per_token_logps(model.to(device).eval(), sequences, config.learner.micro_batch_tokens)
+                logps = per_token_logps(model.to(device).eval(), wanted, config.learner.micro_batch_tokens)
             loaded[path] = np.array([float(entry.sum()) for entry in logps])
         found[name] = loaded[path]
     return found

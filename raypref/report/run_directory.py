@@ -18,7 +18,7 @@ import yaml
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, OracleError, RayprefError
 from raypref.output.checkpoint import Checkpoints
-from raypref.output.numbered import by_number, number_in
+from raypref.output.numbered import by_number, number_in, step_in
 from raypref.output.run_lock import LOCK, STALE_S, Holder
 from raypref.report.evaluations import Evaluation, read_evaluation
 
@@ -234,8 +234,14 @@ class RunDirectory:
                 self.problems.append(f"{path.relative_to(self.path)} cannot be read: {error}")
         return found
 
+    @property
+    def opponents(self) -> list[str]:
+        """Those of the evaluations: ``base``, ``previous``, then others in alphabetical order."""
+        names = {evaluation.opponent for evaluation in self.evaluations}
+        return sorted(names, key=lambda name: ({"base": 0, "previous": 1}.get(name, 2), name))
+
     def against(self, opponent: str) -> list[Evaluation]:
-        """The evaluations against ``base`` or ``previous``, by iteration."""
+        """The evaluations against an opponent, by iteration."""
         return [evaluation for evaluation in self.evaluations if evaluation.opponent == opponent]
 
     @property
@@ -259,7 +265,9 @@ class RunDirectory:
     def exported(self) -> dict[int | None, Path]:
         """The policies on disk: iteration -> model directory; None -> the final one."""
         found: dict[int | None, Path] = {
-            number_in(path.name): path for path in by_number((self.path / "policies").glob("iteration_*")) if path.is_dir()
+            number_in(path.name): path
+            for path in by_number((self.path / "policies").glob("iteration_*"))
+            if path.is_dir() and not step_in(path.name)
         }
         if (self.path / "policy" / "config.json").is_file():
             found[None] = self.path / "policy"

@@ -21,7 +21,8 @@ KL_STEPS = 10
 def win_rates(run: RunDirectory) -> Section:
     """Win rates by iteration, as they are and at equal lengths."""
     intro = "Held-out prompts, answered anew by each evaluated policy, and judged by the run's own oracle."
-    base, previous = run.against("base"), run.against("previous")
+    base = run.against("base")
+    others = {name: run.against(name) for name in run.opponents if name != "base"}
     if not base:
         missing = "No evaluation so far. A run is evaluated if it has held-out prompts (data.held_out) and an oracle."
         return Section("win-rates", "Win rates", intro, [Note(missing)])
@@ -30,25 +31,27 @@ def win_rates(run: RunDirectory) -> Section:
     fitted = {} if isinstance(controlled, str) else controlled
     if fitted:
         curves["at equal lengths"] = _points(list(fitted.items()))
-    if len(previous) > 1:
-        curves["against previous"] = _points([(entry.iteration, entry.win_rate) for entry in previous])
+    for name, entries in others.items():
+        if name != "previous" or len(entries) > 1:  # the first one is the base policy
+            curves[f"against {name}"] = _points([(entry.iteration, entry.win_rate) for entry in entries])
     confidence = f"{base[-1].win_rate.confidence:.0%}"
     layout = {"shapes": [level_line(0.5)], "xaxis": {"title": {"text": "iteration"}, "dtick": max(1, base[-1].iteration // 10)}}
     plot = with_intervals(f"Win rate, with {confidence} bootstrap intervals", curves, x="iteration", y="win rate", **layout)
-    earlier = {entry.iteration: entry.win_rate for entry in previous}
+    rates = {name: {entry.iteration: entry.win_rate for entry in entries} for name, entries in others.items()}
     rows = [
         [
             str(entry.iteration),
             _rate(entry.win_rate),
             _rate(fitted.get(entry.iteration)),
-            _rate(earlier.get(entry.iteration)),
+            *(_rate(known.get(entry.iteration)) for known in rates.values()),
             f"{entry.tokens:.1f}",
             f"{entry.opponent_tokens:.1f}",
             str(entry.win_rate.unanswered),
         ]
         for entry in base
     ]
-    headings = ("iteration", "against base", "at equal lengths", "against previous", "tokens", "tokens of base", "unanswered")
+    against = [f"against {name}" for name in rates]
+    headings = ("iteration", "against base", "at equal lengths", *against, "tokens", "tokens of base", "unanswered")
     table = Table(f"Win rates [{confidence} interval]", headings, rows, _about_control(controlled, len(base)))
     return Section("win-rates", "Win rates", intro, [plot, *_kl_against_win_rate(run), table])
 

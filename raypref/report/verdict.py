@@ -32,7 +32,7 @@ def verdict(run: RunDirectory) -> Verdict:
     critical = [finding for finding in found if finding.severity == "critical"]
     warned = [finding for finding in found if finding.severity == "warning"]
     level, headline = _against_base(run)
-    facts = [*_length(run), *_divergence(run), *_entropy(run), *_course(run)]
+    facts = [*_best(run), *_length(run), *_divergence(run), *_entropy(run), *_course(run)]
     if critical:
         subjects = ", ".join(dict.fromkeys(finding.metric for finding in critical))
         headline = f"Sick run: {subjects} far outside the healthy range. {headline}"
@@ -127,6 +127,14 @@ def _entropy(run: RunDirectory) -> Iterator[str]:
     values = [value for value in run.by_iteration("entropy") if not math.isnan(value)]
     if len(values) > 1:
         yield f"Entropy of the policy per token: {shown(values[0])} nats in the first iteration, {shown(values[-1])} in the newest."
+
+
+def _best(run: RunDirectory) -> Iterator[str]:
+    """Which evaluated policy has the highest win rate, where that is not the newest."""
+    against = run.against("base")
+    best = max(against, key=lambda entry: entry.win_rate.win_rate, default=None)
+    if best is not None and best is not against[-1]:
+        yield f"The highest of {len(against)} win rates against the base policy is {best.win_rate.win_rate:.3f}, after iteration {best.iteration}."
 
 
 def _course(run: RunDirectory) -> Iterator[str]:
