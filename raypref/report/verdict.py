@@ -134,7 +134,8 @@ def _best(run: RunDirectory) -> Iterator[str]:
     against = run.against("base")
     best = max(against, key=lambda entry: entry.win_rate.win_rate, default=None)
     if best is not None and best is not against[-1]:
-        yield f"The highest of {len(against)} win rates against the base policy is {best.win_rate.win_rate:.3f}, after iteration {best.iteration}."
+        highest = f"{best.win_rate.win_rate:.3f}, after iteration {best.iteration}"
+        yield f"The highest of {len(against)} win rates against the base policy: {highest}."
 
 
 def _course(run: RunDirectory) -> Iterator[str]:
