@@ -212,17 +212,6 @@ def with_policy(
         return _with_actors(actors, lambda: actors.supervisor.supervised(work(actors.roles.rollout, facts)))
 
 
-def policy_facts(config: RunConfig) -> PolicyFacts:
-    """The policy's ``PolicyFacts``, without any other check.
-
-    Raises:
-        ConfigError: its files cannot be read, or state no context limit.
-    """
-    from actors.policy_model import facts_of
-
-    return facts_of(config.policy)
-
-
 def inspect(config: RunConfig, task: Task) -> tuple[list[Problem], Any]:
     """Everything that is wrong with a config, its placement and its policy's files; nothing is started. Settings without effect are logged.
 

@@ -121,22 +121,21 @@ def _replay(run: RunDirectory) -> tuple[Replay | None, PolicyFacts | None, list[
 
     The tokenizer is that of the policy which the run started from, or else that of its result.
     """
-    from raypref.compose import policy_facts
+    from raypref.checks import Task
+    from raypref.compose import inspect
     from raypref.report.replay import Replay
 
     if run.config is None:
         return None, None, [f"note: {problem}" for problem in run.problems]
-    facts: Any = None
     notes: list[str] = []
-    results = [str(path) for path in run.exported.values()][-1:]
-    for path in (run.config.policy.path, *results):
-        try:
-            policy = run.config.policy.model_copy(update={"path": path})
-            facts = policy_facts(run.config.model_copy(update={"policy": policy}))
+    facts: PolicyFacts | None = None
+    for path in (run.config.policy.path, *[str(path) for path in run.exported.values()][-1:]):
+        policy = run.config.policy.model_copy(update={"path": path})
+        problems, facts = inspect(run.config.model_copy(update={"policy": policy}), Task())
+        if facts is not None:
             break
-        except ConfigError as error:
-            notes.append(f"note: {error}")
+        notes += [f"note: {problem}" for problem in problems]
     try:
-        return Replay(run.config, facts), facts, [] if facts is not None else notes[:1]
+        return Replay(run.config, facts), facts, [] if facts is not None else notes[-1:]
     except ConfigError as error:
         return None, facts, [f"note: {error}"]

@@ -152,7 +152,7 @@ def journalled(rollouts: Path, problems: list[str], iteration: int | None = None
     Args:
         rollouts: the run's journal; it may not exist.
         problems: what cannot be read is added here, one line each.
-        iteration: sealed parts of other iterations are left out.
+        iteration: parts of the files without a group of this iteration are left out; groups of others may come all the same.
         columns: what is read of a sealed part; default: everything.
     """
     import pyarrow as pa
@@ -160,15 +160,24 @@ def journalled(rollouts: Path, problems: list[str], iteration: int | None = None
 
     hidden = rollouts / ".open"
     for path in by_number(rollouts.glob("iteration_*.parquet")):
-        if iteration not in (None, number_in(path.name)):
-            continue
+        if iteration is not None and (number_in(path.name) or 0) < iteration:
+            continue  # a part has groups of its own iteration and of earlier ones
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as part:
-                yield from part.iter_batches(batch_size=64, columns=None if columns is None else list(columns))
+                wanted = [number for number in range(part.num_row_groups) if iteration is None or _holds(part.metadata, number, iteration)]
+                yield from part.iter_batches(batch_size=64, row_groups=wanted, columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError, ValueError) as error:
             problems.append(f"{path} cannot be read: {error}; its groups are left out")
     streams = sorted(path for path in hidden.glob("*") if path.suffix in {".arrows", ".sealing"} and path.stat().st_size)
     yield from _records(hidden / _FILE, streams, (), problems)
+
+
+def _holds(metadata: Any, row_group: int, iteration: int) -> bool:
+    """Whether a part of a Parquet file may have groups of an iteration, by the statistics of the column."""
+    columns = metadata.row_group(row_group)
+    place = next(place for place in range(metadata.num_columns) if columns.column(place).path_in_schema == "iteration")
+    statistics = columns.column(place).statistics
+    return statistics is None or not statistics.has_min_max or statistics.min <= iteration <= statistics.max
 
 
 def written_by(rollouts: Path, writer: str, origin: str) -> tuple[Transcript, str] | None:

@@ -123,11 +123,11 @@ def failures(run: RunDirectory) -> Section:
         blocks.append(Note(f"The run was resumed {times}, by the clock of its metrics.", "warning"))
     if restarts := [[entry["time"], entry["after"]] for entry in summary.get("restarts", [])]:
         blocks.append(Table("Restarts after a failure", ("time", "after"), restarts, texts=True))
-    for key, title, names in (
-        ("replacements", "Actors that were replaced", ("time", "actor", "step", "reason")),
-        ("set_aside", "Prompts that were set aside", ("time", "prompt", "step", "reason")),
+    for entries, title, names in (
+        (summary.get("replacements", []), "Actors that were replaced", ("time", "actor", "step", "reason")),
+        (run.set_aside, "Prompts that were set aside", ("time", "prompt", "step", "reason")),
     ):
-        rows = [[str(entry[name]) for name in names] for entry in summary.get(key, [])]
+        rows = [[str(entry.get(name, "")) for name in names] for entry in entries]
         blocks += [Table(title, names, rows, texts=True)] if rows else []
     roles = {entry.name.removeprefix("failures/"): entry.name for entry in run.under("failures/")}
     blocks += plots_of(run, [Curves(RESTARTS.title, RESTARTS.unit, roles, RESTARTS.caption, RESTARTS.axis)])

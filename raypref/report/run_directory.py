@@ -162,19 +162,7 @@ class RunDirectory:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; the last one is left out while it is being written."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError:
-                row = None
-                if number < len(lines):
-                    self.problems.append(f"metrics.jsonl:{number}: damaged; the line is left out")
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-        return rows
+        return [row for row in self._json_lines("metrics.jsonl") if isinstance(row.get("step"), int)]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -272,6 +260,26 @@ class RunDirectory:
         if (self.path / "policy" / "config.json").is_file():
             found[None] = self.path / "policy"
         return found
+
+    @property
+    def set_aside(self) -> list[dict[str, Any]]:
+        """Prompts that were set aside: ``time``, ``prompt``, ``step``, ``reason``."""
+        return (self.summary or {}).get("set_aside") or self._json_lines("set_aside.jsonl")
+
+    def _json_lines(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a file, one per line; the last line may still be being written."""
+        path = self.path / name
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError:
+                row = None
+                if number < len(lines):
+                    self.problems.append(f"{name}:{number}: damaged; the line is left out")
+            rows += [row] if isinstance(row, dict) else []
+        return rows
 
     def _json(self, name: str) -> dict[str, Any] | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from raypref.checks import Task
 from raypref.cli.app import app
-from raypref.compose import policy_facts
+from raypref.compose import inspect
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
+from raypref.loop.loading import load_run_data
+from raypref.output.journal import Journal
 from raypref.report.groups import groups_of, iteration_groups
 from raypref.report.policy_logps import AFTER, BASE, BEFORE, logps_under
 from raypref.report.replay import Replay
@@ -38,6 +42,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, model: Path) -> RunDirectory:
         directory, prompts=40, policy=policy, loop={"iterations": 2}, learner={"global_batch": 4, "epochs": 2}, placement={"device": "cpu"}
     )
     return RunDirectory(directory)
+
+
+def policy_facts(config: RunConfig) -> Any:
+    return inspect(config, Task())[1]
 
 
 def replay_of(run: RunDirectory) -> Replay:
@@ -172,8 +180,6 @@ def test_steps_of_given_data(tmp_path: Path, model: Path) -> None:
         "learner": {"global_batch": 2},
     }
     config = RunConfig.parse(values)
-    from raypref.loop.loading import load_run_data
-
     replay = Replay(config, policy_facts(config))
     data = load_run_data(config, policy_facts(config))
     steps = [replay.given_step(data, number) for number in (1, 2, 3, 4)]
@@ -185,3 +191,30 @@ def test_steps_of_given_data(tmp_path: Path, model: Path) -> None:
 
 def test_overview_without_options(made: RunDirectory) -> None:
     assert "finished: 2 of 2 iterations finished" in shown(made)
+
+
+def test_groups_of_an_iteration_within_a_file_of_several(tmp_path: Path) -> None:
+    """Online iterations share a file of the journal, which is named after the last of them; the groups of a single one are found."""
+    made_run(tmp_path / "run", prompts=60, loop={"sync_interval": 1, "steps": 4}, checkpoint={"every_steps": 3})
+    run = RunDirectory(tmp_path / "run")
+    together = list(groups_of(run))
+    iterations = {group.iteration for group in together}
+    assert len(iterations) == 4
+    assert len(list((run.path / "rollouts").glob("*.parquet"))) < len(iterations)
+    for number in iterations:
+        alone = iteration_groups(run, number)
+        assert [group.prompt_index for group in alone] == sorted(g.prompt_index for g in together if g.iteration == number)
+
+
+def test_groups_of_a_journal_that_is_still_open(tmp_path: Path) -> None:
+    """What is judged and not sealed is read, too: that of a killed run, or of one that goes on."""
+    made_run(tmp_path / "run", loop={"iterations": 1}, prompts=8)
+    run = RunDirectory(tmp_path / "run")
+    before = list(groups_of(run))
+    journal = Journal(run.path / "rollouts", "oracle-1")
+    replay = Replay(RunConfig.parse(run.values), None)
+    for group, judged in zip(before[:3], replay.judged(before[:3]), strict=True):
+        journal.append(replace(group.rollout, origin=f"again {group.prompt_id}"), judged, group.transcript)
+    journal.close()
+    assert len(list(groups_of(run))) == len(before) + 3
+    assert run.problems == []
