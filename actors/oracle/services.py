@@ -94,7 +94,7 @@ class ActorServices:
         with self._loading:
             if self._facts is None:
                 self._facts = facts_of(self._policy.policy)
-                self._tokenizer = PolicyTokenizer(self._policy.data, self._facts)
+                self._tokenizer = PolicyTokenizer(self._policy.data.model_copy(update={"frame": None}), self._facts)
         plain = "\n\n".join(content for _, content in chat)
         turns = [(role, self._tokenizer.as_text(content)) for role, content in chat]
         question = Turns.of(turns) if self._policy.data.chat_template else "\n\n".join(content for _, content in turns)

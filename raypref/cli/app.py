@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from raypref import __version__
+from raypref.cli.ask import ask
 from raypref.cli.config import config
 from raypref.cli.doctor import doctor
 from raypref.cli.ending import ended_by, leave
@@ -41,6 +42,7 @@ app.command()(init)
 app.command()(submit)
 app.add_typer(jobs, name="jobs")
 app.add_typer(mt_bench, name="mt-bench")
+app.command()(ask)
 
 
 def _show_version(wanted: bool) -> None:

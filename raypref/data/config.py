@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from raypref.data.templates import template_of
+from raypref.errors import ConfigError
 from raypref.registry import Section, UserPath
 
 Layout = Literal["auto", "pair", "conversations", "transcripts", "numbered_pair", "choice", "best", "ranking", "scores", "unpaired"]
@@ -65,10 +66,17 @@ class DataConfig(Section):
     template: str | None = None
     """How a prompt asks for the revision of an answer, and how a prompt is composed for a record without one: ``tldr`` or ``xsum`` (from
     the SRPO paper), ``chat``, or a text with {prompt} and {answer}. Only losses and evaluations with revisions need it."""
+    frame: str | None = None
+    """A text with {prompt} that stands around each prompt that is a text, for the policy alone: oracles, exports and the comparison of
+    prompts see the bare prompt. For base models that were tuned on such a frame ("### Instruction: ... ### Response:"). Not with
+    ``template``, which frames prompts of its own."""
     id_field: str = "id"
     """Field with the record's id; a record without it is named by its number, from 0."""
     chat_template: bool = True
     """Apply the tokenizer's chat template. Off for models that continue plain text."""
+    empty_prompts: bool = False
+    """Take the prompt ``""``, for texts from nothing (SPO's TinyStories): the policy is given what its tokenizer puts before a text,
+    one token at least. Only with ``chat_template: false``."""
     special_tokens: Literal["text", "allow", "refuse"] = "text"
     """Control tokens that a prompt or an answer spells out, such as ``<|im_end|>``. text: they are plain text to the policy; allow: they
     are the tokens, as in prompts rendered beforehand; refuse: the run does not start. An end token behind an answer is always one."""
@@ -97,4 +105,9 @@ class DataConfig(Section):
     def _known_template(self) -> Self:
         if self.template is not None:
             template_of(self.template)
+        if self.frame is not None and (self.frame.count("{prompt}") != 1 or self.template is not None):
+            why = "give a text with one {prompt}" if self.template is None else "data.template makes the prompts; give one of the two"
+            raise ConfigError(f"data.frame: {self.frame!r}; {why}")
+        if self.empty_prompts and self.chat_template:
+            raise ConfigError("data.empty_prompts: true, but a chat template needs a question; set data.chat_template=false")
         return self

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 Turns: TypeAlias = tuple[tuple[str, str], ...]
 """(role, content) of each turn."""
 
+_NOTHING: Turns = (("user", ""),)
+"""The empty prompt, for texts from nothing: it may be trained on and held out, since there is nothing of it to be known."""
+
 
 def turns_of_prompt(text: str, chat: Turns = ()) -> Turns:
     """The turns of a chat; a plain text is one turn of the user (as in ``raypref.oracles.base.Question``).
@@ -65,7 +68,7 @@ def without_held_out(items: Sequence[T], held_out: Iterable[Prompt], turns: Call
     Raises:
         DataError: every item has a prompt that is held out.
     """
-    apart = {turns_of(prompt) for prompt in held_out}
+    apart = {turns_of(prompt) for prompt in held_out} - {_NOTHING}
     kept = [item for item in items if turns(item) not in apart] if apart else list(items)
     if items and not kept:
         raise DataError(

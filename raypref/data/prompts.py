@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raypref.data.benchmark_questions import as_prompt
 from raypref.data.chats import Chat
 from raypref.data.config import DataConfig
 from raypref.data.held_out import set_apart
@@ -143,6 +144,7 @@ def _load(path: str | None, objects: Any, config: DataConfig, facts: PolicyFacts
 def _read(record: Record, number: int, config: DataConfig, policy: PolicyTokenizer, names: dict[str, str], bad: BadRecords) -> _Read | None:
     """The record's prompt and its text; None where it cannot be used and is skipped."""
     try:
+        record = as_prompt(record, config)
         prompt = prompt_of(record, config)
         refuse_unread(record, prompt, config)
         text = policy.prompt_text(prompt, record.place)

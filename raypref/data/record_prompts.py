@@ -37,8 +37,9 @@ def prompt_of(record: Record, config: DataConfig) -> str | Chat:
         return composed
     prompt = field_of(record, config.prompt_field, "data.prompt_field")
     if isinstance(prompt, str):
-        if not prompt.strip():
-            raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty")
+        if not prompt.strip() and (prompt or not config.empty_prompts):
+            from_nothing = "; for texts from nothing set data.empty_prompts=true" if not prompt and not config.chat_template else ""
+            raise DataError(f"{record.place}: the prompt in field {config.prompt_field!r} is empty{from_nothing}")
         refuse_written_chat(prompt, record.place, f"the prompt in field {config.prompt_field!r}")
         if (turns := _turns_beside(record, prompt)) is not None:
             return turns

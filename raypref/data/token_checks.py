@@ -98,7 +98,7 @@ def check_text(text: str, facts: PolicyFacts, place: str, what: str) -> None:
     Raises:
         DataError: it makes none.
     """
-    if _LETTER_OR_DIGIT.search(text):
+    if not text or _LETTER_OR_DIGIT.search(text):  # whether there may be an empty text was decided before
         return
     if not facts.tokenizer(text, add_special_tokens=False)["input_ids"]:
         raise DataError(f"{place}: the tokenizer makes no token from the {what} {shortened(text)}; reword it, or leave the record out")

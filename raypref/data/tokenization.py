@@ -86,10 +86,12 @@ class PolicyTokenizer:
             DataError: the template refuses the chat, or leaves a part of it out; the prompt is a chat and ``data.chat_template`` is off;
                 or a control token is spelt out and ``data.special_tokens`` is ``refuse``.
         """
-        prompt = self._hidden(prompt, place)
+        prompt = self._hidden(self._framed(prompt, place), place)
         if not self._config.chat_template:
             if not isinstance(prompt, str):
                 raise DataError(f"{place}: chat messages need a chat template; set data.chat_template=true, or give plain text")
+            if not prompt and not any(self._put_around()):
+                raise DataError(f"{place}: the prompt is empty, and the tokenizer puts no token before a text; a policy needs at least one")
             return prompt
         return self._chat_text(_as_chat(prompt), place)
 
@@ -105,7 +107,7 @@ class PolicyTokenizer:
         text = self.prompt_text(prompt, place)
         if not self._config.chat_template:
             return GivenText(text, bare, tuple(answers), (False,) * len(answers))
-        chat = _as_chat(self._hidden(prompt, place))
+        chat = _as_chat(self._hidden(self._framed(prompt, place), place))
         wholes = render(
             self._tokenizer,
             [chat.followed_by({"role": "assistant", "content": answer}) for answer in answers],
@@ -171,6 +173,18 @@ class PolicyTokenizer:
         after = turn.after[: turn.after.index(end)] if end else ""
         before, after = (self._tokenizer.decode(self._bare(text), skip_special_tokens=True) for text in (turn.before, after))
         return replace(turn, before=before, after=after)
+
+    def _framed(self, prompt: str | Chat, place: str) -> str | Chat:
+        """The prompt within ``data.frame``, which oracles are not shown.
+
+        Raises:
+            DataError: the prompt is a chat.
+        """
+        if self._config.frame is None:
+            return prompt
+        if not isinstance(prompt, str):
+            raise DataError(f"{place}: data.frame stands around a text, and the prompt is a chat; give texts, or leave data.frame out")
+        return self._config.frame.replace("{prompt}", prompt)
 
     def _chat_text(self, chat: Chat, place: str) -> str:
         def rendered(shown: Chat) -> str:

@@ -216,7 +216,7 @@ def prompt_in(record: Record) -> str | Chat:
     value = record.values["prompt"]
     prompt: str | Chat
     if isinstance(value, str):
-        prompt = _with_tools(_text(value, record, "prompt"), record)
+        prompt = _with_tools(_text(value, record, "prompt", empty=not value), record)
     elif isinstance(value, Sequence) and value:
         prompt = prompt_chat(read_chat(value, record, _READ), record.place)
     else:
@@ -240,7 +240,7 @@ def _refuse_unread(record: Record, prompt: str | Chat, field: str) -> None:
 
 
 def _text(value: Any, record: Record, field: str, *, empty: bool = False) -> str:
-    """A text. A response may be empty (``empty=True``); a prompt may not."""
+    """A text. A response may be empty (``empty=True``), and a prompt may be the text ''; one of blanks alone may not."""
     if not isinstance(value, str):
         raise DataError(f"{record.place}: {field!r} must be a text, got {value!r}")
     if not (empty or value.strip()):

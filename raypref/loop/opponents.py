@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,14 +40,18 @@ def _responses(name: str, path: str, facts: PolicyFacts, held_out: Sequence[Prom
         file = Path(path) if run is None else run.answers()
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
-    by_prompt: dict[Turns, Answers] = {}
+    by_prompt: dict[tuple[Turns, int], Answers] = {}  # by how often the prompt occurred before, as in raypref.evaluation.matching
+    seen, asked = Counter[Turns](), Counter[Turns]()
     for answers in read_responses(file, name).answers:
         if answers.turns is None:
             raise DataError(f"{key}: {answers.place}: names its prompt by an id alone; give a file that has the prompts")
-        by_prompt.setdefault(answers.turns, answers)
+        by_prompt[answers.turns, seen[answers.turns]] = answers
+        seen[answers.turns] += 1
     rollouts = []
     for prompt in held_out:
-        found = by_prompt.get(turns_of(prompt))
+        turns = turns_of(prompt)
+        found = by_prompt.get((turns, asked[turns]))
+        asked[turns] += 1
         if found is None:
             raise DataError(f"{key}: {file} has no response to the held-out prompt {prompt.id!r}; every held-out prompt needs one there")
         rollouts.append(Rollout(prompt, tuple(_response(text, facts) for text in found.responses), None))

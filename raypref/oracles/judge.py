@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,6 +28,7 @@ from raypref.errors import ConfigError
 from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.endpoint import Endpoint, EndpointSettings, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
+from raypref.oracles.support.rankings import ask_ranking, pairs_of, ranking_template, rankings_shown, read_ranking
 from raypref.oracles.support.replies import read_verdict
 from raypref.oracles.support.verdicts import answer_from, ask_which, template_text
 from raypref.types import Total
@@ -66,9 +67,14 @@ class ChatJudge(Oracle):
     """The NAME of the environment variable that holds the key, in capitals; it must be set on the nodes. Null: the server needs no key."""
     orders: Orders = "both"
     """both: every pair is asked in both orders; one: in one order, drawn from a hash of the texts."""
-    template: str = "pairwise"
-    """The built-in ``pairwise``; or a file, which is read when the config is parsed; or the text itself: one user message with {question}
-    (or {prompt}), {a} and {b} that asks for [[A]] or [[B]] at the end of the reply. The texts are inserted between fences."""
+    mode: Literal["pairwise", "ranking"] = "pairwise"
+    """pairwise: each input shows two responses; ranking: each shows all K of a prompt, as they are and reversed (``orders: both``), and the
+    oracle abstains on the pairs on which the two replies do not agree (SPO Appendix E): 2 requests per prompt in place of K (K - 1)."""
+    template: str = ""
+    """Default: the built-in template of the mode. Otherwise a file, which is read when the config is parsed, or the text itself: one user
+    message. pairwise: with {question} (or {prompt}; it may be left out), {a} and {b}; it asks for [[A]] or [[B]] at the end of the reply.
+    ranking: with {responses}, or {1}, {2}, ... for each response; it asks for ``Ranking: 2 > 1 > 3``, or for ``1st Place: Story 2`` and so
+    on. The texts are inserted between fences."""
     max_tokens: PositiveInt | None = 1024
     """Longest reply, in tokens; null leaves it out of the request (for models that want ``max_completion_tokens``, see ``extra``)."""
     temperature: NonNegativeFloat | None = 0.0
@@ -120,11 +126,11 @@ class ChatJudge(Oracle):
             )
         return value
 
-    @field_validator("template")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        text = template_text(value, "pairwise")
-        return value if value == "pairwise" else text
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        value = self.template or self.mode
+        self.__dict__["template"] = value if value == self.mode else self._template(value)  # a file is read once, when the config is parsed
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -178,18 +184,38 @@ class ChatJudge(Oracle):
 
     def compare(self, questions: Sequence[Question]) -> list[Answer]:
         assert self._endpoint is not None, "load() comes before the first question"
-        text = template_text(self.template, "pairwise")
+        if self.mode == "ranking":
+            return self._rank(questions)
+        text = self._template(self.template)
         asked = [shown(question, self.orders) for question in questions]
         chats = [ask_which(text, question, order) for question, orders in zip(questions, asked, strict=True) for order in orders]
         replies = iter(self._endpoint.ask(chats))
         answered = [list(islice(replies, len(orders))) for orders in asked]
         return [self._answer(*parts) for parts in zip(questions, asked, answered, strict=True)]
 
+    def _template(self, value: str) -> str:
+        return ranking_template(value) if self.mode == "ranking" else template_text(value, "pairwise")
+
+    def _rank(self, questions: Sequence[Question]) -> list[Answer]:
+        assert self._endpoint is not None
+        text = self._template(self.template)
+        asked = [rankings_shown(question, self.orders) for question in questions]
+        chats = [ask_ranking(text, question, order) for question, orders in zip(questions, asked, strict=True) for order in orders]
+        replies = iter(self._endpoint.ask(chats))
+        answers = []
+        for question, orders in zip(questions, asked, strict=True):
+            own = list(islice(replies, len(orders)))
+            rankings = [None if reply.text is None else read_ranking(reply.text, len(question.responses)) for reply in own]
+            answer = answer_from(question, self.orders, pairs_of(question, orders, rankings))
+            answers.append(self._observed(answer, [ranking is None for ranking in rankings], own))
+        return answers
+
     def identity(self) -> str:
         """The settings that a reply depends on. With a temperature above 0, the cache keeps the first reply that was drawn."""
         shaping = ("type", "model", "base_url", "orders", "max_tokens", "temperature", "extra")
-        text = template_text(self.template, "pairwise")
-        return json.dumps({**{name: getattr(self, name) for name in shaping}, "template": text}, sort_keys=True)
+        mode = {} if self.mode == "pairwise" else {"mode": self.mode}  # verdicts from before there was a mode stay valid
+        own = {name: getattr(self, name) for name in shaping}
+        return json.dumps({**own, **mode, "template": self._template(self.template)}, sort_keys=True)
 
     def _key(self) -> str | None:
         if self.key_env is None:
@@ -212,8 +238,11 @@ class ChatJudge(Oracle):
     def _answer(self, question: Question, orders: Sequence[Pair], replies: Sequence[Reply]) -> Answer:
         verdicts = [None if reply.text is None else read_verdict(reply.text) for reply in replies]
         answer = answer_from(question, self.orders, dict(zip(orders, verdicts, strict=True)))
+        return self._observed(answer, [verdict is None for verdict in verdicts], replies)
+
+    def _observed(self, answer: Answer, unreadable: Sequence[bool], replies: Sequence[Reply]) -> Answer:
         observed: dict[str, Sequence[float]] = {
-            "oracle/unparsed": [float(v is None) for v, reply in zip(verdicts, replies, strict=True) if reply.text is not None],
+            "oracle/unparsed": [float(unread) for unread, reply in zip(unreadable, replies, strict=True) if reply.text is not None],
             "oracle/failed_requests": [float(reply.text is None) for reply in replies],
             "oracle/requests_total": [Total(len(replies))],
             "oracle/retries_total": [Total(reply.retries) for reply in replies],

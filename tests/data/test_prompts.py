@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from raypref.config import DataConfig
+from raypref.data.benchmark_questions import as_prompt
 from raypref.data.policy_facts import PolicyFacts
 from raypref.data.prompts import PromptData, load_prompts
+from raypref.data.record_prompts import prompt_of
+from raypref.data.records import Record, name_record
 from raypref.errors import ConfigError, DataError
 
 PLAIN = {"chat_template": False, "shuffle": False}
@@ -294,3 +298,53 @@ def test_a_tokenizer_for_which_a_letter_is_nothing(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "why not"}])
     with pytest.raises(ConfigError, match=r"policy\.tokenizer: it reads the text 'a' as the ids \[\], and as \[\] without special tokens"):
         load(tokenizer, path=path, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "text"),
+    [
+        ({"question_id": 7, "category": "a", "turns": [{"content": "Why?"}]}, "7", "Why?"),
+        ({"question_id": "q", "turns": ["Why?"]}, "q", "Why?"),
+        ({"uid": "u", "prompt": "Why?"}, "u", "Why?"),
+        ({"instruction": "Why?", "output": "So.", "generator": "m", "dataset": "d"}, "0", "Why?"),
+        ({"instruction": "Add.", "input": "1 2", "dataset": "d"}, "0", "Add.\n\n1 2"),
+    ],
+)
+def test_questions_of_benchmarks_are_prompts_with_their_ids(record: dict[str, Any], name: str, text: str) -> None:
+    made = as_prompt(Record(record, "q.jsonl:1"), DataConfig())
+    assert prompt_of(made, DataConfig()) == text
+    assert name_record(made, 0, DataConfig(), {}) == name
+
+
+def test_a_second_turn_follows_an_answer() -> None:
+    with pytest.raises(DataError, match="the question has 2 turns, and each but the first follows the policy's own answer"):
+        as_prompt(Record({"question_id": 1, "turns": ["a", "b"]}, "q.jsonl:1"), DataConfig())
+
+
+def test_texts_from_nothing_begin_with_the_tokenizer_s_first_token(tokenizer: Any) -> None:
+    """``<bos>`` alone; such prompts are trained on and held out at the same time. A chat template needs a question."""
+    empty = PLAIN | {"empty_prompts": True}
+    data = load(tokenizer, prompts=[{"prompt": "", "id": "a"}, {"prompt": "", "id": "b"}], held_out=[{"prompt": ""}], **empty)
+    assert [(p.id, p.text, p.token_ids.tolist()) for p in (*data.train, *data.held_out)] == [("a", "", [1]), ("b", "", [1]), ("0", "", [1])]
+    with pytest.raises(DataError, match=r"is empty; for texts from nothing set data\.empty_prompts=true"):
+        load(tokenizer, prompts=[""], **PLAIN)
+    with pytest.raises(DataError, match="is empty"):
+        load(tokenizer, prompts=["  "], **empty)
+    with pytest.raises(ConfigError, match=r"data\.empty_prompts: true, but a chat template needs a question"):
+        DataConfig(empty_prompts=True)
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    with pytest.raises(DataError, match="the prompt is empty, and the tokenizer puts no token before a text"):
+        load(bare, prompts=[""], **empty)
+
+
+def test_a_frame_is_for_the_policy_alone(tokenizer: Any) -> None:
+    """``<bos> how not`` is 1 6 9; with the chat template the frame stands within the turn: ``<bos> [USER] how not [ANSWER]``."""
+    for chat_template, ids in ((False, [1, 6, 9]), (True, [1, 3, 6, 9, 4])):
+        (prompt,) = load(tokenizer, prompts=["not"], frame="how {prompt}", chat_template=chat_template).train
+        assert (prompt.text, prompt.token_ids.tolist()) == ("not", ids)
+    with pytest.raises(DataError, match=r"data\.frame stands around a text"):
+        load(tokenizer, prompts=[[{"role": "user", "content": "why"}]], frame="how {prompt}")
+    for config in ({"frame": "how"}, {"frame": "how {prompt}", "template": "tldr"}):
+        with pytest.raises(ConfigError, match=r"data\.frame: "):
+            DataConfig.parse(config)

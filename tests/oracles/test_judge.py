@@ -348,7 +348,7 @@ def test_a_key_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
         ({"extra": {"tools": [{"x": "sk-0123"}]}}, r"oracle\.extra: tools\.0\.x looks like a secret"),
         ({"base_url": "host:8000"}, r"oracle\.base_url: expected http"),
         ({"base_url": "http://[host/v1"}, r"oracle\.base_url: Invalid IPv6"),
-        ({"template": "{a} {b}"}, r"oracle\.template: has the placeholders"),
+        ({"template": "{question} {a}"}, r"oracle\.template: has the placeholders"),
         ({"extra": {"stream": True}}, r"oracle\.extra: stream cannot be set"),
         ({"extra": {"since": {1}}}, r"oracle\.extra\.since: input was not a valid JSON value"),
         ({"prompt_dollars": 1.0}, r"oracle\.prompt_dollars, oracle\.completion_dollars: give both"),

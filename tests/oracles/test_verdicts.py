@@ -160,7 +160,7 @@ def test_a_template_is_a_name_a_file_or_a_text(tmp_path: Path) -> None:
     [
         ("pairwize", "pairwise", r"'pairwize' is neither the built-in 'pairwise'"),
         ("nul\0", "pairwise", r"neither the built-in"),
-        ("{a} {b} [[A]] [[B]]", "pairwise", r"has the placeholders \['a', 'b'\]; expected \{question\}, \{a\}, \{b\}"),
+        ("{question} {b} [[A]] [[B]]", "pairwise", r"has the placeholders \['b', 'question'\]; expected \{question\}, \{a\}, \{b\}"),
         ("{prompt} {a} {b} {response} [[A]] [[B]]", "pairwise", r"expected \{question\}, \{a\}, \{b\}"),
         ("{prompt} {a} {b}: which?", "pairwise", r"must end in \[\[A\]\] or \[\[B\]\]"),
         ("{prompt} {response}", "score", r"must end in Score:"),
@@ -179,3 +179,10 @@ def test_a_pair_with_one_order_abstains() -> None:
     assert answer_from(asked, "both", {(0, 1): 1.0, (1, 0): 0.0}).values[0, 1] == 1.0
     assert answer_from(asked, "one", {(1, 0): 0.0}).values[0, 1] == 1.0
     assert answer_from(asked, "one", {(1, 0): None}).values[0, 1] == ABSTAIN
+
+
+def test_texts_from_nothing_are_compared_without_a_question() -> None:
+    text = template_text("{a} or {b}? [[A]] [[B]]", "pairwise")
+    ((_, asked),) = ask_which(text, Question("p", "", ("one", "two"), ((0, 1),)), (0, 1))
+    assert "question" not in asked
+    assert "one" in asked

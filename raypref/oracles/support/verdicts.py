@@ -98,9 +98,11 @@ def template_text(value: str, kind: str) -> str:
                 f"oracle.template: {value!r} is neither the built-in {kind!r}, nor a text with placeholders, nor a readable file: {error}"
             ) from error
     named = {"question" if name == "prompt" else name for name in _SLOT.findall(text)}
-    if named != set(SLOTS[kind]):
+    if named | {"question"} != set(SLOTS[kind]):  # texts from nothing have no question
         expected = ", ".join(f"{{{name}}}" for name in SLOTS[kind])
-        raise ConfigError(f"oracle.template: has the placeholders {sorted(named)}; expected {expected}, each at least once")
+        raise ConfigError(
+            f"oracle.template: has the placeholders {sorted(named)}; expected {expected}, each at least once, or all but {{question}}"
+        )
     missing = [mark for mark in MARKS[kind] if mark not in text]
     if missing:
         raise ConfigError(f"oracle.template: does not say that the reply must end in {' or '.join(MARKS[kind])}; replies are read by that")
@@ -125,13 +127,18 @@ def ask_score(template: str, question: Question, response: int) -> Chat:
 
 
 def _render(template: str, question: Question, texts: Mapping[str, str]) -> Chat:
-    harmless = {slot: _harmless(text) for slot, text in texts.items()}
+    asked, shown = fence_all(question, {_NAMES[slot]: text for slot, text in texts.items()})
+    filled = {slot: shown[_NAMES[slot]] for slot in texts} | {"question": asked, "prompt": asked}
+    return (("user", _SLOT.sub(lambda slot: filled[slot.group(1)], template)),)
+
+
+def fence_all(question: Question, texts: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The question and the texts by name, each made harmless and between fences with one code."""
+    harmless = {name: _harmless(text) for name, text in texts.items()}
     turns = [(role, _harmless(text)) for role, text in question.turns]
     code = _code([*(text for _, text in turns), *harmless.values()])
-    filled = {slot: _fenced(_NAMES[slot], text, code) for slot, text in harmless.items()}
     asked = [_fenced("question" if len(turns) == 1 else f"{role}'s turn", text, code) for role, text in turns]
-    filled["question"] = filled["prompt"] = "\n\n".join(asked)
-    return (("user", _SLOT.sub(lambda slot: filled[slot.group(1)], template)),)
+    return "\n\n".join(asked), {name: _fenced(name, text, code) for name, text in harmless.items()}
 
 
 def _harmless(text: str) -> str:
