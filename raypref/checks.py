@@ -256,6 +256,11 @@ def _loss_against_selection(config: RunConfig, task: Task) -> Iterator[Problem]:
         yield problem
 
 
+def _trackers(config: RunConfig, task: Task) -> Iterator[Problem]:
+    if task.kind == "run":
+        yield from config.metrics.missing()
+
+
 RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _responses_to_compare,
     _oracle,
@@ -272,4 +277,5 @@ RULES: tuple[Callable[[RunConfig, Task], Iterator[Problem]], ...] = (
     _greedy,
     _zero_stage,
     _sleep,
+    _trackers,
 )

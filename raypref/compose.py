@@ -19,8 +19,10 @@ from raypref.data.policy_facts import PolicyFacts
 from raypref.errors import ConfigError, DataError, Problem, refuse
 from raypref.loop.driver import Driver
 from raypref.losses.base import Loss
+from raypref.metrics import warning_log
 from raypref.metrics.answering import Answering
 from raypref.metrics.progress import Callback, Callbacks, ProgressLine, ended
+from raypref.metrics.sinks import sinks_of
 from raypref.metrics.table import MetricTable
 from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
@@ -114,7 +116,8 @@ def _run_on_cluster(
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
-        metrics = stack.enter_context(contextlib.closing(MetricsWriter(config.output_dir, after_step, MetricTable.of(config))))
+        table = MetricTable.of(config)
+        metrics = stack.enter_context(MetricsWriter(config.output_dir, after_step, table, sinks_of(config, table)))
 
         async def train() -> RunResult:
             start_s = time.monotonic() - begun
@@ -124,6 +127,7 @@ def _run_on_cluster(
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
                 outcome = await actors.supervisor.supervised(driver.run(resume_from))
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
+                outcome.warnings = warning_log.read(config.output_dir)
                 # Before the actors end: whatever goes wrong there, the run has been finished.
                 return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries)
 

@@ -17,6 +17,7 @@ from raypref.errors import ConfigError
 from raypref.evaluation.config import EvaluationConfig
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
+from raypref.metrics.config import MetricsConfig
 from raypref.oracles.base import Oracle, oracles
 from raypref.output.config import CheckpointConfig
 from raypref.output.run_reference import policy_path
@@ -68,6 +69,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     supervision: SupervisionConfig = SupervisionConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _defaults_of_the_mode(self) -> Self:

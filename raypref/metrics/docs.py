@@ -1,4 +1,4 @@
-"""Writes the pages ``metrics.md`` and ``columns.md`` from the tables in this folder: ``python -m raypref.metrics.docs docs``."""
+"""Writes ``metrics.md``, ``columns.md`` and ``grafana.json`` from the tables in this folder: ``python -m raypref.metrics.docs docs``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raypref.metric_info import MetricInfo, range_text
+from raypref.metrics.grafana import dashboard
 from raypref.metrics.groups import GROUP_METRICS
 from raypref.metrics.run import RUN_METRICS
 from raypref.metrics.training import TRAINING_METRICS
@@ -60,10 +61,11 @@ def columns_page() -> str:
 
 
 def write_pages(directory: Path) -> None:
-    """Write both pages into ``directory``."""
+    """Write both pages, and the dashboard for Grafana, into ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "metrics.md").write_text(metrics_page())
     (directory / "columns.md").write_text(columns_page())
+    (directory / "grafana.json").write_text(dashboard())
 
 
 def _metric(entry: MetricInfo) -> str:

@@ -1,41 +1,49 @@
-"""Metrics while a run goes on: the writer (JSON lines and TensorBoard), running averages, a clock of the stages, throughput.
+"""Metrics while a run goes on: the writer, running averages, a clock of the stages, throughput.
 
 ``raypref.metrics.table`` defines the names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Self
 
+from raypref.metrics.sinks import Sink, TensorBoard
 from raypref.metrics.table import MetricTable
 from raypref.sections import PlacementConfig
 from raypref.types import Total
 
 
 class MetricsWriter:
-    """Appends to ``metrics.jsonl`` and to TensorBoard's event files in ``tensorboard/``."""
+    """Appends to ``metrics.jsonl``, and gives each line to TensorBoard and to other sinks."""
 
-    def __init__(self, directory: Path, after_step: int | None = None, table: MetricTable | None = None) -> None:
+    def __init__(
+        self, directory: Path, after_step: int | None = None, table: MetricTable | None = None, sinks: Iterable[Sink] = ()
+    ) -> None:
         """
         Args:
             directory: the run's output directory.
             after_step: when resuming: TensorBoard events after this step are purged, since those steps are repeated.
             table: the metrics that may be written; default: raypref's own.
+            sinks: where they go as well.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / "metrics.jsonl").open("a", buffering=1)
-        self._board: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=None if after_step is None else after_step + 1)
-        self._start = time.monotonic()
         self._table = MetricTable() if table is None else table
-        self._described: set[str] = set()
+        self._sinks: list[Sink] = [TensorBoard(directory, self._table, after_step), *sinks]
+        self._file = (directory / "metrics.jsonl").open("a", buffering=1)
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        self.close(failed=kind is not None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record ``values`` at an optimiser step. NaN is written as null.
@@ -48,27 +56,19 @@ class MetricsWriter:
         self._table.check(values)
         line = {"step": step, "time/run_s": round(time.monotonic() - self._start, 3)} | {name: float(v) for name, v in values.items()}
         self._file.write(json.dumps({k: (None if isinstance(v, float) and math.isnan(v) else v) for k, v in line.items()}) + "\n")
-        for name, value in values.items():
-            self._add_to_board(name, float(value), step)
+        for sink in self._sinks:
+            sink.write(step, values)
 
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
+    def close(self, failed: bool = False) -> None:
+        """Close the file and every sink.
 
-    def _add_to_board(self, name: str, value: float, step: int) -> None:
-        """A scalar; the first of its name carries the metric's description, which TensorBoard shows beside the plot.
-
-        ``SummaryWriter.add_scalar`` takes no description, so the first event is written without it.
+        Args:
+            failed: whether the run ended by an error.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-
-        if name in self._described:
-            self._board.add_scalar(name, value, step)
-            return
-        self._described.add(name)
-        metadata = SummaryMetadata(display_name=name, summary_description=self._table.describe(name))
-        event = Summary(value=[Summary.Value(tag=name, simple_value=value, metadata=metadata)])
-        self._board.file_writer.add_summary(event, step)
+        self._file.close()
+        with contextlib.ExitStack() as stack:  # one that fails keeps no other from being closed
+            for sink in self._sinks:
+                stack.callback(sink.close, failed)
 
 
 class RunMeter:

@@ -27,3 +27,5 @@ class Outcome:
     """Actors that were lost and replaced while the run went on: ``time``, ``actor``, ``step`` (steps taken before) and ``reason``."""
     set_aside: list[dict[str, Any]] = field(default_factory=list)
     """Prompts whose group was dropped because it killed two replicas of a role: ``prompt``, ``step`` and ``reason``."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """What left its healthy range, in the order in which it did: the entries of ``warnings.jsonl`` (``raypref.metrics.health.Finding``)."""

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "checkpoint",
     "sync",
     "supervision",
+    "metrics",
     "loop.window_groups",
     "loop.overlap",
     "policy.gradient_checkpointing",

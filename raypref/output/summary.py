@@ -63,6 +63,7 @@ class RunResult:
             "restarts": list(restarts),
             "replacements": outcome.replacements,
             "set_aside": outcome.set_aside,
+            "warnings": outcome.warnings,
             "run_s": round(run_s, 3),
             "seconds": outcome.seconds,
             "versions": versions(),
@@ -89,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the win rates, the loss on held-out examples, the seconds by stage, and the policy's directory."""
+    """Print the win rates, the loss on held-out examples, the seconds by stage, the warnings, and the policy's directory."""
     from rich.console import Console
 
     console = Console()
@@ -100,6 +101,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if summary.get("held_out"):
         print_table(held_out_table(summary), console)
     print_table(seconds_table(summary), console)
+    for warning in summary.get("warnings", []):
+        if warning["severity"] != "note":
+            where = f"iteration {warning['iteration']}, step {warning['step']}"
+            line = f"{warning['severity']} in {where}: {warning['text']}. {warning['remedy']}"
+            console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
     left_out = {reason: count for reason, count in summary.get("records_left_out", {}).items() if count}
     if left_out:
         console.print("records left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), highlight=False)

@@ -21,7 +21,7 @@ _CHECKPOINTS = "a checkpoint is saved after every iteration, or every checkpoint
 _GPUS = "placement.learner.ranks and placement.rollout.engines are the numbers of GPUs of the learner and of engines"
 _PPO = "it belongs to PPO and GRPO, which are not among the losses"
 _PACKED = "responses are always packed, and a prompt is computed once for all of its responses"
-_METRICS = "every step is written to metrics.jsonl and tensorboard/ in output_dir"
+_METRICS = "every step is written to metrics.jsonl and tensorboard/ in output_dir; metrics.wandb and metrics.mlflow name a tracker"
 _NLL = (
     "it has no exact counterpart: the losses rpo (loss.eta), cpo (loss.alpha) and slic_hf (loss.weight) add the chosen response's negative "
     "log-likelihood, each as its paper defines it"

@@ -16,7 +16,7 @@ from raypref.types import Comparison
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["metrics.md", "columns.md"])
+@pytest.mark.parametrize("page", ["metrics.md", "columns.md", "grafana.json"])
 def test_the_committed_pages_are_what_the_tables_give(page: str, tmp_path: Path) -> None:
     metric_docs.write_pages(tmp_path)
     assert (DOCS / page).read_text() == (tmp_path / page).read_text(), "run `make docs-tables`"
