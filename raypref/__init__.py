@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from raypref.errors import ConfigError, DataError, LossNotFinite, OracleError, PlacementError, Problem, RayprefError, SyncError
     from raypref.losses.base import Frozen, Loss, LossBatch, LossValue
     from raypref.metric_info import MetricInfo
-    from raypref.metrics.progress import Callback, ProgressLine
+    from raypref.metrics.progress import Callback
+    from raypref.metrics.progress_line import ProgressLine
     from raypref.oracles.base import ABSTAIN, Answer, Oracle, Question
     from raypref.output.summary import RunResult
     from raypref.selection.base import Selection
@@ -64,7 +65,8 @@ _MODULES = {
     "losses.base": ("Frozen", "Loss", "LossBatch", "LossValue"),
     "oracles.base": ("ABSTAIN", "Answer", "Oracle", "Question"),
     "metric_info": ("MetricInfo",),
-    "metrics.progress": ("Callback", "ProgressLine"),
+    "metrics.progress": ("Callback",),
+    "metrics.progress_line": ("ProgressLine",),
     "output.summary": ("RunResult",),
     "selection.base": ("Selection",),
 }

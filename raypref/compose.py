@@ -21,7 +21,8 @@ from raypref.loop.driver import Driver
 from raypref.losses.base import Loss
 from raypref.metrics import warning_log
 from raypref.metrics.answering import Answering
-from raypref.metrics.progress import Callback, Callbacks, ProgressLine, ended
+from raypref.metrics.progress import Callback, Callbacks, ended
+from raypref.metrics.progress_line import ProgressLine
 from raypref.metrics.sinks import sinks_of
 from raypref.metrics.table import MetricTable
 from raypref.metrics.writer import MetricsWriter
@@ -102,6 +103,7 @@ def run(
 def _run_on_cluster(
     config: RunConfig, data: RunData, callbacks: Sequence[Callback], restarts: Restarts, resume_from: Path | None, *, resumed: bool
 ) -> RunResult:
+    from actors.cluster.peak import speed_of
     from actors.learner import universal
     from actors.learner.checkpoint import Layout
 
@@ -123,6 +125,9 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
+            if actors.roles.rollout is not None:
+                driver.meter.sources.append(actors.roles.rollout.take_metrics)
+            driver.meter.speed = speed_of(config, actors.device)
             actors.supervisor.on_restart = driver.failures.replaced
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):
                 outcome = await actors.supervisor.supervised(driver.run(resume_from))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from actors.oracle.actor import OracleActor
 from actors.rollout.actor import RolloutActor
+from actors.rollout.engine_stats import EngineFigures
 from actors.weights.destination import Destination
 from actors.weights.ray_control import RayControl
 from raypref import types
@@ -82,6 +83,9 @@ class QuickEngine(Copy):
         draw = np.random.default_rng([request.seed, round(self.value * 1000)])
         responses = tuple(self._response(draw) for _ in range(request.count))
         return [(key, types.Rollout(request.prompt, responses, request.policy_version, request.origin))]
+
+    def take_figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def _response(self, draw: np.random.Generator) -> types.Response:
         tokens = draw.integers(3, 60, 4).astype(np.int32)

@@ -83,7 +83,8 @@ class Training:
             norm = float(self._engine.get_global_grad_norm())
         self.progress.steps += 1
         self.progress.schedule_step += 1
-        return means | {"grad_norm": norm, "learning_rate": rate, "tokens": float(tokens)}
+        processed = collation.sequence_tokens(examples)
+        return means | {"grad_norm": norm, "learning_rate": rate, "tokens": float(tokens), "sequence_tokens": float(processed)}
 
     def evaluate(self, examples: Sequence[types.Example]) -> dict[str, float]:
         """The means over the examples of the loss and its metrics, as ``step`` would report them; nothing is changed. A collective.

@@ -11,10 +11,11 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.rollout.engine import Engine
+from actors.rollout.engine_stats import EngineFigures
 from actors.rollout.engine_thread import EngineThread
 from raypref.errors import DataError, RayprefError, SyncError
 from raypref.roles import Audience
@@ -34,6 +35,8 @@ class Finished:
     keys: tuple[str, ...]
     tokens: int
     """Response tokens of all these groups."""
+    figures: EngineFigures = field(default_factory=EngineFigures)
+    """vLLM's own, of the engine's steps since the header before."""
 
 
 class RolloutActor:
@@ -100,7 +103,8 @@ class RolloutActor:
                     with self._state:
                         self._unanswered -= len(finished)
                     keys, rollouts = zip(*finished, strict=True)
-                    yield Finished(keys, sum(len(response.token_ids) for rollout in rollouts for response in rollout.responses))
+                    tokens = sum(len(response.token_ids) for rollout in rollouts for response in rollout.responses)
+                    yield Finished(keys, tokens, self._on_engine(self._engine.take_figures))
                     for rollout in rollouts:  # noqa: UP028  Ray sends into the generator
                         yield rollout
                     yield None

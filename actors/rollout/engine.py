@@ -21,6 +21,7 @@ import numpy as np
 
 from actors.policy_model import facts_of
 from actors.rollout.compile_cache import use_own_cache
+from actors.rollout.engine_stats import EngineFigures, EngineStats
 from actors.weights import transport as weight_transport
 from raypref.errors import ConfigError, SyncError
 from raypref.sections import PolicyConfig, RolloutConfig
@@ -91,6 +92,7 @@ class Engine:
         self._open: dict[str, SampleRequest] = {}
         self._relay = weight_transport.load(transport).relay(tensor_parallel)
         self._llm = _start(policy, rollout, self.context_tokens, tensor_parallel, device, transport, seed, load_weights, sleeps)
+        self._stats = EngineStats.instead_of_logs(self._llm.llm_engine)
 
     @property
     def unfinished(self) -> int:
@@ -122,6 +124,10 @@ class Engine:
         """Decode one token of every running sequence; the keys and rollouts of the groups that this finished."""
         finished = [output for output in self._llm.llm_engine.step() if output.finished]
         return [(output.request_id, self._rollout(output)) for output in finished]
+
+    def take_figures(self) -> EngineFigures:
+        """vLLM's own figures of the steps since they were last taken."""
+        return self._stats.take()
 
     def init_weight_transfer_engine(self, request: Any) -> None:
         with self._relay.connecting(request["init_info"]) as info:
@@ -236,7 +242,7 @@ def _start(
             weight_transfer_config=WeightTransferConfig(backend=backend),
             enable_sleep_mode=sleeps and device != "cpu",
             seed=seed,
-            disable_log_stats=True,
+            disable_log_stats=False,  # see EngineStats
             use_tqdm_on_load=False,
         )
     if device == "cpu" and not llm.model_config.use_mla:  # latent attention has kernels of its own, of which vLLM checks the width itself

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.cluster.calls import first_cause
+from actors.rollout.engine_stats import EngineFigures
 from actors.rollout.reader import read
 from actors.supervision.copies import Copies
 from actors.supervision.members import Member, Members
@@ -95,6 +96,7 @@ class RolloutGroup:
         self._looking: asyncio.Task[None] | None = None
         self.sampled_tokens = 0
         """Response tokens of all groups so far."""
+        self._figures = EngineFigures()
 
     async def sample(self, request: SampleRequest) -> RolloutRef:
         return await self._ask(request)
@@ -111,6 +113,11 @@ class RolloutGroup:
 
         answers = await self._of_each(checksums)
         return {f"{name}/{worker}" if worker else name: own for name, workers in answers.items() for worker, own in workers.items()}
+
+    def take_metrics(self) -> dict[str, float]:
+        """The engines' own figures since they were last taken: ``engine/...``."""
+        figures, self._figures = self._figures, EngineFigures()
+        return figures.metrics()
 
     async def close(self) -> None:
         """Stop reading the streams and shut the engines down."""
@@ -222,9 +229,11 @@ class RolloutGroup:
 
     async def _read(self, engine: _Engine) -> None:
         """Pass the rollouts of the engine's stream on to their callers, unfetched."""
-        async for key, reference, tokens in read(engine.member.name, engine.handle, self._timeout_s):
+        async for key, reference, header in read(engine.member.name, engine.handle, self._timeout_s):
             engine.progress = time.monotonic()
-            self.sampled_tokens += tokens
+            if header is not None:
+                self.sampled_tokens += header.tokens
+                self._figures.add(header.figures)
             if (asked := engine.unanswered.get(key)) is not None and not asked.answer.done():
                 self._supervisor.times.add(asked.kind, engine.progress - asked.since)
                 asked.answer.set_result(reference)

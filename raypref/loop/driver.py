@@ -120,6 +120,7 @@ class Driver:
             resume_from: a directory that ``Checkpoints`` wrote; the result is the same as that of a run that was never stopped.
         """
         self.meter.started()
+        self.callbacks.on_sizes(self.iterations.groups(), self.iterations.steps())
         with frozen_heap():
             self._repeats = resume_from is not None
             await self._sync()
@@ -219,7 +220,7 @@ class Driver:
                 await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
                 raise
         self.state = self.state.after_step(batch.groups_taken)
-        self.meter.step(self.state.step, values)
+        self.meter.step(self.state.step, values, self._synced_step)
         self.callbacks.on_step(self.state.step, values)
 
     # --- sync -----------------------------------------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ class Driver:
         with self.meter.stage("sync"):
             metrics = await self.weight_sync.sync(version, audience)
         if not self._repeats:
-            self.meter.write(self.state.step, metrics)
+            self.meter.write(self.state.step, {**metrics, "sync/policy_version": float(version)})
 
     # --- evaluate and save ----------------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,13 @@ class Iterations:
             return config.steps_per_iteration
         return -(-self.items_per_iteration() * self.max_examples() // config.learner.global_batch) * config.learner.epochs
 
+    def groups(self) -> int:
+        """Prompts that an iteration samples if no group is dropped; 0 for given data."""
+        if not self._data.sampled:
+            return 0
+        interval = self._config.loop.sync_interval
+        return self.items_per_iteration() if interval is None else -(-interval * self._config.learner.global_batch // self.max_examples())
+
     def epoch_seeds(self, iteration: int) -> list[int]:
         """The seed of the order of the examples in each epoch of an iteration after its first."""
         return [seed_for(self._config.seed, "epoch", iteration, str(epoch)) for epoch in range(1, self._config.learner.epochs)]

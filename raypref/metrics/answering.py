@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raypref.metrics.progress import Callback, waiting_for
+from raypref.metrics.progress import Callback
+from raypref.metrics.progress_line import waiting_for
 from raypref.types import Chain
 
 

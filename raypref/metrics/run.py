@@ -63,6 +63,12 @@ RUN_METRICS = (
         remedy="Above: the engine does not compute what the learner computes; in bfloat16 the run stops there (sync.tolerance).",
     ),
     MetricInfo(
+        "sync/policy_version",
+        "The version of the policy that the engines hold since this sync: the number of finished iterations; above the run's number of "
+        "iterations for weights between two iterations, which the regulariser's samples are drawn from.",
+        "1",
+    ),
+    MetricInfo(
         "failures/restarts/<role>",
         "Actors of the role (rollout, oracle, reference) that died or hung and were replaced, since the run was started or resumed.",
         "actors",
@@ -96,5 +102,60 @@ RUN_METRICS = (
         "tokens_per_second_per_gpu/trained",
         "Response tokens in the iteration's batches, divided by time/train_s and by the learner's ranks. Every epoch counts.",
         "tokens/s per GPU",
+    ),
+    MetricInfo(
+        "mfu",
+        "Model FLOPs utilisation of the learner: operations of the iteration's training on sequence_tokens (6 per parameter that a token "
+        "passes through and token; 4 with LoRA, whose frozen weights need no gradient), divided by time/train_s, the ranks and the peak of "
+        "a GPU (metrics.peak_tflops, or that of its type). Attention's own products and repeated forward passes (gradient checkpointing) "
+        "are not counted. Absent without a known peak, as on a CPU.",
+        "share",
+        remedy="Below 0.3 for a model of some billions of parameters: raise learner.micro_batch_tokens, use a lower learner.zero_stage, "
+        "or gradient_checkpointing only where memory asks for it.",
+    ),
+    MetricInfo(
+        "waiting/<role>",
+        "Share of the iteration in which no call of the role (rollout, oracle, reference, learner) was under way.",
+        "share",
+        remedy="The role that hardly waits is the bottleneck: give it more GPUs, and fewer to those that wait. All wait much: nothing "
+        "overlaps (loop.overlap), or loop.window_groups is small.",
+    ),
+    MetricInfo(
+        "overlap_efficiency",
+        "Share of the iteration in which its busiest role worked: 1 where the iteration takes no longer than that role's work alone.",
+        "share",
+        remedy="Low: the roles wait for each other; see waiting/<role>, loop.overlap and loop.window_groups.",
+    ),
+    MetricInfo(
+        "in_flight/<stage>",
+        "Groups that are being sampled (rollout), judged (judge) or scored (reference), or wait for their turn there, at the step.",
+        "groups",
+        remedy="A stage that holds most of the groups in flight is the bottleneck before the learner.",
+    ),
+    MetricInfo("engine/running", "Sequences that an engine decodes at a time: vLLM's own figure, mean over its steps.", "sequences"),
+    MetricInfo(
+        "engine/waiting",
+        "Sequences that wait for room in an engine, mean over its steps.",
+        "sequences",
+        remedy="Far above engine/running: raise rollout.max_num_seqs, the key-value cache, or the number of engines.",
+    ),
+    MetricInfo(
+        "engine/kv_cache_usage",
+        "Share of an engine's key-value cache in use, mean over its steps.",
+        "share",
+        remedy="Low while engine/waiting is above 0: rollout.max_num_seqs is the limit; raise it.",
+    ),
+    MetricInfo("engine/kv_cache_usage_peak", "Largest share of a key-value cache in use, of any engine at any of its steps.", "share"),
+    MetricInfo(
+        "engine/prefix_cache_hits",
+        "Share of prompt tokens whose keys and values an engine still held: the K responses of a prompt share them.",
+        "share",
+        remedy="With K responses per prompt (K - 1)/K is usual for prompts of many tokens; the cache is emptied at each weight sync.",
+    ),
+    MetricInfo(
+        "engine/preempted",
+        "Sequences that lost their place in a key-value cache and were computed again, since the step before, over all engines.",
+        "sequences",
+        remedy="Many at every step: raise rollout.gpu_memory_utilization or rollout.kv_cache_gib, or lower rollout.max_num_seqs.",
     ),
 )

@@ -37,6 +37,19 @@ TRAINING_METRICS = (
     MetricInfo("learning_rate", "Learning rate of this step (learner.schedule).", "1"),
     MetricInfo("tokens", "Response tokens in this step's batch, over all sequences of its examples.", "tokens"),
     MetricInfo(
+        "sequence_tokens",
+        "Prompt and response tokens in this step's batch; a prompt that several responses of an example share counts once.",
+        "tokens",
+    ),
+    MetricInfo(
+        "policy_age",
+        "Optimiser steps by which the trained policy is ahead of the one that sampled this step's batch, before the step. 0 is on-policy; "
+        "absent for given data. In versions the age is 0: an iteration is trained only on the responses of its own pi_t.",
+        "steps",
+        remedy="It rises to the steps of an iteration less one. If kl_previous rises with it beyond its range, sync more often "
+        "(loop.sync_interval, loop.prompts_per_iteration).",
+    ),
+    MetricInfo(
         "rewards/chosen",
         f"Mean reward of each example's chosen response, the one with the highest target. {_REWARD}",
         "nats (times beta where the loss has one)",

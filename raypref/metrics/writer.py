@@ -1,4 +1,4 @@
-"""Metrics while a run goes on: the writer, running averages, a clock of the stages, throughput.
+"""Metrics while a run goes on: the writer, and what the loop measures: running averages, and times (``raypref.metrics.clock``).
 
 ``raypref.metrics.table`` defines the names.
 """
@@ -10,10 +10,11 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from raypref.metrics.clock import Speed, Stage, StageClock, Throughput
 from raypref.metrics.sinks import Sink, TensorBoard
 from raypref.metrics.table import MetricTable
 from raypref.sections import PlacementConfig
@@ -76,6 +77,10 @@ class RunMeter:
 
     def __init__(self, writer: MetricsWriter, placement: PlacementConfig) -> None:
         self.writer = writer
+        self.sources: list[Callable[[], Mapping[str, float]]] = []
+        """Asked for further metrics at every step and at the end of an iteration: figures that the actors keep."""
+        self.speed: Speed | None = None
+        """What ``mfu`` is computed from; None: it is left out."""
         self._clock = StageClock()
         self._averages = Averages()
         self._throughput = Throughput(placement)
@@ -84,7 +89,7 @@ class RunMeter:
         """The first iteration begins; the time until now was spent on the start."""
         self._clock.take()
 
-    def stage(self, name: str) -> _Stage:
+    def stage(self, name: str) -> Stage:
         """``with meter.stage(name):`` around a call, whose time counts as that stage's."""
         return self._clock.stage(name)
 
@@ -105,18 +110,31 @@ class RunMeter:
         """Start the means over groups anew: in a resumed run, those so far were written before."""
         self._averages.take()
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of an optimiser step, and the means over the groups since the step before."""
+    def step(self, step: int, metrics: Mapping[str, float], synced_step: int | None = None) -> None:
+        """Write the metrics of an optimiser step, and the means over the groups since the step before.
+
+        Args:
+            step: the number of this step, from 1.
+            metrics: the learner's.
+            synced_step: after how many steps the policy was taken that sampled the batch; None for given data.
+        """
         self._throughput.add_trained(metrics)
-        self.writer.write(step, {**metrics, **self._averages.take()})
+        age = {} if synced_step is None else {"policy_age": float(step - 1 - synced_step)}
+        self.writer.write(step, {**metrics, **age, **self._clock.in_flight(), **self._averages.take(), **self._of_actors()})
 
     def iteration(self, step: int) -> None:
         """Write the times and the throughput of an iteration, and the means over groups that no step has written."""
-        self.writer.write(step, self._averages.take() | self._throughput.take(self._clock.take()))
+        times = self._clock.take()
+        self.writer.write(
+            step, self._averages.take() | self._throughput.take(times, self.speed) | self._clock.waiting() | self._of_actors()
+        )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics of a weight sync or an evaluation."""
         self.writer.write(step, metrics)
+
+    def _of_actors(self) -> dict[str, float]:
+        return {name: value for source in self.sources for name, value in source().items()}
 
 
 class Averages:
@@ -147,85 +165,3 @@ class Averages:
         self._sums.clear()
         self._counts.clear()
         return means | {name: Total(value) for name, value in self._totals.items()}
-
-
-class StageClock:
-    """Wall seconds in which a stage had at least one call in flight. Stages overlap, so they may add up to more than the run's time."""
-
-    def __init__(self) -> None:
-        self._stages: dict[str, _Stage] = defaultdict(_Stage)
-        self._taken_at = time.monotonic()
-        self._taken: dict[str, float] = {}
-
-    def stage(self, name: str) -> _Stage:
-        """``with clock.stage(name):`` around a call."""
-        return self._stages[name]
-
-    def take(self) -> dict[str, float]:
-        """Metrics of the time since they were last taken: ``time/iteration_s``, and ``time/<stage>_s`` of every stage so far."""
-        now, seconds = time.monotonic(), self.seconds()
-        spent = {"iteration": now - self._taken_at} | {name: total - self._taken.get(name, 0.0) for name, total in seconds.items()}
-        self._taken_at, self._taken = now, seconds
-        return {f"time/{name}_s": round(value, 3) for name, value in spent.items()}
-
-    def seconds(self) -> dict[str, float]:
-        """Stage -> its seconds since the start."""
-        return {name: round(stage.total_s, 3) for name, stage in self._stages.items()}
-
-
-class _Stage:
-    """One stage of the clock, entered by any number of calls at a time; one object for all calls, since every group enters three."""
-
-    __slots__ = ("_active", "_since", "total_s")
-
-    def __init__(self) -> None:
-        self._active = 0
-        self._since = 0.0
-        self.total_s = 0.0
-
-    def __enter__(self) -> None:
-        if self._active == 0:
-            self._since = time.monotonic()
-        self._active += 1
-
-    def __exit__(self, *failure: object) -> None:
-        self._active -= 1
-        if self._active == 0:
-            self.total_s += time.monotonic() - self._since
-
-
-class Throughput:
-    """Tokens per second per GPU, sampled and trained, of one iteration at a time."""
-
-    def __init__(self, placement: PlacementConfig) -> None:
-        self._gpus = {"sampled": placement.rollout.engines * placement.rollout.tensor_parallel, "trained": placement.learner.ranks}
-        self._tokens = dict.fromkeys(self._gpus, 0.0)
-        self._unused: Mapping[str, float] = {}
-
-    def add_unused(self, counts: Mapping[str, float]) -> None:
-        """Note what the iteration sampled and no step used."""
-        self._unused = counts
-
-    def add_sampled(self, metrics: Mapping[str, float]) -> None:
-        """Count a group by its ``rollout/tokens``."""
-        self._tokens["sampled"] += metrics.get("rollout/tokens", 0.0)
-
-    def add_trained(self, metrics: Mapping[str, float]) -> None:
-        """Count a step by its ``tokens``."""
-        self._tokens["trained"] += metrics.get("tokens", 0.0)
-
-    def take(self, times: Mapping[str, float]) -> dict[str, float]:
-        """The iteration's times, and the throughput that follows from them; what did not happen is left out.
-
-        Args:
-            times: ``StageClock.take()`` at the end of the iteration.
-        """
-        seconds = {"sampled": times.get("time/rollout_s", 0.0), "trained": times.get("time/train_s", 0.0)}
-        rates = {
-            f"tokens_per_second_per_gpu/{name}": self._tokens[name] / (seconds[name] * gpus)
-            for name, gpus in self._gpus.items()
-            if self._tokens[name] and seconds[name] and gpus
-        }
-        self._tokens = dict.fromkeys(self._gpus, 0.0)
-        unused, self._unused = self._unused, {}
-        return {**times, **rates, **unused}

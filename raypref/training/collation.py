@@ -26,6 +26,13 @@ def response_tokens(examples: Iterable[types.Example]) -> int:
     return sum(len(response) for example in examples for response in example.response_ids)
 
 
+def sequence_tokens(examples: Iterable[types.Example]) -> int:
+    """Prompt and response tokens; a prompt that sequences of an example share counts once."""
+    examples = list(examples)
+    prompts = sum(len(prompt) for example in examples for prompt in {id(prompt): prompt for prompt in example.prompt_ids}.values())
+    return prompts + response_tokens(examples)
+
+
 def collate(
     examples: Sequence[types.Example],
     logps: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 import actors.rollout.actor
 from actors.rollout.actor import Finished, RolloutActor
+from actors.rollout.engine_stats import EngineFigures, EngineStats
 from raypref.errors import SyncError
+from raypref.metrics.table import MetricTable
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Prompt, Response, Rollout, SampleRequest
 
@@ -37,6 +40,9 @@ class FakeEngine:
         key, request = self.open.popitem()
         response = Response(np.array([5], dtype=np.int32), np.array([-1.0], dtype=np.float32), "five", "stop")
         return [(key, Rollout(request.prompt, (response,) * request.count, request.policy_version))]
+
+    def take_figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def start_weight_update(self, complete: bool) -> None:
         pass
@@ -222,3 +228,34 @@ def test_there_is_one_stream(actor: RolloutActor) -> None:
     next(stream)
     with pytest.raises(RuntimeError, match="has a stream already"):
         next(actor.stream())
+
+
+def scheduler_stats(running: int, waiting: int, usage: float, queries: int = 0, hits: int = 0, preempted: int = 0) -> Any:
+    """As vLLM's scheduler gives them after a step."""
+    prefix = SimpleNamespace(queries=queries, hits=hits, preempted_requests=preempted)
+    return SimpleNamespace(
+        num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0, kv_cache_usage=usage, prefix_cache_stats=prefix
+    )
+
+
+def test_the_figures_of_engines_are_means_over_their_steps() -> None:
+    """Engine a: 2 steps with 4 and 2 sequences; b: 2 with 6 and 4: 4 in the mean. Hits: 30 of 40 tokens. Of the cache, 0.9 at most."""
+    a, b = EngineStats(), EngineStats()
+    a.record(scheduler_stats(4, 8, 0.5, queries=20, hits=10))
+    a.record(scheduler_stats(2, 0, 0.1))
+    a.record(None)
+    b.record(scheduler_stats(6, 0, 0.9, queries=20, hits=20, preempted=3))
+    b.record(scheduler_stats(4, 0, 0.5))
+    figures = EngineFigures()
+    for stats in (a, b):
+        figures.add(stats.take())
+    assert figures.metrics() == {
+        "engine/running": 4.0,
+        "engine/waiting": 2.0,
+        "engine/kv_cache_usage": 0.5,
+        "engine/kv_cache_usage_peak": 0.9,
+        "engine/preempted": 3.0,
+        "engine/prefix_cache_hits": 0.75,
+    }
+    assert MetricTable().check(figures.metrics()) is None
+    assert a.take().metrics() == {}, "taken already"

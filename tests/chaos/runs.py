@@ -16,7 +16,18 @@ from typing import Any
 from raypref.config import RunConfig
 from tests.chaos.moments import Fault
 
-BY_SPEED = ("time", "failures/", "tokens_per_second", "rollout/", "oracle/", "entropy")
+BY_SPEED = (
+    "time",
+    "waiting/",
+    "overlap_efficiency",
+    "in_flight/",
+    "engine/",
+    "failures/",
+    "tokens_per_second",
+    "rollout/",
+    "oracle/",
+    "entropy",
+)
 ITERATIONS, STEPS, BATCH = 3, 4, 4
 GROUPS = ITERATIONS * STEPS * BATCH
 

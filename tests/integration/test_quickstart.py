@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from raypref.metrics.families import family
+from raypref.metrics.table import MetricTable
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -50,14 +55,15 @@ def test_the_policy_gets_better(quickstart: Path) -> None:
 
 
 def test_as_a_ray_job(quickstart: Path, tmp_path: Path) -> None:
-    """``raypref submit`` against ``ray start --head``: nothing is installed by the job. One short iteration.
+    """``raypref submit`` against ``ray start --head``: nothing is installed by the job. One short iteration, whose
+    metrics are read at the node's Prometheus port while it goes on.
 
     A job whose config is wrong ends with the run's exit code.
     """
     (tmp_path / "job_base").symlink_to(quickstart.with_name(f"{quickstart.name}_base"))
     run = ["submit", "examples/quickstart/run.yaml", f"output_dir={tmp_path / 'job'}", "name=short"]
     short = ["loop.iterations=1", "loop.prompts_per_iteration=16", "data.held_out_prompts=8", "evaluation.responses=1"]
-    with head_node() as address:
+    with head_node(metrics_port := free_port()) as address, scraped(f"http://127.0.0.1:{metrics_port}/metrics") as series:
         at = ["--address", address]
         done = raypref([*run, *short, *at, "--follow"])
         listed = raypref(["jobs", "status", *at])
@@ -71,6 +77,10 @@ def test_as_a_ray_job(quickstart: Path, tmp_path: Path) -> None:
     assert "held-out win rates, 8 prompts" in log.stdout
     assert again.returncode == 2, again.stdout + again.stderr
     assert "error: output_dir" in again.stdout
+    lines = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    entries = [MetricTable().find(name) for line in lines for name in line.keys() - {"step", "time/run_s"}]
+    assert {family(entry).exported for entry in entries if entry is not None} - series.keys() == set()
+    assert all('run="short"' in labels for labels in series.values())
 
 
 def raypref(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -79,14 +89,37 @@ def raypref(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def head_node() -> Iterator[str]:
-    """A second cluster, on free ports; yields the address that jobs are submitted to."""
+def scraped(url: str) -> Iterator[dict[str, str]]:
+    """Reads a Prometheus port during the block, and yields the labels of each series of raypref that was seen, by its name."""
+    seen: dict[str, str] = {}
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.wait(0.5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as page:
+                text = page.read().decode()
+                seen.update(re.findall(r"^(ray_raypref_\w+)\{(.*)\} ", text, re.MULTILINE))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        reader.join()
+
+
+@contextlib.contextmanager
+def head_node(metrics_port: int) -> Iterator[str]:
+    """A second cluster, on free ports; yields the address that jobs are submitted to. Metrics reach its port every second."""
     port = free_port()
     ports = [f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+    ports.append(f"--metrics-export-port={metrics_port}")
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", "--num-gpus=3", *ports]
+    environment = SHELL | {"RAY_metrics_report_interval_ms": "1000"}
     # A folder with a short name: Ray makes Unix sockets there, whose paths must not exceed 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
-        node = subprocess.Popen([*command, f"--temp-dir={folder}", "--disable-usage-stats"], env=SHELL, stdout=subprocess.DEVNULL)
+        node = subprocess.Popen([*command, f"--temp-dir={folder}", "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/version")
             yield f"http://127.0.0.1:{port}"

@@ -46,7 +46,7 @@ def stop(driver: Driver, step: int) -> None:
 
 def lines(directory: Path, *, groups: bool) -> list[tuple[int, dict[str, Any]]]:
     """Step and values of each line of metrics, without times; without means over groups, whose lines depend on the time, too."""
-    left_out = ("time", "step", "tokens_per") + (() if groups else ("rollout/",))
+    left_out = ("time", "step", "tokens_per", "waiting/", "overlap_efficiency", "in_flight/") + (() if groups else ("rollout/",))
     read = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     kept = [(line["step"], {name: value for name, value in line.items() if not name.startswith(left_out)}) for line in read]
     return [(step, values) for step, values in kept if values]

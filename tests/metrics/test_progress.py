@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raypref.errors import ConfigError
-from raypref.metrics import answering, progress
-from raypref.metrics.progress import Callback, ProgressLine, ended
+from raypref.metrics import answering, progress_line
+from raypref.metrics.progress import Callback, ended
+from raypref.metrics.progress_line import Bar, ProgressLine, in_words
 from raypref.types import Chain, Verdict
 from tests.fakes import prompt
 from tests.groups import rollout
@@ -37,7 +38,7 @@ def test_the_loss_on_held_out_examples_stands_beside_that_of_training() -> None:
 def test_tokens_per_second_count_from_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two requests at 10 s, 60 tokens of the first at 12 s: 30 tokens/s. Nothing is shown before, nor when no request is under way."""
     clock = {"now": 10.0}
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(progress_line.time, "monotonic", lambda: clock["now"])
     line = ProgressLine(iterations=3)
     line.on_iteration(1)
     for index in range(2):
@@ -54,6 +55,7 @@ def test_tokens_per_second_count_from_the_first_request(monkeypatch: pytest.Monk
 def test_the_start_names_the_actors_that_are_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     """From the first second, and in a file, too."""
     line = ProgressLine(iterations=3)
+    assert capsys.readouterr().out == "reading the config, the model's files and the data ... (0 s)\n"
     line.on_waiting([f"learner-{k}" for k in range(5)] + ["rollout-0", "rollout-1", "oracle-0"])
     assert capsys.readouterr().out == ("starting learner-0, learner-1, learner-2, learner-3, learner-4, rollout-0 and 2 more ... (0 s)\n")
     line.on_waiting(["oracle-0"])
@@ -61,6 +63,60 @@ def test_the_start_names_the_actors_that_are_waited_for(capsys: pytest.CaptureFi
     line.on_waiting([])
     assert line.line().startswith("iteration 1/3")
     line.on_end()
+
+
+def test_the_time_that_is_left_follows_from_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """10 s for half of the groups and none of the steps: a quarter of iteration 1 of 2, so that 7 quarters are left, 70 s."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(progress_line.time, "monotonic", lambda: clock["now"])
+    line = ProgressLine(iterations=2)
+    line.on_sizes(groups=4, steps=2)
+    line.on_iteration(1)
+    assert line.left_s() is None, "nothing is done yet"
+    clock["now"] = 10.0
+    for index in range(2):
+        line.on_group(Verdict(index, 1, {}))
+    assert line.left_s() == pytest.approx(70.0)
+    assert line.line() == "iteration 1/2  groups 2  10 s, about 1 min left"
+    assert list(line.bars()) == [Bar("sampled, judged", 2, 4, "groups"), Bar("trained", 0, 2, "steps")]
+    for step in (1, 2):
+        line.on_step(step, {"loss": 0.5})
+    line.on_iteration(2)
+    assert line.left_s() == pytest.approx(10.0), "one of two iterations is over"
+    assert list(line.bars()) == [Bar("sampled, judged", 0, 4, "groups"), Bar("trained", 0, 2, "steps")]
+    line.on_end()
+    assert capsys.readouterr().out.count("\n") == 1, "in a file one line each 15 s"
+
+
+def test_given_data_has_no_groups_to_show() -> None:
+    line = ProgressLine(iterations=1)
+    line.on_sizes(groups=0, steps=8)
+    line.on_iteration(1)
+    line.on_step(4, {"loss": 0.5})
+    line.on_end()
+    assert list(line.bars()) == [Bar("trained", 4, 8, "steps")]
+
+
+def test_a_terminal_shows_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the start, with what it waits for; then of the stages. The run's log lines stand above them."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    line = ProgressLine(iterations=3)
+    line.on_waiting(["learner-0", "rollout-0"])
+    line.on_waiting(["rollout-0"])
+    assert list(line.bars()) == [Bar("starting", 1, 2, "actors")]
+    line.on_sizes(groups=10, steps=5)
+    line.on_iteration(1)
+    line.on_step(2, {"loss": 0.25})
+    line.on_end()
+    shown = capsys.readouterr().out
+    for text in ("starting learner-0, rollout-0 ... (0 s)", "0/2 actors", "2/5 steps", "loss 0.25"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(40.2, "40 s"), (75.0, "1 min"), (59.6 * 60, "1 h 0 min"), (12000.0, "3 h 20 min")])
+def test_durations_are_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
 
 
 class Broken(Callback):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 
-from raypref.metrics import writer as metrics
-from raypref.metrics.writer import Averages, MetricsWriter, StageClock, Throughput
+from raypref.metrics import clock as metrics
+from raypref.metrics.clock import Speed, StageClock, Throughput
+from raypref.metrics.writer import Averages, MetricsWriter, RunMeter
 from raypref.sections import PlacementConfig
 from raypref.types import Total
 
@@ -111,3 +113,48 @@ def test_throughput_of_each_iteration_by_itself() -> None:
         "time/train_s": 2.0,
         "tokens_per_second_per_gpu/trained": 100.0,
     }
+
+
+def test_the_share_of_time_that_each_role_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 s: the engines sample from 1 to 4 and answer an evaluation from 3 to 5: they work for 4 s, though their stages for 3 + 2. The
+    oracle judges from 4 to 5, in the evaluation from 3 on: 2 s. The learner trains from 2 to 8: the busiest, 6 s of 10."""
+    now = {"s": 0.0}
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now["s"])
+    clock = StageClock()
+    events = [(1, "rollout", True), (2, "train", True), (3, "evaluate", True), (4, "rollout", False), (4, "judge", True)]
+    events += [(5, "judge", False), (5, "evaluate", False), (8, "train", False)]
+    for at, name, begins in events:
+        now["s"] = float(at)
+        stage = clock.stage(name)
+        stage.__enter__() if begins else stage.__exit__()
+        if at == 4 and name == "judge":
+            assert clock.in_flight() == {"in_flight/rollout": 0.0, "in_flight/judge": 1.0}
+    now["s"] = 10.0
+    assert clock.take()["time/iteration_s"] == 10.0
+    waiting = {"waiting/rollout": 0.6, "waiting/oracle": 0.8, "waiting/learner": 0.4, "overlap_efficiency": 0.6}
+    assert clock.waiting() == pytest.approx(waiting)
+    now["s"] = 12.0
+    clock.take()
+    assert clock.waiting() == {}, "no role did anything"
+
+
+def test_mfu_is_the_share_of_the_peak() -> None:
+    """2 ranks, 4 s: 8000 tokens of 10 operations are 10000 a second and rank, of a peak of 40000."""
+    throughput = Throughput(PlacementConfig.parse({"learner": {"ranks": 2}}))
+    throughput.add_trained({"tokens": 6000.0, "sequence_tokens": 8000.0})
+    assert throughput.take({"time/train_s": 4.0}, Speed(10.0, 40000.0))["mfu"] == 0.25
+    throughput.add_trained({"tokens": 6000.0, "sequence_tokens": 8000.0})
+    assert "mfu" not in throughput.take({"time/train_s": 4.0}), "without a known peak it is not made up"
+
+
+def test_the_age_of_the_policy_is_counted_in_steps(tmp_path: Path) -> None:
+    """Sampled after step 4: step 5 is taken on-policy, step 7 two steps later. The actors' own figures come with each step."""
+    with MetricsWriter(tmp_path) as writer:
+        meter = RunMeter(writer, PlacementConfig())
+        meter.sources.append(lambda: {"engine/running": 3.0})
+        meter.step(5, {"loss": 1.0}, 4)
+        meter.step(7, {"loss": 1.0}, 4)
+        meter.step(8, {"loss": 1.0})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("policy_age") for line in lines] == [0.0, 2.0, None]
+    assert [line["engine/running"] for line in lines] == [3.0, 3.0, 3.0]
