@@ -7,7 +7,7 @@ import ray
 from actors.cluster.connection import Device
 from actors.policy_model import model_config
 from raypref.config import RunConfig
-from raypref.metrics.clock import Speed
+from raypref.metrics.throughput import Speed
 from raypref.plan.model_shape import ModelShape
 
 _PEAK_TFLOPS = {

@@ -104,7 +104,8 @@ class TensorBoard:
 def sinks_of(config: RunConfig, table: MetricTable) -> Iterator[Sink]:
     """The sinks that the ``metrics`` section asks for, and the warnings. For a resumed run ``output_dir`` must be rewound already."""
     from raypref.metrics.cluster_metrics import ClusterMetrics
-    from raypref.metrics.trackers import Mlflow, Wandb
+    from raypref.metrics.mlflow_tracker import Mlflow
+    from raypref.metrics.wandb_tracker import Wandb
     from raypref.metrics.warning_log import WarningLog
 
     yield WarningLog(config.output_dir, table, config.learner.max_grad_norm)

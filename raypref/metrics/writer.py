@@ -1,4 +1,4 @@
-"""Metrics while a run goes on: the writer, and what the loop measures: running averages, and times (``raypref.metrics.clock``).
+"""Metrics while a run goes on: the writer, and what the loop measures: running averages, times (``clock``), ``throughput``.
 
 ``raypref.metrics.table`` defines the names.
 """
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from raypref.metrics.clock import Speed, Stage, StageClock, Throughput
+from raypref.metrics.clock import Stage, StageClock
 from raypref.metrics.sinks import Sink, TensorBoard
 from raypref.metrics.table import MetricTable
+from raypref.metrics.throughput import Speed, Throughput
 from raypref.sections import PlacementConfig
 from raypref.types import Total
 

@@ -13,7 +13,8 @@ from raypref.checks import Task, check
 from raypref.config import RunConfig
 from raypref.metrics import config as metrics_config
 from raypref.metrics.config import MetricsConfig
-from raypref.metrics.trackers import Mlflow, Wandb
+from raypref.metrics.mlflow_tracker import Mlflow
+from raypref.metrics.wandb_tracker import Wandb
 
 WHY = 'pip install "raypref[wandb,mlflow]" installs it'
 

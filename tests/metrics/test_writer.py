@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raypref.metrics import clock as metrics
-from raypref.metrics.clock import Speed, StageClock, Throughput
+from raypref.metrics.clock import StageClock
+from raypref.metrics.throughput import Speed, Throughput
 from raypref.metrics.writer import Averages, MetricsWriter, RunMeter
 from raypref.sections import PlacementConfig
 from raypref.types import Total

@@ -1,60 +1,24 @@
-"""Experiment trackers: Weights & Biases and MLflow, each through its own client.
-
-The tracker's id of the run is kept in ``trackers.json`` of the run's directory, so that a resumed run goes on in the same one.
-"""
+"""MLflow, through its own client."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raypref.metrics.config import MlflowConfig, WandbConfig
+from raypref.metrics import tracker_ids
+from raypref.metrics.config import MlflowConfig
 from raypref.metrics.sinks import finite
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
 
-_STEP = "optimizer_step"
-"""The horizontal axis in W&B, whose own steps may not go back: a resumed run repeats some."""
 _PARAMETERS_AT_ONCE = 100
 _LONGEST_PARAMETER = 500
 """MLflow's limits for one call, and for one value in every release."""
 _WAITED_FOR = 50
 """Calls of MLflow's client, which sends them in their order, that the end of a run waits for."""
-
-
-class Wandb:
-    """A sink: a run of W&B, with the config as its settings."""
-
-    def __init__(self, config: RunConfig, section: WandbConfig) -> None:
-        """Log in, and begin the run or go on with it."""
-        import wandb
-
-        known = _known(config.output_dir, "wandb")
-        self._run: Any = wandb.init(
-            project=section.project,
-            entity=section.entity,
-            mode=section.mode,
-            tags=list(section.tags) or None,
-            name=config.name,
-            id=known,
-            resume=None if known is None else "allow",
-            dir=str(config.output_dir),
-            config=config.model_dump(mode="json"),
-        )
-        self._run.define_metric(_STEP)
-        self._run.define_metric("*", step_metric=_STEP)
-        _remember(config.output_dir, "wandb", self._run.id)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({_STEP: step, **finite(values)})
-
-    def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
 
 
 class Mlflow:
@@ -66,7 +30,7 @@ class Mlflow:
 
         self._client: Any = MlflowClient(tracking_uri=section.tracking_uri, registry_uri=section.tracking_uri)  # the registry is not used
         self._sent: deque[Any] = deque(maxlen=_WAITED_FOR)
-        known = _known(config.output_dir, "mlflow")
+        known = tracker_ids.known(config.output_dir, "mlflow")
         if known is not None:
             self._run_id = known
             self._client.update_run(known, status="RUNNING")
@@ -75,7 +39,7 @@ class Mlflow:
         id_ = self._client.create_experiment(section.experiment) if experiment is None else experiment.experiment_id
         self._run_id = self._client.create_run(id_, run_name=config.name).info.run_id
         self._add_parameters(config)
-        _remember(config.output_dir, "mlflow", self._run_id)
+        tracker_ids.remember(config.output_dir, "mlflow", self._run_id)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
@@ -105,15 +69,3 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
     elif value is not None:
         yield path, value
-
-
-def _known(directory: Path, tracker: str) -> str | None:
-    """The tracker's id of this run; None for a new one."""
-    path = directory / "trackers.json"
-    return json.loads(path.read_text()).get(tracker) if path.exists() else None
-
-
-def _remember(directory: Path, tracker: str, id_: str) -> None:
-    path = directory / "trackers.json"
-    ids = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**ids, tracker: id_}) + "\n")
