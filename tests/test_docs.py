@@ -320,7 +320,7 @@ def test_keys_and_metrics_that_a_page_names_exist(page: Path) -> None:
     groups = {entry.name.partition("/")[0] for entry in METRICS if "/" in entry.name} - {"sync"}
     for text in CODE.findall(prose):
         match = KEY.match(text)
-        if match and match[1].partition(".")[0] in sections and page.name != "config.md" and not match[1].endswith(".py"):
+        if match and match[1].partition(".")[0] in sections and page.name != "config.md" and not match[1].endswith((".py", ".jsonl")):
             assert match[1] in keys, f"{page}: no key {match[1]}"
         if re.fullmatch(r"[a-z]+/[a-z_/]+", text) and text.partition("/")[0] in groups:
             assert any(entry.matches(text) for entry in METRICS), f"{page}: no metric {text}"
