@@ -23,8 +23,6 @@ from raypref.metrics import warning_log
 from raypref.metrics.answering import Answering
 from raypref.metrics.progress import Callback, Callbacks, ended
 from raypref.metrics.progress_line import ProgressLine
-from raypref.metrics.sinks import sinks_of
-from raypref.metrics.table import MetricTable
 from raypref.metrics.writer import MetricsWriter
 from raypref.oracles.base import Oracle
 from raypref.output import directory as output
@@ -118,15 +116,13 @@ def _run_on_cluster(
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
-        table = MetricTable.of(config)
-        metrics = stack.enter_context(MetricsWriter(config.output_dir, after_step, table, sinks_of(config, table)))
+        metrics = stack.enter_context(MetricsWriter.of(config, after_step))
 
         async def train() -> RunResult:
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
-            if actors.roles.rollout is not None:
-                driver.meter.sources.append(actors.roles.rollout.take_metrics)
+            driver.meter.sources += [] if actors.roles.rollout is None else [actors.roles.rollout.take_metrics]
             driver.meter.speed = speed_of(config, actors.device)
             actors.supervisor.on_restart = driver.failures.replaced
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):

@@ -12,14 +12,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from raypref.metrics.clock import Stage, StageClock
-from raypref.metrics.sinks import Sink, TensorBoard
+from raypref.metrics.sinks import Sink, TensorBoard, sinks_of
 from raypref.metrics.table import MetricTable
 from raypref.metrics.throughput import Speed, Throughput
 from raypref.sections import PlacementConfig
 from raypref.types import Total
+
+if TYPE_CHECKING:
+    from raypref.config import RunConfig
 
 
 class MetricsWriter:
@@ -40,6 +43,12 @@ class MetricsWriter:
         self._sinks: list[Sink] = [TensorBoard(directory, self._table, after_step), *sinks]
         self._file = (directory / "metrics.jsonl").open("a", buffering=1)
         self._start = time.monotonic()
+
+    @classmethod
+    def of(cls, config: RunConfig, after_step: int | None = None) -> Self:
+        """The writer of a run, with its table and the sinks that it asks for. ``output_dir`` of a resumed run is rewound already."""
+        table = MetricTable.of(config)
+        return cls(config.output_dir, after_step, table, sinks_of(config, table))
 
     def __enter__(self) -> Self:
         return self
