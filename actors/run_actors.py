@@ -212,7 +212,7 @@ class RunActors:
         if placement.role == "rollout":
             return self._engine(), STREAM_AND_CALLS
         if placement.role == "reference":
-            return self._reference(), 1
+            return self._reference(placement.name), 1
         return self._oracle(placement.name), self.config.judging.groups + SPARE_CALLS
 
     def _learner_rank(self, rank: int) -> partial[LearnerRank]:
@@ -233,10 +233,10 @@ class RunActors:
             sleeps=self._takes_turns,
         )
 
-    def _reference(self) -> partial[ReferenceActor]:
-        tokens = self.config.learner.micro_batch_tokens
-        gpus = max(1, int(self.config.placement.reference.gpus))
-        return partial(ReferenceActor, self.config.policy, self.config.frozen_logps, tokens, self.device, self._transport.name, gpus)
+    def _reference(self, name: str) -> partial[ReferenceActor]:
+        config, gpus = self.config, max(1, int(self.config.placement.reference.gpus))
+        more = (config.learner.micro_batch_tokens, self.device, self._transport.name, gpus, (config.output_dir / "rollouts", name))
+        return partial(ReferenceActor, config.policy, config.frozen_logps, *more)
 
     def _oracle(self, name: str) -> partial[OracleActor]:
         config = self.config

@@ -162,6 +162,9 @@ class SimulatedReference:
     async def refresh(self, directory: Path) -> None:
         pass
 
+    async def seal(self, iteration: int) -> None:
+        pass
+
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Any]:
         return {}
 

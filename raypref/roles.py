@@ -58,6 +58,10 @@ class ReferenceRole(WeightReceiver, Protocol):
         """Load the policy that the learner exported to ``directory`` as the new pi_ref."""
         ...
 
+    async def seal(self, iteration: int) -> None:
+        """Close the files of the scores so far; as ``OracleRole.seal``."""
+        ...
+
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         """Per-token log-probs (T_s,) under each replica's copy of pi_t, by replica name; empty without that slot."""
         ...

@@ -155,6 +155,9 @@ class FakeReference:
         self.scored.extend(scored)
         return scored
 
+    async def seal(self, iteration: int) -> None:
+        pass
+
     async def refresh(self, directory: Path) -> None:
         self.reference = json.loads((directory / "config.json").read_text())
 

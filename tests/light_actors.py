@@ -137,6 +137,9 @@ class LightReference(Mortal, Copy):
     def refresh(self, directory: Path) -> None:
         pass
 
+    def seal(self, iteration: int) -> None:
+        pass
+
     def shutdown(self) -> None:
         pass
 

@@ -22,6 +22,8 @@ from actors.reference.spread import load_spread
 from actors.weights.received_policy import ReceivedPolicy
 from raypref.errors import SyncError
 from raypref.losses.base import Frozen
+from raypref.output.frozen_scores import FrozenScores, key_of
+from raypref.output.manifest import content_hash
 from raypref.roles import Audience
 from raypref.sections import PolicyConfig
 from raypref.training import collation
@@ -40,6 +42,7 @@ class ReferenceActor:
         device: str = "cpu",
         transport: str = "shm",
         gpus: int = 1,
+        scores: tuple[Path, str] | None = None,
     ) -> None:
         """
         Args:
@@ -49,32 +52,57 @@ class ReferenceActor:
             device: ``cpu`` or ``cuda``.
             transport: how pi_t arrives, a name of ``actors.weights.transport``.
             gpus: over which the blocks of each model are divided; the weights of a sync arrive on the first.
+            scores: the run's journal, and this replica's name: scores of sampled groups are kept there (``FrozenScores``). None: nowhere.
 
         Raises:
             ConfigError: the policy cannot be loaded.
         """
         self._policy = policy
+        self._scores = None if scores is None else FrozenScores(*scores)
+        self._refreshed = ""
+        """A hash of the files that pi_ref was refreshed from."""
         self._devices = [torch.device(device, k) if device == "cuda" else torch.device(device) for k in range(gpus)]
         self._micro_batch_tokens = micro_batch_tokens
         self._reference = self._load(policy) if "reference" in needs else None
         self._previous = ReceivedPolicy(self._load(policy), self._devices[0], transport) if "previous" in needs else None
 
     def score(self, examples: Sequence[Example]) -> tuple[Example, ...]:
-        """The examples with the log-probs of every slot that is filled.
+        """The examples with the log-probs of every slot that is filled; those of a group that has been scored are read back.
 
         Raises:
             SyncError: an example was sampled by another policy than the one that is held as pi_t.
         """
+        if self._previous is not None:
+            for example in examples:
+                self._previous.check(example)
+        key = None if self._scores is None else key_of(examples, self._identity())
+        if self._scores is None or key is None:
+            return self._computed(examples)
+        found = self._scores.find(key, examples)
+        if found is None:
+            found = self._computed(examples)
+            self._scores.add(key, found)
+        return found
+
+    def seal(self, iteration: int) -> None:
+        """The scores of the iterations so far are needed until the next two checkpoints are complete."""
+        if self._scores is not None:
+            self._scores.seal(iteration)
+
+    def _computed(self, examples: Sequence[Example]) -> tuple[Example, ...]:
         scored = list(examples)
         if self._reference is not None:
             sums = self._response_logps(self._reference, scored)
             scored = [replace(example, reference_logps=logps) for example, logps in zip(scored, sums, strict=True)]
         if self._previous is not None:
-            for example in scored:
-                self._previous.check(example)
             sums = self._response_logps(self._previous.model, scored)
             scored = [replace(example, previous_logps=logps) for example, logps in zip(scored, sums, strict=True)]
         return tuple(scored)
+
+    def _identity(self) -> str:
+        """What identifies the policies in the slots. The settings of a run, the policy's path among them, stay the same."""
+        reference = "" if self._reference is None else f"pi_ref {self._refreshed}"
+        return reference if self._previous is None else f"{reference} pi_t {self._previous.identity()}"
 
     def score_apart(self, examples: Sequence[Example]) -> tuple[None, tuple[Example, ...]]:
         """``score`` as (None, examples), two objects: a caller can await the first without fetching the second."""
@@ -85,6 +113,7 @@ class ReferenceActor:
         if self._reference is not None:
             self._reference = None  # so that memory never holds both
             model_appears(directory)
+            self._refreshed = content_hash(directory)
             self._reference = self._load(self._policy.model_copy(update={"path": str(directory)}))
 
     def probe(self, sequences: Sequence[TokenSequence]) -> list[NDArray[np.float64]] | None:
@@ -114,7 +143,9 @@ class ReferenceActor:
         self._received().take_version(int(new_version))
 
     def shutdown(self) -> None:
-        """Free the transport's buffers and leave its process groups."""
+        """Free the transport's buffers and leave its process groups; end the file of scores."""
+        if self._scores is not None:
+            self._scores.close()
         if self._previous is not None:
             self._previous.receiver.close()
 

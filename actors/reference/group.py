@@ -52,6 +52,10 @@ class ReferenceGroup:
         self._refreshed = directory
         await self._ask(self.members.up, "refresh", directory)
 
+    async def seal(self, iteration: int) -> None:
+        """A replica that is lost meanwhile, or replaced later, seals its part the next time."""
+        await self._ask(self.members.up, "seal", iteration)
+
     async def probe(self, sequences: Sequence[TokenSequence]) -> Mapping[str, Sequence[NDArray[np.float64]]]:
         return await self._ask_some("probe", list(sequences))
 

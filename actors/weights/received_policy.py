@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -29,12 +30,15 @@ class ReceivedPolicy:
         self._tensors = ModelTensors(model)
         self.checksums = ReceivedChecksums(self._tensors)
         self.receiver = transport.load(transport_name).receiver(self._tensors, device)
+        self._identity: str | None = None
 
     def begin(self, audience: Audience, complete: bool) -> None:
         """A sync starts; see ``Engine.start_weight_update`` for the arguments."""
         keep = audience == "all"
         if keep:
-            self.version = None
+            self.version = self._identity = None
+        elif self.version is not None:
+            self.identity()  # the checksums are those of other weights soon
         self._tensors.keep = keep
         if complete:
             self._tensors.arrived.clear()
@@ -54,6 +58,13 @@ class ReceivedPolicy:
         """Name the weights that have arrived, unless they were discarded."""
         if self._tensors.keep:
             self.version = version
+
+    def identity(self) -> str:
+        """A hash of the weights that are held as pi_t."""
+        if self._identity is None:
+            checksums = repr(sorted(self.checksums.values().items()))
+            self._identity = hashlib.blake2b(checksums.encode(), digest_size=16).hexdigest()
+        return self._identity
 
     def check(self, example: Example) -> None:
         """Refuse an example that another policy sampled; given data belongs to whatever pi_t is.

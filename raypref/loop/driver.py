@@ -169,6 +169,8 @@ class Driver:
         self.state = self.saving.trained = end
         if self.roles.oracle is not None and self.data.sampled and self.saving.due(end):
             await self.roles.oracle.seal(end.iteration)  # else an online run would write a file for each step
+            if self.roles.reference is not None:
+                await self.roles.reference.seal(end.iteration)
 
     def _stream(self) -> BatchStream[Any]:
         """The batches of this iteration; nothing is started yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -43,6 +44,16 @@ def problems(directory: Path) -> list[str]:
         raise ConfigError(f"{path} is damaged: {error}") from error
     with ThreadPoolExecutor(_THREADS) as threads:
         return [problem for found in threads.map(_problem, expected, expected.values()) for problem in found]
+
+
+def content_hash(directory: Path) -> str:
+    """A hash of the safetensors files in ``directory``."""
+    files = sorted(directory.glob("*.safetensors"))
+    with ThreadPoolExecutor(_THREADS) as threads:
+        checksums = [
+            (path.name, path.stat().st_size, checksum) for path, checksum in zip(files, threads.map(_checksum, files), strict=True)
+        ]
+    return hashlib.blake2b(repr(checksums).encode(), digest_size=16).hexdigest()
 
 
 def _problem(path: Path, expected: tuple[int, int]) -> list[str]:

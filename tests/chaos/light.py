@@ -24,7 +24,7 @@ from actors.reference.actor import ReferenceActor
 from actors.rollout.actor import RolloutActor
 from actors.weights import transport
 from actors.weights.checksums import ReceivedChecksums
-from raypref.types import Response, Rollout, SampleRequest
+from raypref.types import Example, Response, Rollout, SampleRequest
 
 VOCABULARY = 64
 GROUP_S = "RAYPREF_CHAOS_GROUP_S"
@@ -187,6 +187,10 @@ class LightReference(ReferenceActor):
 
     def _load(self, policy: Any) -> Any:
         return TableModel().requires_grad_(False).eval()
+
+    def _computed(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+        note("scored", f"{examples[0].policy_version}-{examples[0].prompt_index}")
+        return super()._computed(examples)
 
 
 class LightRank(LearnerRank):
