@@ -63,7 +63,7 @@ class ProgressLine(Callback):
         self._sizes = (0, 0)
         """Groups and steps of an iteration; 0: not known."""
         self._first: tuple[int, float] | None = None
-        """The iteration that came first, and when."""
+        """The iteration that came first since the actors started, and when."""
         self._loss = self._win_rate = float("nan")
         self._held_out = ""
         self._start = time.monotonic()
@@ -80,7 +80,8 @@ class ProgressLine(Callback):
 
     def on_waiting(self, actors: Sequence[str]) -> None:
         first, self._waiting = not self._waiting, actors
-        self._actors = max(self._actors, len(actors))
+        if first:  # the start, or another one after a failure
+            self._actors, self._first = len(actors), None
         self._show(force=first)
 
     def on_sizes(self, groups: int, steps: int) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from actors.learner.rank import LearnerRank
 from actors.reference.actor import ReferenceActor
 from actors.rollout.actor import RolloutActor
+from actors.rollout.engine_stats import EngineFigures
 from actors.weights import transport
 from actors.weights.checksums import ReceivedChecksums
 from raypref.types import Example, Response, Rollout, SampleRequest
@@ -110,6 +111,9 @@ class TableEngine:
         logps = torch.log_softmax(self.tensors["table.weight"], dim=-1).numpy()
         responses = tuple(self._sample(request, logps, number) for number in range(request.count))
         return [(key, Rollout(request.prompt, responses, request.policy_version, request.origin))]
+
+    def take_figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def _sample(self, request: SampleRequest, logps: NDArray[np.float32], number: int) -> Response:
         random = np.random.default_rng([request.seed, number])

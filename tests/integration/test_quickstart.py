@@ -52,6 +52,7 @@ def test_the_policy_gets_better(quickstart: Path) -> None:
     assert last["base"]["confidence"] == 0.95
     assert summary["sync"]["sync/logprob_difference_max"] < 1e-4
     assert summary["versions"].keys() >= {"vllm", "deepspeed", "ray", "torch"}
+    assert [warning for warning in summary["warnings"] if warning["severity"] != "note"] == [], "a healthy run"
 
 
 def test_as_a_ray_job(quickstart: Path, tmp_path: Path) -> None:
