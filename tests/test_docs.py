@@ -25,7 +25,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ import yaml
 
 import raypref
 import raypref.compose
+from raypref.checks import Task, check
 from raypref.cli import app as cli
+from raypref.cli.sweep import runs_of
 from raypref.config import RunConfig
 from raypref.losses.base import losses
 from raypref.metrics.table import METRICS
@@ -404,17 +406,20 @@ def check_raypref(arguments: list[str], block: Block, sandbox: Sandbox) -> None:
         context = command.make_context(str(command.name), rest, parent=parent)
     except typer.Exit:
         return  # --help or --version
-    if context.params.get("overrides"):
-        check_overrides(context.params["config"], context.params["overrides"], block, sandbox)
+    overrides, task = context.params.get("overrides") or [], Task("generate") if command.name == "generate" else Task()
+    for each in (
+        [run.overrides for run in runs_of(Path("runs/s"), overrides)] if command.name == "sweep" else [overrides] if overrides else []
+    ):
+        check_overrides(context.params["config"], each, block, sandbox, task)
 
 
-def check_overrides(config: Any, overrides: list[str], block: Block, sandbox: Sandbox) -> None:
+def check_overrides(config: Any, overrides: Sequence[str], block: Block, sandbox: Sandbox, task: Task) -> None:
     """They load with the config that is named, where the repository has it; otherwise with the page's own."""
     path = ROOT / str(config)
     if not path.is_file():
         path = sandbox.directory / "run.yaml"
     loaded = raypref.load_config(path, overrides)
-    assert [str(problem) for problem in raypref.check(loaded)] == [], str(block)
+    assert [str(problem) for problem in check(loaded, task)] == [], str(block)
 
 
 def check_python(arguments: list[str], block: Block, sandbox: Sandbox) -> None:

@@ -26,6 +26,7 @@ from raypref.cli.mt_bench import app as mt_bench
 from raypref.cli.options import Overrides, RunFile
 from raypref.cli.report import report
 from raypref.cli.submit import submit
+from raypref.cli.sweep import sweep
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.command()(config)
 app.command()(doctor)
 app.command()(init)
 app.command()(submit)
+app.command()(sweep)
 app.add_typer(jobs, name="jobs")
 app.add_typer(mt_bench, name="mt-bench")
 app.command()(ask)

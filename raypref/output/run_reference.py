@@ -111,6 +111,11 @@ class RunReference:
             return None
 
 
+def answered_iterations(directory: Path) -> list[int]:
+    """The iterations whose answers to held-out prompts a run wrote, in order; 0 is the base policy."""
+    return [number_in(path.name) or 0 for path in by_number((directory / "evaluation").glob("iteration_*.jsonl")) if _of_answers(path)]
+
+
 def answers_file(directory: Path, iteration: int) -> Path:
     """Where a run writes the answers to its held-out prompts."""
     return directory / "evaluation" / f"{iteration_name(iteration)}.jsonl"
