@@ -7,6 +7,7 @@ here, it would refuse in the run, after the first group was sampled and judged.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +32,24 @@ def misfit(selection: Selection, loss: Loss, judging: JudgingConfig, size: int) 
     """
     problems = (_misfit(selection.seeded(seed), loss, _Group(judging, size, seed)) for seed in range(_GROUPS))
     return next((problem for problem in problems if problem is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCost:
+    """What a selection makes of a group."""
+
+    comparisons: float
+    """That the oracle is asked, as a mean."""
+    responses: int
+    """Of the largest example."""
+
+
+def group_cost(selection: Selection, judging: JudgingConfig, size: int) -> GroupCost:
+    """What groups of ``size`` responses cost, tried on made-up ones."""
+    groups = [_Group(judging, size, seed) for seed in range(_GROUPS)]
+    picks = [run_now(play(selection.seeded(seed), size, group.ask)) for seed, group in enumerate(groups)]
+    largest = max((len(picked) for picked_by_group in picks for picked in picked_by_group), default=0)
+    return GroupCost(sum(group.comparisons for group in groups) / len(groups), largest)
 
 
 def _misfit(selection: Selection, loss: Loss, group: _Group) -> Problem | None:
@@ -88,6 +107,11 @@ class _Group:
         for i, j in asked:
             self._asked[i, j] = self._asked[j, i] = True
         return self.matrix
+
+    @property
+    def comparisons(self) -> int:
+        """How many pairs were asked so far."""
+        return int(np.count_nonzero(np.triu(self._asked)))
 
     @property
     def matrix(self) -> PreferenceMatrix:

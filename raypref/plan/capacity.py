@@ -95,24 +95,47 @@ class _Room:
         if (rest := gpus - len(self._gpus)) > _TOLERANCE:
             self._gpus.append(rest)
 
-    def take(self, bundle: Mapping[str, float]) -> bool:
-        """Take the bundle's resources, if they are there."""
+    def take(self, bundle: Mapping[str, float]) -> tuple[int, ...] | None:
+        """Take the bundle's resources, if they are there: the indices of its GPUs, those with the least left first. None: they are not."""
         cpus, gpus = bundle.get("CPU", 0.0), bundle.get("GPU", 0.0)
         shares = [1.0] * int(gpus) if gpus >= 1 else [gpus] if gpus else []
-        left = sorted(self._gpus)
+        left, taken = list(self._gpus), []
         for share in shares:
-            found = next((k for k, free in enumerate(left) if free + _TOLERANCE >= share), None)
-            if found is None:
-                return False
-            left[found] -= share
+            free = [k for k in range(len(left)) if left[k] + _TOLERANCE >= share]
+            if not free:
+                return None
+            taken.append(min(free, key=left.__getitem__))
+            left[taken[-1]] -= share
         if cpus > self._cpus + _TOLERANCE:
-            return False
+            return None
         self._cpus, self._gpus = self._cpus - cpus, left
-        return True
+        return tuple(taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a bundle is."""
+
+    node: int
+    gpus: tuple[int, ...]
+    """Of the node; empty for a bundle without a GPU."""
+
+
+def places(plan: Plan, nodes: Sequence[Mapping[str, float]]) -> list[Place | None]:
+    """The place of each bundle, the largest first where there is room; None where no node has room."""
+    rooms = [_Room(node) for node in nodes]
+    found: list[Place | None] = [None] * len(plan.bundles)
+    for index in _largest_first(plan):
+        taken = ((node, room.take(plan.bundles[index])) for node, room in enumerate(rooms))
+        found[index] = next((Place(node, gpus) for node, gpus in taken if gpus is not None), None)
+    return found
+
+
+def _largest_first(plan: Plan) -> list[int]:
+    return sorted(range(len(plan.bundles)), key=lambda k: (-plan.bundles[k].get("GPU", 0.0), -plan.bundles[k].get("CPU", 0.0)))
 
 
 def _without_room(plan: Plan, nodes: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
     """The first bundle that no node has room for."""
-    rooms = [_Room(node) for node in nodes]
-    largest_first = sorted(plan.bundles, key=lambda bundle: (-bundle.get("GPU", 0.0), -bundle.get("CPU", 0.0)))
-    return next((bundle for bundle in largest_first if not any(room.take(bundle) for room in rooms)), None)
+    found = places(plan, nodes)
+    return next((plan.bundles[k] for k in _largest_first(plan) if found[k] is None), None)

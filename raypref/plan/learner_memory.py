@@ -80,8 +80,11 @@ def frozen_bytes(job: Job) -> int:
 
 
 def gathered_bytes(job: Job) -> int:
-    """What ZeRO-3 holds whole during a pass, of the policy and of pi_ref's copy each: at least the largest parameter."""
-    if job.zero_stage < 3:
+    """What ZeRO-3 holds whole during a pass, of the policy and of pi_ref's copy each: at least the largest parameter.
+
+    One rank has all of it already (``partition_parameters.py``, ``NoGatherHandle``).
+    """
+    if job.zero_stage < 3 or job.ranks == 1:
         return 0
     models = 2 if frozen_bytes(job) else 1
     return models * job.dtype_bytes * max(min(LIVE_ELEMENTS, job.model.parameters), job.model.largest_parameter)
@@ -98,27 +101,31 @@ def _pinned(job: Job, size: int) -> int:
     return 1 << (size - 1).bit_length() if job.device == "cuda" and size else size
 
 
-def block_bytes_per_token(model: ModelShape, dtype_bytes: int, prefix_sharing: bool = False) -> int:
+def block_bytes_per_token(model: ModelShape, dtype_bytes: int, prefix_sharing: bool = False, fused: bool = False) -> int:
     """Bytes that autograd saves in one block per token of a micro-batch, with attention that keeps no score matrix (sdpa, flash).
 
     In the parameters' dtype: the residual stream before and after the norms, and the inputs of the linear layers, 5 H; q, k and v (given
     a mask, transformers repeats k and v for every query head); the MLP's gate, up, activation and product, 4 I; each expert's input and
     output, 2 H. In fp32: two norms' inputs, 2 H, their two scales, and attention's normaliser, one per head. Source: counted with
     ``torch.autograd.graph.saved_tensors_hooks``, as the test does.
+
+    Liger's norms keep no input in fp32, and its gated activation computes the activation again: 3 I (liger-kernel 0.8.5,
+    ``ops/rms_norm.py`` and ``ops/swiglu.py``).
     """
     qkv = (model.heads + 2 * (model.heads if prefix_sharing else model.kv_heads)) * model.head_width
-    in_dtype = (5 + 2 * model.experts_per_token) * model.hidden + qkv + 4 * model.intermediate
-    return dtype_bytes * in_dtype + FP32 * (2 * model.hidden + 2 + model.heads)
+    in_dtype = (5 + 2 * model.experts_per_token) * model.hidden + qkv + (3 if fused else 4) * model.intermediate
+    return dtype_bytes * in_dtype + FP32 * ((0 if fused else 2 * model.hidden) + 2 + model.heads)
 
 
 def mask_bytes(job: Job) -> int:
-    """The mask of prefix sharing, one for all blocks, at its largest: all tokens in one row."""
-    return job.dtype_bytes * job.micro_batch_tokens**2 if job.prefix_sharing else 0
+    """The mask of prefix sharing, one for all blocks: the square of a row's length for each row."""
+    longest = min(job.row_tokens or job.micro_batch_tokens, job.micro_batch_tokens)
+    return job.dtype_bytes * job.micro_batch_tokens * longest if job.prefix_sharing else 0
 
 
 def activation_bytes(job: Job) -> int:
     """Saved for the backward pass of one micro-batch. With gradient checkpointing: each block's input, and one whole block."""
-    block = block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing)
+    block = block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing, job.fused)
     if not job.gradient_checkpointing:
         return job.micro_batch_tokens * job.model.layers * block
     return job.micro_batch_tokens * (job.model.layers * job.dtype_bytes * job.model.hidden + block)
@@ -126,18 +133,46 @@ def activation_bytes(job: Job) -> int:
 
 def chunk_bytes(job: Job) -> int:
     """A chunk of logits in fp32."""
-    return min(HEAD_CHUNK_BYTES[job.device], FP32 * job.micro_batch_tokens * job.model.vocabulary)
+    return min(HEAD_CHUNK_BYTES[job.device], _logits_bytes(job))
+
+
+def _logits_bytes(job: Job) -> int:
+    return FP32 * job.micro_batch_tokens * job.model.vocabulary
 
 
 def chunks_bytes(job: Job, chunks: int) -> int:
-    """Chunks of logits in fp32, and with bfloat16 the logits of one of them as the head returns them."""
-    return chunks * chunk_bytes(job) + (chunk_bytes(job) // 2 if job.dtype_bytes == 2 else 0)
+    """Chunks of logits in fp32, as many as there are, and with bfloat16 the logits of one of them as the head returns them."""
+    return min(chunks * chunk_bytes(job), _logits_bytes(job)) + (chunk_bytes(job) // 2 if job.dtype_bytes == 2 else 0)
 
 
-def head_bytes(job: Job) -> int:
-    """Two chunks of logits, or three with a KL, and the head's gradient in fp32 if the head is trained."""
-    gradient = 0 if job.model.adapter_parameters else FP32 * job.model.vocabulary * job.model.hidden
-    return chunks_bytes(job, 3 if job.divergence else 2) + gradient
+def head_forward_bytes(job: Job) -> int:
+    """The chunk of probabilities that is kept for the backward pass, and the one that is computed; with a KL three of one chunk."""
+    return _divergence_bytes(job) if job.divergence else chunks_bytes(job, 2)
+
+
+def head_backward_bytes(job: Job) -> int:
+    """A chunk of logits, which becomes their gradient, or three with a KL; and the head's gradient in fp32 if the head is trained, which
+    is copied into the parameters' dtype at the end."""
+    chunks = _divergence_bytes(job) if job.divergence else chunks_bytes(job, 1)
+    if job.model.adapter_parameters:
+        return chunks
+    return FP32 * job.model.embedding + max(chunks, job.dtype_bytes * job.model.embedding)
+
+
+def _divergence_bytes(job: Job) -> int:
+    return 3 * chunk_bytes(job) + (chunk_bytes(job) // 2 if job.dtype_bytes == 2 else 0)
+
+
+def head_and_bucket(job: Job) -> dict[str, int]:
+    """What the head and the reduction of gradients take together, at whichever moment that is most: in the head's forward or backward pass,
+    or behind it. ZeRO-3's bucket is always there; those of stages 1 and 2 are allocated when the first parameter has its gradient
+    (``stage_1_and_2.py``, ``process_gradients``), which is when only the head's own gradient is left of the head."""
+    bucket = bucket_bytes(job)
+    always = bucket if job.zero_stage == 3 else 0
+    gradient = 0 if job.model.adapter_parameters else job.dtype_bytes * job.model.embedding
+    in_head = {"bucket": always, "head": max(head_forward_bytes(job), head_backward_bytes(job))}
+    behind_it = {"bucket": bucket, "head": gradient}
+    return max(in_head, behind_it, key=lambda items: sum(items.values()))
 
 
 def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
@@ -149,10 +184,10 @@ def learner_memory(job: Job, phase: Phase) -> ProcessMemory:
         "parameters": parameter_bytes(job),
         "frozen": frozen_bytes(job),
         "gathered": gathered_bytes(job),
-        "bucket": bucket_bytes(job) if training or (job.zero_stage == 3 and not offloaded) else 0,  # ZeRO-3 never frees it
+        "bucket": bucket_bytes(job) if job.zero_stage == 3 and not offloaded else 0,  # ZeRO-3 never frees it
         "activations": activation_bytes(job) if training else 0,
         "mask": mask_bytes(job) if training else 0,
-        "head": head_bytes(job) if training else 0,
+        **(head_and_bucket(job) if training else {}),
         "forward": forward_bytes(job) if phase == "rollout" else 0,
         "transport": transport_bytes(job, sends=True) if phase == "sync" or job.transport == "ipc" else 0,
     }
@@ -169,7 +204,7 @@ def _kept_gradient_bytes(job: Job) -> int:
 
 def forward_bytes(job: Job) -> int:
     """A pass without gradient: the tensors of one block, the mask, and two chunks of logits."""
-    block = job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing)
+    block = job.micro_batch_tokens * block_bytes_per_token(job.model, job.dtype_bytes, job.prefix_sharing, job.fused)
     return block + mask_bytes(job) + chunks_bytes(job, 2)
 
 

@@ -29,6 +29,10 @@ class Job:
     gradient_checkpointing: bool = False
     prefix_sharing: bool = False
     """Whether prefix sharing may be used (``raypref.training.packing``), which needs a mask."""
+    row_tokens: int | None = None
+    """Tokens of the longest row of a micro-batch, where the data is known; None: all tokens of a micro-batch may be in one row."""
+    fused: bool = False
+    """Whether Liger's kernels compute norms and gated activations (``raypref.training.fused``); they keep less for the backward pass."""
     moments: int = 2
     """Moments that the optimiser keeps per parameter: AdamW 2, RMSprop 1."""
     tensor_parallel: int = 1
@@ -53,13 +57,24 @@ class Job:
     """Whether the policy is written with each checkpoint (``checkpoint.policies``)."""
 
     @classmethod
-    def of(cls, config: RunConfig, model: ModelShape, *, kv_cache_bytes: int | None = None, oracle_bytes: int = 0) -> Self:
+    def of(
+        cls,
+        config: RunConfig,
+        model: ModelShape,
+        *,
+        kv_cache_bytes: int | None = None,
+        oracle_bytes: int = 0,
+        row_tokens: int | None = None,
+        fused: bool = False,
+    ) -> Self:
         """The job of a run.
 
         Args:
             model: shape of ``config.policy``, its adapter included.
             kv_cache_bytes: default: ``rollout.kv_cache_gib``, or 0 if an engine takes all memory that is left.
             oracle_bytes: weights of the oracle; a config does not state them.
+            row_tokens: of the longest row, where the data is known.
+            fused: whether Liger is installed where the learner runs.
         """
         default: Transport = "ipc" if config.placement.layout == "colocated" else "nccl"
         given = int((config.rollout.kv_cache_gib or 0) * 2**30) if kv_cache_bytes is None else kv_cache_bytes
@@ -72,6 +87,8 @@ class Job:
             device="cpu" if config.placement.device == "cpu" else "cuda",
             gradient_checkpointing=config.policy.gradient_checkpointing,
             prefix_sharing=config.policy.attention != "flash_attention_2",
+            row_tokens=row_tokens,
+            fused=fused,
             moments=2 if config.learner.optimizer.type == "adamw" else 1,
             tensor_parallel=config.placement.rollout.tensor_parallel,
             kv_cache_bytes=given,

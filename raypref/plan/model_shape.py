@@ -72,6 +72,12 @@ class ModelShape:
         return self.adapter_parameters or self.parameters
 
     @property
+    def active(self) -> int:
+        """Parameters that one token is multiplied with: projections, the MLPs that it passes through, and the head."""
+        attention = 2 * (self.heads + self.kv_heads) * self.head_width
+        return self.layers * self.hidden * (attention + 3 * self.intermediate) + self.embedding
+
+    @property
     def embedding(self) -> int:
         """Elements of the embedding, as many as the head's."""
         return self.vocabulary * self.hidden

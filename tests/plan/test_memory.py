@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV2Config, GPT2Config, LlamaConfig, MixtralConfig, Qwen3MoeConfig
 
 from actors.weights import object_store
+from benchmarks.gpu_models import model_config
 from raypref.config import RunConfig
 from raypref.errors import ConfigError
 from raypref.plan import learner_memory
@@ -21,7 +22,8 @@ from raypref.plan.learner_memory import (
     block_bytes_per_token,
     bucket_bytes,
     gradient_bytes,
-    head_bytes,
+    head_backward_bytes,
+    head_forward_bytes,
     mask_bytes,
     optimizer_bytes,
     parameter_bytes,
@@ -157,13 +159,16 @@ def test_shared_rows_of_an_8b_model() -> None:
 
 def test_head() -> None:
     """8192 x 128,256 logits are more than two chunks hold, of 1 GiB on a GPU and 128 MiB on a CPU; bfloat16 logits are half a chunk more.
-    The gradient in fp32: 4 x 128,256 x 4096. Few tokens take less."""
-    assert head_bytes(JOB) == 2.5 * 2**30 + 2_101_346_304
-    assert head_bytes(replace(JOB, divergence=True)) == 3.5 * 2**30 + 2_101_346_304
-    assert head_bytes(replace(JOB, micro_batch_tokens=10)) == 2.5 * 4 * 10 * 128_256 + 2_101_346_304
+    The gradient in fp32: 4 x 128,256 x 4096. Few tokens take less; the gradient's copy in bfloat16
+    is then larger than a chunk."""
+    assert (head_forward_bytes(JOB), head_backward_bytes(JOB)) == (2.5 * 2**30, 1.5 * 2**30 + 2_101_346_304)
+    kl = replace(JOB, divergence=True)
+    assert (head_forward_bytes(kl), head_backward_bytes(kl)) == (3.5 * 2**30, 3.5 * 2**30 + 2_101_346_304)
+    few = replace(JOB, micro_batch_tokens=10)
+    assert (head_forward_bytes(few), head_backward_bytes(few)) == (1.5 * 4 * 10 * 128_256, 1.5 * 2_101_346_304)
     on_cpu = replace(JOB, device="cpu", dtype_bytes=4)
-    assert head_bytes(on_cpu) == 2 * 128 * 2**20 + 2_101_346_304
-    assert head_bytes(replace(on_cpu, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
+    assert (head_forward_bytes(on_cpu), head_backward_bytes(on_cpu)) == (2 * 128 * 2**20, 128 * 2**20 + 2_101_346_304)
+    assert head_backward_bytes(replace(on_cpu, divergence=True)) == 3 * 128 * 2**20 + 2_101_346_304
     assert {device: 4 * elements for device, elements in CHUNK_ELEMENTS.items()} == HEAD_CHUNK_BYTES
 
 
@@ -173,17 +178,16 @@ def test_keys_and_values() -> None:
 
 
 def test_shares_of_a_separate_layout() -> None:
-    """The optimiser's state stays all the time; stage 2 frees its gradients and bucket. nccl: buffers of 1 GiB, or of the largest
-    tensor (1,050,673,152 bytes of embedding are less): two to send, three to receive."""
+    """The optimiser's state stays all the time; stage 2 frees its gradients and bucket, and has no bucket yet while the head computes.
+    nccl: buffers of 1 GiB, or of the largest tensor (1,050,673,152 bytes of embedding are less): two to send, three to receive."""
     resting = {"parameters": 16_060_522_496, "optimizer": 12_045_391_872}
     forward = 8192 * 200_840 + 5 * 2**29
     assert process(JOB, "learner", "rollout").gpu == resting | {"forward": forward}
     assert process(JOB, "learner", "sync").gpu == resting | {"transport": 2**31}
     assert process(JOB, "learner", "train").gpu == resting | {
         "gradients": 4_015_130_624,
-        "bucket": 2_000_000_000,
         "activations": activation_bytes(JOB),
-        "head": head_bytes(JOB),
+        "head": head_backward_bytes(JOB),
     }
     assert process(JOB, "rollout", "rollout").gpu == {"weights": 16_060_522_496, "cache": 20 * 2**30}
     assert process(JOB, "rollout", "sync").gpu_bytes == 16_060_522_496 + 20 * 2**30 + 1_050_673_152 + 3 * 2**30
@@ -465,3 +469,45 @@ def test_a_partitioned_copy_of_pi_ref() -> None:
 def test_gathers_are_smaller_than_what_zero_3_keeps_gathered() -> None:
     """So publishing and exporting need no memory beyond ``gathered``."""
     assert max(GATHER_ELEMENTS.values()) <= LIVE_ELEMENTS
+
+
+MEASURED = (
+    # shape, ZeRO stage, gradient checkpointing, GiB; benchmarks/README.md, "On a GPU": one H200, Liger's kernels, passes of 16,384 tokens
+    ("0.5b", 1, False, 25.6),
+    ("0.5b", 2, False, 26.6),
+    ("0.5b", 2, True, 11.7),
+    ("0.5b", 3, True, 12.5),
+    ("1.2b", 2, False, 40.7),
+    ("1.5b", 2, False, 57.0),
+)
+
+
+@pytest.mark.parametrize(("name", "stage", "checkpointing", "measured_gib"), MEASURED)
+def test_peaks_that_were_measured_on_a_gpu(name: str, stage: Any, checkpointing: bool, measured_gib: float) -> None:
+    """Within 15%. The pairs there have prompts of at most 900 tokens and two responses of at most 1200: rows of 3,300."""
+    job = Job(
+        ModelShape.of(model_config(name)),
+        dtype_bytes=2,
+        zero_stage=stage,
+        ranks=1,
+        micro_batch_tokens=16_384,
+        gradient_checkpointing=checkpointing,
+        prefix_sharing=True,
+        row_tokens=3300,
+        fused=True,
+    )
+    assert process(job, "learner", "train").gpu_bytes / 2**30 == pytest.approx(measured_gib, rel=0.15)
+
+
+def test_liger_keeps_less_of_a_block() -> None:
+    """8B, bytes per token: two norms' inputs in fp32, 8 x 4096, and one of four widths of the MLP, 2 x 14,336, are not kept."""
+    assert block_bytes_per_token(SHAPE, 2) - block_bytes_per_token(SHAPE, 2, fused=True) == 8 * 4096 + 2 * 14_336
+
+
+def test_one_rank_gathers_nothing() -> None:
+    assert "gathered" not in process(replace(JOB, zero_stage=3, ranks=1), "learner", "train").gpu
+
+
+def test_the_mask_of_short_rows() -> None:
+    """8192 tokens in rows of at most 1024: 2 x 8192 x 1024 bytes."""
+    assert mask_bytes(replace(JOB, prefix_sharing=True, row_tokens=1024)) == 2**24
