@@ -32,6 +32,7 @@ from raypref.output.failure import as_run_failure
 from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
 from raypref.plan.placement import Need, plan_placement
+from raypref.plan.plan_file import write_plan
 from raypref.roles import OracleRole, RolloutRole
 from raypref.selection.base import Selection
 from raypref.settings.objects import with_objects
@@ -101,7 +102,7 @@ def run(
 def _run_on_cluster(
     config: RunConfig, data: RunData, callbacks: Sequence[Callback], restarts: Restarts, resume_from: Path | None, *, resumed: bool
 ) -> RunResult:
-    from actors.cluster.peak import speed_of
+    from actors.cluster.peak import gpu_types, speed_of
     from actors.learner import universal
     from actors.learner.checkpoint import Layout
 
@@ -116,6 +117,7 @@ def _run_on_cluster(
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
         if resumed:  # every check has passed, and the cluster holds the run
             recorded = output.rewind(config, resume_from)
+        write_plan(config, data, gpu_types(), actors.device)
         metrics = stack.enter_context(MetricsWriter.of(config, after_step))
 
         async def train() -> RunResult:
@@ -246,8 +248,7 @@ def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
     from actors.cluster.gpu_shares import check_shares
     from actors.weights import transport
 
-    device, layout = config.placement.device, config.placement.layout
-    oracle_share = None if config.oracle is None else config.oracle.engine_share
+    device, oracle_share = config.placement.device, None if config.oracle is None else config.oracle.engine_share
 
     def plan() -> None:
         placed = plan_placement(config.placement, Need.of(config, task))
@@ -256,7 +257,7 @@ def _placement_problems(config: RunConfig, task: Task) -> Iterator[Problem]:
 
     def choose() -> None:
         if device != "auto":  # otherwise the cluster decides
-            transport.choose(config.sync.transport, device, layout)
+            transport.choose(config.sync.transport, device, config.placement.layout)
 
     for part in (plan, choose):
         try:

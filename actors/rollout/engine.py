@@ -24,11 +24,9 @@ from actors.rollout.compile_cache import use_own_cache
 from actors.rollout.engine_stats import EngineFigures, EngineStats
 from actors.weights import transport as weight_transport
 from raypref.errors import ConfigError, SyncError
+from raypref.plan.memory_job import CPU_KV_CACHE_GIB
 from raypref.sections import PolicyConfig, RolloutConfig
 from raypref.types import Response, Rollout, SampleRequest
-
-CPU_KV_CACHE_GIB = 0.25
-"""Size of a CPU engine's key-value cache, in GiB, unless ``rollout.kv_cache_gib`` says otherwise."""
 
 
 def engine_env(device: str, threads: int) -> dict[str, str]:

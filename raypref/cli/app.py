@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from raypref import __version__
+from raypref.cli import plan as plans
 from raypref.cli.ask import ask
 from raypref.cli.config import config
 from raypref.cli.doctor import doctor
@@ -45,6 +46,7 @@ app.command()(sweep)
 app.add_typer(jobs, name="jobs")
 app.add_typer(mt_bench, name="mt-bench")
 app.command()(ask)
+app.command()(plans.plan)
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,6 +78,7 @@ def train(
         bool,
         typer.Option("--supervise", help="Start the run in another process, and again if that is killed (checkpoint.restarts)."),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; start nothing.")] = False,
 ) -> None:
     """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
     from raypref.cli.supervision import raypref_command, supervised
@@ -86,6 +89,8 @@ def train(
     from raypref.output.targets import check_file
 
     settings = load_config(config, overrides or [])
+    if dry_run:
+        return plans.dry_run(settings, config)
     if supervise:
         command = [*raypref_command(), "train", str(config), *(overrides or [])]
         raise typer.Exit(supervised(settings, command if resume is None else [*command, f"--resume={resume}"], [*command, "--resume=auto"]))

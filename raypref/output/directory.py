@@ -1,6 +1,7 @@
 """The output directory of a new run, or of one that is resumed.
 
     config.yaml      the resolved config
+    plan.json        what was planned for it: memory by role and phase, steps, seconds by stage (``raypref plan``)
     metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
     warnings.jsonl   what left its healthy range, when, and what to do (docs/watching.md)
     trackers.json    the run's ids at Weights & Biases and MLflow, where it has them (``metrics`` section)
@@ -128,8 +129,13 @@ def _read_config(directory: Path) -> Any:
     return before
 
 
+def resolved(config: RunConfig) -> str:
+    """The whole config with its defaults, as ``config.yaml`` has it."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
 def _write_config(config: RunConfig) -> None:
-    write_whole(config.output_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_whole(config.output_dir / "config.yaml", resolved(config))
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:

@@ -1,12 +1,12 @@
-"""The machines that a plan is made for, and the speeds that it assumes. Every figure says where it is from.
+"""The machines that a plan is made for. Every figure says where it is from.
 
-Peaks: NVIDIA's data sheets of H100 SXM (2023), H200 (2023), A100 (2021), L40S (2023), L4 (2023); bfloat16 without sparsity.
+Peaks: NVIDIA's data sheets; bfloat16 without sparsity, modules with NVLink where there are several kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 from raypref.errors import ConfigError
@@ -30,48 +30,29 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
+        Gpu("b200", 178.0, 2250.0, 8.0),
         Gpu("h200", 140.4, 989.0, 4.8),
-        Gpu("h100", 79.6, 989.0, 3.35),
+        Gpu("gh200", 95.0, 989.0, 4.0),
+        Gpu("h20", 95.0, 148.0, 4.0),
         Gpu("a100", 80.0, 312.0, 2.04),
-        Gpu("a100-40g", 40.0, 312.0, 1.56),
+        Gpu("h100", 79.6, 989.0, 3.35),
         Gpu("l40s", 45.0, 362.0, 0.86),
+        Gpu("l40", 45.0, 181.0, 0.86),
+        Gpu("a100-40g", 40.0, 312.0, 1.56),
+        Gpu("a30", 24.0, 165.0, 0.93),
         Gpu("l4", 22.5, 121.0, 0.3),
+        Gpu("a10g", 22.5, 70.0, 0.6),
     )
 }
+
+
+def gpu_of(name: str) -> Gpu | None:
+    """The kind with a name as Ray has it (``A100-40G``, ``H100``); None: it is not known."""
+    return GPUS.get(name.lower()) or GPUS.get(name.lower().partition("-")[0])
+
+
 CPU = Gpu("cpu", 0.0, 0.05, 0.01)
 """One core of a server's CPU in float32: 16 products and sums per cycle and unit at 2 to 3 GHz give 0.1e12, of which half is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """What is assumed about a run's speed. None: it follows from the GPU."""
-
-    mfu: float = 0.4
-    """Share of the GPU's peak that training and forward passes reach, 6 operations per parameter and token. benchmarks/README.md: 0.41 and
-    0.44 of 989e12 at 1.5B and 1.2B on an H200, 0.27 at 0.5B."""
-    bandwidth_share: float = 0.7
-    """Share of the memory's peak that decoding reaches: what large copies reach."""
-    sequence_us: float = 40.0
-    """Microseconds of an engine's host work per sequence and decoded token: every sequence has its own random numbers. From
-    ``rollout_speed`` of benchmarks/README.md: 22,943 tokens/s with 1024 sequences are 44 ms per token of all, of which 3 are the GPU's."""
-    step_ms: float = 5.0
-    """Milliseconds of an engine's host work per decoded token of all sequences: scheduling and launches."""
-    sync_gb_per_s: float = 14.0
-    """Of a weight sync, checksums included: ``sync_speed`` of benchmarks/README.md (ipc on one H200). nccl was not measured."""
-    disk_gb_per_s: float = 1.0
-    """Of checkpoints and exports: what one NVMe drive or a network file system usually takes."""
-    sampled_tokens_per_s: float | None = None
-    """Of one engine, in place of the model of decoding."""
-    trained_tokens_per_s: float | None = None
-    """Of one learner rank, in place of ``mfu``."""
-    comparisons_per_s: float | None = None
-    """Of one oracle replica. None: from the size of its model; for a function or an endpoint judging is not counted."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"--{field.name.replace('_', '-')}: {value:g}; give a number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +88,14 @@ class Cluster:
         return cls(kind, gpus, nodes)
 
     @classmethod
-    def of_ray(cls, resources: Iterable[str], device: str) -> Self:
-        """The cluster of a run that starts, from the names of its resources; Ray names the kinds of GPU ``accelerator_type:H100``."""
+    def of_types(cls, types: Iterable[str], device: str) -> Self:
+        """The cluster of a run that starts.
+
+        Args:
+            types: of its GPUs, as Ray names them; of several the slowest counts.
+            device: ``cpu`` or ``cuda``.
+        """
         if device == "cpu":
             return cls(CPU)
-        names = (name.removeprefix("accelerator_type:").lower() for name in resources if name.startswith("accelerator_type:"))
-        kinds = [GPUS[name] for name in names if name in GPUS]
+        kinds = [gpu for name in types if (gpu := gpu_of(name)) is not None]
         return cls(min(kinds, key=lambda kind: kind.teraflops) if kinds else None)

@@ -151,12 +151,13 @@ def head_forward_bytes(job: Job) -> int:
 
 
 def head_backward_bytes(job: Job) -> int:
-    """A chunk of logits, which becomes their gradient, or three with a KL; and the head's gradient in fp32 if the head is trained, which
-    is copied into the parameters' dtype at the end."""
+    """A chunk of logits, which becomes their gradient, or three with a KL; and the head's gradient in fp32 if the head is trained, of which
+    a copy is made at the end if the parameters have another dtype."""
     chunks = _divergence_bytes(job) if job.divergence else chunks_bytes(job, 1)
     if job.model.adapter_parameters:
         return chunks
-    return FP32 * job.model.embedding + max(chunks, job.dtype_bytes * job.model.embedding)
+    copy = job.dtype_bytes * job.model.embedding if job.dtype_bytes != FP32 else 0
+    return FP32 * job.model.embedding + max(chunks, copy)
 
 
 def _divergence_bytes(job: Job) -> int:

@@ -10,6 +10,8 @@ from raypref.config import RunConfig
 from raypref.plan.model_shape import ModelShape
 from raypref.plan.placement import Role
 
+CPU_KV_CACHE_GIB = 0.25
+"""Size of a CPU engine's key-value cache, in GiB, unless ``rollout.kv_cache_gib`` says otherwise."""
 Phase = Literal["rollout", "train", "sync"]
 Transport = Literal["nccl", "ipc", "shm", "object_store"]
 
@@ -71,20 +73,22 @@ class Job:
 
         Args:
             model: shape of ``config.policy``, its adapter included.
-            kv_cache_bytes: default: ``rollout.kv_cache_gib``, or 0 if an engine takes all memory that is left.
+            kv_cache_bytes: default: ``rollout.kv_cache_gib``; without it what a CPU engine takes, or 0 if an engine takes all that is left.
             oracle_bytes: weights of the oracle; a config does not state them.
             row_tokens: of the longest row, where the data is known.
             fused: whether Liger is installed where the learner runs.
         """
-        default: Transport = "ipc" if config.placement.layout == "colocated" else "nccl"
-        given = int((config.rollout.kv_cache_gib or 0) * 2**30) if kv_cache_bytes is None else kv_cache_bytes
+        on_cpu = config.placement.device == "cpu"
+        default: Transport = "shm" if on_cpu else "ipc" if config.placement.layout == "colocated" else "nccl"
+        cache_gib = config.rollout.kv_cache_gib or (CPU_KV_CACHE_GIB if on_cpu else 0)
+        given = int(cache_gib * 2**30) if kv_cache_bytes is None else kv_cache_bytes
         return cls(
             model=model,
             dtype_bytes=2 if config.policy.dtype == "bfloat16" else 4,
             zero_stage=config.learner.zero_stage,
             ranks=config.placement.learner.ranks,
             micro_batch_tokens=config.learner.micro_batch_tokens,
-            device="cpu" if config.placement.device == "cpu" else "cuda",
+            device="cpu" if on_cpu else "cuda",
             gradient_checkpointing=config.policy.gradient_checkpointing,
             prefix_sharing=config.policy.attention != "flash_attention_2",
             row_tokens=row_tokens,

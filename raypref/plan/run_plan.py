@@ -13,10 +13,13 @@ from raypref.checks import Task
 from raypref.config import RunConfig
 from raypref.plan.duration import Duration, duration
 from raypref.plan.first_prompt import FirstPrompt
-from raypref.plan.fit import GpuUse, Placed, Setting, fits, gpu_uses, largest_micro_batch, place
-from raypref.plan.hardware import Cluster, Speeds
+from raypref.plan.fit import GpuUse, fits, gpu_uses, largest_micro_batch
+from raypref.plan.hardware import Cluster
 from raypref.plan.model_shape import ModelShape
+from raypref.plan.places import Placed, place
 from raypref.plan.remedies import Remedy, remedies
+from raypref.plan.setting import Setting
+from raypref.plan.speeds import Speeds
 from raypref.plan.supply import Supply
 from raypref.sections import LoraConfig
 from raypref.types import RunData

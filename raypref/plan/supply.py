@@ -16,12 +16,8 @@ from raypref.types import Example, RunData
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one iteration takes."""
+    """What each iteration takes."""
 
-    iteration: int
-    """From 1."""
-    first: int
-    """Index of its first item in the order in which the run takes them."""
     items: int
     """Prompts, or given examples; with ``loop.sync_interval`` the fewest that its steps need."""
     examples: int
@@ -50,7 +46,8 @@ class Supply:
     """Whether the run trains on responses that it samples."""
     items: int
     """Prompts, or given examples, that may be trained on."""
-    iterations: tuple[Share, ...]
+    iterations: int
+    share: Share
     held_out: int
     """Prompts that are held out and answered."""
     held_out_examples: int
@@ -66,7 +63,7 @@ class Supply:
     @property
     def used(self) -> int:
         """Items that some iteration takes."""
-        return sum(share.items for share in self.iterations)
+        return self.iterations * self.share.items
 
     @property
     def unused(self) -> int:
@@ -76,7 +73,7 @@ class Supply:
     @property
     def steps(self) -> int:
         """Of the whole run."""
-        return sum(share.steps for share in self.iterations)
+        return self.iterations * self.share.steps
 
     @classmethod
     def of(cls, config: RunConfig, data: RunData) -> Self:
@@ -87,12 +84,12 @@ class Supply:
             items = -(-config.loop.sync_interval * config.learner.global_batch // most)
         else:
             items = iterations.items_per_iteration()
-        steps = iterations.steps()
         prompts = [len(item.prompt_ids[0]) if isinstance(item, Example) else len(item.token_ids) for item in data.items]
         return cls(
             sampled=data.sampled,
             items=len(data.items),
-            iterations=tuple(Share(t + 1, t * items, items, items * most, steps) for t in range(config.iterations)),
+            iterations=config.iterations,
+            share=Share(items, items * most, iterations.steps()),
             held_out=len(data.held_out),
             held_out_examples=len(data.held_out_examples),
             sequences=_sequences(config, data),

@@ -23,7 +23,7 @@ def test_operations_follow_from_the_projections(tied: bool, tmp_path: Path) -> N
     config = model_config(PolicyConfig(path=str(model)))
     shape = ModelShape.of(config)
     norms = (2 * shape.layers + 1) * shape.hidden
-    assert peak.passed_through(shape) == shape.parameters - norms - (0 if tied else shape.embedding)
+    assert shape.active == shape.parameters - norms - (0 if tied else shape.embedding)
 
 
 @pytest.mark.parametrize(

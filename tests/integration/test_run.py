@@ -51,6 +51,18 @@ def check_outputs(result: raypref.RunResult) -> None:
     assert RunConfig.parse(_yaml(result.output_dir / "config.yaml")).loss.type == "sppo"
 
 
+def test_the_plan_lies_beside_what_was_measured(sppo_run: RecordedRun) -> None:
+    """Steps as they were taken; stages with the names of the run's clock; an engine with its default cache of a CPU."""
+    directory = sppo_run.result.output_dir
+    plan = json.loads((directory / "plan.json").read_text())
+    assert plan["data"]["steps"] == sppo_run.result.summary["steps"]
+    assert set(plan["seconds"]["stages"]) <= set(sppo_run.result.summary["seconds"])
+    by_role = {use["roles"][0]: use["phases"] for use in plan["gpus"]}
+    assert by_role["rollout"]["rollout"]["rollout cache"] == 2**28
+    assert by_role["learner"]["train"]["learner optimizer"] > 0
+    assert plan["cluster"]["gpu"]["name"] == "cpu"
+
+
 def steps_of(result: raypref.RunResult) -> list[dict[str, float]]:
     """The metrics of each optimiser step."""
     lines = [json.loads(line) for line in (result.output_dir / "metrics.jsonl").read_text().splitlines()]
