@@ -14,32 +14,18 @@ one metric. A metric of single steps must be outside by clearly more than chance
 from __future__ import annotations
 
 import math
-import statistics
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from raypref.metric_info import MetricInfo, range_text
+from raypref.metric_info import MetricInfo
+from raypref.metrics import health_rules as rules
+from raypref.metrics.health_rules import LEAST, RANKS, RECENT, Breach, Series, Severity
 from raypref.metrics.run import RUN_METRICS
 from raypref.metrics.table import MetricTable
 
-Severity = Literal["note", "warning", "critical"]
-"""note: worth knowing, normal for some runs; warning: outside its healthy range; critical: the run is hardly worth its cost."""
-
-_RANKS: dict[str, int] = {"note": 0, "warning": 1, "critical": 2}
-_RECENT = 20
-"""Values that a judgement rests on: the last ones."""
-_LEAST, _LEAST_CRITICAL = 5, 3
-"""Values that it takes at least, for a warning and where all are critical."""
-_FIRST = 10
-"""Values at the start of the run that later ones are compared with."""
-_KL_PER_TOKEN = (0.3, 1.0)
-"""Nats per response token between two policies, as warning and as critical; healthy runs of the papers' recipes stay below 0.1."""
-_FALL_OF_WIN_RATE = 0.05
-"""Below the best evaluation so far."""
-_RISE_OF_HELD_OUT_LOSS = 0.05
-"""Relative to the loss before training."""
+_EVALUATED = ("eval/win_rate", "eval/response_tokens", "eval/oracle/")
+"""Metrics of an iteration's policy that are written when the next one has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,51 +65,7 @@ def lasting(history: Iterable[Mapping[str, float | None]], table: MetricTable | 
     watch = HealthWatch(table, max_grad_norm)
     for line in history:
         watch.observe(line)
-    return sorted(watch.standing.values(), key=lambda finding: -_RANKS[finding.severity])
-
-
-@dataclass(slots=True)
-class _Series:
-    """The values of one metric."""
-
-    once: bool
-    """Whether a value stands for itself: one evaluation, one iteration. Otherwise it is one of many steps."""
-    first: list[float] = field(default_factory=list)
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    later: int = 0
-    """Values after the first ones."""
-
-    def add(self, value: float) -> None:
-        self.recent.append(value)
-        if len(self.first) < _FIRST:
-            self.first.append(value)
-        else:
-            self.later += 1
-
-    @property
-    def mean(self) -> float:
-        return sum(self.recent) / len(self.recent)
-
-    def chance(self) -> float:
-        """By how much the mean may be off by chance: 4 to 7 standard errors, more for fewer values; it is looked at at every step."""
-        count, mean = len(self.recent), self.mean
-        squares = sum((value - mean) ** 2 for value in self.recent)
-        return 0.0 if count < 2 else (4 + 10 / count) * math.sqrt(squares / (count - 1) / count)
-
-
-@dataclass(frozen=True, slots=True)
-class _Breach:
-    """A limit that is passed now."""
-
-    key: str
-    """The metric, and the rule where there are several of one metric."""
-    metric: str
-    severity: Severity
-    text: str
-    remedy: str
-    value: float
-    distance: float
-    """How far beyond the limit, in any unit: twice as far is worth saying again."""
+    return sorted(watch.standing.values(), key=lambda finding: -RANKS[finding.severity])
 
 
 class HealthWatch:
@@ -133,11 +75,13 @@ class HealthWatch:
         """See ``findings``."""
         self._table = MetricTable() if table is None else table
         self._max_grad_norm = max_grad_norm
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
         self._entries: dict[str, MetricInfo] = {}
-        self._said: dict[str, _Breach] = {}
+        self._said: dict[str, Breach] = {}
         """The worst that was said, by key."""
-        self._best: dict[str, float] = {}
+        self._best = 0.0
+        """The best win rate against the base so far."""
+        self._kl_at_best: float | None = None
         self._iteration = 1
         self.standing: dict[str, Finding] = {}
         """What is the matter now, by metric and rule."""
@@ -155,9 +99,8 @@ class HealthWatch:
                 if breach is None:
                     self.standing.pop(key, None)
                     continue
-                finding = Finding(
-                    breach.metric, breach.severity, breach.text, breach.remedy, breach.value, iteration=self._iteration, step=step
-                )
+                iteration = max(1, self._iteration - 1) if name.startswith(_EVALUATED) else self._iteration
+                finding = Finding(breach.metric, breach.severity, breach.text, breach.remedy, breach.value, iteration, step)
                 self.standing[key] = finding
                 if self._worse(breach):
                     self._said[key] = breach
@@ -171,125 +114,46 @@ class HealthWatch:
             entry = self._table.find(name)
             if entry is not None:
                 self._entries[name] = entry
-            self._series[name] = _Series(once=name.startswith("eval/") or entry in RUN_METRICS)
+            self._series[name] = Series(once=name.startswith("eval/") or entry in RUN_METRICS)
         self._series[name].add(value)
 
-    def _worse(self, breach: _Breach) -> bool:
+    def _worse(self, breach: Breach) -> bool:
         """Whether it was not said yet, or was said of something milder."""
         before = self._said.get(breach.key)
-        if before is None or _RANKS[breach.severity] > _RANKS[before.severity]:
+        if before is None or RANKS[breach.severity] > RANKS[before.severity]:
             return True
         return breach.severity == before.severity != "note" and breach.distance >= 2 * before.distance
 
-    def _judge(self, name: str, entry: MetricInfo) -> dict[str, _Breach | None]:
+    def _judge(self, name: str, entry: MetricInfo) -> dict[str, Breach | None]:
         """Rule -> its breach; None where it is kept. Rules that cannot be judged yet are left out."""
         series, found = self._series[name], {}
         if entry.healthy is not None:
-            found[name] = _outside_range(name, entry, series)
-        if entry.drift is not None and series.later >= _LEAST:
-            found[f"{name} drift"] = _drifted(name, entry, series)
+            found[name] = rules.outside_range(name, entry, series)
+        if entry.drift is not None and series.later >= LEAST:
+            found[f"{name} drift"] = rules.drifted(name, entry, series)
         for key, breach in self._special(name, entry, series):
             found[key] = breach
         return found
 
-    def _special(self, name: str, entry: MetricInfo, series: _Series) -> Iterator[tuple[str, _Breach | None]]:
+    def _special(self, name: str, entry: MetricInfo, series: Series) -> Iterator[tuple[str, Breach | None]]:
         lengths = self._series.get("rollout/response_tokens")
-        if name in ("kl", "kl_previous") and lengths is not None and len(series.recent) >= _LEAST:
-            yield f"{name} per token", _far_per_token(name, series, lengths.mean)
-        if name == "grad_norm" and self._max_grad_norm and len(series.recent) == _RECENT:
-            yield "grad_norm clipped", _all_clipped(entry, series, self._max_grad_norm)
+        if name in ("kl", "kl_previous") and lengths is not None and len(series.recent) >= LEAST:
+            yield f"{name} per token", rules.far_per_token(name, series, lengths.mean)
+        if name == "grad_norm" and self._max_grad_norm and len(series.recent) == RECENT:
+            yield "grad_norm clipped", rules.all_clipped(entry, series, self._max_grad_norm)
         if name == "eval/win_rate_against_base":
-            best = self._best[name] = max(self._best.get(name, 0.0), series.recent[-1])
-            yield f"{name} fell", _fallen(name, series.recent[-1], best)
+            yield from self._since_the_best(name, series.recent[-1])
+        if name == "eval/response_tokens" and "eval/win_rate_against_previous" in self._series and len(series.recent) > 1:
+            won = self._series["eval/win_rate_against_previous"].recent[-1]
+            yield f"{name} without gain", rules.longer_without_gain(name, series.recent[-2], series.recent[-1], won)
         if name == "eval/loss" and len(series.recent) > 1:
-            yield f"{name} rose", _rose(name, entry, series)
+            yield f"{name} rose", rules.rose(name, entry, series)
 
-
-def _outside_range(name: str, entry: MetricInfo, series: _Series) -> _Breach | None:
-    assert entry.healthy is not None
-    lowest, highest = entry.healthy
-    if series.once:
-        value, count = series.recent[-1], 1
-        margin = 0.1 * (highest - lowest) if lowest is not None and highest is not None else 0.0
-    else:
-        value, count = series.mean, len(series.recent)
-        margin = series.chance()
-    distance = _beyond(value, lowest, highest)
-    limit = (lowest if lowest is not None and value < lowest else highest) or 1.0
-    critical = entry.critical is not None and _beyond(value, *entry.critical) > 0.0
-    if not series.once and count < (_LEAST_CRITICAL if critical else _LEAST):
-        return None
-    if distance <= max(margin, 0.02 * abs(limit)):
-        return None
-    of_what = "" if count == 1 else f", mean of the last {count} values"
-    text = f"{name} is {_shown(value, entry)} (healthy: {_range_shown(entry)}{of_what}): {entry.definition.split('. ')[0].rstrip('.')}"
-    return _Breach(name, name, "critical" if critical else "warning", text, entry.remedy, value, distance)
-
-
-def _drifted(name: str, entry: MetricInfo, series: _Series) -> _Breach | None:
-    """Medians: a gradient's norm has outliers. Since half of the values are as large, chance hardly matters."""
-    assert entry.drift is not None
-    first, now = statistics.median(series.first), statistics.median(list(series.recent)[-series.later :])
-    if not first or first * now < 0:
-        return None
-    ratio = now / first
-    distance = _beyond(ratio, *entry.drift)
-    if not distance:
-        return None
-    text = f"{name} is {now:.3g}, {ratio:.2g} times its {first:.3g} at the start of the run (healthy: {range_text(entry.drift)} times)"
-    return _Breach(f"{name} drift", name, "warning", text, entry.remedy, now, distance)
-
-
-def _far_per_token(name: str, series: _Series, length: float) -> _Breach | None:
-    """``kl`` and ``kl_previous`` are sums over a response, so that a limit for every run must be one per token. Early: few values count."""
-    nats, (warns, critical) = statistics.median(list(series.recent)[-_LEAST:]), _KL_PER_TOKEN
-    value = nats / max(length, 1.0)
-    if value <= warns:
-        return None
-    text = f"{name} is {nats:.3g} nats per response, {value:.2g} per token (healthy: at most {warns:g}): the policy is running away"
-    remedy = (
-        "Lower learner.optimizer.lr, take fewer steps per iteration, or strengthen the pull to the frozen policy (beta, tau, regulariser)."
-    )
-    return _Breach(f"{name} per token", name, "critical" if value > critical else "warning", text, remedy, nats, value - warns)
-
-
-def _all_clipped(entry: MetricInfo, series: _Series, limit: float) -> _Breach | None:
-    if min(series.recent) <= limit:
-        return None
-    median = statistics.median(series.recent)
-    text = f"each of the last {_RECENT} gradients was clipped: median norm {median:.3g}, learner.max_grad_norm {limit:g}"
-    return _Breach("grad_norm clipped", "grad_norm", "note", text, entry.remedy, median, 0.0)
-
-
-def _fallen(name: str, value: float, best: float) -> _Breach | None:
-    if best - value <= _FALL_OF_WIN_RATE:
-        return None
-    text = f"{name} has fallen to {value:.3f} from {best:.3f} at its best: the policy gets worse again"
-    remedy = "Use the best iteration's policy (raypref evaluate best), and stop earlier; see kl and rollout/response_tokens for the cause."
-    return _Breach(f"{name} fell", name, "warning", text, remedy, value, best - value)
-
-
-def _rose(name: str, entry: MetricInfo, series: _Series) -> _Breach | None:
-    first, value = series.first[0], series.recent[-1]
-    if value - first <= _RISE_OF_HELD_OUT_LOSS * abs(first):
-        return None
-    text = f"{name} is {value:.4g}, above the {first:.4g} before training: what is learned does not carry over to the held-out examples"
-    return _Breach(f"{name} rose", name, "warning", text, entry.remedy, value, value - first)
-
-
-def _beyond(value: float, lowest: float | None, highest: float | None) -> float:
-    """How far a value lies outside a range; 0 within it."""
-    below = 0.0 if lowest is None else lowest - value
-    above = 0.0 if highest is None else value - highest
-    return max(0.0, below, above)
-
-
-def _shown(value: float, entry: MetricInfo) -> str:
-    return f"{value:.0%}" if entry.unit == "share" else f"{value:.3g}"
-
-
-def _range_shown(entry: MetricInfo) -> str:
-    lowest, highest = entry.healthy or (None, None)
-    if entry.unit == "share" and highest is not None:
-        return f"at least {lowest:.0%}" if lowest and highest == 1 else f"at most {highest:.0%}"
-    return entry.healthy_text
+    def _since_the_best(self, name: str, rate: float) -> Iterator[tuple[str, Breach | None]]:
+        """What has become of the win rate, and of the distance to pi_ref, since the best evaluation."""
+        kl = self._series["kl"].late if "kl" in self._series else None
+        if rate >= self._best:
+            self._best, self._kl_at_best = rate, kl
+        yield f"{name} fell", rules.fallen(name, rate, self._best)
+        if kl is not None and self._kl_at_best is not None:
+            yield "kl without gain", rules.further_without_gain(kl, self._kl_at_best, rate, self._best)

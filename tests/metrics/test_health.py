@@ -130,6 +130,25 @@ def test_win_rates_count_alone() -> None:
     assert found[0].text == "eval/win_rate_against_base has fallen to 0.580 from 0.640 at its best: the policy gets worse again"
 
 
+def test_a_policy_that_gets_longer_and_not_better() -> None:
+    """From 100 to 120 tokens: worth it where the longer responses win."""
+    for won, expected in ((0.6, []), (0.49, [("eval/response_tokens", "warning", 2)])):
+        lines = steps("eval/response_tokens", [100.0, 120.0, 125.0], **{"eval/win_rate_against_previous": won})
+        assert told(findings(lines)) == expected
+
+
+def test_a_policy_that_moves_away_without_a_gain() -> None:
+    """Since the best win rate KL has grown from 4 to 9 nats; of the policy that iteration 3 ended with."""
+    history: list[dict[str, float | None]] = []
+    for iteration, (kl, rate) in enumerate(((2.0, 0.6), (4.0, 0.7), (9.0, 0.68)), start=1):
+        history += [{"step": 10 * iteration + k, "kl": kl, "rollout/response_tokens": 100.0} for k in range(10)]
+        history.append({"step": 10 * iteration + 9, "time/iteration_s": 1.0})
+        history.append({"step": 10 * iteration + 9, "eval/win_rate_against_base": rate})
+    (found,) = findings(history)
+    assert (found.metric, found.severity, found.iteration, found.step) == ("kl", "warning", 3, 39)
+    assert found.text == "kl has grown from 4 to 9 nats per response since the best win rate, 0.700, which is 0.680 now"
+
+
 def test_held_out_loss_above_its_start() -> None:
     found = findings(steps("eval/loss", [0.69, 0.6, 0.71, 0.75]))
     assert told(found) == [("eval/loss", "warning", 4)]
