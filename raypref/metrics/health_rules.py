@@ -160,9 +160,7 @@ def further_without_gain(kl: float, kl_at_best: float, rate: float, best: float)
     if kl <= 1.5 * kl_at_best or kl - kl_at_best <= 1.0 or rate > best - 0.01:
         return None
     text = f"kl has grown from {kl_at_best:.3g} to {kl:.3g} nats per response since the best win rate, {best:.3f}, which is {rate:.3f} now"
-    remedy = (
-        "The policy exploits the oracle: stop earlier (raypref evaluate best), or hold it closer to pi_ref (beta, tau, regulariser)."
-    )
+    remedy = "The policy exploits the oracle: stop earlier (raypref evaluate best), or hold it closer to pi_ref (beta, tau, regulariser)."
     return Breach("kl without gain", "kl", "warning", text, remedy, kl, kl - kl_at_best)
 
 
