@@ -42,7 +42,7 @@ def best_of(checkpoints: Iterable[Path], evaluations: Sequence[Mapping[str, Any]
     Returns:
         None where no policy of these was measured.
     """
-    rates = {entry["iteration"]: float(entry["base"]["win_rate"]) for entry in evaluations}
+    rates = {entry["iteration"]: float(entry["base"]["win_rate"]) for entry in evaluations if "base" in entry}
     losses = {entry["step"]: float(entry["loss"]) for entry in held_out}
     found: list[Best] = []
     for path in checkpoints:

@@ -109,7 +109,18 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     left_out = {reason: count for reason, count in summary.get("records_left_out", {}).items() if count}
     if left_out:
         console.print("records left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), highlight=False)
-    console.print(visible(f"policy: {summary['policy_dir']}"), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for line in [f"policy: {summary['policy_dir']}", *best_lines(summary)]:
+        console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def best_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where the best policy is, if it is not the last one; see ``checkpoint.best``."""
+    best = summary.get("best")
+    if not best or best["iteration"] == summary["iterations"]:
+        return []
+    measure = next(name for name in ("win_rate_against_base", "held_out_loss") if name in best)
+    value = f"{measure.replace('_', ' ')} {best[measure]:.4g} after step {best['step']}"
+    return [f"best policy ({value}): {best['policy'] or best['checkpoint']}"]
 
 
 def win_rate_table(summary: Mapping[str, Any]) -> Any:

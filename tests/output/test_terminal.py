@@ -111,6 +111,16 @@ def test_the_last_lines_of_a_run_show_paths_as_they_are(capsys: pytest.CaptureFi
     assert "1 prompt (" in text
 
 
+@pytest.mark.parametrize("policy", ["/runs/policies/iteration_0002", None])
+def test_the_best_policy_is_named_unless_it_is_the_last(policy: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    best = {"checkpoint": "/runs/checkpoints/iteration_0002", "policy": policy, "iteration": 2, "step": 14, "held_out_loss": 0.25}
+    print_summary(SUMMARY | {"best": best, "iterations": 3})
+    place = policy or "/runs/checkpoints/iteration_0002"
+    assert capsys.readouterr().out.endswith(f"policy\nbest policy (held out loss 0.25 after step 14): {place}\n")
+    print_summary(SUMMARY | {"best": best, "iterations": 2})
+    assert "best" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("make", [win_rate_table, seconds_table])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_every_table_of_a_run_keeps_its_digits_at_80_columns(make: Any, terminal: bool) -> None:
