@@ -1,5 +1,5 @@
-"""How long training waits for a checkpoint: seconds of a save at which it waits for all of it, over those of one that is written in the
-background (``checkpoint.background``).
+"""How long training waits for a checkpoint: seconds of a save at which it waits until all is on the disk, with sizes and checksums, over
+those of one that is written in the background (``checkpoint.background``).
 
 - ``saving``: the training state of 15M parameters, one rank at ZeRO stage 2 with AdamW.
 - ``saving_with_policy``: with the policy's model directory, too; what is in it beside the weights does not grow with them.
@@ -19,6 +19,7 @@ from statistics import median
 from benchmarks.figure import Figure
 from benchmarks.learner_sides import Learner
 from benchmarks.models import SHAPES, make_policy
+from raypref.output import manifest
 
 SIZE = "15m"
 SAMPLES = 7
@@ -35,6 +36,8 @@ class Saver(Learner):
         self._rank._writer.background = background
         begun = time.perf_counter()
         self._rank.save(directory / "learner", directory / "policy" if with_policy else None)
+        if not background:
+            manifest.write(directory)
         waited = time.perf_counter() - begun
         while not self._rank.saved():
             time.sleep(0.01)
