@@ -33,6 +33,7 @@ from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
 from raypref.plan.placement import Need, plan_placement
 from raypref.plan.plan_file import write_plan
+from raypref.report.model_card import write_card
 from raypref.roles import OracleRole, RolloutRole
 from raypref.selection.base import Selection
 from raypref.settings.objects import with_objects
@@ -132,7 +133,11 @@ def _run_on_cluster(
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 outcome.warnings = warning_log.read(config.output_dir)
                 # Before the actors end: whatever goes wrong there, the run has been finished.
-                return RunResult.written(config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries)
+                result = RunResult.written(
+                    config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries
+                )
+                write_card(config.output_dir)
+                return result
 
         return _with_actors(actors, train)
 

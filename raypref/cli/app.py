@@ -25,6 +25,7 @@ from raypref.cli.inspect import app as inspect
 from raypref.cli.jobs import jobs
 from raypref.cli.mt_bench import app as mt_bench
 from raypref.cli.options import Overrides, RunFile
+from raypref.cli.push import push
 from raypref.cli.report import report
 from raypref.cli.submit import submit
 from raypref.cli.sweep import sweep
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(inspect, name="inspect")
 app.command()(report)
+app.command()(push)
 app.command()(config)
 app.command()(doctor)
 app.command()(init)

@@ -29,6 +29,7 @@ def changed_settings(config: RunConfig) -> list[Changed]:
 
 
 def _changed(section: Section, path: str) -> Iterator[Changed]:
+    written = section.model_dump(mode="json")  # as in config.yaml: a function by its name
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         default = None if field.is_required() else field.get_default(call_default_factory=True)
@@ -36,11 +37,11 @@ def _changed(section: Section, path: str) -> Iterator[Changed]:
             yield Changed(f"{path}{name}.type", value.type, None)
             yield from (changed for changed in _changed(value, f"{path}{name}.") if changed.path != f"{path}{name}.type")
         elif isinstance(value, Section):
-            if default is None:
+            if default is None and not field.is_required():
                 yield Changed(f"{path}{name}", "given", None)
             yield from _changed(value, f"{path}{name}.")
         elif value != default:
-            yield Changed(f"{path}{name}", value, default)
+            yield Changed(f"{path}{name}", written[name], default)
 
 
 def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
