@@ -33,7 +33,7 @@ from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
 from raypref.plan.placement import Need, plan_placement
 from raypref.plan.plan_file import write_plan
-from raypref.report.model_card import write_card
+from raypref.report.model_card import with_card
 from raypref.roles import OracleRole, RolloutRole
 from raypref.selection.base import Selection
 from raypref.settings.objects import with_objects
@@ -133,11 +133,7 @@ def _run_on_cluster(
                 outcome.seconds = {"start": round(start_s, 3)} | outcome.seconds
                 outcome.warnings = warning_log.read(config.output_dir)
                 # Before the actors end: whatever goes wrong there, the run has been finished.
-                result = RunResult.written(
-                    config, outcome, run_s=time.monotonic() - begun, left_out=data.left_out, restarts=restarts.entries
-                )
-                write_card(config.output_dir)
-                return result
+                return with_card(RunResult.written(config, outcome, time.monotonic() - begun, data.left_out, restarts.entries))
 
         return _with_actors(actors, train)
 
@@ -157,8 +153,7 @@ def generate(
             answers are first written next to ``output``, to ``<its name>.all.jsonl``.
 
     Raises:
-        ConfigError, DataError: before anything starts.
-        PlacementError: the cluster cannot hold the engines.
+        ConfigError, DataError, PlacementError: before anything starts.
     """
     from raypref.evaluation.reranking import best_of
     from raypref.loop.generation import generate_chains, load_questions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from raypref.output.summary import RunResult
 from raypref.output.whole_file import write_whole
 from raypref.report.evaluations import length_controlled
 from raypref.report.page import TEMPLATES
@@ -76,9 +77,10 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
     )
 
 
-def write_card(output_dir: Path) -> None:
-    """Write the card of a finished run's policy to ``policy/README.md``."""
-    write_whole(output_dir / "policy" / "README.md", model_card(RunDirectory(output_dir)))
+def with_card(result: RunResult) -> RunResult:
+    """The result of a finished run, whose policy has its card as ``policy/README.md`` now."""
+    write_whole(result.policy_dir / "README.md", model_card(RunDirectory(result.output_dir)))
+    return result
 
 
 def _metadata(run: RunDirectory) -> str:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from raypref.cli.app import app
 from raypref.losses.base import losses
-from raypref.report.model_card import PAPERS, model_card
+from raypref.output.summary import RunResult
+from raypref.report.model_card import PAPERS, model_card, with_card
 from raypref.report.run_directory import RunDirectory
 from tests.report.hub_server import TOKEN, running_hub
 from tests.report.runs import made_run
@@ -114,3 +115,11 @@ def test_every_loss_names_its_paper() -> None:
     index = (ROOT / "docs" / "paper_index.md").read_text()
     assert {number for _, number in PAPERS.values() if number not in index} == set()
     assert {name for name in losses.names() if ":" not in name} - PAPERS.keys() == {"sft", "best_response_sft"}
+
+
+def test_a_finished_run_has_the_card_beside_its_policy(tmp_path: Path) -> None:
+    config = made_run(tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    result = RunResult(config.output_dir, config.output_dir / "policy", summary)
+    assert with_card(result) is result
+    assert (tmp_path / "run" / "policy" / "README.md").read_text() == model_card(RunDirectory(tmp_path / "run"))
