@@ -1,7 +1,7 @@
 """How long an iteration takes, stage by stage, from stated speeds; the stages have the names of the metrics ``time/<stage>_s``.
 
     overlap          sync + max(engines: evaluation, then sampling; the oracle and the references behind them;
-                                the learner: from when pi_t is saved and evaluated)
+                                the learner: from when pi_t is evaluated, and without checkpoint.background saved)
     one by one       sync + saving + evaluation + sampling, judging and scoring side by side + training
 
 Stages that share GPUs (colocated) never run at full speed side by side: their times are added.
@@ -102,7 +102,8 @@ def _combined(config: RunConfig, stages: Mapping[str, float], *, sampled: bool) 
     colocated = config.placement.layout == "colocated"
     before = {stage: stages[stage] for stage in ("rollout", "judge", "reference")}
     ready = sum(before.values()) if colocated else max(before.values())
-    train, evaluate, save = (stages[stage] for stage in ("train", "evaluate", "checkpoint"))
+    train, evaluate = stages["train"], stages["evaluate"]
+    save = 0.0 if config.checkpoint.background else stages["checkpoint"]  # in the background training waits for a copy alone
     longest = max((*before, "train"), key=lambda stage: stages[stage])
     sample_first = config.regulariser.on and sampled
     if not config.loop.overlap:
@@ -112,5 +113,7 @@ def _combined(config: RunConfig, stages: Mapping[str, float], *, sampled: bool) 
     else:
         first = train / config.learner.epochs
         total = max(evaluate + ready, max(evaluate, save) + first) + (train - first)
-    outside = max(("sync", "evaluate", "checkpoint"), key=lambda stage: stages[stage])
-    return stages["sync"] + total, outside if stages[outside] > stages[longest] else longest
+    iteration_s = max(stages["sync"] + total, stages["checkpoint"])  # the next checkpoint waits for the one before
+    others = ("sync", "evaluate", "checkpoint")
+    outside = max(others, key=lambda stage: stages[stage])
+    return iteration_s, outside if stages[outside] > stages[longest] else longest

@@ -52,13 +52,13 @@ def check_outputs(result: raypref.RunResult) -> None:
 
 
 def test_the_plan_lies_beside_what_was_measured(sppo_run: RecordedRun) -> None:
-    """Steps as they were taken; stages with the names of the run's clock; an engine with its default cache of a CPU."""
+    """Steps as they were taken; stages with the names of the run's clock; an engine with the cache that it was given."""
     directory = sppo_run.result.output_dir
     plan = json.loads((directory / "plan.json").read_text())
     assert plan["data"]["steps"] == sppo_run.result.summary["steps"]
     assert set(plan["seconds"]["stages"]) <= set(sppo_run.result.summary["seconds"])
     by_role = {use["roles"][0]: use["phases"] for use in plan["gpus"]}
-    assert by_role["rollout"]["rollout"]["rollout cache"] == 2**28
+    assert by_role["rollout"]["rollout"]["rollout cache"] == int((sppo_run.config.rollout.kv_cache_gib or 0) * 2**30)
     assert by_role["learner"]["train"]["learner optimizer"] > 0
     assert plan["cluster"]["gpu"]["name"] == "cpu"
 

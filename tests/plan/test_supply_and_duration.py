@@ -131,7 +131,8 @@ def test_the_stages_of_an_iteration() -> None:
 
 def test_one_stage_after_another() -> None:
     """Saving, evaluation, then the longest of the three, then training."""
-    found = planned(config(loop={"iterations": 3, "overlap": False}), held_out=100)
+    made = config(loop={"iterations": 3, "overlap": False}, checkpoint={"background": False})
+    found = planned(made, held_out=100)
     stages = found.stages
     assert stages["evaluate"] == pytest.approx((100 * 100 / 1000) / 3 + 100 * 2 / 100, rel=1e-3)
     assert found.iteration_s == pytest.approx(0.2 + 16.0 + stages["evaluate"] + stages["rollout"] + stages["train"])
@@ -139,16 +140,24 @@ def test_one_stage_after_another() -> None:
 
 def test_colocated_stages_are_added_up() -> None:
     placement = {"layout": "colocated", "learner": {"ranks": 4}, "rollout": {"engines": 4}}
-    found = planned(config(loop={"iterations": 3}, placement=placement))
+    found = planned(config(loop={"iterations": 3}, placement=placement, checkpoint={"background": False}))
     in_turn = sum(found.stages[stage] for stage in ("rollout", "judge", "reference", "train"))
     assert found.iteration_s == pytest.approx(0.2 + 16.0 + in_turn)
 
 
 def test_a_slow_learner_is_the_bottleneck() -> None:
-    """88,800 tokens at 100/s on each of four ranks: 222 s, which begin once pi_t is saved."""
-    found = planned(config(loop={"iterations": 3}), speeds=replace(SPEEDS, training_rate=100.0))
-    assert found.stages["train"] == pytest.approx(222.0, rel=1e-3)
-    assert (found.bottleneck, found.iteration_s) == ("train", pytest.approx(0.2 + 16.0 + 222.0, rel=1e-3))
+    """88,800 tokens at 100/s on each of four ranks: 222 s, which begin once pi_t is saved, or at once if that is in the background."""
+    for background, waits_s in ((False, 16.0), (True, 0.0)):
+        made = config(loop={"iterations": 3}, checkpoint={"background": background})
+        found = planned(made, speeds=replace(SPEEDS, training_rate=100.0))
+        assert found.stages["train"] == pytest.approx(222.0, rel=1e-3)
+        assert (found.bottleneck, found.iteration_s) == ("train", pytest.approx(0.2 + waits_s + 222.0, rel=1e-3))
+
+
+def test_a_checkpoint_is_written_before_the_next() -> None:
+    """16 GB at 0.01 GB/s: 1600 s, longer than the iteration."""
+    found = planned(config(loop={"iterations": 3}), speeds=replace(SPEEDS, disk_gb_per_s=0.01))
+    assert (found.bottleneck, found.iteration_s) == ("checkpoint", pytest.approx(1600.0))
 
 
 def test_an_adapter_has_no_gradient_of_its_weights() -> None:
