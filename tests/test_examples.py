@@ -245,8 +245,8 @@ def test_alpacafarm_s_better_output_is_chosen() -> None:
     row = {"instruction": "Name a bird.", "input": "", "output_1": "Cat", "output_2": "Owl", "preference": 2}
     pair = alpacafarm.pair(row)
     assert (pair["chosen"], pair["rejected"]) == ("Owl", "Cat")
-    assert pair["prompt"].endswith("the request.\n\n### Instruction:\nName a bird.\n\n### Response:")
-    assert "### Input:\nred\n" in alpacafarm.prompt_of(row | {"input": "red"})
+    assert pair["prompt"] == "Name a bird."
+    assert alpacafarm.prompt_of(row | {"input": "red"}) == "Name a bird.\n\nred"
     with pytest.raises(ValueError, match="preference 0"):
         alpacafarm.pair(row | {"preference": 0})
 
@@ -261,6 +261,11 @@ def test_tldr_posts_are_taken_apart() -> None:
         "rejected": " No",
     }
     assert tldr.demonstration({"prompt": post, "completion": " Sleeps."}) == {**fields, "response": " Sleeps."}
+    gold = tldr.gold("tldr", fields, " Sleeps. ")
+    assert gold["response"] == " Sleeps."
+    assert gold["prompt"].endswith("POST: She sleeps.\n\nAlways.\nTL;DR:")
+    article = tldr.article_of({"id": 7, "title": "T", "text": "News.", "summary": "S"})
+    assert tldr.gold("xsum", article, "S")["id"] == "7"
     with pytest.raises(ValueError, match="expected 'SUBREDDIT"):
         tldr.post_of({"prompt": "Article: none"})
 
@@ -282,7 +287,7 @@ def test_rankings_that_both_orders_agree_on_are_kept() -> None:
     ]
     assert rankings.rankings([story_set], answers | {"s/backward": _answer(3, 1, 2, 4)}) == []
     assert rankings.rankings([story_set], {"s/forward": _answer(2, 4, 1, 3)}) == []
-    assert rankings.read_ranking(_answer(2, 4, 1, 1)) is None
+    assert rankings.read_ranking(_answer(2, 4, 1, 1), 4) is None
 
 
 def test_both_questions_show_all_four_stories() -> None:
@@ -291,4 +296,4 @@ def test_both_questions_show_all_four_stories() -> None:
     assert [forward["question"].index(f"tale {k}") for k in "abcd"] == sorted(forward["question"].index(f"tale {k}") for k in "abcd")
     assert backward["question"].index("tale d") < backward["question"].index("tale a")
     assert "{}" not in forward["question"]
-    assert rankings.read_ranking(forward["question"]) is None  # the answer's form in the prompt is no answer
+    assert rankings.read_ranking(forward["question"], 4) is None  # the answer's form in the prompt is no answer

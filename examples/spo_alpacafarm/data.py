@@ -11,8 +11,6 @@ HUB = "hf://datasets/tatsu-lab/alpaca_farm"
 """Read as plain JSON: the data set's loading script is one that ``datasets`` no longer runs."""
 SFT, PREFERENCES, EVALUATION = "alpaca_instructions/sft.json", "alpaca_gpt4_preference.json", "alpaca_farm_evaluation.json"
 """10,000 instructions with answers; 19,472 pairs that GPT-4 labelled; AlpacaFarm's evaluation instructions."""
-TASK = "Below is an instruction that describes a task"
-ANSWER = "Write a response that appropriately completes the request."
 
 
 def prepare(directory: Path) -> None:
@@ -33,11 +31,9 @@ def _lines(name: str, records: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def prompt_of(row: Mapping[str, Any]) -> str:
-    """The instruction in Alpaca's template, the one with an input where there is one."""
-    if row.get("input"):
-        head = f"{TASK}, paired with an input that provides further context. {ANSWER}"
-        return f"{head}\n\n### Instruction:\n{row['instruction']}\n\n### Input:\n{row['input']}\n\n### Response:"
-    return f"{TASK}. {ANSWER}\n\n### Instruction:\n{row['instruction']}\n\n### Response:"
+    """The instruction, and its input after an empty line, as AlpacaEval has them. The configs put Alpaca's frame around it (``frame``),
+    which oracles and exports do not see."""
+    return f"{row['instruction']}\n\n{row['input']}" if row.get("input") else str(row["instruction"])
 
 
 def demonstration(row: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Rankings of four stories, made as SPO Appendix E makes them: an annotator ranks each set twice, in opposite orders.
 
-``python -m examples.spo_tinystories.rankings ask STORIES QUESTIONS`` and ``... read STORIES ANSWERS RANKINGS``, all JSONL:
+``python -m examples.spo_tinystories.rankings nothing COUNT PROMPTS``, ``... ask STORIES QUESTIONS`` and ``... read STORIES ANSWERS
+RANKINGS``, all JSONL: PROMPTS ``{"id", "prompt"}`` with empty prompts, one for each set of stories,
 STORIES ``{"id", "prompt", "responses"}`` (four texts a line), QUESTIONS ``{"id", "question"}`` (two a line of STORIES, ``ID/forward``
 and ``ID/backward``), ANSWERS ``{"id", "answer"}`` by the same ids, RANKINGS ``{"id", "prompt", "responses", "ranking"}``.
 """
@@ -8,15 +9,15 @@ and ``ID/backward``), ANSWERS ``{"id", "answer"}`` by the same ids, RANKINGS ``{
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raypref.oracles.support.rankings import read_ranking
+
 STORIES = 4
 TEMPLATE = Path(__file__).with_name("ranking_prompt.txt")
-PLACE = re.compile(r"(\d)(?:st|nd|rd|th) Place:\**\s*Story\s*\[?(\d)")
 
 
 def questions(story_set: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -33,16 +34,9 @@ def _question(stories: Sequence[str]) -> str:
     return before + "".join(story.strip() + gap for story, gap in zip(stories, gaps, strict=True))
 
 
-def read_ranking(answer: str) -> tuple[int, ...] | None:
-    """Indices of the stories, counted from 0, from the best to the worst; None where the answer does not rank each of them once."""
-    places = {int(place): int(story) - 1 for place, story in PLACE.findall(answer)}
-    ranking = tuple(places.get(place, -1) for place in range(1, STORIES + 1))
-    return ranking if sorted(ranking) == list(range(STORIES)) else None
-
-
 def agreed(forward: str, backward: str) -> tuple[int, ...] | None:
     """The ranking that both answers give, the second about the stories in reverse; None where they differ or either is unreadable."""
-    first, second = read_ranking(forward), read_ranking(backward)
+    first, second = read_ranking(forward, STORIES), read_ranking(backward, STORIES)
     if first is None or second is None or first != tuple(STORIES - 1 - story for story in second):
         return None
     return first
@@ -70,8 +64,10 @@ def _write(path: str, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """``ask STORIES QUESTIONS`` or ``read STORIES ANSWERS RANKINGS``."""
+    """``nothing COUNT PROMPTS``, ``ask STORIES QUESTIONS`` or ``read STORIES ANSWERS RANKINGS``."""
     match arguments:
+        case ["nothing", count, out]:
+            _write(out, ({"id": f"{Path(out).stem}-{k:05d}", "prompt": ""} for k in range(int(count))))
         case ["ask", stories, out]:
             _write(out, (question for story_set in _read(stories) for question in questions(story_set)))
         case ["read", stories, answers, out]:

@@ -1,0 +1,1 @@
+"""SRPO on the TL;DR preferences, with the paper's settings."""
