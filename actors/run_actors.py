@@ -29,7 +29,7 @@ from actors.cluster.preflight import check_network
 from actors.cluster.reservation import reserve, while_placed
 from actors.learner.deepspeed_setup import learner_env
 from actors.learner.group import LearnerGroup
-from actors.learner.phases import FORGET, KEEP, Phases
+from actors.learner.phases import FORGET, KEEP, Phases, takes_turns
 from actors.learner.rank import LearnerRank
 from actors.oracle.actor import SPARE_CALLS, OracleActor
 from actors.oracle.actor import constructor as oracle_constructor
@@ -155,16 +155,18 @@ class RunActors:
     # --- replacements: ``actors.supervision.supervisor.Starter`` ---------------------------------------------------------------------
 
     def may_replace(self, name: str) -> bool:
-        """Not an engine that takes turns with the learner: it could only load while the learner's state is off the GPU."""
-        return not (self._takes_turns and name.startswith("rollout"))
+        """Not an engine that takes turns with the learner while the learner has the GPU's memory."""
+        return self._phases.leave_room or not name.startswith("rollout")
 
     def kill(self, name: str) -> None:
+        self._phases.lost(name)
         launch.kill(self._handles[name])
 
     async def restart(self, name: str) -> Any:
         await self._create(next(placement for placement in self.plan.actors if placement.name == name))
         ready = launch.ready({name: self._handles[name]}, START_TIMEOUT_S)
         await while_placed(self._group, name, self.config.placement.timeout_s, ready)
+        self._phases.replaced(name, self._handles[name])
         return self._handles[name]
 
     def _waves(self) -> list[list[ActorPlacement]]:
@@ -283,8 +285,8 @@ class RunActors:
         oracle = OracleGroup(dict(oracles), timeout_s, **asked, supervisor=supervisor) if oracles else None
         ranks = [handle for _, handle in self._named("learner")]
         level = KEEP if config.policy.lora is not None else FORGET  # a sync of an adapter sends only a part of the weights
-        phases = Phases(ranks, engines, level, timeout_s) if self._takes_turns else None
-        learner = LearnerGroup(ranks, timeout_s, phases, supervisor, copies)
+        self._phases = Phases(ranks, engines, level, timeout_s) if self._takes_turns else Phases()
+        learner = LearnerGroup(ranks, timeout_s, self._phases, supervisor, copies)
         copies.bring = learner.bring
         self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
         return learner, [group for group in (oracle, rollout, reference) if group is not None]
@@ -293,8 +295,3 @@ class RunActors:
 def oracle_share(config: RunConfig) -> float | None:
     """Share of a GPU's memory that the engine of the run's oracle takes; None without one."""
     return None if config.oracle is None else config.oracle.engine_share
-
-
-def takes_turns(config: RunConfig, plan: Plan) -> bool:
-    """Whether the learner and the engines of this plan take turns on their GPUs (``placement.sleep``)."""
-    return config.placement.sleep and bool(plan.of("learner") and plan.of("rollout"))

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from actors.learner.group import LearnerGroup
-from actors.learner.phases import FORGET, KEEP, Level, Phases
-from actors.run_actors import takes_turns
+from actors.learner.phases import FORGET, KEEP, Level, Phases, takes_turns
 from raypref.config import RunConfig
 from raypref.errors import SyncError
 from raypref.plan.placement import Need, plan_placement
@@ -113,6 +112,36 @@ def test_an_engine_that_cannot_sleep_keeps_its_memory_and_the_learner_waits() ->
     with pytest.raises(SyncError, match="engine cannot sleep"):
         asyncio.run(phases.training())
     assert log == ["engine.sleep(2)"]
+
+
+def test_an_engine_is_replaced_while_the_learner_leaves_it_room_and_sleeps_with_the_others() -> None:
+    """Lost after a sync: the learner's steps wait until the new one has loaded, which then sleeps. Lost during the steps: it stays lost."""
+    log: list[str] = []
+    phases = Phases([Scribe("rank0", log)], [(name, Scribe(name, log)) for name in ("engine-0", "engine-1")], FORGET, 5.0)
+
+    async def drive() -> None:
+        await phases.clear()
+        assert not phases.leave_room
+        async with phases.syncing():
+            pass
+        assert phases.leave_room
+        phases.lost("engine-1")
+        training = asyncio.ensure_future(phases.training())
+        await asyncio.sleep(0.05)
+        assert "rank0.reload()" not in log
+        phases.replaced("engine-1", Scribe("another", log))
+        await training
+        assert log[-3:] == ["engine-0.sleep(2)", "another.sleep(2)", "rank0.reload()"]
+        assert not phases.leave_room
+
+    asyncio.run(drive())
+
+
+def test_without_turns_there_is_always_room() -> None:
+    phases = Phases()
+    asyncio.run(phases.training())
+    phases.lost("engine-0")
+    assert phases.leave_room
 
 
 def test_turns_are_taken_where_asked_for_and_never_without_a_learner_or_without_engines() -> None:

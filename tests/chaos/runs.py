@@ -30,6 +30,11 @@ BY_SPEED = (
 )
 ITERATIONS, STEPS, BATCH = 3, 4, 4
 GROUPS = ITERATIONS * STEPS * BATCH
+SLEEPING: dict[str, Any] = {
+    "placement": {"device": "cpu", "oracle": {"gpus": 0}, "layout": "colocated", "sleep": True},
+    "loop": {"iterations": ITERATIONS, "prompts_per_iteration": STEPS * BATCH, "window_groups": 8, "overlap": False},
+}
+"""Sections of a run whose engine takes turns with the learner."""
 
 
 def settings(model: Path, output_dir: Path, **sections: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.moments import Fault
-from tests.chaos.runs import BATCH, STEPS, LightRun, assert_equal, assert_nothing_repeated
+from tests.chaos.runs import BATCH, SLEEPING, STEPS, LightRun, assert_equal, assert_nothing_repeated
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
@@ -69,4 +69,15 @@ def test_a_stop_of_every_role_changes_nothing(whole: LightRun, model: Path, tmp_
     assert_equal(run, whole)
     assert_nothing_repeated(run)
     assert max(seconds for _, seconds in noticed_after(run)) < run.config.supervision.floor_s + LOOKED_S, noticed_after(run)
+    assert run.left_behind() == []
+
+
+def test_an_engine_that_takes_turns_with_the_learner_is_replaced_alone(whole: LightRun, model: Path, tmp_path: Path) -> None:
+    """While it samples; the other actors stay as they are."""
+    run = LightRun(tmp_path, model, SLEEPING)
+    assert run.finish([Fault("judge", 3, 0.0, "rollout-0", iteration=2)]) == 0, run.log
+    assert_equal(run, whole)
+    assert_nothing_repeated(run)
+    assert "rollout-0 has been replaced" in run.log
+    assert not [notice for notice in run.noted("notices") if "\nrestart " in notice["message"]]
     assert run.left_behind() == []

@@ -10,14 +10,9 @@ import pytest
 from raypref.errors import SyncError
 from tests.chaos.light import PERTURBED
 from tests.chaos.moments import Fault
-from tests.chaos.runs import BATCH, ITERATIONS, STEPS, LightRun
+from tests.chaos.runs import SLEEPING, LightRun
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
-SLEEPING: dict[str, Any] = {
-    "placement": {"device": "cpu", "oracle": {"gpus": 0}, "layout": "colocated", "sleep": True},
-    "loop": {"iterations": ITERATIONS, "prompts_per_iteration": STEPS * BATCH, "window_groups": 8, "overlap": False},
-}
 
 
 @pytest.mark.parametrize(
