@@ -59,11 +59,16 @@ def test_twenty_kills_change_nothing(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_stop_of_every_role_changes_nothing(whole: LightRun, model: Path, tmp_path: Path) -> None:
-    """Each is noticed after ten times what its calls have taken, which here is less than the floor. So each has answered three at least
-    since all actors began: the first iteration's 16 groups are read back after the learner's stop."""
+    """Each is noticed after ten times what its calls have taken, which here is less than the floor. So it has answered three at least
+    since all actors were started."""
     run = LightRun(tmp_path, model, STOPS)
-    when = {"learner-0": ("train", STEPS), "oracle-0": ("judge", 28), "rollout-0": ("judge", 4), "reference-0": ("reference", 12)}
-    faults = [Fault(stage, count, 0.0, role, int(signal.SIGSTOP)) for role, (stage, count) in when.items()]
+    stop = int(signal.SIGSTOP)
+    faults = [
+        Fault("train", 3, target="learner-0", signal=stop, iteration=2),
+        Fault("judge", 6, target="oracle-0", signal=stop, iteration=3),
+        Fault("judge", 4, target="rollout-0", signal=stop, iteration=3),
+        Fault("reference", 4, target="reference-0", signal=stop, iteration=3),
+    ]
     assert run.finish(faults, timeout_s=900) == 0, run.log
     assert len(run.noted("faults")) == 4
     assert_equal(run, whole)
