@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-GRACE_S = 10.0
+GRACE_S = 5.0
 """Seconds in which processes may end by themselves."""
 _MARK = "RAYPREF_CLUSTER"
 _LOOK_S = 0.5
