@@ -16,6 +16,7 @@ import typer
 from raypref import __version__
 from raypref.cli import plan as plans
 from raypref.cli.ask import ask
+from raypref.cli.capability import capability
 from raypref.cli.config import config
 from raypref.cli.doctor import doctor
 from raypref.cli.ending import ended_by, leave
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(inspect, name="inspect")
 app.command()(report)
+app.command()(capability)
 app.command()(push)
 app.command()(config)
 app.command()(doctor)

@@ -1,0 +1,49 @@
+"""``raypref capability``: the tasks of lm-eval on a policy, beside those that were measured before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypref.cli.options import Overrides
+from raypref.output.terminal import print_table, visible
+
+
+def capability(
+    config: Annotated[Path, typer.Argument(help="A run and an iteration (runs/x@2, runs/x@base), or a run's YAML file: its policy.")],
+    overrides: Overrides = None,
+    *,
+    tasks: Annotated[list[str], typer.Option(help="leaderboard, or a task of lm-eval; gsm8k:8 has 8 examples in the prompt.")],
+    output: Annotated[Path | None, typer.Option(help="Directory of the figures. Default: capability/ of the run.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="A directory of further tasks (lm-eval's YAML files).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Records of each task. Default: all.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="CUDA_VISIBLE_DEVICES of the engine.")] = None,
+) -> None:
+    """Measure what a policy can still do, with lm-eval on vLLM, and compare it with the policies measured before."""
+    from raypref.cli.arguments import run_config
+    from raypref.errors import ConfigError
+    from raypref.evaluation.capability.measure import Measurement, measure
+    from raypref.evaluation.capability.results import BASE, LAST, fallen, read_all, table
+    from raypref.evaluation.capability.tasks import read_tasks
+    from raypref.output.numbered import iteration_name
+    from raypref.output.run_reference import RunReference
+    from raypref.output.targets import check_directory
+
+    run = RunReference.read(str(config))
+    if run is None and output is None:
+        raise ConfigError("--output: needed for a policy that belongs to no run")
+    directory = output or (run.directory / "capability" if run else Path())
+    settings = run_config(config, overrides or [])
+    measurement = Measurement.of(settings, read_tasks(tasks), include_path=include_path, limit=limit, gpus=gpus)
+    check_directory("--output", directory)
+    iteration = None if run is None else run.iteration
+    name = BASE if iteration == 0 else LAST if iteration is None else iteration_name(iteration)
+    result = measure(measurement, name, str(settings.policy.path), directory)
+    measured = read_all(directory)
+    print_table(table(measured))
+    if measured[0].policy == BASE and result.policy != BASE:
+        for task, (before, now) in fallen(measured[0], result).items():
+            typer.echo(f"{visible(task)} fell from {before:.3f} to {now:.3f}, by more than two standard errors")
+    typer.echo(visible(directory / f"{name}.json"))

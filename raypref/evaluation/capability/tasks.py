@@ -1,0 +1,48 @@
+"""Which tasks, with how many examples in the prompt, and which of their figures counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from raypref.errors import ConfigError
+
+LEADERBOARD: Mapping[str, int | None] = {
+    "arc_challenge": 25,
+    "hellaswag": 10,
+    "mmlu": 5,
+    "truthfulqa_mc2": 0,
+    "winogrande": 5,
+    "gsm8k": 5,
+}
+"""The Open LLM Leaderboard of 2023 (SPPO Table 5, INPO Table 2): task -> examples in the prompt."""
+
+MAIN_METRIC: Mapping[str, str] = {
+    "arc_challenge": "acc_norm,none",
+    "hellaswag": "acc_norm,none",
+    "mmlu": "acc,none",
+    "truthfulqa_mc2": "acc,none",
+    "winogrande": "acc,none",
+    "gsm8k": "exact_match,strict-match",
+    "ifeval": "prompt_level_strict_acc,none",
+}
+"""The figure that the leaderboard shows. Of another task it is the first that lm-eval reports."""
+
+
+def read_tasks(names: Iterable[str]) -> dict[str, int | None]:
+    """Task -> examples in the prompt, from ``gsm8k``, ``gsm8k:8`` and ``leaderboard``; None: as the task itself says.
+
+    Raises:
+        ConfigError: a number of examples is none, a task is named twice, or there is no task.
+    """
+    tasks: dict[str, int | None] = {}
+    for name in names:
+        task, colon, number = name.partition(":")
+        if colon and not number.isdecimal():
+            raise ConfigError(f"--tasks {name}: {number!r} is no number of examples; write {task}:5")
+        new = dict(LEADERBOARD) if name == "leaderboard" else {task: int(number) if colon else LEADERBOARD.get(task)}
+        if twice := tasks.keys() & new.keys():
+            raise ConfigError(f"--tasks {name}: {', '.join(sorted(twice))} is named twice")
+        tasks |= new
+    if not tasks:
+        raise ConfigError("--tasks: name at least one task of lm-eval, or leaderboard")
+    return tasks
