@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from raypref.evaluation.capability.results import BASE, fallen, read_all
 from raypref.metrics.health import Finding, findings, lasting
 from raypref.metrics.table import MetricTable
 from raypref.output.terminal import counted
@@ -32,6 +33,7 @@ def verdict(run: RunDirectory) -> Verdict:
     critical = [finding for finding in found if finding.severity == "critical"]
     warned = [finding for finding in found if finding.severity == "warning"]
     level, headline = _against_base(run)
+    level, headline = _capability(run, level, headline)
     facts = [*_best(run), *_length(run), *_divergence(run), *_entropy(run), *_course(run)]
     if critical:
         subjects = ", ".join(dict.fromkeys(finding.metric for finding in critical))
@@ -84,6 +86,19 @@ def _against_base(run: RunDirectory) -> tuple[Level, str]:
         if level == "good" and fitted.low <= 0.5:
             return "warning", f"{text}. The gain may be length alone."
     return level, f"{text}."
+
+
+def _capability(run: RunDirectory, level: Level, headline: str) -> tuple[Level, str]:
+    """What ``raypref capability`` has measured of the base policy and of the newest one, beside the win rate."""
+    measured = read_all(run.path / "capability")
+    if len(measured) < 2 or measured[0].policy != BASE:
+        return level, headline
+    now = measured[-1]
+    lower = fallen(measured[0], now)
+    if not lower:
+        return level, f"{headline} No capability that was measured has fallen ({', '.join(now.tasks)}, {now.policy})."
+    changes = ", ".join(f"{task} {before:.3f} to {after:.3f}" for task, (before, after) in lower.items())
+    return "warning" if level == "good" else level, f"{headline} Capability has fallen: {changes} ({now.policy})."
 
 
 def _without_win_rate(run: RunDirectory) -> str:

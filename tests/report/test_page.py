@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from raypref.cli.app import app
+from raypref.evaluation.capability.results import Capability, Figure
 from raypref.report.page import sections, write_report
 from raypref.report.parts import Plot, Table
 from raypref.report.run_directory import RunDirectory
@@ -259,3 +260,16 @@ def test_an_error_of_a_script_would_be_seen(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text("<!doctype html><title>x</title><script>nothing.here();</script>")
     assert "nothing is not defined" in "".join(open_page(page, tmp_path / "profile").console)
+
+
+def test_the_verdict_says_what_became_of_capability(copied: Path) -> None:
+    """Half of a task lost beside the win rate; then a policy that lost nothing."""
+    headline = verdict(RunDirectory(copied)).headline
+    for name, value in (("base", 0.5), ("iteration_0001", 0.25)):
+        figures = {"piqa": Figure("acc,none", value, 0.01, 0, {})}
+        Capability(name, "m", figures, None, "0").write(copied / "capability")
+    fallen = verdict(RunDirectory(copied))
+    assert fallen.headline == f"{headline} Capability has fallen: piqa 0.500 to 0.250 (iteration_0001)."
+    assert fallen.level != "good"
+    Capability("policy", "m", {"piqa": Figure("acc,none", 0.5, 0.01, 0, {})}, None, "0").write(copied / "capability")
+    assert verdict(RunDirectory(copied)).headline == f"{headline} No capability that was measured has fallen (piqa, policy)."
