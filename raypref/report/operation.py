@@ -98,9 +98,27 @@ def memory(run: RunDirectory) -> Section:
         rows = [[entry.name.removeprefix("memory/"), shown(max(entry.values), 4)] for entry in measured]
         blocks.append(Table("Measured peaks", ("what", "GiB"), rows))
     if run.plan is not None:
+        blocks += _planned(run, run.plan)
         rows = [[name, text] for name, text in _leaves(run.plan)]
         blocks.append(Table("Planned before the start", ("what", "value"), rows, folded=len(rows) > 20, texts=True))
     return Section("memory", "Memory", "What the run was expected to need, beside what it needed.", blocks)
+
+
+def _planned(run: RunDirectory, plan: dict[str, Any]) -> list[Block]:
+    """The largest memory of each kind of GPU, and the seconds of each stage beside those that the iterations took on average."""
+    blocks: list[Block] = []
+    if uses := plan.get("gpus"):
+        peaks = [[" + ".join(dict.fromkeys(use["roles"])), use["peak_phase"], shown(use["peak_bytes"] / 2**30, 4)] for use in uses]
+        blocks.append(Table("Planned peaks of a GPU, or of a process on a CPU", ("with", "phase", "GiB"), peaks, texts=True))
+    stages = (plan.get("seconds") or {}).get("stages") or {}
+    rows = []
+    for stage, planned in stages.items():
+        took = [value for value in _at_ends(run, f"time/{stage}_s") if not math.isnan(value)]
+        if took:
+            rows.append([stage, shown(planned, 4), shown(sum(took) / len(took), 4)])
+    if rows:
+        blocks.append(Table("Seconds of an iteration by stage", ("stage", "planned", "measured"), rows))
+    return blocks
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

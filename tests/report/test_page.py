@@ -95,6 +95,22 @@ def test_figures_follow_from_the_files(made: Path) -> None:
     assert table.rows[-1][4] == f"{sum(row['challenger_tokens'] for row in rows) / len(rows):.1f}"
 
 
+def test_a_run_beside_its_plan(copied: Path) -> None:
+    """The peak of each kind of GPU in GiB; for each stage that was at work, the planned seconds and the mean over the iterations."""
+    plan = {
+        "gpus": [{"roles": ["learner", "rollout", "rollout"], "peak_phase": "train", "peak_bytes": 3 * 2**29}],
+        "seconds": {"stages": {"train": 7.5, "nothing": 1.0}},
+    }
+    (copied / "plan.json").write_text(json.dumps(plan))
+    (section,) = [section for section in sections(RunDirectory(copied)) if section.id == "memory"]
+    tables = {block.title: block.rows for block in section.blocks if isinstance(block, Table)}
+    assert tables["Planned peaks of a GPU, or of a process on a CPU"] == [["learner + rollout", "train", "1.5"]]
+    ((stage, planned, measured),) = tables["Seconds of an iteration by stage"]
+    took = [line["time/train_s"] for line in lines(copied) if "time/train_s" in line]
+    assert (stage, planned) == ("train", "7.5")
+    assert float(str(measured)) == pytest.approx(sum(took) / len(took), rel=1e-3)
+
+
 def test_every_figure_is_one_that_plotly_accepts(made: Path) -> None:
     """plotly's own schema refuses an unknown key or a value out of range; the theme's colours are replaced by one that it knows."""
     import plotly.graph_objects as go
