@@ -160,6 +160,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sandbox(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """The current directory of a page. What is registered or imported in it ends with the test."""
     (tmp_path / "model").symlink_to(model)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # their files are named from the repository's root
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"w{k} w{k + 1}"}) + "\n" for k in range(40)))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(BASE))
     monkeypatch.chdir(tmp_path)
