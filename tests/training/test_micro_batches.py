@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypref import types
-from raypref.training.collation import collate, response_tokens, sequences
+from raypref.training.collation import collate, response_tokens, sequence_tokens, sequences
 from raypref.training.micro_batches import MicroBatch, Size, critical_path_tokens, distribute, plan_micro_batches
 from raypref.training.packing import Packing, model_inputs
 
@@ -183,3 +183,4 @@ def test_sequences_and_tokens() -> None:
     examples = [example("a", 3, 2), example("b", 1)]
     assert [(list(s.prompt_ids), len(s.response_ids)) for s in sequences(examples)] == [([5, 6], 3), ([5, 6], 2), ([5, 6], 1)]
     assert response_tokens(examples) == 6
+    assert sequence_tokens(examples) == 6 + 2 + 2, "the prompt of two tokens once per example"
