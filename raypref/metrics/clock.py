@@ -13,6 +13,8 @@ ROLES = {
 """Role -> stages in which it alone works."""
 TOGETHER = {"sync": ("rollout", "reference", "learner"), "evaluate": ("rollout", "oracle")}
 """Stage -> the roles that work in it."""
+JOINED_S = 0.05
+"""Two spans of a stage with a shorter pause between them count as one."""
 QUEUES = ("rollout", "judge", "reference")
 """Stages that a group goes through."""
 
@@ -56,6 +58,10 @@ class StageClock:
         """Stage -> its seconds since the start."""
         return {name: round(stage.total_s, 3) for name, stage in self._stages.items()}
 
+    def take_spans(self) -> list[tuple[str, float, float]]:
+        """(stage, begin, end) of each time in which a stage was at work, in monotonic seconds; those taken before are left out."""
+        return [(name, *span) for name, stage in self._stages.items() for span in stage.take_spans()]
+
     def _waited(self, span_s: float) -> dict[str, float]:
         totals = {role: stage.total_s for role, stage in self._roles.items()}
         busy = {role: total - self._taken_of_roles[role] for role, total in totals.items()}
@@ -67,7 +73,7 @@ class StageClock:
 class Stage:
     """One stage of the clock, entered by any number of calls at a time; one object for all calls, since every group enters three."""
 
-    __slots__ = ("_roles", "_since", "active", "total_s")
+    __slots__ = ("_roles", "_since", "_spans", "active", "total_s")
 
     def __init__(self, roles: tuple[Stage, ...] = ()) -> None:
         """
@@ -77,7 +83,13 @@ class Stage:
         self._roles = roles
         self.active = 0
         self._since = 0.0
+        self._spans: list[tuple[float, float]] = []
         self.total_s = 0.0
+
+    def take_spans(self) -> list[tuple[float, float]]:
+        """Begin and end of each time in which calls were under way; those taken before are left out."""
+        taken, self._spans = self._spans, []
+        return taken
 
     def __enter__(self) -> None:
         if self.active == 0:
@@ -104,3 +116,5 @@ class Stage:
     def _end(self, now: float) -> None:
         if self.active == 0:
             self.total_s += now - self._since
+            joined = bool(self._spans) and self._since - self._spans[-1][1] < JOINED_S
+            self._spans.append((self._spans.pop()[0] if joined else self._since, now))

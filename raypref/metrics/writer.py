@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MetricsWriter:
-    """Appends to ``metrics.jsonl``, and gives each line to TensorBoard and to other sinks."""
+    """Appends to ``metrics.jsonl`` and ``timeline.jsonl``, and gives each line of metrics to TensorBoard and to other sinks."""
 
     def __init__(
         self, directory: Path, after_step: int | None = None, table: MetricTable | None = None, sinks: Iterable[Sink] = ()
@@ -42,7 +42,9 @@ class MetricsWriter:
         self._table = MetricTable() if table is None else table
         self._sinks: list[Sink] = [TensorBoard(directory, self._table, after_step), *sinks]
         self._file = (directory / "metrics.jsonl").open("a", buffering=1)
+        self._timeline = (directory / "timeline.jsonl").open("a", buffering=1)
         self._start = time.monotonic()
+        self._timeline.write(json.dumps({"begins": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
 
     @classmethod
     def of(cls, config: RunConfig, after_step: int | None = None) -> Self:
@@ -70,13 +72,20 @@ class MetricsWriter:
         for sink in self._sinks:
             sink.write(step, values)
 
+    def write_spans(self, spans: Iterable[tuple[str, float, float]]) -> None:
+        """Add to ``timeline.jsonl`` when which stage was at work: begin and end, in seconds since this writer was made."""
+        lines = [[name, round(begin - self._start, 3), round(end - self._start, 3)] for name, begin, end in spans]
+        if lines:
+            self._timeline.write(json.dumps({"spans": lines}) + "\n")
+
     def close(self, failed: bool = False) -> None:
-        """Close the file and every sink.
+        """Close the files and every sink.
 
         Args:
             failed: whether the run ended by an error.
         """
         self._file.close()
+        self._timeline.close()
         with contextlib.ExitStack() as stack:  # one that fails keeps no other from being closed
             for sink in self._sinks:
                 stack.callback(sink.close, failed)
@@ -130,18 +139,17 @@ class RunMeter:
         """
         self._throughput.add_trained(metrics)
         age = {} if synced_step is None else {"policy_age": float(step - 1 - synced_step)}
-        self.writer.write(step, {**metrics, **age, **self._clock.in_flight(), **self._averages.take(), **self._of_actors()})
+        self.write(step, {**metrics, **age, **self._clock.in_flight(), **self._averages.take(), **self._of_actors()})
 
     def iteration(self, step: int) -> None:
         """Write the times and the throughput of an iteration, and the means over groups that no step has written."""
         times = self._clock.take()
-        self.writer.write(
-            step, self._averages.take() | self._throughput.take(times, self.speed) | self._clock.waiting() | self._of_actors()
-        )
+        self.write(step, self._averages.take() | self._throughput.take(times, self.speed) | self._clock.waiting() | self._of_actors())
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of a weight sync or an evaluation."""
+        """Write metrics, such as those of a weight sync or an evaluation, and which stages were at work since the last time."""
         self.writer.write(step, metrics)
+        self.writer.write_spans(self._clock.take_spans())
 
     def _of_actors(self) -> dict[str, float]:
         return {name: value for source in self.sources for name, value in source().items()}

@@ -5,6 +5,7 @@
     metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
     warnings.jsonl   what left its healthy range, when, and what to do (docs/watching.md)
     trackers.json    the run's ids at Weights & Biases and MLflow, where it has them (``metrics`` section)
+    timeline.jsonl   when which stage was at work: [stage, begin, end] in seconds since the start of the attempt
     rollouts/        iteration_0001-*.parquet: responses and preferences (docs/columns.md)
     evaluation/      iteration_0001_against_base.jsonl, ..._against_previous.jsonl: held-out comparisons (docs/columns.md);
                      iteration_0001.jsonl: the policy's answers, as raypref generate writes them (iteration_0000: the base policy's)

@@ -34,7 +34,7 @@ FOLDERS = (
     "policy_before_failure",
 )
 """What a run writes into ``output_dir``."""
-FILES = ("config.yaml", "metrics.jsonl", "warnings.jsonl", "summary.json", "set_aside.jsonl")
+FILES = ("config.yaml", "metrics.jsonl", "warnings.jsonl", "summary.json", "set_aside.jsonl", "timeline.jsonl")
 OPTIMISER_BYTES = {"adamw": 12, "rmsprop": 8}
 """Bytes per trained parameter in a checkpoint: the weights in float32 and the optimiser's moments."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from raypref.output.terminal import counted
 from raypref.report.curves import RESTARTS, SYNC, Curves, plots_of
 from raypref.report.oracle import chosen
 from raypref.report.parts import Block, Note, Section, Table, seconds_shown, shown
@@ -56,8 +57,10 @@ def timing(run: RunDirectory) -> Section:
         stage, share = busiest
         advice = f": more or faster {ROLES[stage]} would shorten it most" if stage in ROLES else ""
         intro += f" Bottleneck: {stage}, under way for {share:.0%} of the iterations' time{advice}."
+    intro += _waiting(run)
     if timeline := read_timeline(run.path):
-        blocks.append(spans("Who worked when", timeline, "s", margin={"l": 110}))
+        rows_of_stages = {f"{stage} ({ROLES[stage]})" if stage in ROLES else stage: timeline[stage] for stage in _in_order(timeline)}
+        blocks.append(spans("Which stage worked when", rows_of_stages, "s", margin={"l": 170}))
     count = len(run.iteration_ends)
     if count:
         numbers = chosen(count, MOST_ITERATIONS)
@@ -81,6 +84,19 @@ def timing(run: RunDirectory) -> Section:
     return Section("time", "Time", intro, blocks)
 
 
+def _in_order(stages: Iterable[str]) -> list[str]:
+    """The stages that a group goes through first, then the others."""
+    return sorted(stages, key=lambda stage: (STAGES.index(stage) if stage in STAGES else len(STAGES), stage))
+
+
+def _waiting(run: RunDirectory) -> str:
+    """The share of the newest iteration in which each role had no call."""
+    shares = {entry.name.removeprefix("waiting/"): entry.last for entry in run.under("waiting/")}
+    if not shares:
+        return ""
+    return " Without work in the newest iteration: " + ", ".join(f"{role} {share:.0%}" for role, share in shares.items()) + "."
+
+
 def _at_ends(run: RunDirectory, name: str) -> list[float]:
     """The value at the end of each finished iteration; NaN where there is none."""
     series = run.series(name)
@@ -89,36 +105,46 @@ def _at_ends(run: RunDirectory, name: str) -> list[float]:
 
 
 def memory(run: RunDirectory) -> Section:
-    """What was planned (``plan.json``), and what was measured where the run has measured it."""
-    measured = run.under("memory/")
-    if run.plan is None and not measured:
-        return Section("memory", "Memory", blocks=[Note("The run has no plan.json, and measured no memory.")])
-    blocks: list[Block] = []
-    if measured:
-        rows = [[entry.name.removeprefix("memory/"), shown(max(entry.values), 4)] for entry in measured]
-        blocks.append(Table("Measured peaks", ("what", "GiB"), rows))
-    if run.plan is not None:
-        blocks += _planned(run, run.plan)
-        rows = [[name, text] for name, text in _leaves(run.plan)]
-        blocks.append(Table("Planned before the start", ("what", "value"), rows, folded=len(rows) > 20, texts=True))
-    return Section("memory", "Memory", "What the run was expected to need, beside what it needed.", blocks)
+    """What was planned before the start (``plan.json``): by GPU, role and phase; and the seconds of an iteration beside those measured."""
+    if run.plan is None:
+        return Section("plan", "Plan", blocks=[Note("The run has no plan.json; raypref plan says what a config will need.")])
+    rows = [[name, text] for name, text in _leaves({key: value for key, value in run.plan.items() if key != "first_prompt"})]
+    everything = Table("Everything that was planned", ("what", "value"), rows, folded=True, texts=True)
+    try:
+        blocks: list[Block] = [*_planned_memory(run.plan), *_planned_seconds(run, run.plan), everything]
+    except (KeyError, TypeError, AttributeError, ValueError):  # of another version
+        blocks = [Note("plan.json has another form than this version writes.", "warning"), everything]
+    fits = run.plan.get("fits")
+    intro = "What the run was expected to need, before it started." + ("" if fits is None else " It fits." if fits else " It does not fit.")
+    return Section("plan", "Plan", intro, blocks)
 
 
-def _planned(run: RunDirectory, plan: dict[str, Any]) -> list[Block]:
-    """The largest memory of each kind of GPU, and the seconds of each stage beside those that the iterations took on average."""
-    blocks: list[Block] = []
-    if uses := plan.get("gpus"):
-        peaks = [[" + ".join(dict.fromkeys(use["roles"])), use["peak_phase"], shown(use["peak_bytes"] / 2**30, 4)] for use in uses]
-        blocks.append(Table("Planned peaks of a GPU, or of a process on a CPU", ("with", "phase", "GiB"), peaks, texts=True))
-    stages = (plan.get("seconds") or {}).get("stages") or {}
-    rows = []
-    for stage, planned in stages.items():
-        took = [value for value in _at_ends(run, f"time/{stage}_s") if not math.isnan(value)]
-        if took:
-            rows.append([stage, shown(planned, 4), shown(sum(took) / len(took), 4)])
-    if rows:
-        blocks.append(Table("Seconds of an iteration by stage", ("stage", "planned", "measured"), rows))
-    return blocks
+def _planned_memory(plan: Mapping[str, Any]) -> Iterator[Table]:
+    """What equal GPUs hold by phase."""
+    capacity = plan["gpu_bytes"]
+    for use in plan["gpus"]:
+        phases = {phase: parts for phase, parts in use["phases"].items() if parts}
+        names = list(dict.fromkeys(name for parts in phases.values() for name in parts))
+        rows = [[name, *(_gib(parts[name]) if name in parts else "" for parts in phases.values())] for name in names]
+        limit = f" of {_gib(capacity)}" if capacity else ""
+        peak = f"at most {_gib(use['peak_bytes'])}{limit}, {use['peak_phase']}"
+        title = f"Memory of {counted(use['count'], 'GPU')} ({', '.join(use['roles'])}): {peak}"
+        if rows:
+            yield Table(title, ("GiB by phase", *phases), rows)
+
+
+def _planned_seconds(run: RunDirectory, plan: Mapping[str, Any]) -> Iterator[Table]:
+    """Seconds of a stage of one iteration, beside the mean of those measured."""
+    if plan["seconds"] is None:
+        return
+    stages = {**plan["seconds"]["stages"], "iteration": plan["seconds"]["iteration_s"]}
+    rows = [[name, f"{float(value):.1f}", shown(run.series(f"time/{name}_s").mean)] for name, value in stages.items()]
+    caption = "Planned times follow from stated throughputs (raypref plan); a stage's time is what it takes alone."
+    yield Table("Seconds of an iteration", ("stage", "planned", "measured"), rows, caption)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
