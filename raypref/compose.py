@@ -54,6 +54,7 @@ def run(
     loss: Loss | None = None,
     callbacks: Sequence[Callback] | None = None,
     resume: bool | Literal["auto"] | Path = False,
+    overwrite: bool = False,
 ) -> RunResult:
     """Run the loop to its end, on the existing Ray cluster or on a local one.
 
@@ -69,6 +70,7 @@ def run(
         callbacks: called at every group, step and evaluation; default: a progress line. An error in one ends the run, except at the end.
         resume: True: continue from the newest checkpoint in ``output_dir``, from the start where there is none yet; a path: from this
             checkpoint; ``auto``: continue if ``output_dir`` holds a run, otherwise begin.
+        overwrite: remove the run that ``output_dir`` holds, once all checks have passed; not together with ``resume``.
 
     Raises:
         ConfigError, DataError: before anything starts; all problems of the config in one message.
@@ -80,6 +82,8 @@ def run(
     from raypref.loop.garbage_collection import frozen_heap
     from raypref.loop.loading import load_run_data
 
+    if resume and overwrite:
+        raise ConfigError("overwrite: removes the run that resume would continue; give one of the two")
     config = with_objects(config, oracle, selection, loss)
     held_out = listed(held_out, config.data)
     with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
@@ -92,7 +96,7 @@ def run(
             resumed = bool(resume) and (resume != "auto" or output.holds_run(config))
             resume_from = output.resume(config, data, resume if isinstance(resume, Path) else None) if resumed else None
             if not resumed:
-                output.begin(config)
+                output.begin(config, overwrite=overwrite)
             restarts = Restarts(config.checkpoint)
             attempt = partial(_run_on_cluster, config, data, shown, restarts)
             return restarts.until_it_ends(

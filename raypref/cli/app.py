@@ -19,7 +19,7 @@ from raypref.cli.ask import ask
 from raypref.cli.capability import capability
 from raypref.cli.config import config
 from raypref.cli.doctor import doctor
-from raypref.cli.ending import ended_by, leave
+from raypref.cli.ending import ended_by, leave, show_fault
 from raypref.cli.evaluate import app as evaluate
 from raypref.cli.init import init
 from raypref.cli.inspect import app as inspect
@@ -33,24 +33,12 @@ from raypref.cli.sweep import sweep
 from raypref.output.terminal import counted, visible
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Align language models from preferences."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain lines: every help fits a screen of 80 x 40
+    help="Align language models from preferences.",
 )
-
-
-app.add_typer(evaluate, name="evaluate")
-app.add_typer(inspect, name="inspect")
-app.command()(report)
-app.command()(capability)
-app.command()(push)
-app.command()(config)
-app.command()(doctor)
-app.command()(init)
-app.command()(submit)
-app.command()(sweep)
-app.add_typer(jobs, name="jobs")
-app.add_typer(mt_bench, name="mt-bench")
-app.command()(ask)
-app.command()(plans.plan)
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,8 +50,9 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
-    """Options of ``raypref`` itself. Their callbacks do the work."""
+    """Options of ``raypref`` itself. Their callbacks do the work, and ``main`` that of ``--debug``."""
 
 
 @app.command()
@@ -78,13 +67,16 @@ def train(
             help="Continue the run in output_dir from its newest checkpoint, or from CHECKPOINT; auto: begin if there is no run yet.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the run that output_dir holds, once all checks have passed.")
+    ] = False,
     supervise: Annotated[
         bool,
         typer.Option("--supervise", help="Start the run in another process, and again if that is killed (checkpoint.restarts)."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; start nothing.")] = False,
 ) -> None:
-    """Run the loop that a config describes, on the Ray cluster that is there or on a local one."""
+    """Run what a config describes, on the Ray cluster that is there or on a local one."""
     from raypref.cli.supervision import raypref_command, supervised
     from raypref.compose import run
     from raypref.config import load_config
@@ -97,11 +89,12 @@ def train(
         return plans.dry_run(settings, config)
     if supervise:
         command = [*raypref_command(), "train", str(config), *(overrides or [])]
-        raise typer.Exit(supervised(settings, command if resume is None else [*command, f"--resume={resume}"], [*command, "--resume=auto"]))
+        begin = [*command, *(["--overwrite"] if overwrite else []), *([] if resume is None else [f"--resume={resume}"])]
+        raise typer.Exit(supervised(settings, begin, [*command, "--resume=auto"]))
     if resume is None:
         check_file("output_dir", settings.output_dir / "config.yaml", {"the config": config})
     try:
-        result = run(settings, resume=_resume_keyword(resume))
+        result = run(settings, resume=_resume_keyword(resume), overwrite=overwrite)
     except KeyboardInterrupt:
         typer.echo(visible(f"stopped; {how_it_goes_on(settings)}"), err=True)
         raise
@@ -120,7 +113,7 @@ def check(
     config: RunFile,
     overrides: Overrides = None,
 ) -> None:
-    """Print every problem of a config, of the first records of its data and of its model's files. Starts nothing."""
+    """Name every problem of a config. Its data's first records and its model's files are read; nothing is started."""
     from raypref.cli.check import FIRST_RECORDS, problems_of
 
     problems = problems_of(config, overrides or [])
@@ -151,7 +144,7 @@ def generate(
         typer.Option("--best", help="Keep the answer that the oracle scores highest; all are first written to <output's stem>.all.jsonl."),
     ] = False,
 ) -> None:
-    """Have the policy answer prompts, revise its answers, and keep the best of them."""
+    """Have the policy answer prompts. It may revise its answers, and the oracle keep the best of them."""
     from raypref.cli.arguments import run_config
     from raypref.compose import generate as run
     from raypref.output.targets import check_file
@@ -159,6 +152,22 @@ def generate(
     check_file("--output", output, {"the config": config} if config.is_file() else {})
     run(run_config(config, overrides or []), prompts, output, responses=responses, revisions=revisions, best=best)
     typer.echo(visible(output))
+
+
+app.command()(init)
+app.command()(config)
+app.command()(doctor)
+app.add_typer(inspect, name="inspect")
+app.command()(report)
+app.add_typer(evaluate, name="evaluate")
+app.command()(submit)
+app.add_typer(jobs, name="jobs")
+app.add_typer(mt_bench, name="mt-bench")
+app.command()(ask)
+app.command()(sweep)
+app.command()(plans.plan)
+app.command()(push)
+app.command()(capability)
 
 
 class _Log(logging.Handler):
@@ -189,4 +198,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 shows an escape; nothing fails at the end
     sys.path.append(os.getcwd())  # the user's modules are found, but never in place of an installed package
-    leave(ended_by(lambda: app(resume_with_value(sys.argv[1:]))))
+    debug = "--debug" in sys.argv[1:]
+    sys.excepthook = show_fault if not debug else sys.__excepthook__
+    command = typer.main.get_command(app)  # calling the app would put a hook of typer's in place of ours
+    leave(ended_by(lambda: command(resume_with_value([argument for argument in sys.argv[1:] if argument != "--debug"])), debug=debug))

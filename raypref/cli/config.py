@@ -22,7 +22,7 @@ def config(
     ] = None,
     search: Annotated[str | None, typer.Option(metavar="WORD", help="Look for the keys whose name contains a word.")] = None,
 ) -> None:
-    """Print the reference of config keys: type, bounds, default, meaning."""
+    """Explain config keys: type, bounds, default, meaning."""
     typer.echo(reference(section, search))
 
 

@@ -35,7 +35,7 @@ def doctor(
     config: Annotated[Path | None, typer.Argument(help="A run's YAML file: its output_dir and its policy are looked at, too.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Look at this machine, its packages and its Ray: can a run work here? Exits with 2 if it cannot."""
+    """Can a run work here? Packages, GPUs, memory, Ray, ports, limits, paths; exits with 2 if it cannot."""
     found = findings(config, overrides or [])
     for finding in found:
         typer.echo("\n".join(map(visible, finding.lines(min(shutil.get_terminal_size().columns, 120)))))

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 import typer
 
@@ -35,13 +38,20 @@ class Termination:
         signal.raise_signal(signal.SIGINT)
 
 
-def ended_by(command: Callable[[], object]) -> int:
-    """Run a command of typer's and return the exit code of the process; errors that a user can act on are printed without a traceback."""
+def ended_by(command: Callable[[], object], *, debug: bool = False) -> int:
+    """Run a command of typer's and return the exit code of the process; errors that a user can act on are printed without a traceback.
+
+    Args:
+        command: the call.
+        debug: print the traceback, too.
+    """
     termination = Termination()
     signal.signal(signal.SIGTERM, termination)
     try:
         command()
     except RayprefError as error:
+        if debug:
+            traceback.print_exc()
         typer.echo(f"error: {visible(error)}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
@@ -51,6 +61,16 @@ def ended_by(command: Callable[[], object]) -> int:
     else:
         return 0
     return TERMINATED if code == INTERRUPTED and termination.received else code
+
+
+def show_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A ``sys.excepthook``: an error that no message foresees, in one paragraph; its traceback is kept in a file."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="raypref-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(kind, error, trace, file=file)
+    where = traceback.extract_tb(trace)[-1:]
+    place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in where)
+    said = " ".join(str(error).split()) or "no message"
+    typer.echo(visible(f"error: {kind.__name__}: {said}{place}; the traceback is in {file.name}, and --debug shows it"), err=True)
 
 
 def leave(code: int) -> None:

@@ -88,18 +88,13 @@ def length_controlled(
     against: Annotated[str, typer.Option(help=f"The baseline: {ONE_FILE}")],
     difficulties: Annotated[
         Path | None,
-        typer.Option(
-            help="The prompts' difficulty: AlpacaEval's instruction_difficulty.csv, whose index counts the rows of the baseline's file, or "
-            "a file with prompt (or id) and difficulty."
-        ),
+        typer.Option(help="AlpacaEval's instruction_difficulty.csv (the baseline's order), or a file with prompt (or id) and difficulty."),
     ] = None,
 ) -> None:
     """Win rates against a baseline as they would be at equal lengths; length_controlled.json.
 
-    A SINGLE SET WITHOUT --difficulties IS NOT COMPARABLE WITH ALPACAEVAL 2: on its 55 published sets of annotations such a rate lies 6.1
-    points from the published one on average, and up to 21. With two or more sets the difficulty of the prompts is estimated from them
-    together (ten sets: 0.8 points). The penalty is that of the paper (L2), not that of AlpacaEval's code (L1), whose win rates differ by
-    0.35 points on average.
+    A SINGLE SET WITHOUT --difficulties IS NOT COMPARABLE WITH ALPACAEVAL 2: it is 6.1 points off on average, up to 21. From two sets on
+    the difficulty is estimated (ten sets: 0.8 points). The penalty is the paper's (L2), not the code's (L1: 0.35 points).
     """
     from raypref.evaluation import tables
     from raypref.evaluation.against_baseline import against_baseline, check_lengths

@@ -27,7 +27,7 @@ def init(
     own_loss: Annotated[bool, typer.Option("--own-loss", help="Also write my_loss.py, which the config names.")] = False,
     own_selection: Annotated[bool, typer.Option("--own-selection", help="Also write my_selection.py, which the config names.")] = False,
 ) -> None:
-    """Make a directory to start from: commented config, records, oracle, driver script."""
+    """Make a directory to start from: config, records, oracle, script."""
     from raypref.cli.init_files import files
     from raypref.cli.machine import gpus
     from raypref.settings.starter import config_text, kinds_of

@@ -21,7 +21,7 @@ class _RunFirst(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_RunFirst, no_args_is_help=True, help="Look into a run (inspect RUN), or at its data (inspect data CONFIG).")
+app = typer.Typer(cls=_RunFirst, no_args_is_help=True, help="Look into a run (RUN), or at its data (data CONFIG).")
 
 
 @app.command("run")

@@ -16,14 +16,13 @@ RunFile = Annotated[Path, typer.Argument(help="The run's YAML file.")]
 EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file, or a run: oracle, judging, placement and evaluation are used.")]
 Output = Annotated[
     Path,
-    typer.Option(help="Directory of the results. Earlier results there are replaced, and the command says so; responses there never are."),
+    typer.Option(help="Directory of the results; earlier results there are replaced, and named; responses never are."),
 ]
 Questions = Annotated[Path | None, typer.Option(help="The questions of response files that name them by id alone.")]
 FORMAT_HELP = (
-    "How to read files whose rows fit two formats: FORMAT, or NAME=FORMAT for one set; FORMAT is generate, rollouts, alpaca_eval, "
-    "arena_hard, arena_hard_v01, responses or response."
+    "How to read files that fit two formats: [NAME=]generate, rollouts, alpaca_eval, arena_hard, arena_hard_v01, responses or response."
 )
-ONE_FILE = "NAME=FILE, or FILE; or a run and an iteration (runs/x@2) for its held-out answers."
+ONE_FILE = "NAME=FILE, FILE, or a run and an iteration (runs/x@2: its held-out answers)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +40,12 @@ class Inputs:
     match: Annotated[
         Literal["id", "text"] | None,
         typer.Option(
-            help="What makes prompts the same: their ids, or their texts (all turns of a chat). Default: the texts; ids where a file has "
-            "no texts and no id is a whole number."
+            help="What makes prompts the same: ids or texts (all turns). Default: texts; ids where a file has no texts and no id is a "
+            "whole number."
         ),
     ] = None
     formats: Annotated[list[str] | None, typer.Option("--format", help=FORMAT_HELP)] = None
-    partial: Annotated[bool, typer.Option("--partial", help="Leave out prompts that are not in every set, and count them.")] = False
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out, and count, prompts that a set lacks.")] = False
 
 
 SETS = ("responses", "policies", "prompts", "questions", "match", "formats", "partial")

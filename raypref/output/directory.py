@@ -43,17 +43,31 @@ from raypref.types import RunData
 logger = logging.getLogger(__name__)
 
 
-def begin(config: RunConfig) -> None:
+def begin(config: RunConfig, *, overwrite: bool = False) -> None:
     """Create the directory and write the resolved config.
+
+    Args:
+        config: of the run.
+        overwrite: remove what an earlier run has written there; other files stay.
 
     Raises:
         ConfigError: the directory holds another run, or cannot be written (``targets.check_run``).
     """
     directory = config.output_dir
-    if (directory / "metrics.jsonl").exists():
+    holds_another = (directory / "metrics.jsonl").exists()
+    if holds_another and not overwrite:
         resume_hint = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
-        raise ConfigError(f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory")
+        raise ConfigError(
+            f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory, or replace it with --overwrite"
+        )
     targets.check_run(config)
+    if holds_another:
+        logger.warning("%s: the run there is removed (--overwrite)", directory)
+        for folder in (directory / name for name in targets.FOLDERS):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        for name in targets.FILES:
+            (directory / name).unlink(missing_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
     _write_config(config)
 

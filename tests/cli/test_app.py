@@ -150,8 +150,9 @@ def test_what_a_run_is_resumed_from(
 ) -> None:
     given: list[object] = []
 
-    def run(_: RunConfig, *, resume: object) -> None:
+    def run(_: RunConfig, *, resume: object, overwrite: bool) -> None:
         given.append(resume)
+        assert not overwrite
         raise KeyboardInterrupt
 
     monkeypatch.setattr(raypref.compose, "run", run)

@@ -325,3 +325,22 @@ def test_an_earlier_checkpoint_can_be_chosen_and_the_later_ones_go(stopped: Path
     assert resumed == stopped / "checkpoints" / "iteration_0001"
     output.rewind(config_for(stopped), resumed)
     assert checkpoints.complete() == [resumed]
+
+
+def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once the checks have passed: where the new run reads a file of the earlier one, everything stays as it is."""
+    config = config_for(stopped)
+    (stopped / "notes.txt").write_text("mine")
+    reads = config.model_copy(update={"data": config.data.model_copy(update={"path": str(stopped / "metrics.jsonl")})})
+    with pytest.raises(ConfigError, match="which the run reads"):
+        output.begin(reads, overwrite=True)
+    assert Checkpoints.of(config).complete()
+    output.begin(config, overwrite=True)
+    assert sorted(path.name for path in stopped.iterdir()) == ["config.yaml", "notes.txt"]
+    assert "the run there is removed" in caplog.text
+
+
+def test_overwrite_and_resume_contradict_each_other(stopped: Path) -> None:
+    with pytest.raises(ConfigError, match="overwrite: removes the run that resume would continue"):
+        compose.run(config_for(stopped), resume=True, overwrite=True)
+    assert Checkpoints.of(config_for(stopped)).complete()
