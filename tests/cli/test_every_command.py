@@ -45,8 +45,8 @@ def arguments_of(command: Any, value: str) -> list[str]:
         if parameter.required or parameter.param_type_name == "argument":
             annotation = parameter.type_descriptor.annotation
             choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-            given = str(choices[0]) if choices else value
-            if parameter.name != "overrides":
+            given = str(choices[0]) if choices else "seed=1" if parameter.name == "overrides" else value
+            if parameter.required or parameter.name != "overrides":
                 words += [given] if parameter.param_type_name == "argument" else [parameter.opts[0], given]
     return words
 
