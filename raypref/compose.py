@@ -82,8 +82,6 @@ def run(
     from raypref.loop.garbage_collection import frozen_heap
     from raypref.loop.loading import load_run_data
 
-    if resume and overwrite:
-        raise ConfigError("overwrite: removes the run that resume would continue; give one of the two")
     config = with_objects(config, oracle, selection, loss)
     held_out = listed(held_out, config.data)
     with ended(callbacks if callbacks is not None else [ProgressLine(config.iterations, steps=config.loop.steps)]) as shown:
@@ -93,10 +91,7 @@ def run(
             data = load_run_data(config, facts, records=prompts, held_out=held_out)
         refuse(check_supply(config, len(data.items)), DataError)
         with run_lock.held(config.output_dir):
-            resumed = bool(resume) and (resume != "auto" or output.holds_run(config))
-            resume_from = output.resume(config, data, resume if isinstance(resume, Path) else None) if resumed else None
-            if not resumed:
-                output.begin(config, overwrite=overwrite)
+            resumed, resume_from = output.begin_or_resume(config, data, resume, overwrite=overwrite)
             restarts = Restarts(config.checkpoint)
             attempt = partial(_run_on_cluster, config, data, shown, restarts)
             return restarts.until_it_ends(

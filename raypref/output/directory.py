@@ -27,7 +27,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -41,6 +41,31 @@ from raypref.output.whole_file import write_whole
 from raypref.types import RunData
 
 logger = logging.getLogger(__name__)
+
+
+def begin_or_resume(
+    config: RunConfig, data: RunData, resumed_from: bool | Literal["auto"] | Path, *, overwrite: bool = False
+) -> tuple[bool, Path | None]:
+    """Begin a run, or find from where it continues.
+
+    Args:
+        config: of the run.
+        data: as it was loaded now.
+        resumed_from: as ``raypref.run`` takes ``resume``.
+        overwrite: as for ``begin``.
+
+    Returns:
+        Whether a run is continued, and its checkpoint; None: from its start.
+
+    Raises:
+        ConfigError, DataError: as ``begin`` and ``resume``; or what would be continued is to be removed.
+    """
+    if resumed_from and overwrite:
+        raise ConfigError("overwrite: removes the run that resume would continue; give one of the two")
+    if resumed_from and (resumed_from != "auto" or holds_run(config)):
+        return True, resume(config, data, resumed_from if isinstance(resumed_from, Path) else None)
+    begin(config, overwrite=overwrite)
+    return False, None
 
 
 def begin(config: RunConfig, *, overwrite: bool = False) -> None:

@@ -342,5 +342,5 @@ def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path
 
 def test_overwrite_and_resume_contradict_each_other(stopped: Path) -> None:
     with pytest.raises(ConfigError, match="overwrite: removes the run that resume would continue"):
-        compose.run(config_for(stopped), resume=True, overwrite=True)
+        output.begin_or_resume(config_for(stopped), DATA, True, overwrite=True)
     assert Checkpoints.of(config_for(stopped)).complete()
