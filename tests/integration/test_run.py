@@ -44,6 +44,9 @@ def check_outputs(result: raypref.RunResult) -> None:
     assert abs(steps[0]["kl_previous"]) < 2e-3, "12 tokens, each within the tolerance of the weight sync: pi_theta is pi_t"
     assert steps[0]["entropy"] > 0.0
     assert [line["tokens_per_second_per_gpu/sampled"] > 0.0 for line in lines if "time/iteration_s" in line] == [True, True]
+    assert max(line.get("engine/running", 0.0) for line in lines) > 0.0, "vLLM's own figures"
+    assert steps[0]["policy_age"] == 0.0
+    assert all(0.0 < line["overlap_efficiency"] <= 1.0 for line in lines if "time/iteration_s" in line)
     numbered = [path.name[:14] for room in ("rollouts", "evaluation", "checkpoints") for path in (result.output_dir / room).iterdir()]
     assert {name for name in numbered if name.startswith("iteration_")} == {"iteration_0001", "iteration_0002"}
     assert any((result.output_dir / "tensorboard").iterdir())
