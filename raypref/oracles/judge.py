@@ -29,7 +29,7 @@ from raypref.oracles.base import Answer, Oracle, Question, Services, oracles
 from raypref.oracles.support.endpoint import Endpoint, EndpointSettings, Prices, Reply
 from raypref.oracles.support.orders import Orders, Pair, shown
 from raypref.oracles.support.rankings import ask_ranking, pairs_of, ranking_template, rankings_shown, read_ranking
-from raypref.oracles.support.replies import read_verdict
+from raypref.oracles.support.replies import read_first_token, read_verdict
 from raypref.oracles.support.verdicts import answer_from, ask_which, template_text
 from raypref.types import Total
 
@@ -37,6 +37,8 @@ _SECRET = re.compile(r"(^|_|-)(api_?key|access_?key|secret|password|passwd|autho
 """Names of members that hold secrets."""
 
 RESERVED = ("messages", "model", "n", "stream", "max_tokens", "temperature")
+FIRST_TOKEN = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+"""What ``mode: token`` sets in a request."""
 """Members of the request that ``extra`` cannot set."""
 
 
@@ -67,12 +69,15 @@ class ChatJudge(Oracle):
     """The NAME of the environment variable that holds the key, in capitals; it must be set on the nodes. Null: the server needs no key."""
     orders: Orders = "both"
     """both: every pair is asked in both orders; one: in one order, drawn from a hash of the texts."""
-    mode: Literal["pairwise", "ranking"] = "pairwise"
-    """pairwise: each input shows two responses; ranking: each shows all K of a prompt, as they are and reversed (``orders: both``), and the
-    oracle abstains on the pairs on which the two replies do not agree (SPO Appendix E): 2 requests per prompt in place of K (K - 1)."""
+    mode: Literal["pairwise", "token", "ranking"] = "pairwise"
+    """pairwise: each input shows two responses, and the judge reasons before its verdict. token: it replies with one letter, and P[i, j]
+    comes from the letter's log-probs, as AlpacaEval 2's annotator does; the endpoint must give them, and ``max_tokens`` is 1. ranking:
+    each input shows all K of a prompt, as they are and reversed (``orders: both``), and the oracle abstains on the pairs on which the two
+    replies do not agree (SPO Appendix E): 2 requests per prompt in place of K (K - 1)."""
     template: str = ""
     """Default: the built-in template of the mode. Otherwise a file, which is read when the config is parsed, or the text itself: one user
     message. pairwise: with {question} (or {prompt}; it may be left out), {a} and {b}; it asks for [[A]] or [[B]] at the end of the reply.
+    token: likewise; it asks for a reply of one letter, A or B.
     ranking: with {responses}, or {1}, {2}, ... for each response; it asks for ``Ranking: 2 > 1 > 3``, or for ``1st Place: Story 2`` and so
     on. The texts are inserted between fences."""
     max_tokens: PositiveInt | None = 1024
@@ -166,7 +171,7 @@ class ChatJudge(Oracle):
         settings = EndpointSettings(
             base_url=self.base_url,
             model=self.model,
-            body={**limits, **self.extra},
+            body={**limits, **self.extra, **(FIRST_TOKEN if self.mode == "token" else {})},
             timeout_s=self.timeout_s,
             retries=self.retries,
             concurrency=self.concurrency,
@@ -194,7 +199,7 @@ class ChatJudge(Oracle):
         return [self._answer(*parts) for parts in zip(questions, asked, answered, strict=True)]
 
     def _template(self, value: str) -> str:
-        return ranking_template(value) if self.mode == "ranking" else template_text(value, "pairwise")
+        return ranking_template(value) if self.mode == "ranking" else template_text(value, self.mode)
 
     def _rank(self, questions: Sequence[Question]) -> list[Answer]:
         assert self._endpoint is not None
@@ -236,9 +241,12 @@ class ChatJudge(Oracle):
         return Prices(self.prompt_dollars, self.completion_dollars)
 
     def _answer(self, question: Question, orders: Sequence[Pair], replies: Sequence[Reply]) -> Answer:
-        verdicts = [None if reply.text is None else read_verdict(reply.text) for reply in replies]
+        verdicts = [None if reply.text is None else self._verdict(reply.text, reply) for reply in replies]
         answer = answer_from(question, self.orders, dict(zip(orders, verdicts, strict=True)))
         return self._observed(answer, [verdict is None for verdict in verdicts], replies)
+
+    def _verdict(self, text: str, reply: Reply) -> float | None:
+        return read_first_token(reply.first_token) if self.mode == "token" else read_verdict(text)
 
     def _observed(self, answer: Answer, unreadable: Sequence[bool], replies: Sequence[Reply]) -> Answer:
         observed: dict[str, Sequence[float]] = {

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 import logging
+import math
 import threading
 import time
 import traceback
@@ -20,7 +22,8 @@ import pytest
 from raypref.errors import ConfigError, OracleError
 from raypref.oracles.base import ABSTAIN, Answer, Question, oracles
 from raypref.oracles.judge import ChatJudge
-from tests.oracles.http_server import Response, completion, refusal, serving
+from raypref.oracles.support.replies import read_first_token
+from tests.oracles.http_server import ChatServer, Response, completion, refusal, serving
 
 KEY = "key-0123456789"
 Answering = Callable[[Any], Response]
@@ -437,3 +440,47 @@ def test_connections_are_closed_with_the_judge() -> None:
         gc.collect()
         thread.join(5.0)
         assert not thread.is_alive()
+
+
+def one_letter(request: Any) -> Response:
+    """As an endpoint that gives log-probs; the judge prefers whatever stands first, three to one."""
+    assert (request.body["max_tokens"], request.body["logprobs"], request.body["top_logprobs"]) == (1, True, 20)
+    first_answer = request.text.index("Air scatters") < request.text.index("It is not")
+    chances = {"A": 0.6, " A": 0.12, "B": 0.24, "x": 0.04} if first_answer else {"A": 0.5, "B": 0.5}
+    candidates = [{"token": token, "logprob": math.log(chance)} for token, chance in chances.items()]
+    body = json.loads(completion("A", finish_reason="length").body)
+    body["choices"][0]["logprobs"] = {"content": [{"token": "A", "logprob": 0.0, "top_logprobs": candidates}]}
+    return Response(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("probed", [True, False])
+def test_log_probs_of_one_letter_are_a_probability(probed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.72 / 0.96 = 3/4 as A; one half as B: 5/8 over both orders. An endpoint without log-probs is refused when the judge is loaded."""
+    if probed:
+        monkeypatch.setattr(ChatServer, "respond", lambda self, request: one_letter(request) if not request.is_probe else letters())
+    with serving(one_letter) as server:
+        judge = judge_at(server.url, mode="token")
+        if not probed:
+            with pytest.raises(ConfigError, match=r"oracle\.mode: token needs log-probs, which .* does not give; take pairwise"):
+                judge.load(None)
+            return
+        judge.load(None)
+        (answer,) = judge.compare([ASKED])
+        judge._endpoint.close()
+    assert answer.values[0, 1] == pytest.approx(0.625)
+    assert answer.values[1, 0] == pytest.approx(0.375)
+
+
+def letters() -> Response:
+    body = json.loads(completion("yes").body)
+    body["choices"][0]["logprobs"] = {"content": [{"token": "yes", "logprob": 0.0, "top_logprobs": [{"token": "yes", "logprob": 0.0}]}]}
+    return Response(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("chances", "expected"), [({"A": 0.3, "A ": 0.3, "B": 0.2}, 0.75), ({"B": 1.0}, 0.0), ({"A": 0.2, "The": 0.8}, None), ({}, None)]
+)
+def test_a_first_token_is_read(chances: dict[str, float], expected: float | None) -> None:
+    """Below one half for A and B together there is no verdict."""
+    found = read_first_token([(token, math.log(chance)) for token, chance in chances.items()])
+    assert found == (None if expected is None else pytest.approx(expected))

@@ -40,6 +40,8 @@ class Reply:
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    first_token: tuple[tuple[str, float], ...] = ()
+    """(text, log-prob in nats) of the likeliest first tokens, where the request asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,23 @@ class _Message(BaseModel):
     content: str | None = None
 
 
+class _Candidate(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Position(BaseModel):
+    top_logprobs: list[_Candidate]
+
+
+class _Logprobs(BaseModel):
+    content: list[_Position] | None = None
+
+
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Completion(BaseModel):
@@ -218,7 +234,11 @@ class Endpoint:
                 raise ConfigError(f"oracle.prompt_dollars: {self._url} does not say how many tokens it used; remove the prices")
             usage = _Usage(prompt_tokens=0, completion_tokens=0)
         text = "" if choice.finish_reason in CUT_SHORT else choice.message.content or ""
-        reply = Reply(text, retries, usage.prompt_tokens, usage.completion_tokens)
+        positions = (choice.logprobs and choice.logprobs.content) or []
+        first = tuple((candidate.token, candidate.logprob) for position in positions[:1] for candidate in position.top_logprobs)
+        if probing and self._body.get("logprobs") and not first:
+            raise ConfigError(f"oracle.mode: token needs log-probs, which {self._url} does not give; take pairwise")
+        reply = Reply(text, retries, usage.prompt_tokens, usage.completion_tokens, first)
         self._spent += self._prices.cost(reply) if self._prices else 0.0
         return reply
 

@@ -10,8 +10,10 @@ the scale. Everything else is unreadable: the oracle counts it and never guesses
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Sequence
 
 BEST_SCORE = 5.0
 """The highest score; the lowest is 0."""
@@ -45,6 +47,19 @@ def read_verdict(reply: str) -> float | None:
         if marks:
             return {"A": 1.0, "B": 0.0, "C": 0.5}.get(marks.pop()) if len(marks) == 1 else None
     return None
+
+
+def read_first_token(candidates: Sequence[tuple[str, float]]) -> float | None:
+    """P(A > B) = p(A) / (p(A) + p(B)), from the log-probs of a reply's first token.
+
+    Source: AlpacaEval 2's weighted annotator (arXiv 2404.04475). None where A and B together have less than one half: the judge answers in
+    another form.
+
+    Args:
+        candidates: (text, log-prob in nats) of the likeliest first tokens.
+    """
+    first, second = (math.fsum(math.exp(logprob) for token, logprob in candidates if token.strip() == letter) for letter in "AB")
+    return first / (first + second) if first + second >= 0.5 else None
 
 
 def read_score(reply: str) -> float | None:

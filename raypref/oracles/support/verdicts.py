@@ -65,9 +65,14 @@ Score: <total points>
 """The five criteria and the form of the score of Self-Rewarding Language Models' prompt (arXiv 2401.10020, Figure 2). The wording and the
 paragraph on fences are not from there."""
 
-BUILT_IN = {"pairwise": PAIRWISE, "score": SCORE}
-SLOTS = {"pairwise": ("question", "a", "b"), "score": ("question", "response")}
-MARKS = {"pairwise": ("[[A]]", "[[B]]"), "score": ("Score:",)}
+TOKEN = f"""{PAIRWISE.rpartition("First compare")[0]}\
+Reply with one letter and nothing else: A if answer A is better, B if answer B is better.
+"""
+"""Asks for a reply of one token, whose log-probs say how sure the judge is."""
+
+BUILT_IN = {"pairwise": PAIRWISE, "score": SCORE, "token": TOKEN}
+SLOTS = {"pairwise": ("question", "a", "b"), "score": ("question", "response"), "token": ("question", "a", "b")}
+MARKS = {"pairwise": ("[[A]]", "[[B]]"), "score": ("Score:",), "token": ("A", "B")}
 
 _NAMES = {"a": "answer A", "b": "answer B", "response": "answer"}
 _SLOT = re.compile(r"\{(question|prompt|a|b|response)\}")
