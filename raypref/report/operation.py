@@ -128,7 +128,7 @@ def _planned_memory(plan: Mapping[str, Any]) -> Iterator[Table]:
         rows = [[name, *(_gib(parts[name]) if name in parts else "" for parts in phases.values())] for name in names]
         limit = f" of {_gib(capacity)}" if capacity else ""
         peak = f"at most {_gib(use['peak_bytes'])}{limit}, {use['peak_phase']}"
-        title = f"Memory of {counted(use['count'], 'GPU')} ({', '.join(use['roles'])}): {peak}"
+        title = f"Memory of {counted(use['count'], 'GPU')} ({' + '.join(dict.fromkeys(use['roles']))}): {peak}"
         if rows:
             yield Table(title, ("GiB by phase", *phases), rows)
 
@@ -138,7 +138,8 @@ def _planned_seconds(run: RunDirectory, plan: Mapping[str, Any]) -> Iterator[Tab
     if plan["seconds"] is None:
         return
     stages = {**plan["seconds"]["stages"], "iteration": plan["seconds"]["iteration_s"]}
-    rows = [[name, f"{float(value):.1f}", shown(run.series(f"time/{name}_s").mean)] for name, value in stages.items()]
+    measured = {name: run.series(f"time/{name}_s") for name in stages}
+    rows = [[name, f"{float(value):.1f}", shown(measured[name].mean)] for name, value in stages.items() if measured[name]]
     caption = "Planned times follow from stated throughputs (raypref plan); a stage's time is what it takes alone."
     yield Table("Seconds of an iteration", ("stage", "planned", "measured"), rows, caption)
 
