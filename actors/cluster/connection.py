@@ -24,6 +24,7 @@ from actors.cluster import teardown
 from actors.cluster.leftovers import Leftovers
 from actors.cluster.store import LOOPBACK
 from raypref.config import RunConfig
+from raypref.errors import ActorFailed
 from raypref.plan.placement import Plan
 
 logger = logging.getLogger(__name__)
@@ -126,8 +127,13 @@ def _start_local(plan: Plan, device: str, name: str, environment: Mapping[str, s
                 )
             break
         except Exception as error:  # Ray raises a bare one where its processes take longer than its own 30 seconds
-            if attempt == STARTS or "timed out during startup" not in str(error):
+            if "timed out during startup" not in str(error):
                 raise
+            if attempt == STARTS:
+                said = str(error).splitlines()[0]
+                raise ActorFailed(
+                    f"Ray did not start, {STARTS} times: {said}; the machine is busy: `raypref doctor` looks at it"
+                ) from error
             logger.warning(
                 "Ray did not start within its own time limit: the machine is busy; it is started again (%d of %d)", attempt, STARTS
             )

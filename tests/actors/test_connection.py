@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from actors.cluster import connection
+from raypref.errors import ActorFailed
 from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
 
@@ -49,7 +50,7 @@ def test_a_busy_machine_gets_another_chance(starts: list[Exception | None], capl
 
 def test_three_chances_are_enough_and_other_errors_have_none(starts: list[Exception | None]) -> None:
     starts += [BUSY, BUSY, BUSY]
-    with pytest.raises(Exception, match="timed out during startup"):
+    with pytest.raises(ActorFailed, match="timed out during startup"):
         start()
     starts += [ValueError("no such option"), None]
     with pytest.raises(ValueError, match="no such option"):
