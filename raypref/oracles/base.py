@@ -45,7 +45,7 @@ class Answer:
     """(K, K): P[i, j] = P(response i > response j), P + P^T = 1, 1/2 on the diagonal. Only the entries of ``Question.pairs`` and their
     mirror images are read. An entry on which the oracle abstains is ``ABSTAIN``."""
     observed: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Name under ``oracle/`` -> what was observed, one figure per comparison, input or request. Metrics average the figures; figures of
+    """Full name (``oracle/ties``) -> what was seen, one figure per comparison, input or request. Metrics average the figures; figures of
     type ``raypref.types.Total`` are summed since the run was started or resumed."""
     provisional: frozenset[tuple[int, int]] = frozenset()
     """Pairs (i, j) of ``Question.pairs`` on which the oracle may answer differently the next time; the cache does not keep them."""
