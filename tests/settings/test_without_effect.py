@@ -106,6 +106,7 @@ def test_the_shipped_recipes_set_nothing_in_vain() -> None:
     lines = {
         f"{path.parent.name}/{path.stem} {str(note).partition(':')[0]}"
         for path in root.rglob("*.yaml")
+        if path.name != "rayjob.yaml"
         for note in notes(raypref.load_config(path))
     }
     assert all(line.endswith(("rollout.temperature", "rollout.top_p")) for line in lines), lines
