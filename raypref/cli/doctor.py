@@ -182,9 +182,12 @@ def policy(config: RunConfig | None) -> Iterator[Finding]:
         text = f"{name}: {'a model directory' if has_config else 'no config.json in this directory'}"
         yield Finding("OK" if has_config else "problem", "policy", text, "" if has_config else "name the directory of a Hugging Face model")
         return
-    from huggingface_hub import try_to_load_from_cache
+    from raypref.plan.hub_cache import cached_model, may_be_on_the_hub
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if not may_be_on_the_hub(name):
+        remedy = "give policy.path a directory with config.json, or a hub name"
+        yield Finding("problem", "policy", f"{name}: no such directory (looked in {Path.cwd()})", remedy)
+    elif cached_model(name) is not None:
         yield Finding("OK", "policy", f"{name}: in the hub's cache")
     elif os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         remedy = f"HF_HUB_OFFLINE=0 hf download {name}, or give policy.path a directory"

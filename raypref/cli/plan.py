@@ -103,6 +103,8 @@ def show(made: RunPlan) -> None:
     gpu = made.setting.cluster.gpu
     kind = "" if gpu is None or not gpu.gib else f" on {gpu.name} of {gpu.gib:g} GiB"
     typer.echo(visible(f"{made.setting.config.name}{kind}: {report.verdict(made)}"))
+    for what in made.not_counted:
+        typer.echo(f"not counted: {what}")
     for line in report.changes(made):
         typer.echo(line)
     for part in report.parts(made):

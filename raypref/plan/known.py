@@ -40,4 +40,4 @@ def known(config: RunConfig, data: RunData | None, tokenizer: Any = None, *, fus
 
     if fused is None:
         fused = config.placement.device != "cpu" and find_spec("liger_kernel") is not None
-    return Known(shape_of, data, tokenizer, fused, (oracle_bytes(config) or 0) if oracle is None else oracle)
+    return Known(shape_of, data, tokenizer, fused, oracle_bytes(config) if oracle is None else oracle)

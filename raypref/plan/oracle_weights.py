@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.config import RunConfig
+from raypref.plan.hub_cache import cached_model
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
@@ -26,10 +27,8 @@ def _files_bytes(path: str) -> int | None:
     """Of a directory, or of the copy that the hub's cache holds."""
     directory = Path(path)
     if not directory.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(path, "config.json")
-        if not isinstance(cached, str):
+        cached = cached_model(path)
+        if cached is None:
             return None
-        directory = Path(cached).parent
+        directory = cached
     return next((total for pattern in WEIGHT_FILES if (total := sum(file.stat().st_size for file in directory.glob(pattern)))), None)

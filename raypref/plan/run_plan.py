@@ -37,8 +37,8 @@ class Known:
     """The policy's."""
     fused: bool = False
     """Whether the learner will have Liger's kernels."""
-    oracle_bytes: int = 0
-    """Weights of the oracle's models."""
+    oracle_bytes: int | None = 0
+    """Weights of the oracle's models; None: their files are not here, and they count as nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class RunPlan:
     remedies: tuple[Remedy, ...]
     """If it does not fit."""
     prompt: FirstPrompt | None
+    not_counted: tuple[str, ...] = ()
+    """What takes memory of a GPU, and is not known."""
 
     @property
     def fits(self) -> bool | None:
@@ -89,6 +91,7 @@ class RunPlan:
             "cannot_be_placed": self.placed.cannot,
             "fits": self.fits,
             "gpu_bytes": self.setting.gpu_bytes,
+            "not_counted": list(self.not_counted),
             "gpus": [asdict(use) | {"peak_phase": use.peak_phase, "peak_bytes": use.peak_bytes} for use in self.gpus],
             "micro_batch_tokens": self.setting.job.micro_batch_tokens,
             "largest_micro_batch_tokens": self.largest_micro_batch,
@@ -118,7 +121,7 @@ def plan(config: RunConfig, cluster: Cluster, known: Known, options: Options | N
         known.shape_of(config.policy.lora),
         cluster,
         Task(held_out=None if supply is None else bool(supply.held_out or supply.held_out_examples)),
-        known.oracle_bytes,
+        known.oracle_bytes or 0,
         row_tokens=None if supply is None else supply.longest_row(config.rollout.responses, config.rollout.max_tokens),
         example_tokens=None if supply is None else supply.longest_example(config.rollout.max_tokens),
         fused=known.fused,
@@ -133,4 +136,5 @@ def plan(config: RunConfig, cluster: Cluster, known: Known, options: Options | N
         duration=None if supply is None else duration(setting, supply, options.speeds, options.response_tokens),
         remedies=tuple(remedies(setting, known.shape_of)) if searches and fits(setting, margin=0.0) is False else (),
         prompt=None if known.data is None or known.tokenizer is None else FirstPrompt.of(known.data, known.tokenizer),
+        not_counted=("the oracle's models: their files are not on this machine (--oracle-gib)",) if known.oracle_bytes is None else (),
     )

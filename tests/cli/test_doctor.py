@@ -152,6 +152,8 @@ def test_the_policy_and_the_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest
     (missing,) = doctor.policy(RunConfig.parse(parts | {"policy": {"path": "nobody/nothing"}}))
     assert missing.status == "problem"
     assert "hf download nobody/nothing" in missing.remedy
+    (nowhere,) = doctor.policy(RunConfig.parse(parts | {"policy": {"path": "runs/nothing/policy"}}))  # no hub name has two slashes
+    assert (nowhere.status, f"no such directory (looked in {Path.cwd()})" in nowhere.text) == ("problem", True)
     (tmp_path / "empty").mkdir()
     (empty,) = doctor.policy(RunConfig.parse(parts | {"policy": {"path": str(tmp_path / "empty")}}))
     assert (empty.status, "no config.json" in empty.text) == ("problem", True)

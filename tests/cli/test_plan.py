@@ -60,6 +60,17 @@ def test_as_json(tmp_path: Path, model: Path) -> None:
     assert found["problems"] == []
 
 
+def test_an_oracle_of_unknown_size_is_said_to_be_left_out(tmp_path: Path, model: Path) -> None:
+    """A reward model that is neither here nor in the hub's cache counts as nothing, and the plan says so beside its verdict."""
+    oracle = {"type": "reward_model", "path": "nobody/large-reward-model"}
+    code, text = run(tmp_path, config_of(tmp_path, model, oracle=oracle), "plan", "--gpu=l4")
+    assert code == 0, text
+    assert "not counted: the oracle's models: their files are not on this machine (--oracle-gib)" in text
+    code, text = run(tmp_path, config_of(tmp_path, model, oracle=oracle), "plan", "--gpu=l4", "--oracle-gib=3")
+    assert code == 0, text
+    assert "not counted: the oracle" not in text
+
+
 def test_what_does_not_fit_has_remedies(tmp_path: Path, model: Path) -> None:
     """Passes of a million tokens."""
     code, text = run(tmp_path, config_of(tmp_path, model), "plan", "learner.micro_batch_tokens=10000000", "--gpu=l4")
