@@ -38,6 +38,8 @@ def sweep(
     runs = runs_of(output, overrides)
     for run in runs:
         run.check(config)
+    if against is not None:
+        _check_opponent(against, runs)
     typer.echo(f"{counted(len(runs), 'run')}: {', '.join(visible(run.directory.name) for run in runs)}")
     todo = [run for run in runs if not (run.directory / "summary.json").exists()]
     if submit:
@@ -147,6 +149,16 @@ def _submit_all(config: Path, runs: Sequence[SweptRun], address: str | None) -> 
 def _refuse_failure(run: SweptRun, code: int) -> None:
     if code:
         raise RunFailed(f"run {run.directory.name} ended with exit code {code}, see above; after that the same command continues")
+
+
+def _check_opponent(against: str, runs: Sequence[SweptRun]) -> None:
+    """Refuse an opponent without answers before the first run starts, not after the last. A run of the sweep itself has none yet."""
+    if any(against.partition("@")[0].endswith(str(run.directory)) for run in runs):
+        return
+    from raypref.cli.arguments import path_of
+    from raypref.evaluation.response_files import records_of
+
+    next(iter(records_of(path_of(against)[1])), None)
 
 
 def _choose(config: Path, runs: Sequence[SweptRun], output: Path, against: str | None, *, every: bool) -> None:

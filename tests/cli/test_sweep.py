@@ -17,7 +17,7 @@ from raypref import compose
 from raypref.cli import supervision
 from raypref.cli.app import app
 from raypref.cli.sweep import runs_of, split_values
-from raypref.errors import ConfigError, RunFailed
+from raypref.errors import ConfigError, DataError, RunFailed
 from tests.cli.test_evaluate import ORACLE, Longer
 
 TRAIN = """
@@ -98,4 +98,6 @@ def test_every_run_is_checked_before_the_first_starts() -> None:
         sweep("loss.eta=100,-1")
     with pytest.raises(ConfigError, match="a sweep chooses by win rates on held-out prompts"):
         sweep("loss.eta=100,200", "data.held_out_prompts=0")
+    with pytest.raises(DataError, match=r"nothing\.jsonl: no such file"):
+        sweep("loss.eta=100,200", "--against", "human=nothing.jsonl")
     assert not Path("log").exists()
