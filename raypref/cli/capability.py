@@ -35,6 +35,8 @@ def capability(
     if run is None and output is None:
         raise ConfigError("--output: needed for a policy that belongs to no run")
     directory = output or (run.directory / "capability" if run else Path())
+    if include_path is not None and not include_path.is_dir():
+        raise ConfigError(f"--include-path: {include_path} is no directory (looked in {Path.cwd()})")
     settings = run_config(config, overrides or [])
     measurement = Measurement.of(settings, read_tasks(tasks), include_path=include_path, limit=limit, gpus=gpus)
     check_directory("--output", directory)

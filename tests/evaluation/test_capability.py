@@ -46,6 +46,7 @@ def test_tasks_are_read_with_their_examples() -> None:
         (["gsm8k:few"], "'few' is no number of examples; write gsm8k:5"),
         (["leaderboard", "gsm8k"], "gsm8k is named twice"),
         ([], "name at least one task"),
+        (["gsm8k", ""], "name at least one task"),
     ],
 )
 def test_tasks_that_cannot_be_are_refused(names: list[str], message: str) -> None:

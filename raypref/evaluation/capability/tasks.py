@@ -43,6 +43,6 @@ def read_tasks(names: Iterable[str]) -> dict[str, int | None]:
         if twice := tasks.keys() & new.keys():
             raise ConfigError(f"--tasks {name}: {', '.join(sorted(twice))} is named twice")
         tasks |= new
-    if not tasks:
+    if not tasks or "" in tasks:
         raise ConfigError("--tasks: name at least one task of lm-eval, or leaderboard")
     return tasks
