@@ -38,10 +38,11 @@ def read_questions(path: Path) -> list[FreeQuestion]:
         DataError: naming the line that is not one, or whose id occurs before; or there is none.
     """
     questions: dict[str, FreeQuestion] = {}
-    for place, record in _records(path, path.read_text(encoding="utf-8").split("\n") if path.is_file() else None):
+    for place, record in _records(path, _read_text(path).split("\n") if path.is_file() else None):
         name, text = record.get("id"), record.get("question")
         if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
-            raise DataError(f"{place}: expected the texts 'id' and 'question'; fields here: {', '.join(record)}")
+            here = ", ".join(f"{key} ({type(value).__name__})" for key, value in record.items())
+            raise DataError(f"{place}: expected 'id' and 'question', both texts (str), the question not empty; fields here: {here}")
         if name in questions:
             raise DataError(f"{place}: the id {name!r} occurs twice")
         questions[name] = FreeQuestion(name, text)
@@ -58,7 +59,7 @@ def answered_before(path: Path, questions: Sequence[FreeQuestion]) -> set[str]:
     """
     if not path.exists():
         return set()
-    content = path.read_text(encoding="utf-8")
+    content = _read_text(path)
     whole = content[: content.rfind("\n") + 1]
     known, answered = {question.id for question in questions}, set[str]()
     for place, record in _records(path, whole.split("\n")):
@@ -102,6 +103,13 @@ def ask_all(oracle: HasEndpoint, questions: Sequence[FreeQuestion], output: Path
             f"{failed} of {len(todo)} questions got no answer: the request failed, or the reply was cut short (oracle.max_tokens); the "
             f"others are in {output}, and the same command asks for these again"
         )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: no UTF-8 text, so that it cannot be JSON Lines: {error}") from error
 
 
 def _records(path: Path, lines: Iterable[str] | None) -> Iterable[tuple[str, dict[str, object]]]:
