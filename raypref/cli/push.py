@@ -23,6 +23,7 @@ def push(
     from raypref.report.model_card import model_card
     from raypref.report.run_directory import RunDirectory
 
+    hub.check_name(repo)
     directory = RunDirectory(run)
     policy = hub.policy_to_push(directory, iteration)
     card = model_card(directory, iteration, repo)

@@ -28,6 +28,18 @@ def policy_to_push(run: RunDirectory, iteration: int | None) -> Path:
     return path
 
 
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        ConfigError: it has more than one slash, or letters that the hub does not allow.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    with _refusals(repo):
+        validate_repo_id(repo)
+
+
 def push(directory: Path, card: str, repo: str, *, private: bool) -> str:
     """Make the repository if it does not exist, and upload the files of a model directory and the card.
 

@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from raypref.cli.app import app
+from raypref.errors import ConfigError
 from raypref.losses.base import losses
 from raypref.output.summary import RunResult
 from raypref.report.model_card import PAPERS, model_card, with_card
@@ -108,6 +109,12 @@ def test_dry_run_prints_the_card_alone(made: Path) -> None:
     shown = CliRunner().invoke(app, ["push", str(made), "someone/aligned", "--dry-run"])
     assert shown.exit_code == 0
     assert shown.stdout == model_card(RunDirectory(made), None, "someone/aligned") + "\n"
+
+
+def test_a_dry_run_refuses_a_name_that_the_hub_would(made: Path) -> None:
+    shown = CliRunner().invoke(app, ["push", str(made), "a/b/c", "--dry-run"])
+    assert isinstance(shown.exception, ConfigError)
+    assert "'a/b/c' is no name of a repository" in str(shown.exception)
 
 
 def test_every_loss_names_its_paper() -> None:
