@@ -188,6 +188,9 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         values: Any = OmegaConf.to_container(tree)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
+    except IsADirectoryError as error:
+        hint = f"; of this run it is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
+        raise ConfigError(f"{path}: a directory; give a run's YAML file{hint}") from error
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:  # ValueError: no UTF-8, or a number too long
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(values, dict):

@@ -81,6 +81,11 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such config file"):
         load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"a directory; give a run's YAML file$"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("policy: {path: p}\n")
+    with pytest.raises(ConfigError, match=r"; of this run it is .*/config\.yaml$"):
+        load_config(tmp_path)
     with pytest.raises(ConfigError, match="not a readable YAML file"):
         load(tmp_path, "policy: [")
     with pytest.raises(ConfigError, match="policy: required, but not given"):

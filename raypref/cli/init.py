@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,7 +51,7 @@ def init(
         selection="my_selection:MySelection" if own_selection else None,
     )
     write(directory, {"run.yaml": text, **dict(files(kind, loss=own_loss, selection=own_selection))})
-    typer.echo(visible(f"cd {directory}\nraypref check run.yaml\nraypref train run.yaml    # or: python train.py"))
+    typer.echo(visible(f"cd {shlex.quote(str(directory))}\nraypref check run.yaml\nraypref train run.yaml    # or: python train.py"))
 
 
 def has_chat_template(policy: str) -> bool:

@@ -137,3 +137,9 @@ def test_it_trains_on_a_cpu(driver: list[str], place: Path, model: Path) -> None
     summary = json.loads((place / "runs" / "mine" / "summary.json").read_text())
     assert summary["iterations"] == 2
     assert len(summary["evaluations"]) == 2
+
+
+def test_the_command_that_is_printed_works_for_a_name_with_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = CliRunner().invoke(app, ["init", "two words"]).output.splitlines()[0]
+    assert subprocess.run(["sh", "-c", f"{printed} && ls run.yaml"], capture_output=True, text=True).stdout == "run.yaml\n"
