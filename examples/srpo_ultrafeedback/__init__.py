@@ -1,1 +1,1 @@
-"""SRPO on the TL;DR preferences, with the paper's settings."""
+"""SRPO on UltraFeedback's pairs, with the paper's settings."""
