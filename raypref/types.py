@@ -199,6 +199,8 @@ class Verdict:
     """How many training examples the group gives; 0 when it was dropped."""
     metrics: dict[str, float]
     """Per-group figures (``entropy``, ``rollout/...``, ``oracle/...``). The driver averages them over groups; it sums a ``Total``."""
+    recorded: bool = False
+    """Whether the oracle was not asked, since the journal holds its answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,12 +124,12 @@ def prefer_the_larger_first_token(prompt: str, a: str, b: str) -> float:
 class LightReference(Mortal, Copy):
     """The log-prob of every response under pi_t is the policy's number."""
 
-    def score_apart(self, examples: Sequence[types.Example]) -> tuple[None, tuple[types.Example, ...]]:
+    def score_apart(self, examples: Sequence[types.Example]) -> tuple[bool, tuple[types.Example, ...]]:
         time.sleep(0.01)
         for example in examples:
             if example.policy_version != self.version:
                 raise SyncError(f"prompt {example.prompt_id!r}: policy {example.policy_version}, but the reference holds {self.version}")
-        return None, tuple(replace(example, previous_logps=np.full(len(example.response_ids), self.value)) for example in examples)
+        return True, tuple(replace(example, previous_logps=np.full(len(example.response_ids), self.value)) for example in examples)
 
     def probe(self, sequences: Sequence[types.TokenSequence]) -> list[NDArray[np.float64]]:
         return [np.full(len(sequence.response_ids), -1.0 - self.value) for sequence in sequences]

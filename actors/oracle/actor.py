@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -108,8 +109,9 @@ class OracleActor:
             written = await asyncio.to_thread(written_by, self._journal.directory, asked_before, rollout.origin)
             if written is not None:
                 judged = await self._judge.judge(rollout, partner, Replayed(*written))
-                return judged.verdict, judged.examples
-        if rollout.origin in self._recorded:
+                return replace(judged.verdict, recorded=True), judged.examples
+        recorded = rollout.origin in self._recorded
+        if recorded:
             transcript, name = self._recorded.transcript(rollout.origin)
             judged = await self._judge.judge(rollout, partner, Replayed(transcript, name))
         else:
@@ -117,7 +119,7 @@ class OracleActor:
             judged = await self._judge.judge(rollout, partner, recording)
             transcript = Transcript(recording.rounds)
         self._journal.append(rollout, judged, transcript)
-        return judged.verdict, judged.examples
+        return replace(judged.verdict, recorded=recorded), judged.examples
 
     async def recall(self, request: SampleRequest) -> tuple[None, Rollout]:
         """The answer to a request that the journal of an interrupted run holds. Called with ``num_returns=2``, as ``judge`` is."""

@@ -62,7 +62,7 @@ class OracleGroup:
             with reported_once(examples):
                 return await self._wait(member, verdict, "judge"), examples
 
-        judged: tuple[Verdict, Any] = await self._replicas.call("oracle: judge", ask)
+        judged: tuple[Verdict, Any] = await self._replicas.call("oracle: judge", ask, computed=lambda answer: not answer[0].recorded)
         return judged
 
     async def compare(self, challenger: Any, defender: Any) -> Comparison:

@@ -72,17 +72,22 @@ class ReferenceActor:
         Raises:
             SyncError: an example was sampled by another policy than the one that is held as pi_t.
         """
+        return self.score_apart(examples)[1]
+
+    def score_apart(self, examples: Sequence[Example]) -> tuple[bool, tuple[Example, ...]]:
+        """Whether the log-probs were computed, and what ``score`` returns: two objects, so that a caller can await the first without
+        fetching the second."""
         if self._previous is not None:
             for example in examples:
                 self._previous.check(example)
         key = None if self._scores is None else key_of(examples, self._identity())
         if self._scores is None or key is None:
-            return self._computed(examples)
-        found = self._scores.find(key, examples)
-        if found is None:
-            found = self._computed(examples)
-            self._scores.add(key, found)
-        return found
+            return True, self._computed(examples)
+        if (found := self._scores.find(key, examples)) is not None:
+            return False, found
+        scored = self._computed(examples)
+        self._scores.add(key, scored)
+        return True, scored
 
     def seal(self, iteration: int) -> None:
         """The scores of the iterations so far are needed until the next two checkpoints are complete."""
@@ -103,10 +108,6 @@ class ReferenceActor:
         """What identifies the policies in the slots. The settings of a run, the policy's path among them, stay the same."""
         reference = "" if self._reference is None else f"pi_ref {self._refreshed}"
         return reference if self._previous is None else f"{reference} pi_t {self._previous.identity()}"
-
-    def score_apart(self, examples: Sequence[Example]) -> tuple[None, tuple[Example, ...]]:
-        """``score`` as (None, examples), two objects: a caller can await the first without fetching the second."""
-        return None, self.score(examples)
 
     def refresh(self, directory: Path) -> None:
         """Load the policy in ``directory`` as pi_ref; nothing happens where that slot is empty."""

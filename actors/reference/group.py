@@ -40,13 +40,13 @@ class ReferenceGroup:
         """Where pi_ref is, if it is not the policy that the run started from."""
 
     async def score(self, examples: ExamplesRef) -> ExamplesRef:
-        async def ask(member: Member) -> ExamplesRef:
-            done, scored = member.handle.score_apart.options(num_returns=2).remote(examples)
+        async def ask(member: Member) -> tuple[bool, ExamplesRef]:
+            computed, scored = member.handle.score_apart.options(num_returns=2).remote(examples)
             with reported_once(scored):
-                await first_cause([done], [f"{member.name}: score"], self._supervisor.times.limit_of("reference: score"))
-            return scored
+                limit = self._supervisor.times.limit_of("reference: score")
+                return (await first_cause([computed], [f"{member.name}: score"], limit))[0], scored
 
-        return await self._replicas.call("reference: score", ask)
+        return (await self._replicas.call("reference: score", ask, computed=lambda answer: bool(answer[0])))[1]
 
     async def refresh(self, directory: Path) -> None:
         self._refreshed = directory

@@ -46,12 +46,15 @@ class Replicas:
     def _supervisor(self) -> Supervisor:
         return self.members.supervisor
 
-    async def call(self, what: str, ask: Callable[[Member], Awaitable[Any]]) -> Any:
+    async def call(
+        self, what: str, ask: Callable[[Member], Awaitable[Any]], *, computed: Callable[[Any], bool] = lambda answer: True
+    ) -> Any:
         """The answer of one replica.
 
         Args:
             what: the call's name, for time limits.
             ask: makes the call and waits for the answer, within the time that the supervisor allows for ``what``.
+            computed: whether an answer was computed. One that was read back is quick, and says nothing of how long the others take.
 
         Raises:
             InputSetAside: the call has killed two replicas.
@@ -74,7 +77,8 @@ class Replicas:
                 continue
             finally:
                 self._leave(member)
-            self._supervisor.times.add(what, time.monotonic() - began)
+            if computed(answer):
+                self._supervisor.times.add(what, time.monotonic() - began)
             return answer
 
     async def each(self, ask: Callable[[Member], Awaitable[Any]], members: Sequence[Member], *, needed: bool = False) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from actors.supervision.supervisor import Supervisor
 from actors.weights.destination import Destination
 from raypref.errors import ActorDied, ActorFailed, ActorSilent, InputSetAside
 from raypref.settings.supervision import SupervisionConfig
+from raypref.types import Verdict
 
 
 class Method:
@@ -251,6 +252,41 @@ def test_a_hang_among_the_first_calls_is_noticed_by_what_the_others_took(monkeyp
         with pytest.raises(InputSetAside, match=r"no answer within 0\.\d s from oracle-0: compare"):
             await hanging
         await group.close()
+
+    run(work)
+
+
+class Reader:
+    """Answers what is recorded at once, and works for 0.4 s on anything else."""
+
+    def __init__(self) -> None:
+        self.alive = Method(self._alive)
+        self.judge = self.score_apart = self
+
+    def options(self, **_: Any) -> Reader:
+        return self
+
+    def remote(self, argument: Any, *_: Any) -> Any:
+        recorded = argument == "recorded"
+        first = Verdict(0, 1, {}, recorded=recorded) if _ else not recorded
+        return asyncio.ensure_future(asyncio.sleep(0.0 if recorded else 0.4, first)), argument
+
+    async def _alive(self) -> str:
+        return "here"
+
+
+@pytest.mark.parametrize("role", ["oracle", "reference"])
+def test_what_is_read_back_says_nothing_of_how_long_a_call_takes(role: str) -> None:
+    """A resumed run reads groups back in no time. The first one that is computed takes longer than the floor, 0.1 s, and is no hang."""
+
+    async def work() -> None:
+        supervisor = Supervisor(CallTimes(5.0, 0.1, 10.0), Budget(0, 3600.0))
+        oracle = OracleGroup({"oracle-0": Reader()}, 5.0, supervisor=supervisor)
+        reference = ReferenceGroup([("reference-0", Reader())], 5.0, supervisor)
+        call: Any = oracle.judge if role == "oracle" else reference.score
+        for _ in range(5):
+            await call("recorded")
+        await call("new")
 
     run(work)
 
