@@ -96,12 +96,10 @@ class Saving:
             loss = outcome.held_out[-1]["loss"]
         best_so_far = loss is not None and (best is None or loss <= best.value)
         await self._begin(state, outcome, policy=best_so_far)
-        self.newest_within = state
 
     async def save(self, state: RunState, outcome: Outcome) -> None:
         """Save the learner's state, and the policy as a model directory."""
         await self._begin(state, outcome, policy=True)
-        self.newest = state.iteration
 
     async def finish(self) -> None:
         """Return when the checkpoint that is open is complete. Raises what went wrong with it."""
@@ -118,16 +116,26 @@ class Saving:
             self._policies.commit(name)
 
     async def _begin(self, state: RunState, outcome: Outcome, *, policy: bool) -> None:
-        """Have the learner copy its state, and publish it in the background. The checkpoint before is complete first."""
+        """Have the learner copy its state, and publish it in the background. The checkpoint before is complete first.
+
+        Once the learner was asked this is the newest checkpoint, also if the run ends meanwhile: it writes in any case.
+        """
         with_policy = policy and self._policies.keep > 0
         with self._stage("checkpoint"):
             await self.finish()
             place = self._policies.begin() if with_policy else None
-            await self._learner.save(self._checkpoints.begin(state) / "learner", place)
-        self._open = _Open(state, _content(outcome), with_policy)
-        self._open.published = asyncio.ensure_future(self._publish(self._open))
+            copied = asyncio.ensure_future(self._learner.save(self._checkpoints.begin(state) / "learner", place))
+            self._open = _Open(state, _content(outcome), with_policy)
+            self._open.published = asyncio.ensure_future(self._publish(self._open, copied))
+            if state.steps_within:
+                self.newest_within = state
+            else:
+                self.newest = state.iteration
+            await asyncio.wait([copied])
+            copied.result()
 
-    async def _publish(self, checkpoint: _Open) -> None:
+    async def _publish(self, checkpoint: _Open, copied: asyncio.Future[None]) -> None:
+        await copied
         with self._stage("checkpoint_write"):
             pause_s = _FIRST_S
             while not await self._learner.saved():

@@ -177,6 +177,41 @@ def test_what_the_learner_has_written_is_completed_although_it_fails(tmp_path: P
     assert saved(tmp_path) == ["iteration_0001"]
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_a_save_that_the_end_of_the_run_meets_is_completed_and_not_begun_again(tmp_path: Path, written: bool) -> None:
+    """SIGTERM while the learner copies its state: nobody could take that back, and its thread would write into what is begun anew."""
+    driver = make(tmp_path, prompts=24, held_out=0, loop={"iterations": 3, "overlap": False})
+    learner: Any = driver.roles.learner
+    save, begun = learner.save, asyncio.Event()
+    calls: list[Path] = []
+
+    async def remote(directory: Path, policy: Path | None = None) -> None:
+        async def work() -> None:
+            calls.append(directory)
+            begun.set()
+            await asyncio.sleep(0.05)
+            await save(directory, policy)
+            if not written:
+                raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+        await asyncio.wait([asyncio.ensure_future(work())])  # goes on although nobody waits for it
+        if not written:
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    async def stopped() -> None:
+        run = asyncio.ensure_future(driver.run())
+        await begun.wait()
+        run.cancel()
+        await run
+
+    learner.save = remote
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stopped())
+    driver.meter.writer.close()
+    assert calls == [tmp_path / "checkpoints" / "iteration_0001" / "learner"]
+    assert saved(tmp_path) == (["iteration_0001"] if written else [])
+
+
 def worse_later(driver: Driver) -> None:
     """The policies of iterations 2 and 3 lose against the base policy."""
     oracle: Any = driver.roles.oracle
