@@ -15,7 +15,7 @@ from actors.learner.phases import Phases
 from actors.supervision.copies import Copies
 from actors.supervision.supervisor import Supervisor
 from raypref import types
-from raypref.errors import ActorFailed, SyncError
+from raypref.errors import ActorFailed, ActorSilent, SyncError
 from raypref.roles import Audience, Checksums
 from raypref.sections import SyncConfig
 
@@ -68,6 +68,8 @@ class LearnerGroup:
         self._phases = Phases() if phases is None else phases
         self._sync_failed = False
         """Whether the last sync did: then every rank must send all weights, and the first rank alone knows."""
+        self._saving_since = 0.0
+        """When the last checkpoint was copied; since then it is written."""
 
     async def start(self) -> None:
         """Connect the ranks with each other and load the policy.
@@ -159,9 +161,14 @@ class LearnerGroup:
 
     async def save(self, directory: Path, policy: Path | None = None) -> None:
         await self._all("save", directory, policy)
+        self._saving_since = time.monotonic()
 
     async def saved(self) -> bool:
-        return all(await self._all("saved"))
+        written = await self._all("saved")
+        if not all(written) and time.monotonic() - self._saving_since > self._timeout_s:
+            late = [f"learner-{rank}" for rank, whole in enumerate(written) if not whole]
+            raise ActorSilent(f"a checkpoint is not written within learner.timeout_s = {self._timeout_s:g} s by {', '.join(late)}", late)
+        return all(written)
 
     async def load(self, directory: Path) -> None:
         await self._phases.training()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
 
+from actors.learner.group import LearnerGroup
 from actors.oracle.group import OracleGroup
 from actors.reference.group import ReferenceGroup
 from actors.supervision import supervisor as supervision
@@ -273,6 +275,36 @@ class Reader:
 
     async def _alive(self) -> str:
         return "here"
+
+
+class Writer:
+    """A learner's rank whose checkpoint is written after so many questions."""
+
+    def __init__(self, questions: float) -> None:
+        self.questions = questions
+        self.save, self.saved = Method(self._save), Method(self._saved)
+
+    async def _save(self, *_: Any) -> None:
+        pass
+
+    async def _saved(self) -> bool:
+        self.questions -= 1
+        return self.questions <= 0
+
+
+def test_a_disk_that_never_takes_a_checkpoint_is_noticed() -> None:
+    """Each answer is quick, also that of a rank whose thread hangs in a write."""
+
+    async def until_saved(*ranks: Writer) -> None:
+        learner = LearnerGroup(ranks, 0.3)
+        await learner.save(Path("unused"))
+        while not await learner.saved():
+            await asyncio.sleep(0.01)
+
+    run(lambda: until_saved(Writer(3), Writer(1)))
+    with pytest.raises(ActorSilent, match=r"not written within learner\.timeout_s = 0\.3 s by learner-1") as caught:
+        run(lambda: until_saved(Writer(3), Writer(float("inf")), Writer(1)))
+    assert caught.value.actors == ("learner-1",)
 
 
 @pytest.mark.parametrize("role", ["oracle", "reference"])
