@@ -81,17 +81,18 @@ def begin(config: RunConfig, *, overwrite: bool = False) -> None:
     directory = config.output_dir
     holds_another = (directory / "metrics.jsonl").exists()
     if holds_another and not overwrite:
-        resume_hint = "continue it with --resume, or " if Checkpoints.of(config).complete() else ""
+        resume_hint = "continue it with --resume, or " if holds_run(config) and Checkpoints.of(config).complete() else ""
         raise ConfigError(
             f"output_dir: {directory} holds another run; {resume_hint}choose or empty a directory, or replace it with --overwrite"
         )
     targets.check_run(config)
     if holds_another:
         logger.warning("%s: the run there is removed (--overwrite)", directory)
+        (directory / "config.yaml").unlink(missing_ok=True)  # first: what is left if this is interrupted cannot be resumed
         for folder in (directory / name for name in targets.FOLDERS):
             if folder.is_dir():
                 shutil.rmtree(folder)
-        for name in targets.FILES:
+        for name in targets.FILES:  # metrics.jsonl comes last: until then nobody begins among what is left
             (directory / name).unlink(missing_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
     _write_config(config)

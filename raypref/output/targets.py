@@ -32,9 +32,19 @@ FOLDERS = (
     "policies",
     "policy",
     "policy_before_failure",
+    "capability",
 )
 """What a run writes into ``output_dir``."""
-FILES = ("config.yaml", "metrics.jsonl", "warnings.jsonl", "summary.json", "set_aside.jsonl", "timeline.jsonl")
+FILES = (
+    "config.yaml",
+    "plan.json",
+    "trackers.json",
+    "warnings.jsonl",
+    "summary.json",
+    "set_aside.jsonl",
+    "timeline.jsonl",
+    "metrics.jsonl",
+)
 OPTIMISER_BYTES = {"adamw": 12, "rmsprop": 8}
 """Bytes per trained parameter in a checkpoint: the weights in float32 and the optimiser's moments."""
 

@@ -331,6 +331,9 @@ def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path
     """Once the checks have passed: where the new run reads a file of the earlier one, everything stays as it is."""
     config = config_for(stopped)
     (stopped / "notes.txt").write_text("mine")
+    for name in ("trackers.json", "plan.json", "capability/iteration_0001.json"):  # read by a run, or by its report
+        (stopped / name).parent.mkdir(exist_ok=True)
+        (stopped / name).touch()
     reads = config.model_copy(update={"data": config.data.model_copy(update={"path": str(stopped / "metrics.jsonl")})})
     with pytest.raises(ConfigError, match="which the run reads"):
         output.begin(reads, overwrite=True)
@@ -338,6 +341,24 @@ def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path
     output.begin(config, overwrite=True)
     assert sorted(path.name for path in stopped.iterdir()) == ["config.yaml", "notes.txt"]
     assert "the run there is removed" in caplog.text
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_what_is_half_removed_is_not_resumed(stopped: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
+    """``raypref train --overwrite --supervise`` is killed while the earlier run is being removed: its second attempt, ``--resume=auto``, does
+    not continue that one. Nor does it begin among its checkpoints; ``--overwrite`` does."""
+    config, rmtree = config_for(stopped), shutil.rmtree
+    (stopped / "evaluation").mkdir()
+    removals = iter([rmtree] * removed)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: next(removals)(path))
+    if removed < 3:
+        with pytest.raises(StopIteration):
+            output.begin_or_resume(config, DATA, False, overwrite=True)
+        with pytest.raises(ConfigError, match="holds another run; choose or empty a directory, or replace it with --overwrite"):
+            output.begin_or_resume(config, DATA, "auto")
+    monkeypatch.undo()
+    assert output.begin_or_resume(config, DATA, False, overwrite=True) == (False, None)
+    assert [path.name for path in stopped.iterdir()] == ["config.yaml"]
 
 
 def test_overwrite_and_resume_contradict_each_other(stopped: Path) -> None:
