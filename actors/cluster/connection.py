@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from actors.cluster import teardown
 from actors.cluster.leftovers import Leftovers
@@ -37,7 +37,7 @@ STARTS = 3
 
 @contextlib.contextmanager
 def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
-    """Join the cluster that the caller or the machine is connected to, or start a local one for the time of the block.
+    """Use the cluster that the caller is connected to, or join the one that there is (``_join``), or start a local one for the block.
 
     Yields:
         What the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
@@ -82,15 +82,20 @@ def _device_of(config: RunConfig) -> Device:
 
 
 def _join(name: str) -> bool:
-    """Join the cluster that RAY_ADDRESS names or that runs on this machine; False when there is none, or RAY_ADDRESS is ``local``."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address == "local":
+    """Join the cluster that RAY_ADDRESS names, or that ``ray start`` made this machine a part of; False when there is none, or RAY_ADDRESS
+    is ``local``.
+
+    Ray's own ``auto`` would also join the local cluster of another run, and end with it.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    address = named or services.find_bootstrap_address(None)
+    if not address or address == "local":
         return False
     packages = [str(Path(inspect.getfile(module)).parent) for module in _packages()]
     try:
-        ray.init(address="auto", namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
+        ray.init(address=address, namespace=name, log_to_driver=False, runtime_env={"py_modules": packages}, logging_level=logging.WARNING)
     except ConnectionError:
-        if address:
+        if named:
             raise
         return False
     return True

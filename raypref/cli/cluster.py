@@ -13,8 +13,8 @@ from raypref.cli.machine import WAIT_S, last_line, run, version
 PORTS = {6379: "ray start --head", 8265: "Ray's dashboard"}
 
 _JOIN = """
-import logging, ray
-ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+import logging, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 resources = ray.cluster_resources()
 alive = sum(node["Alive"] for node in ray.nodes())
 print(f"{alive} node(s), {resources.get('GPU', 0):g} GPU, {resources.get('CPU', 0):g} CPU, Ray {ray.__version__}")
@@ -36,7 +36,7 @@ def cluster() -> Finding:
         if named:
             return Finding("problem", "Ray", text, remedy)
         return Finding("warning", "Ray", f"{text}, as one did before; a run starts one of its own", remedy)
-    code, output = run([sys.executable, "-c", _JOIN], wait_s=2 * WAIT_S)
+    code, output = run([sys.executable, "-c", _JOIN, address], wait_s=2 * WAIT_S)
     last = last_line(output)
     if code == 0:
         return Finding("OK", "Ray", f"cluster at {address}: {last}")

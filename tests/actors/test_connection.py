@@ -41,6 +41,48 @@ def start(environment: Mapping[str, str] = MappingProxyType({})) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("named", "started", "joins"),
+    [
+        (None, None, None),
+        ("local", "10.0.0.1:6379", None),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("10.0.0.2:6379", "10.0.0.1:6379", "10.0.0.2:6379"),
+        ("auto", None, "auto"),
+    ],
+)
+def test_which_cluster_is_joined(monkeypatch: pytest.MonkeyPatch, named: str | None, started: str | None, joins: str | None) -> None:
+    """Named by RAY_ADDRESS, or made by ``ray start``, which leaves its address. Not the local cluster of another run, which Ray's ``auto``
+    finds among the machine's processes."""
+    asked: list[str] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    monkeypatch.setattr(connection.services, "find_bootstrap_address", lambda _: started)
+    monkeypatch.setattr(connection.ray, "init", lambda address, **_: asked.append(address))
+    assert connection._join("test") == (joins is not None)
+    assert asked == ([] if joins is None else [joins])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_address_at_which_nothing_answers(monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """One that was given is an error; one that a cluster of before has left is not."""
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("nothing answers")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(connection.services, "find_bootstrap_address", lambda _: "10.0.0.1:6379")
+    monkeypatch.setattr(connection.ray, "init", init)
+    if not named:
+        assert not connection._join("test")
+        return
+    with pytest.raises(ConnectionError, match="nothing answers"):
+        connection._join("test")
+
+
 def test_a_busy_machine_gets_another_chance(starts: list[Exception | None], caplog: pytest.LogCaptureFixture) -> None:
     starts += [BUSY, BUSY, None]
     start()

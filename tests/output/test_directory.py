@@ -345,8 +345,8 @@ def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path
 
 @pytest.mark.parametrize("removed", range(4))
 def test_what_is_half_removed_is_not_resumed(stopped: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
-    """``raypref train --overwrite --supervise`` is killed while the earlier run is being removed: its second attempt, ``--resume=auto``, does
-    not continue that one. Nor does it begin among its checkpoints; ``--overwrite`` does."""
+    """``raypref train --overwrite --supervise`` is killed while the earlier run is removed: its second attempt, ``--resume=auto``, does not
+    continue that one. Nor does it begin among its checkpoints; ``--overwrite`` does."""
     config, rmtree = config_for(stopped), shutil.rmtree
     (stopped / "evaluation").mkdir()
     removals = iter([rmtree] * removed)
