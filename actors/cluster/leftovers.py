@@ -39,8 +39,9 @@ class Leftovers:
         """
         mark = f"{_MARK}={uuid.uuid4().hex}"
         command = [sys.executable, "-I", "-S", __file__, mark, str(os.getpid()), str(grace_s)]
+        unmarked = {name: value for name, value in os.environ.items() if name != _MARK}  # Python may need LD_LIBRARY_PATH to start
         self._program = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={}, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=unmarked, start_new_session=True
         )
         threading.Thread(target=self._program.wait, name="wait for the end of leftovers.py", daemon=True).start()  # so it is no zombie
         self.environment: Mapping[str, str] = dict([mark.split("=")]) | {"SPT_NOENV": "1"}

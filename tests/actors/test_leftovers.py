@@ -74,6 +74,18 @@ def test_what_a_killed_driver_leaves_is_ended_and_the_program_itself_ends() -> N
     assert until(lambda: all(map(ended, (cluster, child, program))))
 
 
+def test_the_program_has_what_its_python_needs_and_not_the_mark_of_a_run_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pythons of software trees on clusters find their own library by LD_LIBRARY_PATH, and without it the program would not even start."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    monkeypatch.setenv("RAYPREF_CLUSTER", "that of a run in whose actor this is")
+    leftovers = Leftovers(grace_s=0.0)
+    environment = Path(f"/proc/{leftovers._program.pid}/environ")
+    assert until(lambda: b"LD_LIBRARY_PATH=/opt/python/lib" in environment.read_bytes().split(b"\0"))
+    assert b"RAYPREF_CLUSTER" not in environment.read_bytes()
+    leftovers.close()
+    assert leftovers._program.wait(20) == 0
+
+
 def test_what_is_left_after_a_shutdown_is_ended_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Leftovers(grace_s=0.0), Leftovers(grace_s=0.0)
     processes = [
