@@ -7,12 +7,12 @@ so a resumed run uses exactly the same one.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from raypref.errors import ConfigError
 from raypref.output.numbered import by_number, iteration_name
+from raypref.output.removal import remove
 from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
@@ -67,4 +67,4 @@ class ReferenceRefresh:
         needed = {iteration_name(self._start(number)) for number in resumed_from}
         for old in by_number(self._directory.glob("iteration_*"))[:-_KEPT]:
             if old.name not in needed:
-                shutil.rmtree(old)
+                remove(old)

@@ -24,6 +24,7 @@ from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError
 from raypref.output import manifest
 from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.removal import remove
 from raypref.output.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ class Checkpoints:
         kept = {*complete[-self.keep :], *([best] if best in complete else [])}
         needed = {self._start(number_in(path.name) or 0) for path in kept}
         for old in reversed([old for old in complete if old not in kept | needed]):  # a checkpoint goes before the one that it needs
-            (old / "state.json").unlink()  # first: what is left if this is interrupted is incomplete, and ignored
-            shutil.rmtree(old)
+            (old / "state.json").unlink(missing_ok=True)  # first: what is left if this is interrupted is incomplete, and ignored
+            remove(old)
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from raypref.output.numbered import by_number
+from raypref.output.removal import remove
 
 
 class Policies:
@@ -40,4 +41,4 @@ class Policies:
         """Remove the oldest policies beyond ``keep``, but not the one of the name ``best``."""
         for old in by_number(self._directory.glob("iteration_*"))[: -self.keep] if self.keep else ():
             if old.name != best:
-                shutil.rmtree(old)
+                remove(old)
