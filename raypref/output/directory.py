@@ -180,15 +180,22 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
-    """Remove metrics and checkpoints of what is repeated, and what an interrupted conversion of a checkpoint left beside it."""
+    """Remove metrics and checkpoints of what is repeated, and what an interrupted write, removal or conversion of a checkpoint left."""
     metrics = directory / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     partial = metrics.with_name("metrics.jsonl.partial")
     partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step))
     partial.rename(metrics)
     now = (state.iteration, state.step if state.steps_within else 0)
-    for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*")):
-        if (number_in(path.name) or 0, step_in(path.name)) > now:
-            shutil.rmtree(path)
+    repeated = [
+        path
+        for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*"))
+        if (number_in(path.name) or 0, step_in(path.name)) > now
+    ]
+    for path in repeated:
+        (path / "state.json").unlink(missing_ok=True)  # first: if this is interrupted no checkpoint is taken for a complete one
+    incomplete = [path for path in directory.glob("checkpoints/iteration_*") if not (path / "state.json").exists()]
+    for path in {*repeated, *incomplete}:
+        shutil.rmtree(path)
     for converted in directory.glob("checkpoints/iteration_*/learner.universal"):
         shutil.rmtree(converted)

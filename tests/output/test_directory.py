@@ -72,6 +72,25 @@ def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
     assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]
 
 
+def test_what_is_no_complete_checkpoint_is_removed(stopped: Path) -> None:
+    """A run that was killed while it removed one, or wrote one that it never came to again, leaves files as large as a checkpoint."""
+    for name in ("iteration_0001", "iteration_0002-step_000004"):
+        (stopped / "checkpoints" / name / "learner").mkdir(parents=True)
+    output.rewind(config_for(stopped), output.resume(config_for(stopped), DATA))
+    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["iteration_0002"]
+
+
+def test_a_checkpoint_that_is_half_removed_is_not_complete(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is taken back to an earlier checkpoint, and killed while it removes the later ones."""
+    config, checkpoints = config_for(stopped), Checkpoints.of(config_for(stopped))
+    checkpoints.begin(RunState(3, 6, 24))
+    checkpoints.commit(RunState(3, 6, 24), evaluations=[])
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        output.rewind(config, output.resume(config, DATA, Path("iteration_0002")))
+    assert [path.name for path in checkpoints.complete()] == ["iteration_0002"]
+
+
 def test_a_resumption_that_is_refused_late_changes_nothing(stopped: Path) -> None:
     """A ZeRO stage that DeepSpeed cannot convert to is refused as the learner's checkpoint is read, after config and data were compared."""
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
