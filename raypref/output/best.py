@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def best_of(checkpoints: Iterable[Path], evaluations: Sequence[Mapping[str, Any]
         None where no policy of these was measured.
     """
     rates = {entry["iteration"]: float(entry["base"]["win_rate"]) for entry in evaluations if "base" in entry}
-    losses = {entry["step"]: float(entry["loss"]) for entry in held_out}
+    losses = {entry["step"]: loss for entry in held_out if math.isfinite(loss := float(entry["loss"]))}
     found: list[Best] = []
     for path in checkpoints:
         try:

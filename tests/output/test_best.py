@@ -29,6 +29,7 @@ def rates(*values: float) -> list[dict[str, Any]]:
         (rates(0.7, 0.7, 0.65), {}, "iteration_0002", "win_rate_against_base", 0.7),
         (rates(0.6), {10: 9.0, 20: 1.0}, "iteration_0001", "win_rate_against_base", 0.6),
         ([], {0: 0.1, 10: 0.5, 14: 0.3, 20: 0.4, 25: 0.2}, "iteration_0001-step_000014", "held_out_loss", 0.3),
+        ([], {10: 0.5, 14: float("nan"), 20: float("inf"), 30: float("nan")}, "iteration_0001", "held_out_loss", 0.5),
     ],
 )
 def test_the_highest_win_rate_or_the_lowest_loss(
