@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,7 +83,7 @@ def row_of(rollout: Rollout, judged: Judged, transcript: Transcript) -> dict[str
 
 
 def write_part(path: Path, records: Iterable[Any]) -> int:
-    """Write records, as they come from a stream, into a Parquet file; how many there are."""
+    """Write records, as they come from a stream, into a Parquet file; how many there are. They are on the disk when this returns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,6 +92,8 @@ def write_part(path: Path, records: Iterable[Any]) -> int:
         while batches := list(itertools.islice(left, _ROW_GROUP)):
             parquet.write_table(pa.Table.from_batches(batches).combine_chunks())
             written += len(batches)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
     return written
 
 

@@ -40,6 +40,8 @@ class RecordWriter:
         for batch in batches:
             self._write(batch)
         self._file.flush()
+        if batches:  # else there is nothing in the new file that would be missed after a power cut
+            self.sync()
         new.rename(path)
 
     def append(self, record: Mapping[str, Any]) -> None:

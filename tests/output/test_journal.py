@@ -1,6 +1,7 @@
 """The journal on disk."""
 
 import asyncio
+import os
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from raypref.judging.transcript import Recording, Transcript
 from raypref.losses.sppo import SPPO
 from raypref.output.journal import Journal, schema
 from raypref.output.record_stream import RecordReader
+from raypref.output.recorded import gather
 from raypref.selection.best_worst import BestWorst
 from tests.groups import TableOracle, rollout
 
@@ -59,6 +61,32 @@ def test_a_group_is_on_disk_when_append_returns(tmp_path):
     (batch,) = RecordReader(tmp_path / ".open" / "w.arrows", schema(), [])
     assert batch.to_pylist()[0]["prompt_id"] == "p0"
     journal.close()
+
+
+def test_no_file_replaces_another_before_it_is_on_the_disk(tmp_path, monkeypatch):
+    """After a power cut a file that was renamed, and not flushed before, may be empty: the part for which a stream is removed, the stream
+    that continues an earlier one, and the part of what an interrupted run had not sealed."""
+    flushed, fsync = {}, os.fsync
+
+    def noted(descriptor):
+        fsync(descriptor)
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    def whole(path):
+        return flushed.get(path.stat().st_ino) == path.stat().st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = Journal(tmp_path, "w")
+    journal.append(*entry(0))
+    journal.close()
+    flushed.clear()
+    continued = Journal(tmp_path, "w")
+    assert whole(tmp_path / ".open" / "w.arrows")
+    assert whole(continued.seal(3))
+    continued.append(*entry(1))
+    continued.close()
+    assert gather(tmp_path, 3) == 0
+    assert whole(tmp_path / "iteration_0003-recovered-00.parquet")
 
 
 @pytest.mark.parametrize("lost_bytes", [0, 7, 300])
