@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raypref.output.numbered import by_number, iteration_name
+from raypref.output.numbered import by_number, iteration_name, number_in
 from raypref.output.record_stream import RecordReader, RecordWriter
 from raypref.types import Example
 
@@ -47,22 +47,31 @@ class FrozenScores:
         self._path = self._hidden / f"{writer}.scores"
         self._stream: RecordWriter | None = None
         self._found: dict[str, tuple[Any, Any]] = {}
+        self._kept: set[str] = set()
+        """Which of them are in the file that this replica writes."""
         problems: list[str] = []
         for path in sorted(self._hidden.glob("*.scores")):
             for record in RecordReader(path, _schema(), problems):
-                self._found[record["key"][0].as_py()] = (record["reference"][0].as_py(), record["previous"][0].as_py())
+                key = record["key"][0].as_py()
+                self._found[key] = (record["reference"][0].as_py(), record["previous"][0].as_py())
+                self._kept.update([key] if path == self._path else [])
         for problem in problems:
             logger.warning("%s", problem)
 
     def find(self, key: str, examples: Sequence[Example]) -> tuple[Example, ...] | None:
-        """The examples with their log-probs, if they are on disk; see ``key_of``."""
+        """The examples with their log-probs, if they are on disk; see ``key_of``. They are written with those of this iteration: their file
+        may be of an attempt whose files are replaced."""
         if key not in self._found:
             return None
         reference, previous = ([None] * len(examples) if sums is None else sums for sums in self._found[key])
-        return tuple(
+        scored = tuple(
             replace(example, reference_logps=_array(first), previous_logps=_array(second))
             for example, first, second in zip(examples, reference, previous, strict=True)
         )
+        if key not in self._kept:
+            self.add(key, scored)
+            self._kept.add(key)
+        return scored
 
     def add(self, key: str, examples: Sequence[Example]) -> None:
         """Write the log-probs of examples that have been scored."""
@@ -85,9 +94,10 @@ class FrozenScores:
                 self._stream.close()
                 self._stream = None
             self._path.rename(self._path.with_name(f"{iteration_name(iteration)}-{writer}.scores"))
-        for old in by_number(self._hidden.glob(f"iteration_*-{writer}.scores"))[:-_SEALED]:
+        sealed = by_number(self._hidden.glob(f"iteration_*-{writer}.scores"))
+        for old in [path for path in sealed if (number_in(path.name) or 0) <= iteration][:-_SEALED]:  # later ones are of an attempt before
             old.unlink()
-        self._found = {}
+        self._kept.clear()
 
     def close(self) -> None:
         """End the file; the next writer of this name continues it."""

@@ -133,6 +133,30 @@ def test_scores_stay_until_two_further_checkpoints(policy: PolicyConfig, tmp_pat
     again.shutdown()
 
 
+def test_scores_outlive_two_interruptions(tmp_path: Path) -> None:
+    """Iterations 1 and 2 are scored and sealed, and some of 3 is scored, when the run is killed before the checkpoint of iteration 1 is
+    complete. It repeats iteration 1, and is killed again: what was read back is still there, and so is what comes after it."""
+    scored = [[replace(item, reference_logps=np.arange(3.0), previous_logps=None) for item in group] for group in GROUPS]
+
+    def run(*sealed: Sequence[str], opened: str = "") -> int:
+        """Score the groups of iterations, and those of one that is not sealed; how many are computed."""
+        scores, computed = FrozenScores(tmp_path, "reference-0"), 0
+        for iteration, keys in enumerate([*sealed, opened], start=1):
+            for key in keys:
+                if scores.find(key, GROUPS[0]) is None:
+                    scores.add(key, scored[0])
+                    computed += 1
+            if iteration <= len(sealed):
+                scores.seal(iteration)
+        scores.close()
+        return computed
+
+    assert run("ab", "cd", opened="e") == 5
+    assert run("ab", opened="c") == 0
+    assert run("ab", "cd", opened="ef") == 1
+    assert run("ab", "cd", "ef", "gh") == 2
+
+
 def test_a_score_that_was_cut_off_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Both slots, and a group whose examples have other numbers of sequences."""
     scored = [
