@@ -33,6 +33,8 @@ Device = Literal["cuda", "cpu"]
 
 STARTS = 3
 """How often a local cluster is tried to be started."""
+STARTS_AGAIN_S = 30.0
+"""Longest wait for the end of the cluster of the attempt before; it hangs at most until what is left of that cluster is ended."""
 
 
 @contextlib.contextmanager
@@ -41,7 +43,12 @@ def connected(plan: Plan, config: RunConfig) -> Iterator[tuple[Device, bool]]:
 
     Yields:
         What the roles compute on, and whether the cluster may get more nodes: one that was started here never does.
+
+    Raises:
+        ActorFailed: the cluster of the attempt before hangs in its end, or Ray does not start.
     """
+    if teardown.under_way("ray.shutdown", STARTS_AGAIN_S):  # Ray still counts as connected
+        raise ActorFailed("Ray's end hangs since the attempt before: this process cannot start it again, and another one can")
     if ray.is_initialized():
         yield _device_of(config), True
         return

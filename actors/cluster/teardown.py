@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,15 @@ def bounded(name: str, call: Callable[[], object], limit_s: float = LIMIT_S) -> 
     if thread.is_alive():
         logger.warning("%s did not return within %g s; a part of the cluster hangs. The run ends without it", name, limit_s)
     return not thread.is_alive()
+
+
+def under_way(name: str, limit_s: float) -> bool:
+    """Whether a call of this name that did not return in time hangs still, after ``limit_s`` more seconds."""
+    hanging = [thread for thread in threading.enumerate() if thread.name == _PREFIX + name]
+    deadline = time.monotonic() + limit_s
+    for thread in hanging:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in hanging)
 
 
 def _logged(name: str, call: Callable[[], object]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from actors.cluster import connection
+from raypref.config import RunConfig
 from raypref.errors import ActorFailed
 from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
@@ -81,6 +84,25 @@ def test_an_address_at_which_nothing_answers(monkeypatch: pytest.MonkeyPatch, na
         return
     with pytest.raises(ConnectionError, match="nothing answers"):
         connection._join("test")
+
+
+def test_nothing_is_started_on_a_cluster_whose_end_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on by itself when its raylet hangs. Ray still counts as connected then, to what is about to disappear."""
+    over = threading.Event()
+    config = RunConfig.parse({"policy": {"path": "p"}, "loss": {"type": "sppo"}, "placement": {"device": "cpu"}})
+    plan = plan_placement(config.placement, Need(rollout=True, reference=False, oracle=False))
+    monkeypatch.setattr(connection.teardown, "bounded", partial(connection.teardown.bounded, limit_s=0.05))
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(connection.ray, "shutdown", over.wait)
+    monkeypatch.setattr(connection, "STARTS_AGAIN_S", 0.05)
+    connection._shut_down()
+    with pytest.raises(ActorFailed, match=r"Ray's end hangs"), connection.connected(plan, config):
+        pass
+    monkeypatch.setattr(connection, "STARTS_AGAIN_S", 20.0)
+    threading.Timer(0.1, over.set).start()
+    with connection.connected(plan, config) as (device, may_grow):
+        assert (device, may_grow) == ("cpu", True)
+    assert not connection.teardown.under_way("ray.shutdown", 0.0)
 
 
 def test_a_busy_machine_gets_another_chance(starts: list[Exception | None], caplog: pytest.LogCaptureFixture) -> None:
