@@ -151,6 +151,8 @@ def rewind(config: RunConfig, checkpoint: Path | None) -> frozenset[str]:
         The origins of these groups.
     """
     state = RunState() if checkpoint is None else Checkpoints.read(checkpoint)[0]
+    if state.iteration < config.iterations:
+        (config.output_dir / "summary.json").unlink(missing_ok=True)  # of a run that had ended, and does not stand at its end any more
     _remove_after(config.output_dir, state, last_step=-1 if checkpoint is None else state.step)  # a start writes step 0's metrics anew
     _write_config(config)
     rollouts = config.output_dir / "rollouts"

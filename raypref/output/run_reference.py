@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from raypref.errors import ConfigError
-from raypref.output.numbered import by_number, iteration_name, number_in
+from raypref.output.numbered import by_number, iteration_name, number_in, step_in
 
 BASE = 0
 """The iteration of the base policy."""
@@ -69,10 +69,11 @@ class RunReference:
         finished = self._finished() if final.is_dir() else None
         if finished is not None and self.iteration in (None, finished):
             return str(final)
-        wanted = kept[-1:] if self.iteration is None else [path for path in kept if number_in(path.name) == self.iteration]
+        ends = {number_in(path.name): path for path in kept if not step_in(path.name)}  # the others are of a moment within an iteration
+        wanted = kept[-1:] if self.iteration is None else [path for number, path in ends.items() if number == self.iteration]
         if wanted:
             return str(wanted[0])
-        there = [f"@{number_in(path.name)}" for path in kept] + ([f"@{finished}"] if finished is not None else [])
+        there = [f"@{number}" for number in ends] + ([f"@{finished}"] if finished is not None else [])
         which = "no policy" if self.iteration is None else f"no policy of iteration {self.iteration}"
         raise ConfigError(
             f"{self._text()}: the run has {which}; there are: {_listed(there)}, @base. checkpoint.policies says how many a run keeps"

@@ -72,6 +72,16 @@ def test_what_came_after_the_checkpoint_is_removed(stopped: Path) -> None:
     assert left == ["iteration_0001-oracle-0-00.parquet", "iteration_0002-oracle-0-00.parquet"]
 
 
+@pytest.mark.parametrize("iterations", [2, 3])
+def test_a_run_that_goes_on_after_its_end_is_not_finished(stopped: Path, iterations: int) -> None:
+    """With more iterations, or from an earlier checkpoint: until it ends again nobody takes its last policy for the one of now. Where
+    nothing is repeated it is finished still."""
+    (stopped / "summary.json").write_text('{"iterations": 2}')
+    config = config_for(stopped, loop={"iterations": iterations})
+    output.rewind(config, Checkpoints.of(config).complete()[-1])
+    assert (stopped / "summary.json").exists() == (iterations == 2)
+
+
 def test_what_is_no_complete_checkpoint_is_removed(stopped: Path) -> None:
     """A run that was killed while it removed one, or wrote one that it never came to again, leaves files as large as a checkpoint."""
     for name in ("iteration_0001", "iteration_0002-step_000004"):

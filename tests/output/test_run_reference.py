@@ -56,6 +56,13 @@ def test_an_earlier_policy_is_the_one_that_was_kept(finished: Path) -> None:
         _named(f"{finished}@2").answers()
 
 
+def test_a_policy_within_the_next_iteration_is_not_that_of_the_iteration(finished: Path) -> None:
+    """The best one so far is kept, under the name of its checkpoint; that of the iteration it began with may be gone."""
+    (finished / "policies" / "iteration_0001-step_000014").mkdir()
+    with pytest.raises(ConfigError, match=r"no policy of iteration 1; there are: @2, @3, @base\."):
+        policy_path(f"{finished}@1")
+
+
 def test_of_an_unfinished_run_the_last_policy_is_the_newest_that_is_complete(finished: Path) -> None:
     (finished / "summary.json").unlink()
     assert policy_path(str(finished)) == str(finished / "policies" / "iteration_0003")
