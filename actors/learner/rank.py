@@ -25,6 +25,7 @@ import numpy as np
 
 from actors.learner import checkpoint as learner_checkpoint
 from actors.learner import deepspeed_setup, policy_export, universal
+from actors.learner.adapter_export import Adapter
 from actors.learner.background import CheckpointWriter
 from actors.learner.checkpoint import Layout
 from actors.learner.frozen import FrozenPolicy, evaluating
@@ -256,19 +257,25 @@ class LearnerRank:
             self._sender.send_all()
 
     def export(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face model directory, the adapter merged, with tokenizer and generation config."""
+        """Write the policy as a Hugging Face model directory, the adapter merged and apart, with tokenizer and generation config."""
         policy_export.export(self._weights(), self._policy, Path(directory), write=self._rank == 0)
+        adapter = Adapter.of(self._engine.module)
+        if adapter is not None and self._rank == 0:
+            adapter.write(self._policy, Path(directory))
 
     def _export_later(self, directory: Path, files: list[Callable[[], None]]) -> None:
         """Add the export to the files of a checkpoint. A collective."""
         first = self._rank == 0
         if not self._writer.background:
-            files.append(partial(policy_export.export, self._weights(), self._policy, directory, write=first))
+            files.append(partial(self.export, directory))
             return
         copied = policy_export.CopiedWeights.of(self._weights(), self._writer.copies, keep=first)
+        adapter = Adapter.of(self._engine.module)
         if first:
             policy_export.describe(self._policy, directory)
             files.append(partial(policy_export.write_weights, copied, directory))
+            if adapter is not None:
+                files.append(partial(adapter.write, self._policy, directory))
 
     def _weights(self) -> WeightSource:
         """The policy's weights as its directory stores them, the adapter merged."""

@@ -104,7 +104,7 @@ class DeepSpeedSource(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """One pass: (name, whole tensor). A tensor may share memory with its parameter: read it before the next step."""
         for bucket in _buckets(self._chosen, self._bucket_elements):
-            with torch.no_grad(), _gathered([part for entry in bucket for part in entry.parts]):
+            with torch.no_grad(), gathered([part for entry in bucket for part in entry.parts]):
                 for entry in bucket:
                     whole = entry.compute().to(entry.parts[0].dtype)
                     for stored in self._stored[entry.name]:
@@ -164,7 +164,7 @@ def _buckets(entries: list[_Entry], elements: int) -> list[list[_Entry]]:
     return buckets
 
 
-def _gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
+def gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
     """In the block the tensors that ZeRO-3 has partitioned are whole on every rank."""
     partitioned = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     if not partitioned:

@@ -14,7 +14,7 @@
     failures/        a batch whose loss was not finite
     set_aside.jsonl  prompts whose group killed actors twice; they are not asked again
     logs/            one file per actor
-    policy/          the final policy as a Hugging Face model directory
+    policy/          the final policy as a Hugging Face model directory; with LoRA its adapter, too, in adapter/
     summary.json     the report of a finished run
     run.lock         who writes here, while the run goes on (``raypref.output.run_lock``)
 

@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from actors.learner import policy_export
+from actors.learner.adapter_export import Adapter
 from actors.learner.policy_export import check_savable, export
-from actors.policy_model import end_token_ids, facts_of, load_tokenizer
+from actors.policy_model import end_token_ids, facts_of, load_model, load_tokenizer
 from actors.weights.source import DeepSpeedSource
 from raypref.errors import ConfigError
-from raypref.sections import PolicyConfig
+from raypref.sections import LoraConfig, PolicyConfig
 from tests.tiny_models import make_model
 
 GENERATION = [
@@ -102,3 +105,25 @@ def test_an_export_of_several_files(tied: bool, tmp_path: Path, monkeypatch: pyt
     trained.save_pretrained(by_transformers)
     assert (by_transformers / "config.json").read_text() == (directory / "config.json").read_text()
     assert load_file(by_transformers / "model.safetensors").keys() == {key for held in stored for key in held}
+
+
+def test_the_adapter_is_written_as_peft_reads_it(tmp_path: Path) -> None:
+    """The base policy with the adapter on top computes what the trained model computes, and differs from the base policy."""
+    policy = PolicyConfig(path=str(make_model(tmp_path / "base", tied=True)), dtype="float32", lora=LoraConfig(rank=4))
+    trained = load_model(policy, torch.device("cpu"), trainable=True)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    adapter = Adapter.of(trained)
+    assert adapter is not None
+    adapter.write(policy, tmp_path / "policy")
+    base = AutoModelForCausalLM.from_pretrained(policy.path)
+    assert Adapter.of(base) is None
+    ids = torch.tensor([[5, 6, 7]])
+    expected, before = trained(ids).logits, base(ids).logits
+    found = peft.PeftModel.from_pretrained(base, tmp_path / "policy" / "adapter")(ids).logits
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, before)
+    written = json.loads((tmp_path / "policy" / "adapter" / "adapter_config.json").read_text())
+    assert (written["base_model_name_or_path"], written["inference_mode"], written["r"]) == (policy.path, True, 4)

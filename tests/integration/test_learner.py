@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import peft
 import pytest
 import ray
 import torch
@@ -258,5 +259,9 @@ def test_lora_trains_probes_and_exports_merged(benches: Benches, policy: PolicyC
     for sequence, found in zip(sequences, probed, strict=True):
         expected, _ = response_logps(model, [sequence])
         np.testing.assert_allclose(found, expected[0].numpy(), atol=2e-5)
+    base = load_model(policy, torch.device("cpu"))
+    on_top = peft.PeftModel.from_pretrained(base, tmp_path / "policy" / "adapter")
+    apart, _ = response_logps(on_top, sequences[:1])
+    np.testing.assert_allclose(probed[0], apart[0].numpy(), atol=2e-5)
     assert load_tokenizer(exported).convert_ids_to_tokens([5]) == ["w5"]
     assert json.loads((tmp_path / "policy" / "generation_config.json").read_text())["eos_token_id"] == [2, 3]
