@@ -13,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import raypref
 from raypref import compose
 from raypref.cli import supervision
 from raypref.cli.app import app
@@ -43,6 +44,7 @@ for iteration in range(3):
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(raypref.__file__).parent.parent))  # the runs find ``tests`` there
     monkeypatch.setattr(supervision, "raypref_command", lambda: [sys.executable, "-c", TRAIN])
 
     def with_oracle(config: Any, work: Callable[[Any], Any]) -> Any:
