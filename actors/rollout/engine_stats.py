@@ -72,6 +72,15 @@ class EngineStats:
         figures.prefix_hits += prefix.hits
         figures.preempted += prefix.preempted_requests
 
+    def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None:
+        """The engine falls asleep or wakes up: the run knows."""
+
+    def record_admission_rejection(self, reason: str) -> None:
+        """A request was refused: its caller knows."""
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to print."""
+
     def log(self) -> None:
         """vLLM calls it every few seconds; there is nothing to print."""
 

@@ -16,6 +16,7 @@ import ray
 
 from actors.rollout.actor import RolloutActor
 from actors.rollout.engine import engine_env
+from actors.rollout.engine_stats import EngineStats
 from actors.rollout.group import RolloutGroup
 from actors.weights.destination import Destination
 from raypref import types
@@ -275,3 +276,11 @@ def test_what_breaks_a_stream_between_announced_groups_is_what_is_raised() -> No
     errors = asyncio.run(run())
     assert [(type(error), str(error)) for error in errors] == [(ActorDied, "engine failed: ValueError: the second one")] * 3
     assert [type(error.__cause__) for error in errors] == [ValueError] * 3
+
+
+def test_vllm_finds_all_that_it_may_call_in_place_of_its_own_statistics() -> None:
+    """An engine that fell asleep failed for a method that was missing."""
+    from vllm.v1.metrics.loggers import StatLoggerManager
+
+    expected = {name for name, value in vars(StatLoggerManager).items() if callable(value) and not name.startswith("_")}
+    assert {name for name in expected if not callable(getattr(EngineStats, name, None))} == set()
