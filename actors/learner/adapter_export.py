@@ -11,7 +11,7 @@ from actors.learner import disk_errors
 from actors.weights.source import gathered
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from raypref.sections import PolicyConfig
 
@@ -28,7 +28,7 @@ class Adapter:
     """Under the names of ``adapter_model.safetensors``."""
 
     @classmethod
-    def of(cls, module: nn.Module) -> Self | None:
+    def of(cls, module: Any) -> Self | None:
         """A copy of the adapter of a model in its training engine; None where it has none. Under ZeRO-3 a collective."""
         if not hasattr(module, "peft_config"):
             return None
