@@ -171,6 +171,7 @@ class Registry(Generic[T]):
 
     def _import(self, name: str) -> type[T]:
         module_name, _, attribute = name.partition(":")
+        importlib.invalidate_caches()  # the file may be younger than this process
         try:
             named = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:

@@ -29,6 +29,7 @@ def _import_function(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ConfigError(f"oracle.function: expected 'module:name', got {name!r}")
+    importlib.invalidate_caches()  # the file may be younger than this process
     try:
         value = importlib.import_module(module)
         for part in attribute.split("."):

@@ -278,6 +278,7 @@ def test_what_breaks_a_stream_between_announced_groups_is_what_is_raised() -> No
     assert [type(error.__cause__) for error in errors] == [ValueError] * 3
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # vLLM, on import
 def test_vllm_finds_all_that_it_may_call_in_place_of_its_own_statistics() -> None:
     """An engine that fell asleep failed for a method that was missing."""
     from vllm.v1.metrics.loggers import StatLoggerManager

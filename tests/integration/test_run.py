@@ -48,7 +48,8 @@ def check_outputs(result: raypref.RunResult) -> None:
     assert steps[0]["policy_age"] == 0.0
     assert all(0.0 < line["overlap_efficiency"] <= 1.0 for line in lines if "time/iteration_s" in line)
     numbered = [path.name[:14] for room in ("rollouts", "evaluation", "checkpoints") for path in (result.output_dir / room).iterdir()]
-    assert {name for name in numbered if name.startswith("iteration_")} == {"iteration_0001", "iteration_0002"}
+    names = {name for name in numbered if name.startswith("iteration_")}
+    assert names == {"iteration_0000", "iteration_0001", "iteration_0002"}, "0000: the base policy's held-out answers"
     assert any((result.output_dir / "tensorboard").iterdir())
     assert {path.stem for path in (result.output_dir / "logs").glob("*.log")} >= {"learner-0", "rollout-0", "oracle-0"}
     assert RunConfig.parse(_yaml(result.output_dir / "config.yaml")).loss.type == "sppo"

@@ -158,7 +158,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
 
     command("evaluate", "revisions", file, "--responses", tmp_path / "best.jsonl", *against, "--output", tmp_path / "v")
     (point,) = json.loads((tmp_path / "v" / "revisions.json").read_text())
-    assert point["win_rate"] == pytest.approx(rates[0, 1])
+    assert point["preference"]["win_rate"] == pytest.approx(rates[0, 1])
     command("evaluate", "length-controlled", file, *sets[:2], *against, "--output", tmp_path / "l")
     assert json.loads((tmp_path / "l" / "length_controlled.json").read_text())["best"]["raw"] == pytest.approx(rates[0, 1])
     command("evaluate", "export", "--responses", tmp_path / "best.jsonl", "--format", "alpaca_eval", "--output", tmp_path / "a.json")

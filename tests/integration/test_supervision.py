@@ -78,7 +78,7 @@ def light() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunActors, "_engine", lambda self: partial(light_actors.LightEngine, *(made := engine(self)).args, **made.keywords))
         patch.setattr(RunActors, "_oracle", lambda self, name: partial(light_actors.LightOracle, **oracle(self, name).keywords))
-        patch.setattr(RunActors, "_reference", lambda self: partial(light_actors.LightReference))
+        patch.setattr(RunActors, "_reference", lambda self, name: partial(light_actors.LightReference))
         patch.setattr(RunActors, "_learner_rank", lambda self, rank: partial(light_actors.LightRank))
         patch.setattr("actors.run_actors.facts_of", lambda policy: SimpleNamespace(tokenizer=None, context_tokens=64))
         yield

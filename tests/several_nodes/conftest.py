@@ -15,6 +15,8 @@ def two_nodes() -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
+    for name in [name for name in os.environ if name.startswith(("NCCL_", "GLOO_"))]:
+        del os.environ[name]  # another test's: the nodes would have it for a setting of their own
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     shape: dict[str, Any] = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=shape | {"include_dashboard": False})
