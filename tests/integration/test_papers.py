@@ -129,7 +129,9 @@ def rankings(pages: Pages) -> list[dict[str, Any]]:
     page = pages("spo")
     readme = ROOT / "examples" / "spo_tinystories" / "README.md"
     counts = {"25000": str(SETS), "1000": str(HELD_OUT)}
-    SmallPage(readme, page.models, page.judge, counts).through("What it needs under")
+    recipe = SmallPage(readme, page.models, page.judge, counts)
+    for words in recipe.section("What it needs under"):
+        recipe.once(words)
     return read("runs/spo_tinystories_data/rankings.jsonl")
 
 
