@@ -31,7 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory to be made, whose modules are found as the command finds them, and forgotten afterwards."""
+    """A directory to be made, whose modules are found as the command finds them; those of other tests are forgotten, before and after."""
+    for name in MODULES:
+        sys.modules.pop(name, None)
     monkeypatch.syspath_prepend(tmp_path / "mine")
     yield tmp_path / "mine"
     for name in MODULES:
