@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +37,6 @@ class Measurement:
     limit: int | None = None
     """Records of each task; None: all."""
     chat_template: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: RunConfig, tasks: Mapping[str, int | None], **options: Any) -> Self:
@@ -81,7 +80,7 @@ class Measurement:
             "chat_template": self.chat_template,
             "output": str(output),
         }
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1", **self.environment}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         if self.device == "cpu":
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
