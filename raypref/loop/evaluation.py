@@ -23,6 +23,7 @@ from raypref.output.numbered import iteration_name
 from raypref.output.outcome import Outcome
 from raypref.output.run_reference import answers_file
 from raypref.output.summary import opponents_in
+from raypref.output.whole_file import write_whole
 from raypref.roles import Roles
 from raypref.types import Chain, Comparison, Prompt, RolloutRef, RunData
 
@@ -159,7 +160,7 @@ class Evaluator:
         directory.mkdir(parents=True, exist_ok=True)
         about = {"iteration": iteration, "opponent": opponent}
         lines = [json.dumps(about | asdict(match), ensure_ascii=False) for match in matches]
-        (directory / f"{iteration_name(iteration)}_against_{opponent}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_whole(directory / f"{iteration_name(iteration)}_against_{opponent}.jsonl", "\n".join(lines) + "\n")
 
 
 def evaluation_metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from raypref.output.numbered import iteration_name
 from raypref.output.terminal import counted, print_table, visible
+from raypref.output.whole_file import write_whole
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
@@ -68,7 +69,7 @@ class RunResult:
             "seconds": outcome.seconds,
             "versions": versions(),
         }
-        (config.output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_whole(config.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
         return cls(config.output_dir, policy_dir, summary)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from raypref.evaluation.against_baseline import against_baseline
 from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.outcomes import Outcomes, summary
 from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.report.json_files import json_lines
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,14 @@ def read_evaluation(path: Path, interval: Mapping[str, Any]) -> Evaluation:
         ValueError, KeyError: it is damaged.
         OracleError: the oracle abstained on every prompt.
     """
-    rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
-    if not rows:
+    lines = json_lines(path)
+    if lines.damaged or lines.torn:
+        where = f"line {lines.damaged[0]} is damaged" if lines.damaged else "its last line is cut off"
+        raise ValueError(where)
+    if not lines.rows:
         raise ValueError("the file is empty")
-    rates = [_number(row["win_rate"]) for row in rows]
-    return Evaluation(rows[0]["iteration"], rows[0]["opponent"], rows, summarise(rates, **interval))
+    rates = [_number(row["win_rate"]) for row in lines.rows]
+    return Evaluation(lines.rows[0]["iteration"], lines.rows[0]["opponent"], lines.rows, summarise(rates, **interval))
 
 
 def length_controlled(evaluations: Sequence[Evaluation], interval: Mapping[str, Any]) -> dict[int, LengthControlled] | str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from raypref.output.summary import RunResult
 from raypref.output.whole_file import write_whole
+from raypref.report.completeness import gaps
 from raypref.report.evaluations import length_controlled
 from raypref.report.page import TEMPLATES
 from raypref.report.run_directory import RunDirectory
@@ -46,7 +47,7 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    number = len(run.iteration_ends) if iteration is None else iteration
+    number = run.finished_iterations if iteration is None else iteration
     environment = Environment(  # Markdown, not HTML
         loader=FileSystemLoader(TEMPLATES), autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -66,12 +67,13 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
         paper=PAPERS.get(str(run.setting("loss.type"))),
         selection=run.setting("selection.type"),
         oracle=run.setting("oracle.type"),
-        steps=run.steps_of(number)[1] if number else 0,
+        steps=_steps(run, number),
         results=_results(run, number),
         confidence=f"{run.interval['confidence']:.0%}",
         prompts=next((entry.win_rate.prompts for entry in run.against("base")), 0),
         findings=[finding for finding in health(run) if finding.severity != "note" and finding.iteration <= max(1, number)],
         settings=[] if run.config is None else [(entry.path, str(entry.value)[:_LONGEST]) for entry in changed_settings(run.config)],
+        missing=gaps(run),
         seed=run.setting("seed"),
         versions=run.environment.get("versions") or {},
     )
@@ -106,6 +108,12 @@ def _documentation(run: RunDirectory) -> str:
     """The formula and the source of the loss, from its class."""
     text = "" if run.config is None else type(run.config.loss).__doc__ or ""
     return "\n".join(line.removeprefix("    ") for line in text.strip().split("\n"))
+
+
+def _steps(run: RunDirectory, iteration: int) -> int | None:
+    """Optimiser steps up to the end of an iteration; None where the metrics that say so are lost."""
+    ends = {run.finished_iterations: run.steps} | dict(enumerate((0, *run.iteration_ends)))
+    return ends.get(iteration)
 
 
 def _results(run: RunDirectory, iteration: int) -> list[dict[str, str]]:

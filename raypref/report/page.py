@@ -66,7 +66,7 @@ def header(run: RunDirectory) -> list[tuple[str, str]]:
     planned = f" of {run.iterations}" if run.iterations else ""
     data = run.setting("data.path") or "objects given from Python"
     facts = {
-        "State": f"{run.state}, {len(run.iteration_ends)}{planned} iterations, {run.steps:,} steps",
+        "State": f"{run.state}, {run.finished_iterations}{planned} iterations, {run.steps:,} steps",
         "Method": f"loss {run.setting('loss.type')}, selection {run.setting('selection.type') or 'none'}",
         "Policy": str(run.setting("policy.path")),
         "Data": f"{data} ({run.setting('data.type')})",

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raypref.report.parts import Plot
-from raypref.report.run_directory import RunDirectory, Series
+from raypref.report.run_directory import RunDirectory
+from raypref.report.series import Series
 
 MOST_POINTS = 600
 """Points of a curve; of a longer one, means of neighbouring steps are shown."""

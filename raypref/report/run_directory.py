@@ -3,12 +3,9 @@ the config and the metrics: a run that was killed, or still goes on, is read the
 
 from __future__ import annotations
 
-import bisect
 import itertools
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,36 +18,10 @@ from raypref.output.checkpoint import Checkpoints
 from raypref.output.numbered import by_number, number_in, step_in
 from raypref.output.run_lock import LOCK, STALE_S, Holder
 from raypref.report.evaluations import Evaluation, read_evaluation
+from raypref.report.json_files import Lines, json_lines, json_object
+from raypref.report.series import Series
 
 State = Literal["finished", "running", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One metric over the run."""
-
-    name: str
-    steps: tuple[int, ...]
-    """Optimiser steps, ascending, each once."""
-    values: tuple[float, ...]
-    """The last value written at each step."""
-
-    def __bool__(self) -> bool:
-        return bool(self.steps)
-
-    @property
-    def last(self) -> float:
-        return self.values[-1]
-
-    def between(self, first: int, last: int) -> Series:
-        """The part at steps from ``first`` to ``last``, both included."""
-        inside = slice(bisect.bisect_left(self.steps, first), bisect.bisect_right(self.steps, last))
-        return replace(self, steps=self.steps[inside], values=self.values[inside])
-
-    @property
-    def mean(self) -> float:
-        """Of all values; NaN without one."""
-        return math.fsum(self.values) / len(self.values) if self.values else float("nan")
 
 
 class RunDirectory:
@@ -70,6 +41,8 @@ class RunDirectory:
         self.path = path
         self.problems: list[str] = []
         """What could not be read, one line each."""
+        self.unreadable: dict[str, str] = {}
+        """Why: by file, as its path within the directory."""
         try:
             values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -84,6 +57,10 @@ class RunDirectory:
     @cached_property
     def config(self) -> RunConfig | None:
         """The validated config; None where it cannot be: the run was given objects from Python, or code of its user that is not here."""
+        if lacking := [name for name in RunConfig.model_fields if name not in self.values]:
+            self.problems.append(
+                f"config.yaml lacks {', '.join(lacking)} (cut off, or of an earlier version); defaults stand in their place"
+            )
         try:
             return RunConfig.parse(self.values)
         except RayprefError as error:
@@ -137,8 +114,13 @@ class RunDirectory:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken so far."""
-        return self.series("loss").steps[-1] if self.series("loss") else 0
+        """Optimiser steps taken so far; of a finished run those of its summary, also where its metrics are not whole."""
+        return max(self.series("loss").steps[-1] if self.series("loss") else 0, int((self.summary or {}).get("steps", 0)))
+
+    @property
+    def finished_iterations(self) -> int:
+        """As ``steps``."""
+        return max(len(self.iteration_ends), int((self.summary or {}).get("iterations", 0)))
 
     @cached_property
     def iteration_ends(self) -> tuple[int, ...]:
@@ -146,9 +128,12 @@ class RunDirectory:
         return self.series("time/iteration_s").steps
 
     def steps_of(self, iteration: int) -> tuple[int, int]:
-        """First and last step of an iteration, from 1; the one that is not finished ends with the newest step."""
+        """First and last step of an iteration, from 1; the one that is not finished ends with the newest step.
+
+        Where the metrics do not say when iterations ended, those that they do not know count as one.
+        """
         ends = self.iteration_ends
-        first = 1 + (ends[iteration - 2] if iteration > 1 else 0)
+        first = 1 + max(ends[: iteration - 1], default=0)
         return first, ends[iteration - 1] if iteration <= len(ends) else max(first, self.steps)
 
     @cached_property
@@ -162,7 +147,12 @@ class RunDirectory:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; the last one is left out while it is being written."""
-        return [row for row in self._json_lines("metrics.jsonl") if isinstance(row.get("step"), int)]
+        return [row for row in self.metric_lines.rows if isinstance(row.get("step"), int)]
+
+    @cached_property
+    def metric_lines(self) -> Lines:
+        """What ``metrics.jsonl`` holds, and how much of it is damaged."""
+        return self._json_lines("metrics.jsonl")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -219,7 +209,7 @@ class RunDirectory:
             try:
                 found.append(read_evaluation(path, self.interval))
             except (OSError, ValueError, KeyError, TypeError, OracleError) as error:
-                self.problems.append(f"{path.relative_to(self.path)} cannot be read: {error}")
+                self._cannot_be_read(path.relative_to(self.path).as_posix(), error)
         return found
 
     @property
@@ -264,32 +254,25 @@ class RunDirectory:
     @property
     def set_aside(self) -> list[dict[str, Any]]:
         """Prompts that were set aside: ``time``, ``prompt``, ``step``, ``reason``."""
-        return (self.summary or {}).get("set_aside") or self._json_lines("set_aside.jsonl")
+        return (self.summary or {}).get("set_aside") or list(self._json_lines("set_aside.jsonl").rows)
 
-    def _json_lines(self, name: str) -> list[dict[str, Any]]:
-        """The objects of a file, one per line; the last line may still be being written."""
-        path = self.path / name
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError:
-                row = None
-                if number < len(lines):
-                    self.problems.append(f"{name}:{number}: damaged; the line is left out")
-            rows += [row] if isinstance(row, dict) else []
-        return rows
+    def _json_lines(self, name: str) -> Lines:
+        lines = json_lines(self.path / name)
+        self.problems += [f"{name}:{number}: damaged; the line is left out" for number in lines.damaged]
+        return lines
 
     def _json(self, name: str) -> dict[str, Any] | None:
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json_object(self.path / name)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self.problems.append(f"{name} cannot be read: {error}")
+            self._cannot_be_read(name, error)
             return None
-        return content if isinstance(content, dict) else None
+
+    def _cannot_be_read(self, name: str, error: Exception) -> None:
+        self.unreadable[name] = str(error)
+        self.problems.append(f"{name} cannot be read: {error}")
 
     def _newest_change(self) -> float:
         """By the file system's own clock, in which the lock is renewed, too: the newest of the files that a running run writes."""

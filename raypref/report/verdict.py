@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raypref.evaluation.capability.results import BASE, fallen, read_all
+from raypref.evaluation.capability.results import BASE, fallen
 from raypref.metrics.health import Finding, findings, lasting
 from raypref.metrics.table import MetricTable
 from raypref.output.terminal import counted
+from raypref.report.completeness import gaps, measured_capability, win_rate_gaps
 from raypref.report.evaluations import length_controlled
 from raypref.report.parts import Level, shown
 from raypref.report.run_directory import RunDirectory
@@ -34,6 +35,9 @@ def verdict(run: RunDirectory) -> Verdict:
     warned = [finding for finding in found if finding.severity == "warning"]
     level, headline = _against_base(run)
     level, headline = _capability(run, level, headline)
+    if missing := gaps(run):
+        level = "critical" if level == "critical" else "warning"
+        headline = " ".join([headline, *(gap for gap in missing if gap not in headline)])
     facts = [*_best(run), *_length(run), *_divergence(run), *_entropy(run), *_course(run)]
     if critical:
         subjects = ", ".join(dict.fromkeys(finding.metric for finding in critical))
@@ -90,7 +94,7 @@ def _against_base(run: RunDirectory) -> tuple[Level, str]:
 
 def _capability(run: RunDirectory, level: Level, headline: str) -> tuple[Level, str]:
     """What ``raypref capability`` has measured of the base policy and of the newest one, beside the win rate."""
-    measured = read_all(run.path / "capability")
+    measured, _ = measured_capability(run)
     if len(measured) < 2 or measured[0].policy != BASE:
         return level, headline
     now = measured[-1]
@@ -106,6 +110,8 @@ def _without_win_rate(run: RunDirectory) -> str:
         first, last = run.held_out[0]["loss"], run.held_out[-1]["loss"]
         change = "fell" if last < first else "rose"
         return f"The loss on held-out examples {change} from {first:.4g} to {last:.4g}; no win rate was measured."
+    if lost := list(win_rate_gaps(run)):
+        return f"Whether the policy is better is not known. {lost[0]}"
     if not run.steps:
         return "No optimiser step was taken yet."
     return "Whether the policy is better is not known: there is no evaluation yet, or no held-out data (data.held_out)."
@@ -157,5 +163,9 @@ def _course(run: RunDirectory) -> Iterator[str]:
     planned = run.iterations
     if run.state == "finished":
         return
+    if "summary.json" in run.unreadable:
+        return  # the headline says so
+    done = run.finished_iterations
     how = "The run still goes on" if run.state == "running" else "The run has not finished"
-    yield f"{how}: {len(run.iteration_ends)} of {planned if planned else '?'} iterations, {counted(run.steps, 'step')}."
+    end = ", but summary.json is missing" if done == planned and run.state == "stopped" else ""
+    yield f"{how}: {done} of {planned if planned else '?'} iterations, {counted(run.steps, 'step')}{end}."

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from raypref.errors import ConfigError
 from raypref.evaluation.capability.tasks import MAIN_METRIC
 from raypref.output.numbered import by_number
 from raypref.output.whole_file import write_whole
@@ -58,13 +59,20 @@ class Capability:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a file of ``write``."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        tasks = {
-            name: Figure(**{**figure, "error": math.nan if figure["error"] is None else figure["error"]})
-            for name, figure in values.pop("tasks").items()
-        }
-        return cls(tasks=tasks, **values)
+        """From a file of ``write``.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            tasks = {
+                name: Figure(**{**figure, "error": math.nan if figure["error"] is None else figure["error"]})
+                for name, figure in values.pop("tasks").items()
+            }
+            return cls(tasks=tasks, **values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); remove it, and measure again with raypref capability") from error
 
     def write(self, directory: Path) -> Path:
         """Write ``<policy>.json``, in place of an earlier one; returns its path."""
