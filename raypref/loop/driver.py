@@ -50,6 +50,7 @@ from raypref.metrics.progress import Callback, Callbacks
 from raypref.metrics.writer import MetricsWriter, RunMeter
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.outcome import Outcome
+from raypref.output.removal import replacing
 from raypref.output.resumption import settings_hash
 from raypref.output.set_aside import SetAside
 from raypref.roles import Audience, Roles
@@ -134,8 +135,8 @@ class Driver:
                     self.meter.iteration(self.state.step)
                 self.iterations.note_missing_steps(self.state)
                 await self._save_and_evaluate()
-                with self.meter.stage("export"):
-                    await self.roles.learner.export(self.config.output_dir / "policy")
+                with self.meter.stage("export"), replacing(self.config.output_dir / "policy") as place:
+                    await self.roles.learner.export(place)
                 await self.saving.end(self.outcome)
             except (Exception, asyncio.CancelledError) as error:
                 await self.saving.rescue(self.state, self.outcome, error)
@@ -219,7 +220,8 @@ class Driver:
             try:
                 values = await self.roles.learner.step(batch.slices)
             except LossNotFinite:
-                await self.roles.learner.export(self.config.output_dir / "policy_before_failure")
+                with replacing(self.config.output_dir / "policy_before_failure") as place:
+                    await self.roles.learner.export(place)
                 raise
         self.state = self.state.after_step(batch.groups_taken)
         self.meter.step(self.state.step, values, self._synced_step)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raypref.errors import ConfigError
 from raypref.output.numbered import by_number, iteration_name
-from raypref.output.removal import remove
+from raypref.output.removal import remove, replacing
 from raypref.roles import LearnerRole, ReferenceRole
 from raypref.sections import ReferenceConfig
 
@@ -53,7 +53,8 @@ class ReferenceRefresh:
         start = self._start(iteration)
         directory = self._directory / iteration_name(start)
         if start == iteration:
-            await self._learner.export(directory)
+            with replacing(directory) as place:
+                await self._learner.export(place)
         if not (directory / "config.json").is_file():
             raise ConfigError(
                 f"reference.policy: pi_ref of iteration {iteration} should be in {directory}, but is not there; "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -74,7 +73,7 @@ class Checkpoints:
     def begin(self, state: RunState) -> Path:
         """An empty directory that the learner writes into."""
         path = self.path(state)
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
         path.mkdir(parents=True)
         return path
 
@@ -105,7 +104,6 @@ class Checkpoints:
         kept = {*complete[-self.keep :], *([best] if best in complete else [])}
         needed = {self._start(number_in(path.name) or 0) for path in kept}
         for old in reversed([old for old in complete if old not in kept | needed]):  # a checkpoint goes before the one that it needs
-            (old / "state.json").unlink(missing_ok=True)  # first: what is left if this is interrupted is incomplete, and ignored
             remove(old)
 
     def complete(self) -> list[Path]:

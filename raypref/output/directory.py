@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +35,7 @@ from raypref.errors import ConfigError, DataError, refuse
 from raypref.output import recorded, targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in, step_in
+from raypref.output.removal import clear, remove, take_away
 from raypref.output.resumption import config_problems
 from raypref.output.whole_file import write_whole
 from raypref.types import RunData
@@ -91,7 +91,8 @@ def begin(config: RunConfig, *, overwrite: bool = False) -> None:
         (directory / "config.yaml").unlink(missing_ok=True)  # first: what is left if this is interrupted cannot be resumed
         for folder in (directory / name for name in targets.FOLDERS):
             if folder.is_dir():
-                shutil.rmtree(folder)
+                take_away(folder)
+        clear(directory)
         for name in targets.FILES:  # metrics.jsonl comes last: until then nobody begins among what is left
             (directory / name).unlink(missing_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
@@ -182,22 +183,24 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
-    """Remove metrics and checkpoints of what is repeated, and what an interrupted write, removal or conversion of a checkpoint left."""
-    metrics = directory / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    partial = metrics.with_name("metrics.jsonl.partial")
-    partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step))
-    partial.rename(metrics)
+    """Remove checkpoints and metrics of what is repeated, and what an interrupted write, removal or conversion of a checkpoint left."""
     now = (state.iteration, state.step if state.steps_within else 0)
     repeated = [
         path
         for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*"))
         if (number_in(path.name) or 0, step_in(path.name)) > now
     ]
-    for path in repeated:
-        (path / "state.json").unlink(missing_ok=True)  # first: if this is interrupted no checkpoint is taken for a complete one
-    incomplete = [path for path in directory.glob("checkpoints/iteration_*") if not (path / "state.json").exists()]
-    for path in {*repeated, *incomplete}:
-        shutil.rmtree(path)
+    for path in reversed(repeated):  # a checkpoint goes before the one that it needs
+        take_away(path)
+    for path in directory.glob("checkpoints/iteration_*"):
+        if not (path / "state.json").exists():
+            take_away(path)
+    for name in ("checkpoints", "policies", "reference"):
+        clear(directory / name)
     for converted in directory.glob("checkpoints/iteration_*/learner.universal"):
-        shutil.rmtree(converted)
+        remove(converted)
+    metrics = directory / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    partial = metrics.with_name("metrics.jsonl.partial")
+    partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step))
+    partial.rename(metrics)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from raypref.output.numbered import by_number
-from raypref.output.removal import remove
+from raypref.output.removal import put, remove
 
 
 class Policies:
@@ -24,13 +23,12 @@ class Policies:
     def begin(self) -> Path:
         """Where the next policy is written. It appears under its name only when it is complete."""
         partial = self._directory / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         return partial
 
     def commit(self, name: str) -> None:
         """The policy that was begun is complete."""
-        shutil.rmtree(self._directory / name, ignore_errors=True)
-        (self._directory / ".partial").rename(self._directory / name)
+        put(self._directory / ".partial", self._directory / name)
 
     def find(self, name: str) -> Path | None:
         """The policy of this name, if there is one."""

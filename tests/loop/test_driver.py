@@ -292,13 +292,13 @@ def test_a_policy_that_a_killed_run_did_not_write_is_written_when_it_is_resumed(
     again = make(tmp_path, checkpoint={"policies": 1})
     finish(again, resume_from=again.checkpoints.complete()[-1])
     assert (saved / "config.json").read_text() == expected
-    assert again.roles.learner.exported == [tmp_path / "policies" / ".partial", tmp_path / "policy"]
+    assert again.roles.learner.exported == [tmp_path / "policies" / ".partial", tmp_path / ".policy.partial"]
 
 
 def test_no_policy_of_an_iteration_is_wanted(tmp_path: Path) -> None:
     driver = make(tmp_path, checkpoint={"policies": 0})
     finish(driver)
-    assert driver.roles.learner.exported == [tmp_path / "policy"]
+    assert driver.roles.learner.exported == [tmp_path / ".policy.partial"]
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_pat
     driver.roles.learner.fail_at_step = 3
     with pytest.raises(LossNotFinite, match="batch written to"):
         finish(driver)
-    assert driver.roles.learner.exported[-1] == tmp_path / "policy_before_failure"
+    assert (tmp_path / "policy_before_failure" / "config.json").exists()
     assert [path.name for path in driver.checkpoints.complete()] == ["iteration_0001"]
 
 

@@ -19,6 +19,7 @@ from raypref.data.fingerprint import Fingerprint
 from raypref.errors import ConfigError, DataError
 from raypref.output import directory as output
 from raypref.output.checkpoint import Checkpoints, RunState
+from raypref.output.removal import take_away
 from raypref.output.restarts import Restarts
 from raypref.types import Example, RunData
 from tests.fakes import prompt
@@ -95,7 +96,7 @@ def test_a_checkpoint_that_is_half_removed_is_not_complete(stopped: Path, monkey
     config, checkpoints = config_for(stopped), Checkpoints.of(config_for(stopped))
     checkpoints.begin(RunState(3, 6, 24))
     checkpoints.commit(RunState(3, 6, 24), evaluations=[])
-    monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         output.rewind(config, output.resume(config, DATA, Path("iteration_0002")))
     assert [path.name for path in checkpoints.complete()] == ["iteration_0002"]
@@ -376,10 +377,10 @@ def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path
 def test_what_is_half_removed_is_not_resumed(stopped: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
     """``raypref train --overwrite --supervise`` is killed while the earlier run is removed: its second attempt, ``--resume=auto``, does not
     continue that one. Nor does it begin among its checkpoints; ``--overwrite`` does."""
-    config, rmtree = config_for(stopped), shutil.rmtree
+    config = config_for(stopped)
     (stopped / "evaluation").mkdir()
-    removals = iter([rmtree] * removed)
-    monkeypatch.setattr(shutil, "rmtree", lambda path: next(removals)(path))
+    removals = iter([take_away] * removed)
+    monkeypatch.setattr(output, "take_away", lambda path: next(removals)(path))
     if removed < 3:
         with pytest.raises(StopIteration):
             output.begin_or_resume(config, DATA, False, overwrite=True)

@@ -1,9 +1,10 @@
-"""What cannot be removed does not end a run."""
+"""What is removed, or replaced, is never half there; what cannot be removed does not end a run."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.policies import Policies
+from raypref.output.removal import remove, replacing
 
 
 def checkpoints_in(directory: Path, iterations: int) -> Checkpoints:
@@ -55,3 +57,59 @@ def test_two_threads_may_remove_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     checkpoints.prune()
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_0003"]
     assert caplog.text == ""
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+REMOVALS: dict[str, Callable[[Path], object]] = {
+    "a policy that is not kept any more": lambda directory: Policies(directory, 1).prune(),
+    "a policy that is written again": lambda directory: Policies(directory, 3).commit("iteration_0001"),
+    "a checkpoint that is not kept any more": lambda directory: Checkpoints(directory, 1).prune(),
+    "a checkpoint that is written again": lambda directory: Checkpoints(directory, 3).begin(RunState(1)),
+}
+
+
+@pytest.mark.parametrize("name", REMOVALS)
+def test_a_kill_leaves_nothing_half_removed_under_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is free, or what has it is whole; the next removal takes away what the kill left."""
+    for iteration in ("iteration_0001", "iteration_0002", ".partial"):
+        for file in ("config.json", "model.safetensors", "state.json"):
+            (tmp_path / iteration).mkdir(exist_ok=True)
+            (tmp_path / iteration / file).write_text("x")
+    unlink = os.unlink
+
+    def killed_at_the_second_file(path: Any, **where: Any) -> None:
+        if len(removed) == 1:
+            raise Killed
+        removed.append(path)
+        unlink(path, **where)
+
+    removed: list[Any] = []
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(os, "unlink", killed_at_the_second_file)
+        REMOVALS[name](tmp_path)
+    assert removed
+    first = tmp_path / "iteration_0001"
+    assert not first.exists() or len(list(first.iterdir())) == 3
+    assert len(list((tmp_path / "iteration_0002").iterdir())) == 3
+    remove(tmp_path / "iteration_0002")
+    assert {path.name for path in tmp_path.iterdir()} <= {"iteration_0001", ".partial"}
+
+
+def test_a_directory_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
+    """An error while the new one is written leaves the earlier one as it was, and the next attempt begins with nothing."""
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "earlier").touch()
+    with pytest.raises(OSError, match="no room"), replacing(policy) as place:
+        place.mkdir()
+        (place / "half").touch()
+        raise OSError("no room")
+    assert [path.name for path in policy.iterdir()] == ["earlier"]
+    with replacing(policy) as place:
+        assert not place.exists()
+        place.mkdir()
+        (place / "whole").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["policy", "whole"]
