@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from actors.cluster import teardown
 from raypref.errors import ActorFailed, PlacementError
 from raypref.plan.capacity import Capacity, arranged, cannot_fit, in_use
 from raypref.plan.placement import Plan
@@ -94,10 +95,16 @@ async def while_placed(group: PlacementGroup, name: str, timeout_s: float, work:
         Exception: what ``work`` raises.
     """
     task, placed = asyncio.ensure_future(work), time.monotonic()
+    look: asyncio.Future[bool] | None = None
     try:
         while not task.done():
             await asyncio.wait([task], timeout=_LOOK_S)
-            if placement_group_table(group)["state"] == "CREATED":
+            look = look or teardown.beside(f"the bundle of {name}", lambda: placement_group_table(group)["state"] == "CREATED")
+            await asyncio.wait([look], timeout=_LOOK_S)
+            if not look.done():
+                continue  # the GCS hangs, which says nothing of the bundle
+            is_there, look = look.result(), None
+            if is_there:
                 placed = time.monotonic()
             elif time.monotonic() - placed > timeout_s:
                 late = f"placement: nothing has room for {name} since its node is gone; placement.timeout_s = {timeout_s:g} s are over"

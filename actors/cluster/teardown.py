@@ -1,4 +1,4 @@
-"""The end of a run does not wait for a part of the cluster that hangs.
+"""Neither a run nor its end waits for a part of the cluster that hangs.
 
 A raylet or a GCS that is stopped (a paused machine, a swapping node) never answers ``ray.shutdown``, which has no limit of its own. The
 thread that still waits then has a name that ``raypref.cli.ending`` knows, so that the process can end without it.
@@ -6,12 +6,17 @@ thread that still waits then has a name that ``raypref.cli.ending`` knows, so th
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LIMIT_S = 30.0
 """Longest wait for one call."""
@@ -35,6 +40,25 @@ def bounded(name: str, call: Callable[[], object], limit_s: float = LIMIT_S) -> 
     if thread.is_alive():
         logger.warning("%s did not return within %g s; a part of the cluster hangs. The run ends without it", name, limit_s)
     return not thread.is_alive()
+
+
+def beside(name: str, call: Callable[[], T]) -> asyncio.Future[T]:
+    """What a call returns or raises; the event loop goes on meanwhile, and the process can end while the call hangs.
+
+    Args:
+        name: of the call, for its thread. One of the event loop's own threads would be waited for at the loop's end.
+        call: made in a thread of its own.
+    """
+    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def make() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:  # noqa: BLE001  # raised where the answer is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=make, name=_PREFIX + name, daemon=True).start()
+    return asyncio.wrap_future(answer)
 
 
 def under_way(name: str, limit_s: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -80,3 +81,20 @@ def test_a_replacement_waits_for_its_bundle(returns: bool, monkeypatch: pytest.M
     with pytest.raises(ActorFailed, match=r"room for oracle-0 .* placement\.timeout_s = 0\.2 s are over") as caught:
         asyncio.run(work)
     assert type(caught.value) is ActorFailed, "not a death: another replacement would not find a place either"
+
+
+def test_a_gcs_that_hangs_does_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supervision goes on, the replacement's own end is noticed, and the loop ends although the question is never answered."""
+    over = threading.Event()
+    monkeypatch.setattr(reservation, "_LOOK_S", 0.02)
+    monkeypatch.setattr(reservation, "placement_group_table", lambda group: over.wait())
+
+    async def ready() -> int:
+        for _ in range(20):
+            await asyncio.sleep(0.01)  # another task of the loop, which needs it
+        return sum(thread.name == "teardown the bundle of oracle-0" for thread in threading.enumerate())
+
+    try:
+        assert asyncio.run(reservation.while_placed(GROUP, "oracle-0", 0.05, ready())) == 1, "one question, not one for each look"
+    finally:
+        over.set()
