@@ -34,12 +34,12 @@ class CallTimes:
             ceiling_s: no call may take longer.
             floor_s: every call may take as long.
             multiple: of the median.
-            first_s: role -> limit of the first calls of each of its kinds; ``ceiling_s`` where there is none.
+            first_s: role, or one kind -> limit of the first calls of each of its kinds; ``ceiling_s`` where there is none.
         """
         self.ceiling_s = ceiling_s
         self._floor_s = min(floor_s, ceiling_s)
         self._multiple = multiple
-        self._first_s = {role: min(limit_s, ceiling_s) for role, limit_s in first_s.items() if limit_s is not None}
+        self._first_s = {calls: min(limit_s, ceiling_s) for calls, limit_s in first_s.items() if limit_s is not None}
         self._kinds: dict[str, _Kind] = {}
 
     @classmethod
@@ -67,7 +67,7 @@ class CallTimes:
         """Seconds that a call of this kind may take."""
         entry = self._kinds.get(kind)
         if entry is None or len(entry.seconds) < LEAST:
-            return self._first_s.get(kind.partition(":")[0], self.ceiling_s)
+            return self._first_s.get(kind, self._first_s.get(kind.partition(":")[0], self.ceiling_s))
         if entry.limit_s is None:
             usual_s = round(self._multiple * statistics.median(entry.seconds), 1)
             entry.limit_s = min(self.ceiling_s, max(self._floor_s, usual_s))

@@ -74,7 +74,7 @@ class Supervisor:
     def of(cls, config: RunConfig, starter: Starter) -> Self:
         """The supervision of a run, as its config has it."""
         limits = config.supervision
-        times = CallTimes(config.learner.timeout_s, limits.floor_s, limits.multiple, limits.first_calls.model_dump())
+        times = CallTimes(config.learner.timeout_s, limits.floor_s, limits.multiple, limits.first_calls.limits())
         return cls(times, Budget(limits.restarts, limits.window_s), starter)
 
     @classmethod

@@ -17,9 +17,15 @@ class FirstCallsConfig(Section):
     reference: PositiveFloat | None = None
     """The first log-probs under the frozen policies."""
     oracle: PositiveFloat | None = None
-    """The first groups that are judged. Not of an oracle that waits for an endpoint, or for the policy's engines."""
+    """The first groups that are judged, and the first held-out answers that are compared. Not of an oracle that waits for an
+    endpoint, or for the policy's engines."""
     learner: PositiveFloat | None = None
-    """The first steps: a whole global batch each, and what is compiled or allocated for it."""
+    """The first steps: a whole global batch each, and what is compiled or allocated for it. The first of its other calls (an export, a
+    held-out loss) have ``learner.timeout_s``."""
+
+    def limits(self) -> dict[str, float | None]:
+        """The limits by role, that of the learner by its call."""
+        return {"learner: step" if role == "learner" else role: limit_s for role, limit_s in self.model_dump().items()}
 
 
 class SupervisionConfig(Section):

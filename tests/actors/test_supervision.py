@@ -156,9 +156,10 @@ def test_a_call_may_take_a_multiple_of_the_median_within_the_floor_and_the_ceili
 
 def test_first_calls_have_the_limit_of_their_role() -> None:
     """Also below the floor, which is for calls of known length; never above the ceiling."""
-    config = SupervisionConfig.parse({"first_calls": {"oracle": 2, "rollout": 1000}})
-    times = CallTimes(100.0, 5.0, 10.0, config.first_calls.model_dump())
-    assert [times.limit(kind) for kind in ("oracle: judge", "oracle: compare", "rollout: sample 8", "learner: step")] == [2, 2, 100, 100]
+    config = SupervisionConfig.parse({"first_calls": {"oracle": 2, "rollout": 1000, "learner": 3}})
+    times = CallTimes(100.0, 5.0, 10.0, config.first_calls.limits())
+    assert [times.limit(kind) for kind in ("oracle: judge", "oracle: compare", "rollout: sample 8", "reference: score")] == [2, 2, 100, 100]
+    assert [times.limit(f"learner: {call}") for call in ("step", "export", "save")] == [3, 100, 100], "a step says nothing of the disk"
     for _ in range(3):
         times.add("oracle: judge", 0.1)
     assert times.limit("oracle: judge") == 5.0
