@@ -76,6 +76,10 @@ class ActorDied(ActorFailed):
     """An actor's process is gone."""
 
 
+class ObjectLost(ActorFailed):
+    """Ray's object store lost what travels with a call, or has no room for it. The actor that was asked lives."""
+
+
 class InputSetAside(ActorFailed):
     """What an actor was asked has killed it twice; the run may go on without this input."""
 

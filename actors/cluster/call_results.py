@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from raypref.errors import DISK_ERRORS, ActorDied, ActorFailed
+from raypref.errors import DISK_ERRORS, ActorDied, ActorFailed, ObjectLost
 
 
 def actor_of(name: str) -> str:
@@ -30,10 +30,10 @@ def died(name: str, error: BaseException) -> ActorDied:
     return ActorDied(f"{actor} died{during}: {detail}", [actor])
 
 
-def _lost(name: str, error: BaseException) -> ActorFailed:
+def _lost(name: str, error: BaseException) -> ObjectLost:
     """What travels with a call is gone with the node that held it, or found no room. The actor itself lives."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ActorFailed(f"{name}: Ray's object store: {type(error).__name__}: {lines[-1] if lines else ''}", [actor_of(name)])
+    return ObjectLost(f"{name}: Ray's object store: {type(error).__name__}: {lines[-1] if lines else ''}", [actor_of(name)])
 
 
 async def result(call: Awaitable[Any], name: str) -> Any:
@@ -45,7 +45,8 @@ async def result(call: Awaitable[Any], name: str) -> Any:
 
     Raises:
         ActorDied: the actor is gone.
-        ActorFailed: its disk did not take what it wrote, or the cluster lost or could not hold what travels with the call.
+        ActorFailed: its disk did not take what it wrote.
+        ObjectLost: the cluster lost or could not hold what travels with the call.
     """
     from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
 

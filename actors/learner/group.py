@@ -15,7 +15,7 @@ from actors.learner.phases import Phases
 from actors.supervision.copies import Copies
 from actors.supervision.supervisor import Supervisor
 from raypref import types
-from raypref.errors import ActorFailed, ActorSilent, SyncError
+from raypref.errors import ActorFailed, ActorSilent, ObjectLost, SyncError
 from raypref.roles import Audience, Checksums
 from raypref.sections import SyncConfig
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _NOT_ALIKE = {"start", "load", "connect", "sync", "saved"}
 """Calls whose earlier durations say nothing about the next one."""
+_IDLE_S = 5.0
+"""How soon a rank that does nothing answers, in seconds."""
 _LATER_S = 10.0
 """How long after ``sync.timeout_s`` the ranks must have told of it, in seconds."""
 
@@ -33,7 +35,7 @@ class LearnerGroup:
     """``raypref.roles.LearnerRole`` over the actors of the ranks.
 
     Every call goes to all ranks at once and has a time-out. After an error the ranks must not be used again, except after
-    ``LossNotFinite``, which leaves them as they were.
+    ``LossNotFinite``, and an ``ObjectLost`` that names no actor: these leave them as they were.
     """
 
     def __init__(
@@ -192,6 +194,18 @@ class LearnerGroup:
         limit_s = self._timeout_s if method in _NOT_ALIKE else self._times.limit(kind)
         if method in {"connect", "sync"}:  # whose own limit names the copy that is late
             limit_s = max(limit_s, self._sync_config.timeout_s + _LATER_S)
-        results = await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], limit_s)
+        try:
+            results = await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], limit_s)
+        except ObjectLost as error:
+            error.actors = await self._busy()
+            raise
         self._times.add(kind, time.monotonic() - began)
         return results
+
+    async def _busy(self) -> tuple[str, ...]:
+        """After a call that a rank could not read: the ranks that have begun it, and wait for that one in a collective. Where there is none
+        nothing has been computed, since no rank can end such a call alone."""
+        names = [f"learner-{k}" for k in range(len(self._ranks))]
+        answers = [first_cause([rank.alive.remote()], [name], _IDLE_S) for rank, name in zip(self._ranks, names, strict=True)]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        return tuple(name for name, answer in zip(names, found, strict=True) if isinstance(answer, BaseException))

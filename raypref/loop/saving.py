@@ -174,13 +174,18 @@ class Saving:
         """Before the run ends with an error: complete what is open, and save the policy if it is that of a finished iteration. If the
         learner failed only what it has written is completed."""
         learner_failed = isinstance(error, ActorFailed) and any(actor.startswith("learner") for actor in error.actors)
+        unsaved = state == self.trained and state.iteration != self.newest
         if learner_failed and self._open is not None and not self._open.written:
+            name = self._checkpoints.path(self._open.state).name
+            logger.warning("the checkpoint %s is not completed: a rank of the learner that was writing it cannot be asked any more", name)
             self._open.published.cancel()
             await asyncio.gather(self._open.published, return_exceptions=True)
             return
+        if learner_failed and unsaved:
+            logger.warning("the policy of iteration %d is not saved: a rank of the learner cannot be asked any more", state.iteration)
         try:
             await self.finish()
-            if learner_failed or state != self.trained or state.iteration == self.newest:
+            if learner_failed or not unsaved:
                 return
             await self.save(state, outcome)
             await self.finish()

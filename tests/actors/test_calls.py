@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, ObjectStoreFullError
 
 from actors.cluster.call_results import died
 from actors.cluster.calls import first_cause
-from raypref.errors import ActorFailed, ActorSilent, LossNotFinite
+from raypref.errors import ActorFailed, ActorSilent, LossNotFinite, ObjectLost
 
 
 async def after(seconds: float, outcome: Any) -> Any:
@@ -102,4 +102,4 @@ def test_what_the_cluster_loses_or_cannot_hold_ends_this_attempt_of_a_run_and_no
     """The run is started again after it. The actor is not said to be dead: it would be replaced for nothing."""
     with pytest.raises(ActorFailed, match=rf"^rank 0: Ray's object store: {type(lost).__name__}: ") as caught:
         run(after(0, task_error(lost) if where == "in the actor" else lost))
-    assert type(caught.value) is ActorFailed
+    assert type(caught.value) is ObjectLost

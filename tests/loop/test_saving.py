@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raypref.errors import ActorFailed
+from raypref.errors import ActorFailed, ObjectLost
 from raypref.loop.driver import Driver
 from tests.loop.test_driver import finish, make
 
@@ -132,9 +132,10 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("role", ["oracle-0", "learner-0", "SIGTERM"])
-def test_what_is_being_written_when_the_run_ends(tmp_path: Path, role: str) -> None:
-    """It is complete before the run ends with another role's failure, or at SIGTERM. A learner that failed cannot complete it."""
+@pytest.mark.parametrize("role", ["oracle-0", "learner-0", "learner-0's batch", "SIGTERM"])
+def test_what_is_being_written_when_the_run_ends(tmp_path: Path, role: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is complete before the run ends with another role's failure, or at SIGTERM; also where a batch was lost on its way to a learner that
+    lives. A learner that failed cannot complete it, and the log says so."""
     driver = make(tmp_path, prompts=24, held_out=0, loop={"iterations": 3}, checkpoint={"keep": 9})
     learner: Any = driver.roles.learner
     ended = False
@@ -146,6 +147,8 @@ def test_what_is_being_written_when_the_run_ends(tmp_path: Path, role: str) -> N
         ended = True
         if role == "SIGTERM":
             raise asyncio.CancelledError
+        if role == "learner-0's batch":
+            raise ObjectLost("learner-0: step: Ray's object store: ObjectLostError: gone")
         raise ActorFailed(f"{role} died", [role])
 
     learner.step = step
@@ -153,6 +156,7 @@ def test_what_is_being_written_when_the_run_ends(tmp_path: Path, role: str) -> N
     with pytest.raises((ActorFailed, asyncio.CancelledError)):
         finish(driver)
     assert saved(tmp_path) == ([] if role == "learner-0" else ["iteration_0001"])
+    assert ("the checkpoint iteration_0001 is not completed: a rank of the learner" in caplog.text) == (role == "learner-0")
 
 
 def test_what_the_learner_has_written_is_completed_although_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
