@@ -243,7 +243,7 @@ class SyncConfig(Section):
     tolerance: PositiveFloat | None = None
     """Nats. Default: 1e-4 on the largest difference in float32, 0.05 on the mean in bfloat16."""
     timeout_s: PositiveFloat = 600.0
-    """Longest wait for a sync, in seconds."""
+    """Longest wait for a sync, in seconds; ``supervision`` says how much less is enough once three have shown how long they take."""
 
 
 class RolloutPlacement(Section):

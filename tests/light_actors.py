@@ -162,10 +162,10 @@ class LightRank(Mortal):
         self._control.init_weight_transfer_engine({})
         self._raise_failure()
 
-    def sync(self, version: int, audience: Audience = "all", complete: bool = False) -> dict[str, int]:
+    def sync(self, version: int, audience: Audience = "all", complete: bool = False, limit_s: float | None = None) -> dict[str, int]:
         assert self._control is not None
         self._control.version, self._control.audience = version, audience
-        self._control.begin()
+        self._control.begin(limit_s)
         self._control.start_weight_update()
         self._control.update_weights({"value": self.value})
         self._control.finish_weight_update()

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from actors.weights.destination import Destination
 
 
-_NOT_ALIKE = {"start", "load", "connect", "sync", "saved"}
+_NOT_ALIKE = {"start", "load", "saved"}
 """Calls whose earlier durations say nothing about the next one."""
 _IDLE_S = 5.0
 """How soon a rank that does nothing answers, in seconds."""
 _LATER_S = 10.0
-"""How long after ``sync.timeout_s`` the ranks must have told of it, in seconds."""
+"""How long after the end of a sync's time the ranks must have told of it, in seconds."""
 
 
 class LearnerGroup:
@@ -68,8 +68,9 @@ class LearnerGroup:
         self._pi_t: int | None = None
         """The same for the last sync that references keep."""
         self._phases = Phases() if phases is None else phases
-        self._sync_failed = False
-        """Whether the last sync did: then every rank must send all weights, and the first rank alone knows."""
+        self._complete = False
+        """Whether every rank must send all weights with the next sync: the senders have connected anew, the learner has loaded weights, or
+        the last sync failed, which the first rank alone knows."""
         self._saving_since = 0.0
         """When the last checkpoint was copied; since then it is written."""
 
@@ -86,7 +87,7 @@ class LearnerGroup:
     async def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
         """Build the sending half of the weight transport on every rank (see ``actors.weights.sender.WeightSender``)."""
         self._sync_config = sync
-        await self._all("connect", list(destinations), sync)
+        await self._connect(destinations)
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         async with self._weights:
@@ -138,8 +139,8 @@ class LearnerGroup:
             if version is None:
                 raise ActorFailed(f"{name} was replaced, but the learner has trained since the last sync: its weights are gone", [name])
             self._connected = -1
-            await self._all("connect", [copy], self._sync_config)
-            sent = (await self._all("sync", version, "all", True))[0]
+            await self._connect([copy])
+            sent = await self._sent_by_all("learner: sync with one copy", version, "all", True)
             received = (await first_cause([copy.handle.weight_checksums.remote()], [f"{name}: weight_checksums"], self._timeout_s))[0]
             if any(held != sent for held in (received.values() if name.startswith("rollout") else [received])):
                 raise SyncError(f"sync: {name}, which was replaced, received other weights than the learner sent")
@@ -148,15 +149,26 @@ class LearnerGroup:
     async def _connect_anew(self, copies: Sequence[Destination]) -> None:
         """Connect with the present copies, unless the connection is with these."""
         if self._connected != (changes := self._copies.changes):
-            await self._all("connect", list(copies), self._sync_config)
+            await self._connect(copies)
             self._connected = changes
+
+    async def _connect(self, copies: Sequence[Destination]) -> None:
+        self._complete = True
+        await self._all("connect", list(copies), self._sync_config, limit_s=self._sync_config.timeout_s + _LATER_S)
 
     async def _send(self, version: int, audience: Audience) -> Checksums:
         async with self._phases.syncing() as complete:
-            complete, self._sync_failed = complete or self._sync_failed, True
-            sent: Checksums = (await self._all("sync", version, audience, complete))[0]
-            self._sync_failed = False
+            complete, self._complete = complete or self._complete, True
+            kind = "learner: sync of all weights" if complete else "learner: sync"
+            sent = await self._sent_by_all(kind, version, audience, complete)
+            self._complete = False
             return sent
+
+    async def _sent_by_all(self, kind: str, version: int, audience: Audience, complete: bool) -> Checksums:
+        """Have all ranks send their weights. The first one names a copy that is late; a rank that is late itself is noticed after that."""
+        limit_s = self._times.limit(kind, self._sync_config.timeout_s)
+        sent: Checksums = (await self._all("sync", version, audience, complete, limit_s, kind=kind, limit_s=limit_s + _LATER_S))[0]
+        return sent
 
     async def probe(self, sequences: Sequence[types.TokenSequence]) -> Sequence[np.ndarray]:
         return (await self._all("probe", list(sequences)))[0]
@@ -176,6 +188,7 @@ class LearnerGroup:
         await self._phases.training()
         async with self._weights:
             self._sent = self._pi_t = None
+            self._complete = True
             await self._all("load", directory)
 
     async def export(self, directory: Path) -> None:
@@ -187,13 +200,18 @@ class LearnerGroup:
         bounds = [(part.start, part.stop) for part in batch]
         return (await self._all(method, bounds, *(part.ref for part in batch)))[0]
 
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """The method's results on all ranks, by rank."""
-        kind, began = f"learner: {method}", time.monotonic()
+    async def _all(self, method: str, *arguments: Any, kind: str | None = None, limit_s: float | None = None) -> list[Any]:
+        """The method's results on all ranks, by rank.
+
+        Args:
+            method, arguments: of the call.
+            kind: under which the time that it takes is noted; default: the method's.
+            limit_s: longest wait; default: what calls of its kind may take.
+        """
+        kind, began = kind or f"learner: {method}", time.monotonic()
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
-        limit_s = self._timeout_s if method in _NOT_ALIKE else self._times.limit(kind)
-        if method in {"connect", "sync"}:  # whose own limit names the copy that is late
-            limit_s = max(limit_s, self._sync_config.timeout_s + _LATER_S)
+        if limit_s is None:
+            limit_s = self._timeout_s if method in _NOT_ALIKE else self._times.limit(kind)
         try:
             results = await first_cause(calls, [f"learner-{k}: {method}" for k in range(len(calls))], limit_s)
         except ObjectLost as error:

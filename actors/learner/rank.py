@@ -181,12 +181,13 @@ class LearnerRank:
         source = DeepSpeedSource(self._engine.module)
         self._sender = WeightSender(sync, self._rank, self._world_size, source, list(destinations))
 
-    def sync(self, version: int, audience: Audience = "all", complete: bool = False) -> dict[str, int]:
+    def sync(self, version: int, audience: Audience = "all", complete: bool = False, limit_s: float | None = None) -> dict[str, int]:
         """Copy the weights to every receiver, if there is any, under the name ``version``.
 
         Args:
             audience: which receivers keep them.
             complete: send every weight, not only what training changes: a receiver has lost its own.
+            limit_s: longest wait for the receivers; default: ``timeout_s`` of the transport.
 
         Returns:
             on the rank that sends, checksums of what the receivers hold now.
@@ -195,7 +196,7 @@ class LearnerRank:
             return {}
         if complete:
             self._sender.send_all()
-        return self._sender.sync(version, audience)
+        return self._sender.sync(version, audience, limit_s)
 
     # --- memory ---------------------------------------------------------------------------------------------------------------------
 

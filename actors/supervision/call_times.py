@@ -19,8 +19,8 @@ LEAST = 3
 @dataclass(slots=True)
 class _Kind:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    limit_s: float | None = None
-    """None where calls have been added since it was computed."""
+    usual_s: float | None = None
+    """The multiple of the median; None where calls have been added since it was computed."""
 
 
 class CallTimes:
@@ -57,18 +57,23 @@ class CallTimes:
         if (entry := self._kinds.get(kind)) is None:
             entry = self._kinds[kind] = _Kind()
         entry.seconds.append(seconds)
-        entry.limit_s = None
+        entry.usual_s = None
 
     def limit_of(self, kind: str) -> Callable[[], float]:
         """The same as a function. A call that began before anything was known of its kind then has the limit of the later ones."""
         return partial(self.limit, kind)
 
-    def limit(self, kind: str) -> float:
-        """Seconds that a call of this kind may take."""
+    def limit(self, kind: str, ceiling_s: float | None = None) -> float:
+        """Seconds that a call of this kind may take.
+
+        Args:
+            kind: of the call.
+            ceiling_s: of this kind, in place of that of all calls.
+        """
+        ceiling_s = self.ceiling_s if ceiling_s is None else ceiling_s
         entry = self._kinds.get(kind)
         if entry is None or len(entry.seconds) < LEAST:
-            return self._first_s.get(kind, self._first_s.get(kind.partition(":")[0], self.ceiling_s))
-        if entry.limit_s is None:
-            usual_s = round(self._multiple * statistics.median(entry.seconds), 1)
-            entry.limit_s = min(self.ceiling_s, max(self._floor_s, usual_s))
-        return entry.limit_s
+            return self._first_s.get(kind, self._first_s.get(kind.partition(":")[0], ceiling_s))
+        if entry.usual_s is None:
+            entry.usual_s = round(self._multiple * statistics.median(entry.seconds), 1)
+        return min(ceiling_s, max(self._floor_s, entry.usual_s))

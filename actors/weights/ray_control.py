@@ -38,15 +38,17 @@ class RayControl:
         self._destinations = destinations
         self._transport = transport
         self._timeout_s = timeout_s
+        self._limit_s = timeout_s
         self._ends = 0.0
         """When the time is over, by ``time.monotonic``."""
         self._updates = 0
         self.begin()
 
-    def begin(self) -> None:
-        """A sync begins, or a first connection: nothing has failed, and ``timeout_s`` count from now."""
+    def begin(self, limit_s: float | None = None) -> None:
+        """A sync begins, or a first connection: nothing has failed, and ``limit_s`` count from now; default: ``timeout_s``."""
         self.failure = None
-        self._ends = time.monotonic() + self._timeout_s
+        self._limit_s = self._timeout_s if limit_s is None else limit_s
+        self._ends = time.monotonic() + self._limit_s
         self._updates = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -93,7 +95,10 @@ class RayControl:
         where = {names[answer]: self._placed(names[answer]) for answer in waiting}
         _, silent = _wait_for_all(waiting)
         late = ", ".join(sorted(where[names[answer]] for answer in silent or waiting))
-        message = f"sync: no answer from {late} within sync.timeout_s = {self._timeout_s:g} s; {self._transport}, {stage}"
+        limit = f"sync.timeout_s = {self._timeout_s:g} s"
+        if self._limit_s < self._timeout_s:
+            limit = f"{self._limit_s:g} s, much longer than a sync usually takes"
+        message = f"sync: no answer from {late} within {limit}; {self._transport}, {stage}"
         return TransferFailed(message, sorted(names[answer] for answer in silent or waiting))
 
     def _failed(self, stage: str, errors: Mapping[str, RayError]) -> SyncError:

@@ -66,25 +66,26 @@ class WeightSender:
             self._sender.close()
             raise self._control.failure
 
-    def sync(self, version: int, audience: Audience = "all") -> dict[str, int]:
+    def sync(self, version: int, audience: Audience = "all", limit_s: float | None = None) -> dict[str, int]:
         """Send the weights to every copy, as ``version``; called on every learner rank at the same time.
 
         Args:
             version: what the copies call these weights.
             audience: which copies keep them.
+            limit_s: longest wait for the copies; default: ``timeout_s``.
 
         Returns:
             Parameter name -> checksum of what the copies hold now, as each was last sent; empty on other ranks than the first.
 
         Raises:
-            SyncError: on the first rank; names the copy that failed, with its own error, or that did not answer within ``timeout_s`` of
+            SyncError: on the first rank; names the copy that failed, with its own error, or that did not answer within ``limit_s`` of
                 the sync's beginning. The other ranks return: call ``send_all`` there, so that their next ``sync`` sends every weight.
         """
         complete = not self._copies_hold_all
         self._source.choose(complete=complete)
         self._copies_hold_all = False
         self._control.version, self._control.audience, self._control.complete = version, audience, complete
-        self._control.begin()
+        self._control.begin(limit_s)
         self._connect()
         _finish_pending_work()
         self._connected = self._rank > 0  # unless all goes well

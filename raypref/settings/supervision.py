@@ -32,7 +32,8 @@ class SupervisionConfig(Section):
     """Actors that die or hang while the run goes on. A death is noticed within 15 s; a hang when a call takes much longer than usual.
 
     A call may take ``multiple`` times the median of earlier calls of its kind, at least ``floor_s`` and at most ``learner.timeout_s``,
-    which is also the limit of the first calls of a kind, unless ``first_calls`` sets a lower one. Calls of an oracle that waits for an
+    which is also the limit of the first calls of a kind, unless ``first_calls`` sets a lower one; for weight syncs ``sync.timeout_s`` is in
+    its place. Calls of an oracle that waits for an
     endpoint, or for the policy's engines, have ``learner.timeout_s`` alone. Engines, references and oracles are replaced; the loss of a
     learner's rank ends this attempt of the run.
     """

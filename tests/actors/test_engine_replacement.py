@@ -230,7 +230,7 @@ class Rank:
         self.connected = destinations
         self.log.append(f"connect {' '.join(copy.handle.name for copy in destinations)}")
 
-    async def _sync(self, version: int, audience: str, complete: bool) -> dict[str, int]:
+    async def _sync(self, version: int, audience: str, complete: bool, limit_s: float) -> dict[str, int]:
         if self.kills_in_sync is not None:
             self.kills_in_sync.kill()
             self.kills_in_sync = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from ray.exceptions import ObjectLostError
 
 from actors.learner import group
 from actors.learner.group import LearnerGroup
-from raypref.errors import ObjectLost
-from tests.actors.test_supervision import Method, run
+from actors.supervision.copies import Copies
+from actors.weights.destination import Destination
+from raypref.errors import ActorSilent, ObjectLost
+from raypref.sections import SyncConfig
+from tests.actors.test_supervision import Cluster, Method, run
 
 
 class Rank:
@@ -51,8 +56,47 @@ def test_a_batch_that_is_lost_leaves_the_ranks_as_they_were_unless_one_waits_for
 
     async def work() -> None:
         learner = LearnerGroup([Rank(step) for step in steps], 5.0)
-        with pytest.raises(ObjectLost, match="^learner-0: step: Ray's object store: ObjectLostError") as caught:
+        with pytest.raises(ObjectLost, match=r"^learner-\d: step: Ray's object store: ObjectLostError") as caught:
             await learner.step([])
         assert caught.value.actors == named
+
+    run(work)
+
+
+class Sender:
+    """A rank that sends weights as fast as it is told to, and notes how long it may wait for the receivers."""
+
+    def __init__(self) -> None:
+        self.limits: list[tuple[bool, float]] = []
+        self.hangs = False
+        self.sync = Method(self._sync)
+        for method in ("connect", "load"):
+            setattr(self, method, Method(lambda *_: asyncio.sleep(0)))
+
+    async def _sync(self, version: int, audience: str, complete: bool, limit_s: float) -> dict[str, int]:
+        self.limits.append((complete, limit_s))
+        await asyncio.sleep(60 if self.hangs else 0.01)
+        return {"weight": 1}
+
+
+def test_a_sync_that_hangs_is_noticed_by_what_syncs_usually_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times 10 ms is below the floor of 0.3 s; ``sync.timeout_s`` limits the first syncs. The one after a connection or a load sends
+    more than the others, so that their time says nothing of it. ``learner.timeout_s`` does not matter."""
+    monkeypatch.setattr(group, "_LATER_S", 0.1)
+
+    async def work() -> None:
+        cluster = Cluster("rollout-0", floor_s=0.3, ceiling_s=40.0)
+        copies, sender = Copies([Destination("rollout-0", cluster.actors["rollout-0"])]), Sender()
+        learner = LearnerGroup([sender], 40.0, None, cluster.supervisor, copies)
+        await learner.connect(await copies.present(), SyncConfig(timeout_s=50.0))
+        for version in range(5):
+            await learner.sync(version)
+        await learner.load(Path("checkpoint"))
+        await learner.sync(5)
+        assert sender.limits == [(True, 50.0), *[(False, 50.0)] * 3, (False, 0.3), (True, 50.0)]
+        sender.hangs, began = True, time.monotonic()
+        with pytest.raises(ActorSilent, match=r"no answer within 0\.4 s from learner-0: sync"):
+            await learner.sync(6)
+        assert time.monotonic() - began < 5
 
     run(work)

@@ -32,7 +32,7 @@ class Remote:
         self._name, self._method, self._log, self._fails = name, method, log, fails
 
     async def remote(self, *arguments: Any) -> dict[str, int]:
-        shown = ", ".join(map(str, arguments)) if self._method in MEMORY | {"sync"} else ""
+        shown = ", ".join(map(str, arguments[:3])) if self._method in MEMORY | {"sync"} else ""
         self._log.append(f"{self._name}.{self._method}({shown})")
         if self._fails:
             raise SyncError(f"{self._name} cannot {self._method}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import time
 from typing import Any
 
 import pytest
@@ -38,3 +40,17 @@ def test_the_failure_reaches_the_driver_whole() -> None:
     """It is raised on the learner's rank 0."""
     sent = pickle.loads(pickle.dumps(TransferFailed("sync: rollout-1 failed", ["rollout-1"])))
     assert (str(sent), sent.actors) == ("sync: rollout-1 failed", ("rollout-1",))
+
+
+def test_a_copy_that_is_late_is_named_with_the_limit_of_this_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.weights.ray_control._wait_for_all", lambda answers: ([], answers))
+    control = RayControl([Destination("rollout-1", None)], "shm", timeout_s=600)
+    assert re.search(
+        r"no answer from rollout-1 within sync\.timeout_s = 600 s; shm", str(control._late("connecting", ["x"], {"x": "rollout-1"}))
+    )
+    control.begin(7.5)
+    assert control._ends - time.monotonic() < 7.5
+    late = str(control._late("transfer 2 of the sync", ["x"], {"x": "rollout-1"}))
+    assert "within 7.5 s, much longer than a sync usually takes; shm, transfer 2" in late
+    control.begin()
+    assert control._ends - time.monotonic() > 590

@@ -134,8 +134,8 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("role", ["oracle-0", "learner-0", "learner-0's batch", "SIGTERM"])
 def test_what_is_being_written_when_the_run_ends(tmp_path: Path, role: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is complete before the run ends with another role's failure, or at SIGTERM; also where a batch was lost on its way to a learner that
-    lives. A learner that failed cannot complete it, and the log says so."""
+    """It is complete before the run ends with another role's failure, or at SIGTERM; also where a batch was lost on its way to a learner
+    that lives. A learner that failed cannot complete it, and the log says so."""
     driver = make(tmp_path, prompts=24, held_out=0, loop={"iterations": 3}, checkpoint={"keep": 9})
     learner: Any = driver.roles.learner
     ended = False
