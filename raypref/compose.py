@@ -94,9 +94,10 @@ def run(
             resumed, resume_from = output.begin_or_resume(config, data, resume, overwrite=overwrite)
             restarts = Restarts(config.checkpoint)
             attempt = partial(_run_on_cluster, config, data, shown, restarts)
-            return restarts.until_it_ends(
+            result = restarts.until_it_ends(
                 partial(attempt, resume_from, resumed=resumed), lambda: attempt(output.resume(config, data), resumed=True)
             )
+    return result.read_again()
 
 
 def _run_on_cluster(

@@ -25,11 +25,13 @@ def capability(
     from raypref.cli.arguments import run_config
     from raypref.errors import ConfigError
     from raypref.evaluation.capability.measure import Measurement, measure
-    from raypref.evaluation.capability.results import BASE, LAST, fallen, read_all, table
     from raypref.evaluation.capability.tasks import read_tasks
-    from raypref.output.numbered import iteration_name
+    from raypref.output.capability import LAST, read_all, remarks, table
     from raypref.output.run_reference import RunReference
+    from raypref.output.summary import add_capability
     from raypref.output.targets import check_directory
+    from raypref.report.evaluations import rates
+    from raypref.report.run_directory import RunDirectory
 
     run = RunReference.read(str(config))
     if run is None and output is None:
@@ -40,12 +42,12 @@ def capability(
     settings = run_config(config, overrides or [])
     measurement = Measurement.of(settings, read_tasks(tasks), include_path=include_path, limit=limit, gpus=gpus)
     check_directory("--output", directory)
-    iteration = None if run is None else run.iteration
-    name = BASE if iteration == 0 else LAST if iteration is None else iteration_name(iteration)
-    result = measure(measurement, name, str(settings.policy.path), directory)
-    measured = read_all(directory)
-    print_table(table(measured))
-    if measured[0].policy == BASE and result.policy != BASE:
-        for task, (before, now) in fallen(measured[0], result).items():
-            typer.echo(f"{visible(task)} fell from {before:.3f} to {now:.3f}, by more than two standard errors")
+    name = LAST if run is None else run.policy_name
+    measure(measurement, name, str(settings.policy.path), directory)
+    measured, won = read_all(directory), {} if run is None else rates(RunDirectory(run.directory).against("base"))
+    print_table(table(measured, won))
+    if lost := remarks(measured, won).get(name):
+        typer.echo(visible(lost))
+    if run is not None:
+        add_capability(run.directory)
     typer.echo(visible(directory / f"{name}.json"))

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,13 +184,15 @@ def _write_config(config: RunConfig) -> None:
 
 
 def _remove_after(directory: Path, state: RunState, last_step: int) -> None:
-    """Remove checkpoints and metrics of what is repeated, and what an interrupted write, removal or conversion of a checkpoint left."""
+    """Remove what is repeated (checkpoints, policies, their figures, metrics), and what an interrupted change of a checkpoint left."""
     now = (state.iteration, state.step if state.steps_within else 0)
-    repeated = [
-        path
-        for path in by_number(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*"))
-        if (number_in(path.name) or 0, step_in(path.name)) > now
-    ]
+
+    def later(paths: Iterable[Path]) -> list[Path]:
+        return [path for path in by_number(paths) if (number_in(path.name) or 0, step_in(path.name)) > now]
+
+    for path in later(directory.glob("capability/iteration_*.json")):
+        path.unlink()
+    repeated = later(path for name in ("checkpoints", "policies") for path in (directory / name).glob("iteration_*"))
     for path in reversed(repeated):  # a checkpoint goes before the one that it needs
         take_away(path)
     for path in directory.glob("checkpoints/iteration_*"):

@@ -53,6 +53,18 @@ class RunReference:
         return f"{self.directory.absolute().name}{suffix}"
 
     @property
+    def policy_name(self) -> str:
+        """What the policy is called in the run, whichever way it was named: ``base``, ``iteration_0002``.
+
+        Raises:
+            ConfigError: the run kept no such policy.
+        """
+        if self.iteration is not None:
+            return "base" if self.iteration == BASE else iteration_name(self.iteration)
+        newest = Path(self.policy())
+        return newest.name if newest.parent.name == "policies" else iteration_name(self._finished() or BASE)
+
+    @property
     def config(self) -> Path:
         """The config that the run wrote."""
         return self.directory / "config.yaml"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from raypref.output import capability
 from raypref.output.numbered import iteration_name
-from raypref.output.terminal import counted, print_table, visible
+from raypref.output.terminal import counted, interval, print_table, visible
 from raypref.output.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class RunResult:
             "confidence": config.evaluation.confidence,
             "evaluations": outcome.evaluations,
             "peaks": peaks(outcome.evaluations),
+            "capability": _capability(config.output_dir, outcome.evaluations),
             "held_out": outcome.held_out,
             "best": outcome.best,
             "sync": outcome.sync,
@@ -69,8 +71,39 @@ class RunResult:
             "seconds": outcome.seconds,
             "versions": versions(),
         }
-        write_whole(config.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _write(config.output_dir, summary)
         return cls(config.output_dir, policy_dir, summary)
+
+    def read_again(self) -> Self:
+        """With ``summary.json`` as it is now, to which callbacks may have added what they measured at the run's end."""
+        return replace(self, summary=_read(self.output_dir))
+
+
+def add_capability(output_dir: Path) -> None:
+    """Put what is measured of the policies of a finished run into its ``summary.json``; that of another one gets it when it is written."""
+    if (output_dir / "summary.json").exists():
+        summary = _read(output_dir)
+        _write(output_dir, summary | {"capability": _capability(output_dir, summary["evaluations"])})
+
+
+def _read(output_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((output_dir / "summary.json").read_text(encoding="utf-8")))
+
+
+def _write(output_dir: Path, summary: Mapping[str, Any]) -> None:
+    write_whole(output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _capability(output_dir: Path, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured of each policy, and a sentence for each that has lost something, or on what cannot be judged."""
+    measured, gaps = capability.of_run(output_dir)
+    lost = capability.remarks(measured, _against_base(evaluations))
+    return {"measured": [one.record() for one in measured], "remarks": [*gaps, *lost.values()]}
+
+
+def _against_base(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Policy (``iteration_0002``) -> its win rate against the base policy."""
+    return {iteration_name(entry["iteration"]): entry["base"] for entry in evaluations if "base" in entry}
 
 
 def versions() -> dict[str, str]:
@@ -91,27 +124,34 @@ def versions() -> dict[str, str]:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the win rates, the loss on held-out examples, the seconds by stage, the warnings, and the policy's directory."""
+    """Print win rates, capability, the loss on held-out examples, the seconds by stage, the warnings, and the policy's directory."""
     from rich.console import Console
 
     console = Console()
+
+    def say(lines: Iterable[str]) -> None:
+        for line in lines:
+            console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
     if summary["evaluations"]:
         print_table(win_rate_table(summary), console)
-        for line in peak_lines(summary):
-            console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
+        say(peak_lines(summary))
+    of_policies = summary.get("capability", {"measured": [], "remarks": []})
+    if of_policies["measured"]:
+        measured = [capability.Capability.of_record(record) for record in of_policies["measured"]]
+        print_table(capability.table(measured, _against_base(summary["evaluations"])), console)
+    say(of_policies["remarks"])
     if summary.get("held_out"):
         print_table(held_out_table(summary), console)
     print_table(seconds_table(summary), console)
-    for warning in summary.get("warnings", []):
-        if warning["severity"] != "note":
-            where = f"iteration {warning['iteration']}, step {warning['step']}"
-            line = f"{warning['severity']} in {where}: {warning['text']}. {warning['remedy']}"
-            console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    warnings = [warning for warning in summary.get("warnings", []) if warning["severity"] != "note"]
+    for warning in warnings:
+        where = f"iteration {warning['iteration']}, step {warning['step']}"
+        say([f"{warning['severity']} in {where}: {warning['text']}. {warning['remedy']}"])
     left_out = {reason: count for reason, count in summary.get("records_left_out", {}).items() if count}
     if left_out:
-        console.print("records left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), highlight=False)
-    for line in [f"policy: {summary['policy_dir']}", *best_lines(summary)]:
-        console.print(visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
+        say(["records left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items())])
+    say([f"policy: {summary['policy_dir']}", *best_lines(summary)])
 
 
 def best_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -136,7 +176,7 @@ def win_rate_table(summary: Mapping[str, Any]) -> Any:
         table.add_column(heading, justify="right")
     table.add_row("base", *("" for _ in opponents), f"{evaluations[0]['base_response_tokens']:.1f}")
     for entry in evaluations:
-        rates = (_interval(entry[opponent]) if opponent in entry else "" for opponent in opponents)
+        rates = (interval(entry[opponent]) if opponent in entry else "" for opponent in opponents)
         table.add_row(str(entry["iteration"]), *rates, f"{entry['response_tokens']:.1f}")
     return table
 
@@ -166,7 +206,7 @@ def peaks(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 def peak_lines(summary: Mapping[str, Any]) -> list[str]:
     """The peaks in words; none of a run with one evaluation."""
     return [
-        f"peak against {opponent}: {_interval(peak)} after iteration {peak['iteration']}"
+        f"peak against {opponent}: {interval(peak)} after iteration {peak['iteration']}"
         + ("" if peak["step"] is None else f" (step {peak['step']})")
         + f", the highest of {peak['of_evaluations']} evaluations"
         for opponent, peak in summary.get("peaks", {}).items()
@@ -224,7 +264,3 @@ def samples_table(output_dir: Path, iteration: int, count: int = 2) -> Any:
     for match in matches:
         table.add_row(*(Text(visible(match[side])) for side in ("prompt", "defender", "challenger")))
     return table
-
-
-def _interval(entry: Mapping[str, float]) -> str:
-    return f"{entry['win_rate']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def _escaped(character: str) -> str:
 def counted(count: int, thing: str) -> str:
     """``1 prompt``, ``2 prompts``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def interval(rate: Mapping[str, float]) -> str:
+    """A win rate (``win_rate``, ``low``, ``high``) with its interval."""
+    return f"{rate['win_rate']:.3f}  [{rate['low']:.3f}, {rate['high']:.3f}]"
 
 
 def print_table(table: Table, console: Console | None = None) -> None:

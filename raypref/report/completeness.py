@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from raypref.errors import ConfigError
-from raypref.evaluation.capability.results import BASE, Capability, read_all
+from raypref.output.capability import of_run
 from raypref.output.numbered import iteration_name, number_in
 from raypref.output.terminal import counted
 from raypref.report.run_directory import RunDirectory
@@ -16,7 +15,7 @@ _SHOWN = 3
 
 def gaps(run: RunDirectory) -> tuple[str, ...]:
     """One sentence per kind of figure that cannot be judged, or only in part; none of a run that is whole as far as it has come."""
-    return (*_settings(run), *health_gaps(run), *win_rate_gaps(run), *_end(run), *measured_capability(run)[1])
+    return (*_settings(run), *health_gaps(run), *win_rate_gaps(run), *_end(run), *of_run(run.path)[1])
 
 
 def health_gaps(run: RunDirectory) -> Iterator[str]:
@@ -62,18 +61,6 @@ def win_rate_gaps(run: RunDirectory) -> Iterator[str]:
             f"Not every win rate can be judged: evaluation/ has {len(there)} of the {counted(reported, 'evaluation')} against the base "
             "policy that metrics.jsonl reports."
         )
-
-
-def measured_capability(run: RunDirectory) -> tuple[list[Capability], list[str]]:
-    """What ``raypref capability`` has measured, and what of it cannot be judged."""
-    directory = run.path / "capability"
-    try:
-        measured = read_all(directory)
-    except ConfigError as error:
-        return [], [f"Capability cannot be judged: {str(error).removeprefix(f'{run.path}/')}."]
-    if measured and measured[0].policy != BASE:
-        return measured, [f"Capability cannot be judged: capability/{BASE}.json is missing, with which {measured[-1].policy} is compared."]
-    return measured, []
 
 
 def _settings(run: RunDirectory) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from raypref.evaluation.against_baseline import against_baseline
 from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.outcomes import Outcomes, summary
 from raypref.evaluation.win_rate import WinRate, summarise
+from raypref.output.numbered import iteration_name
 from raypref.report.json_files import json_lines
 
 
@@ -67,6 +68,11 @@ def read_evaluation(path: Path, interval: Mapping[str, Any]) -> Evaluation:
         raise ValueError("the file is empty")
     rates = [_number(row["win_rate"]) for row in lines.rows]
     return Evaluation(lines.rows[0]["iteration"], lines.rows[0]["opponent"], lines.rows, summarise(rates, **interval))
+
+
+def rates(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, Any]]:
+    """Policy (``iteration_0002``) -> its win rate, as ``summary.json`` has it."""
+    return {iteration_name(entry.iteration): asdict(entry.win_rate) for entry in evaluations}
 
 
 def length_controlled(evaluations: Sequence[Evaluation], interval: Mapping[str, Any]) -> dict[int, LengthControlled] | str:

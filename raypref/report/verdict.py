@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raypref.evaluation.capability.results import BASE, fallen
 from raypref.metrics.health import Finding, findings, lasting
 from raypref.metrics.table import MetricTable
+from raypref.output.capability import BASE, compared, of_run, remarks
 from raypref.output.terminal import counted
-from raypref.report.completeness import gaps, measured_capability, win_rate_gaps
-from raypref.report.evaluations import length_controlled
+from raypref.report.completeness import gaps, win_rate_gaps
+from raypref.report.evaluations import length_controlled, rates
 from raypref.report.parts import Level, shown
 from raypref.report.run_directory import RunDirectory
 
@@ -94,15 +94,15 @@ def _against_base(run: RunDirectory) -> tuple[Level, str]:
 
 def _capability(run: RunDirectory, level: Level, headline: str) -> tuple[Level, str]:
     """What ``raypref capability`` has measured of the base policy and of the newest one, beside the win rate."""
-    measured, _ = measured_capability(run)
+    measured, _ = of_run(run.path)
     if len(measured) < 2 or measured[0].policy != BASE:
         return level, headline
     now = measured[-1]
-    lower = fallen(measured[0], now)
-    if not lower:
-        return level, f"{headline} No capability that was measured has fallen ({', '.join(now.tasks)}, {now.policy})."
-    changes = ", ".join(f"{task} {before:.3f} to {after:.3f}" for task, (before, after) in lower.items())
-    return "warning" if level == "good" else level, f"{headline} Capability has fallen: {changes} ({now.policy})."
+    lost = remarks(measured, rates(run.against("base"))).get(now.policy)
+    if lost is not None:
+        return "warning" if level == "good" else level, f"{headline} {lost}"
+    tasks = compared(measured[0], now)
+    return level, f"{headline} No capability that was measured has fallen ({', '.join(tasks)}, {now.policy})." if tasks else headline
 
 
 def _without_win_rate(run: RunDirectory) -> str:

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from raypref.cli.app import app
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, RunFailed
 from raypref.evaluation.capability.callback import MeasureCapability
 from raypref.evaluation.capability.measure import Measurement, measure
-from raypref.evaluation.capability.results import Capability, Figure, fallen, read_all
-from raypref.evaluation.capability.tasks import LEADERBOARD, read_tasks
+from raypref.evaluation.capability.tasks import LEADERBOARD, main_figure, read_tasks
+from raypref.output import directory as output
+from raypref.output.capability import Capability, Figure, compared, fallen, read_all, remarks, table
+from raypref.output.outcome import Outcome
+from raypref.output.summary import RunResult
 
-FOUND = {
+FOUND: dict[str, Any] = {
     "results": {
         "arc_challenge": {
             "alias": "arc",
@@ -56,12 +61,13 @@ def test_tasks_that_cannot_be_are_refused(names: list[str], message: str) -> Non
 
 def test_the_leaderboards_figure_is_the_main_one(tmp_path: Path) -> None:
     """acc_norm of ARC; of an unknown task the first figure that is no error. The file gives back what was written."""
-    result = Capability.of("iteration_0002", "m", FOUND, {"arc_challenge": 25, "mine": None}, limit=None)
-    arc, mine = result.tasks["arc_challenge"], result.tasks["mine"]
+    arc, mine = (main_figure(task, FOUND["results"][task], examples) for task, examples in (("arc_challenge", 25), ("mine", None)))
+    result = Capability("iteration_0002", "m", {"arc_challenge": arc, "mine": mine}, None, "0.4.13")
     assert (arc.metric, arc.value, arc.error, arc.examples) == ("acc_norm,none", 0.5, 0.02, 25)
     assert (mine.metric, mine.value, math.isnan(mine.error)) == ("f1,none", 0.25, True)
     read = Capability.read(result.write(tmp_path))
     assert (read.tasks["arc_challenge"], read.policy, read.version) == (arc, "iteration_0002", "0.4.13")
+    assert math.isnan(read.tasks["mine"].error)
 
 
 def capability(policy: str, limit: int | None = None, **values: tuple[float, float]) -> Capability:
@@ -74,10 +80,40 @@ def test_what_has_fallen_by_more_than_two_standard_errors(tmp_path: Path) -> Non
     before = capability("base", a=(0.6, 0.03), b=(0.6, 0.03), c=(0.5, math.nan), d=(0.5, 0.1))
     now = capability("iteration_0010", a=(0.49, 0.04), b=(0.51, 0.04), c=(0.499, math.nan), e=(0.1, 0.0))
     assert fallen(before, now) == {"a": (0.6, 0.49), "c": (0.5, 0.499)}
-    assert fallen(before, capability("iteration_0010", limit=7, a=(0.1, 0.0))) == {}
+    other = capability("iteration_0010", limit=7, a=(0.1, 0.0))
+    assert fallen(before, other) == compared(before, other) == {}
     for one in (now, before, capability("iteration_0009")):
         one.write(tmp_path)
     assert [one.policy for one in read_all(tmp_path)] == ["base", "iteration_0009", "iteration_0010"]
+
+
+RISEN = {"win_rate": 0.625, "low": 0.51, "high": 0.75}
+
+
+def test_a_win_rate_that_rises_while_capability_falls() -> None:
+    """Base 0.6 with error 0.03. Iteration 1 has 0.49 (error 0.04: 0.11 lower, more than 0.1) and a whole interval above one half;
+    iteration 2 the same figure, but an interval that begins at one half; iteration 3 was not evaluated; 4 lost 0.09, which is not clear."""
+    lost, kept = {"a": (0.49, 0.04)}, {"a": (0.51, 0.04)}
+    figures = [("base", {"a": (0.6, 0.03)}), *((f"iteration_000{number}", kept if number == 4 else lost) for number in range(1, 5))]
+    measured = [capability(name, **values) for name, values in figures]
+    rates = {"iteration_0001": RISEN, "iteration_0002": RISEN | {"low": 0.5}, "iteration_0004": RISEN}
+    assert remarks(measured, rates) == {
+        "iteration_0001": "Capability of iteration_0001 has fallen: a 0.600 to 0.490, while its win rate against base has risen to "
+        "0.625  [0.510, 0.750].",
+        "iteration_0002": "Capability of iteration_0002 has fallen: a 0.600 to 0.490.",
+        "iteration_0003": "Capability of iteration_0003 has fallen: a 0.600 to 0.490.",
+    }
+    assert remarks(measured[1:], rates) == remarks([], rates) == {}, "nothing is known of the base policy"
+
+
+def test_win_rates_and_figures_stand_in_one_table() -> None:
+    shown = table([capability("base", a=(0.6, 0.03)), capability("iteration_0001", a=(0.5, math.nan))], {"iteration_0001": RISEN})
+    assert [list(column.cells) for column in shown.columns] == [
+        ["win rate against base [its interval]", "a"],
+        ["", "0.600 [0.030]"],
+        ["0.625  [0.510, 0.750]", "0.500"],
+    ]
+    assert [list(column.cells) for column in table([capability("base", a=(0.6, 0.03))], {}).columns] == [["a"], ["0.600 [0.030]"]]
 
 
 def run_config(directory: Path, **sections: Any) -> RunConfig:
@@ -126,6 +162,46 @@ def test_the_policies_of_a_run_are_measured_one_after_another(tmp_path: Path, st
     again = MeasureCapability(run_config(tmp_path), ["mine"])
     again.on_end()
     assert len(stand_in) == 3
+
+
+def test_what_is_measured_at_the_end_of_a_run_is_in_its_summary(tmp_path: Path, stand_in: list[str]) -> None:
+    """The summary is written before the last policies are measured; the result that ``run`` returns is read after."""
+    config = run_config(tmp_path)
+    callback = MeasureCapability(config, ["mine"])
+    (tmp_path / "policies" / "iteration_0001").mkdir(parents=True)
+    result = RunResult.written(config, Outcome(evaluations=[{"iteration": 1, "base": RISEN}]), run_s=1.0)
+    assert result.summary["capability"] == {"measured": [], "remarks": []}
+    callback.on_end()
+    measured = result.read_again().summary["capability"]["measured"]
+    assert [(one["policy"], one["tasks"]["mine"]["value"], one["tasks"]["mine"]["error"]) for one in measured] == [
+        ("base", 0.5, None),
+        ("iteration_0001", 0.5, None),
+    ]
+
+
+def test_a_finished_run_does_not_fail_for_a_damaged_figure(tmp_path: Path) -> None:
+    """Its summary says so, as its report does."""
+    capability("base", mine=(0.5, 0.1)).write(tmp_path / "capability").write_text('{"policy": "ba')
+    (remark,) = RunResult.written(run_config(tmp_path), Outcome(), run_s=1.0).summary["capability"]["remarks"]
+    assert remark.startswith("Capability cannot be judged: capability/base.json cannot be read (")
+
+
+def test_the_command_names_the_policy_and_completes_the_summary(tmp_path: Path, stand_in: list[str]) -> None:
+    """``runs/x`` of a finished run of two iterations is the policy of the second, which won on all of three prompts."""
+    run = tmp_path / "x"
+    config = run_config(run, loop={"iterations": 2})
+    output.begin(config)
+    (run / "policy").mkdir()
+    (run / "evaluation").mkdir()
+    row = {"iteration": 2, "opponent": "base", "win_rate": 1.0}
+    (run / "evaluation" / "iteration_0002_against_base.jsonl").write_text(3 * f"{json.dumps(row)}\n")
+    won = {"win_rate": 1.0, "low": 1.0, "high": 1.0}
+    RunResult.written(config, Outcome(evaluations=[{"iteration": 2, "base": won}]), run_s=1.0)
+    capability("base", mine=(0.75, math.nan)).write(run / "capability")
+    result = CliRunner().invoke(app, ["capability", str(run), "--tasks", "mine:5"], catch_exceptions=False)
+    sentence = "Capability of iteration_0002 has fallen: mine 0.750 to 0.500, while its win rate against base has risen to 1.000"
+    assert sentence in result.output
+    assert sentence in json.loads((run / "summary.json").read_text())["capability"]["remarks"][0]
 
 
 def test_a_run_that_keeps_no_policies_is_refused(tmp_path: Path) -> None:

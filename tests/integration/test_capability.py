@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from raypref.cli.app import app
-from raypref.evaluation.capability.results import Capability
+from raypref.output.capability import Capability
 
 DATA = os.environ.get("RAYPREF_TEST_DATA")
 

@@ -351,10 +351,14 @@ def test_an_earlier_checkpoint_can_be_chosen_and_the_later_ones_go(stopped: Path
     if len(checkpoints.complete()) < 2:
         checkpoints.begin(RunState(1, 1, 1))
         checkpoints.commit(RunState(1, 1, 1), [])
+    (stopped / "capability").mkdir()
+    for name in ("base", "iteration_0001", "iteration_0001-step_000009", "iteration_0002"):  # the last two are trained again, and measured
+        (stopped / "capability" / f"{name}.json").touch()
     resumed = output.resume(config_for(stopped), DATA, Path("iteration_0001"))
     assert resumed == stopped / "checkpoints" / "iteration_0001"
     output.rewind(config_for(stopped), resumed)
     assert checkpoints.complete() == [resumed]
+    assert sorted(path.name for path in (stopped / "capability").iterdir()) == ["base.json", "iteration_0001.json"]
 
 
 def test_overwrite_removes_what_a_run_has_written_and_nothing_else(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raypref.evaluation.capability.results import Capability, Figure
+from raypref.output.capability import Capability, Figure
 from raypref.report.completeness import gaps
 from raypref.report.model_card import model_card
 from raypref.report.overview import overview

@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from raypref.cli.app import app
-from raypref.evaluation.capability.results import Capability, Figure
+from raypref.output.capability import Capability, Figure
+from raypref.output.summary import add_capability, print_summary
 from raypref.report.page import sections, write_report
 from raypref.report.parts import Plot, Table
 from raypref.report.run_directory import RunDirectory
@@ -280,14 +281,40 @@ def test_an_error_of_a_script_would_be_seen(tmp_path: Path) -> None:
     assert "nothing is not defined" in "".join(open_page(page, tmp_path / "profile").console)
 
 
-def test_the_verdict_says_what_became_of_capability(copied: Path) -> None:
-    """Half of a task lost beside the win rate; then a policy that lost nothing."""
+def measure(run: Path, policy: str, piqa: float, limit: int | None = None) -> None:
+    Capability(policy, "m", {"piqa": Figure("acc,none", piqa, 0.01, 0, {})}, limit, "0").write(run / "capability")
+
+
+def test_report_summary_and_end_table_say_that_capability_falls_while_the_win_rate_rises(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of a task is lost. Iteration 1 answers two tokens more than the base policy, and the oracle prefers the longer answer with
+    probability sigmoid(difference / 3) on every prompt, so its win rate is 0.661 with an interval of no width."""
     headline = verdict(RunDirectory(copied)).headline
-    for name, value in (("base", 0.5), ("iteration_0001", 0.25)):
-        figures = {"piqa": Figure("acc,none", value, 0.01, 0, {})}
-        Capability(name, "m", figures, None, "0").write(copied / "capability")
+    measure(copied, "base", 0.5)
+    measure(copied, "iteration_0001", 0.25)
+    sentence = "Capability of iteration_0001 has fallen: piqa 0.500 to 0.250, while its win rate against base has risen to "
+    sentence += "0.661  [0.661, 0.661]."
+    add_capability(copied)
+    summary = json.loads((copied / "summary.json").read_text())
+    assert summary["capability"]["remarks"] == [sentence]
+    assert [(one["policy"], one["tasks"]["piqa"]["value"]) for one in summary["capability"]["measured"]] == [
+        ("base", 0.5),
+        ("iteration_0001", 0.25),
+    ]
+    print_summary(summary)
+    shown = capsys.readouterr().out
+    assert sentence in shown
+    assert re.search(r"win rate against base \[its interval\] .* 0\.661  \[0\.661, 0\.661\]", shown)
     fallen = verdict(RunDirectory(copied))
-    assert fallen.headline == f"{headline} Capability has fallen: piqa 0.500 to 0.250 (iteration_0001)."
+    assert fallen.headline == f"{headline} {sentence}"
     assert fallen.level != "good"
-    Capability("policy", "m", {"piqa": Figure("acc,none", 0.5, 0.01, 0, {})}, None, "0").write(copied / "capability")
+
+
+def test_the_verdict_where_nothing_has_fallen_or_can_be_compared(copied: Path) -> None:
+    headline = verdict(RunDirectory(copied)).headline
+    measure(copied, "base", 0.5)
+    measure(copied, "policy", 0.5)
     assert verdict(RunDirectory(copied)).headline == f"{headline} No capability that was measured has fallen (piqa, policy)."
+    measure(copied, "policy", 0.25, limit=7)
+    assert verdict(RunDirectory(copied)).headline == headline

@@ -11,10 +11,11 @@ from typing import Any
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, RayprefError
 from raypref.evaluation.capability.measure import Measurement
-from raypref.evaluation.capability.results import BASE
 from raypref.evaluation.capability.tasks import read_tasks
 from raypref.metrics.progress import Callback
+from raypref.output.capability import BASE
 from raypref.output.numbered import by_number
+from raypref.output.summary import add_capability
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ class MeasureCapability(Callback):
 
         raypref.run(config, callbacks=[raypref.ProgressLine(...), MeasureCapability(config, ["leaderboard"], gpus="7")])
 
-    The figures are in ``output_dir/capability``, where ``raypref report`` reads them. Policies are those in ``output_dir/policies``, so
-    ``checkpoint.policies`` must keep each until it was measured. The run does not wait, except at its end. A measurement that fails is
-    logged, and the run goes on.
+    The figures are in ``output_dir/capability``, in ``summary.json``, in the end table and in ``raypref report``. Policies are those in
+    ``output_dir/policies``, so ``checkpoint.policies`` must keep each until it was measured. The run does not wait, except at its end. A
+    measurement that fails is logged, and the run goes on.
     """
 
     def __init__(self, config: RunConfig, tasks: Iterable[str], **options: Any) -> None:
@@ -67,6 +68,7 @@ class MeasureCapability(Callback):
             self._busy = None
             try:
                 self._measurement.finish(process, policy, model, self._output(policy)).write(self._directory)
+                add_capability(self._run)
             except RayprefError as error:
                 logger.error("%s", error)
         for policy, model in self._policies():

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, RunFailed
-from raypref.evaluation.capability.results import Capability
+from raypref.evaluation.capability.tasks import main_figure
+from raypref.output.capability import Capability
 
 LOG_TAIL = 2000
 """Characters of the process's output that an error shows."""
@@ -102,7 +103,8 @@ class Measurement:
             raise RunFailed(f"capability of {policy}: lm-eval ended with status {process.returncode}; the end of {_log(output)}:\n{tail}")
         found = json.loads(output.read_text(encoding="utf-8"))
         output.unlink()
-        return Capability.of(policy, model, found, self.tasks, self.limit)
+        figures = {task: main_figure(task, found["results"][task], examples) for task, examples in self.tasks.items()}
+        return Capability(policy, model, figures, self.limit, found["version"])
 
 
 def measure(measurement: Measurement, policy: str, model: str, directory: Path) -> Capability:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from raypref.errors import ConfigError
+from raypref.output.capability import Figure
 
 LEADERBOARD: Mapping[str, int | None] = {
     "arc_challenge": 25,
@@ -46,3 +49,20 @@ def read_tasks(names: Iterable[str]) -> dict[str, int | None]:
     if not tasks or "" in tasks:
         raise ConfigError("--tasks: name at least one task of lm-eval, or leaderboard")
     return tasks
+
+
+def main_figure(task: str, found: Mapping[str, Any], examples: int | None) -> Figure:
+    """The figure of a task that counts, among all that lm-eval gives for it.
+
+    Args:
+        task: its name.
+        found: lm-eval's figures: ``acc,none``, ``acc_stderr,none`` and so on.
+        examples: in the prompt.
+    """
+    every = {name: float(value) for name, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    every = {name: value for name, value in every.items() if "," in name}  # the others say how many examples and records there were
+    errors = {name for name in every if name.partition(",")[0].endswith("_stderr")}
+    wanted = MAIN_METRIC.get(task, "")
+    metric = wanted if wanted in every else next(name for name in every if name not in errors)
+    name, _, filtered = metric.partition(",")
+    return Figure(metric, every[metric], every.get(f"{name}_stderr,{filtered}", math.nan), examples, every)
