@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 
 def test_a_damaged_checkpoint_and_a_torn_journal_are_named_and_made_up_for(whole: LightRun, model: Path, tmp_path: Path) -> None:
-    run = LightRun(tmp_path, model)
+    run = LightRun(tmp_path, model, {"checkpoint": {"background": False}})  # so that two are complete when the driver is killed
     assert run.finish([Fault("train", 2, iteration=3)]) == -signal.SIGKILL, run.log
     newest = run.output_dir / "checkpoints" / "iteration_0002" / "learner" / "state" / "model.pt"
     content = bytearray(newest.read_bytes())
