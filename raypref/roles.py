@@ -18,10 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypref import types
+from raypref.errors import SyncError
 from raypref.types import ExamplesRef, RolloutRef
 
 Checksums = Mapping[str, int]
 """Parameter name -> checksum of the tensor's bytes, as they were sent or received."""
+
+
+def check_received(replica: str, sent: Checksums, received: Checksums) -> None:
+    """Raise SyncError, which names a tensor, unless a replica received what the learner sent."""
+    if missing := sorted(sent.keys() - received.keys()):
+        raise SyncError(f"sync: {replica} did not receive {len(missing)} of {len(sent)} tensors; the first is {missing[0]}")
+    if extra := sorted(received.keys() - sent.keys()):
+        raise SyncError(f"sync: {replica} received {len(extra)} tensors that were not sent; the first is {extra[0]}")
+    wrong = [name for name in sent if sent[name] != received[name]]
+    if wrong:
+        raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors changed on their way to {replica}; the first is {wrong[0]}")
+
 
 Audience = Literal["all", "engines"]
 """Which copies of the policy a weight sync changes: all of them, or the engines alone, while the references keep pi_t."""

@@ -16,7 +16,7 @@ from actors.supervision.copies import Copies
 from actors.supervision.supervisor import Supervisor
 from raypref import types
 from raypref.errors import ActorFailed, ActorSilent, ObjectLost, SyncError
-from raypref.roles import Audience, Checksums
+from raypref.roles import Audience, Checksums, check_received
 from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ class LearnerGroup:
             await self._connect([copy])
             sent = await self._sent_by_all("learner: sync with one copy", version, "all", True)
             received = (await first_cause([copy.handle.weight_checksums.remote()], [f"{name}: weight_checksums"], self._timeout_s))[0]
-            if any(held != sent for held in (received.values() if name.startswith("rollout") else [received])):
-                raise SyncError(f"sync: {name}, which was replaced, received other weights than the learner sent")
+            for held in received.values() if name.startswith("rollout") else [received]:
+                check_received(name, sent, held)
             self._copies.hold([name])
 
     async def _connect_anew(self, copies: Sequence[Destination]) -> None:

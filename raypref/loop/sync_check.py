@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raypref.errors import SyncError
-from raypref.roles import Checksums, LearnerRole, ReferenceRole, RolloutRole
+from raypref.roles import Checksums, LearnerRole, ReferenceRole, RolloutRole, check_received
 from raypref.types import Rollout, SampleRequest, TokenSequence
 
 
@@ -66,7 +66,7 @@ async def verify(
     receivers = [role for role in (rollout, reference) if role is not None]
     for received in await asyncio.gather(*(role.weight_checksums() for role in receivers)):
         for replica, checksums in received.items():
-            _compare_checksums(replica, sent, checksums)
+            check_received(replica, sent, checksums)
     if rollout is None:
         return {}
     answers = {engine: _flatten(rollouts) for engine, rollouts in (await rollout.probe(requests)).items()}
@@ -87,16 +87,6 @@ async def verify(
 async def _probe(reference: ReferenceRole | None, tokens: Sequence[TokenSequence]) -> Mapping[str, Sequence[np.ndarray[Any, Any]]]:
     """Replica -> its per-token log-probs of each sequence."""
     return {} if reference is None else await reference.probe(tokens)
-
-
-def _compare_checksums(replica: str, sent: Checksums, received: Checksums) -> None:
-    if missing := sorted(sent.keys() - received.keys()):
-        raise SyncError(f"sync: {replica} did not receive {len(missing)} of {len(sent)} tensors; the first is {missing[0]}")
-    if extra := sorted(received.keys() - sent.keys()):
-        raise SyncError(f"sync: {replica} received {len(extra)} tensors that were not sent; the first is {extra[0]}")
-    wrong = [name for name in sent if sent[name] != received[name]]
-    if wrong:
-        raise SyncError(f"sync: {len(wrong)} of {len(sent)} tensors changed on their way to {replica}; the first is {wrong[0]}")
 
 
 def _flatten(rollouts: Sequence[Rollout]) -> tuple[list[TokenSequence], list[np.ndarray[Any, Any]]]:
