@@ -5,19 +5,15 @@ Source: lm-sys/FastChat ``fastchat/llm_judge/gen_judgment.py``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raypref.errors import DataError, OracleError
 from raypref.evaluation.mt_bench.judgments import Grading, key_of, texts_of
 from raypref.evaluation.mt_bench.questions import Answers, JudgePrompt, Question
-from raypref.evaluation.response_files import records_of
-from raypref.oracles.base import Chat
-
-Ask = Callable[[Sequence[Chat]], Sequence[str | None]]
-"""Chats -> replies; None where the request failed after its retries."""
+from raypref.oracles.support.answer_file import Ask, answered, read_lines
 
 
 def gradings(
@@ -81,32 +77,25 @@ def grade(
     Raises:
         DataError: the file holds a judgment of other answers under the same names.
         OracleError: requests failed; what was answered is in the file, and the same command asks for the rest.
+        RunFailed: the file cannot be written.
     """
-    known = {key_of(record): record for record in _written(path) if record["judge"][0] == judge}
+    known = {key_of(record): record for _, record in read_lines(path, answers=True) if record["judge"][0] == judge}
     for item in items:
         if (record := known.get(item.key)) is not None and texts_of(record) != item.texts:
             raise DataError(
                 f"{path}: the judgment of question {item.question.id}, turn {item.turn}, {' and '.join(item.models)} is of other answers; "
                 f"remove the file, or give other names or another --output"
             )
-    open_items = [item for item in items if item.key not in known]
-    told(len(items) - len(open_items))
-    failed = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for batch in _batches(open_items, at_once):
-            replies = iter(ask([(("system", item.prompt.system), ("user", text)) for item in batch for text in item.texts]))
-            for item in batch:
-                own = [next(replies) for _ in item.texts]
-                texts = [reply for reply in own if reply is not None]
-                if len(texts) < len(own):
-                    failed += 1
-                    continue
-                known[item.key] = item.record(judge, texts)
-                file.write(json.dumps(known[item.key], ensure_ascii=False) + "\n")
-            file.flush()
-            told(len(known))
-    if failed:
+    requests = [
+        ([(("system", item.prompt.system), ("user", text)) for text in item.texts], partial(item.record, judge))
+        for item in items
+        if item.key not in known
+    ]
+    told(len(items) - len(requests))
+    for records in answered(path, requests, ask, at_once):
+        known |= {key_of(record): record for record in records}
+        told(len(known))
+    if failed := sum(item.key not in known for item in items):
         raise OracleError(f"{failed} of {len(items)} judgments are missing, since requests failed; run the same command again for them")
     return [known[item.key] for item in items]
 
@@ -124,18 +113,3 @@ def _message(prompt: JudgePrompt, question: Question, turn: int, sides: Mapping[
         return prompt.template.format(**values)
     except KeyError as error:
         raise DataError(f"the judge's prompt {prompt.name}: it has the part {error}, which question {question.id} does not give") from None
-
-
-def _written(path: Path) -> Iterator[dict[str, Any]]:
-    """The judgments in a file; a last line that was cut off is removed from it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
-    if path.stat().st_size:
-        yield from (dict(record.values) for record in records_of(path))
-
-
-def _batches(items: Sequence[Grading], size: int) -> Iterator[Sequence[Grading]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
