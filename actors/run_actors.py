@@ -24,6 +24,7 @@ from actors.cluster import launch, teardown
 from actors.cluster.connection import Device
 from actors.cluster.gpu_memory import check_gpu_memory
 from actors.cluster.gpu_shares import check_shares, waves
+from actors.cluster.machines import machines_of
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.preflight import check_network
 from actors.cluster.reservation import reserve, while_placed
@@ -47,6 +48,7 @@ from actors.weights import transport
 from actors.weights.recipients import destinations, meshes, receivers, sender_and_receivers
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
+from raypref.output.environment import Machine
 from raypref.plan.placement import ActorPlacement, Plan, Role
 from raypref.roles import Roles
 
@@ -74,7 +76,8 @@ class RunActors:
         self._group = group
         self._transport = transport.choose(config.sync.transport, device, config.placement.layout, nodes)
         self._takes_turns = takes_turns(config, plan)
-        self._several_nodes = False
+        self.machines: list[Machine] = []
+        """The nodes on which the actors are placed."""
         self._handles: dict[str, Any] = {}
         """Name of an actor -> its handle."""
         self.supervisor = Supervisor.of(config, self)
@@ -114,9 +117,9 @@ class RunActors:
             actors = cls(config, plan, device, group, len({where[actor.bundle] for actor in sender_and_receivers(config, plan)}))
             if may_grow:  # else the cluster was started here: its one node is this machine, with this environment
                 actors._check_nodes()
+            actors.machines = machines_of(where, plan, config.placement.preflight_timeout_s)
             if device == "cuda":
-                nodes = set(nodes_of(group).values())
-                check_gpu_memory(config, model_config(config.policy), nodes, config.placement.preflight_timeout_s)
+                check_gpu_memory(config, model_config(config.policy), actors.machines)
             yield actors
         finally:
             handles = [] if actors is None else list(actors._handles.values())
@@ -124,7 +127,6 @@ class RunActors:
 
     def _check_nodes(self) -> None:
         nodes, limit = nodes_of(self._group), self.config.placement.preflight_timeout_s
-        self._several_nodes = len(set(nodes.values())) > 1
         check_nodes(nodes, self.config.output_dir, raypref.__version__, limit)
         check_network(self._group, nodes, meshes(self.config, self.plan, self._transport), self.device, limit)
 
@@ -204,7 +206,7 @@ class RunActors:
         env = await self._environment(placement)
         log_dir = self.config.output_dir / "logs"
         self._handles[placement.name] = launch.start(
-            make, placement, self._group, log_dir, env=env, max_concurrency=calls, several_nodes=self._several_nodes
+            make, placement, self._group, log_dir, env=env, max_concurrency=calls, several_nodes=len(self.machines) > 1
         )
 
     def _constructor(self, placement: ActorPlacement) -> tuple[partial[Any], int]:

@@ -155,7 +155,9 @@ def machine(device: str) -> str:
     """The card or processor, and the versions of what is installed."""
     import torch
 
-    name = report.processor()
+    from raypref.output.environment import processor
+
+    name = processor()
     if device != "cpu":
         properties = torch.cuda.get_device_properties(device)
         name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"

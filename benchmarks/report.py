@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from raypref.output.environment import processor
+
 FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 TIME_LIMIT_S = 900
@@ -154,12 +156,6 @@ def _machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "python": platform.python_version(), "packages": packages}
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return models[0].split(":", 1)[1].strip() if models else platform.machine()
 
 
 def _machine_line(machine: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from raypref.oracles.base import Oracle
 from raypref.output import directory as output
 from raypref.output import run_lock, targets
 from raypref.output.checkpoint import Checkpoints
+from raypref.output.environment import write_environment
 from raypref.output.failure import as_run_failure
 from raypref.output.restarts import Restarts
 from raypref.output.summary import RunResult
@@ -113,11 +114,10 @@ def _run_on_cluster(
         after_step = Checkpoints.read(resume_from)[0].step
         layout = Layout(config.placement.learner.ranks, config.learner.zero_stage)
         universal.check(resume_from / "learner", layout, config.learner.optimizer.type)
-    recorded: frozenset[str] = frozenset()
     with as_run_failure(config, lambda: "at the start"), contextlib.ExitStack() as stack:
         actors = stack.enter_context(_actors(config, Task(held_out=bool(data.held_out)), callbacks, again=bool(restarts.entries)))
-        if resumed:  # every check has passed, and the cluster holds the run
-            recorded = output.rewind(config, resume_from)
+        recorded = output.rewind(config, resume_from) if resumed else frozenset()  # every check has passed, and the cluster holds the run
+        write_environment(config.output_dir, actors.device, actors.machines)
         write_plan(config, data, gpu_types(), actors.device)
         metrics = stack.enter_context(MetricsWriter.of(config, after_step))
 

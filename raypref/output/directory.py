@@ -1,6 +1,7 @@
 """The output directory of a new run, or of one that is resumed.
 
     config.yaml      the resolved config
+    environment.json what it runs on: machines with their actors, device, versions
     plan.json        what was planned for it: memory by role and phase, steps, seconds by stage (``raypref plan``)
     metrics.jsonl    metrics by step (docs/metrics.md); also in tensorboard/
     warnings.jsonl   what left its healthy range, when, and what to do (docs/watching.md)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from raypref.output import capability
+from raypref.output.environment import versions
 from raypref.output.numbered import iteration_name
 from raypref.output.terminal import counted, interval, print_table, visible
 from raypref.output.whole_file import write_whole
@@ -16,8 +17,6 @@ from raypref.output.whole_file import write_whole
 if TYPE_CHECKING:
     from raypref.config import RunConfig
     from raypref.output.outcome import Outcome
-
-VERSIONED = ("raypref", "ray", "torch", "transformers", "vllm", "deepspeed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +103,6 @@ def _capability(output_dir: Path, evaluations: Sequence[Mapping[str, Any]]) -> d
 def _against_base(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Policy (``iteration_0002``) -> its win rate against the base policy."""
     return {iteration_name(entry["iteration"]): entry["base"] for entry in evaluations if "base" in entry}
-
-
-def versions() -> dict[str, str]:
-    """Installed versions by package. vLLM's CPU build has another package name but is imported as vllm, and listed as vllm."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import raypref
-
-    installed = {"raypref": raypref.__version__}
-    for name in VERSIONED[1:]:
-        for package in (name, f"{name}-cpu"):
-            try:
-                installed[name] = version(package)
-                break
-            except PackageNotFoundError:
-                continue
-    return installed
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

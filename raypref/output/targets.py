@@ -37,6 +37,7 @@ FOLDERS = (
 """What a run writes into ``output_dir``."""
 FILES = (
     "config.yaml",
+    "environment.json",
     "plan.json",
     "trackers.json",
     "warnings.jsonl",

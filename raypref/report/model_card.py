@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from raypref.output.environment import in_words
 from raypref.output.summary import RunResult
 from raypref.output.whole_file import write_whole
 from raypref.report.completeness import gaps
@@ -75,6 +76,7 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
         settings=[] if run.config is None else [(entry.path, str(entry.value)[:_LONGEST]) for entry in changed_settings(run.config)],
         missing=gaps(run),
         seed=run.setting("seed"),
+        hardware=in_words(run.environment.get("nodes", [])),
         versions=run.environment.get("versions") or {},
     )
 

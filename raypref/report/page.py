@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raypref.output.environment import in_words
 from raypref.output.terminal import counted, visible
 from raypref.output.whole_file import write_whole
 from raypref.report.operation import failures, memory, sync, timing
@@ -73,10 +75,16 @@ def header(run: RunDirectory) -> list[tuple[str, str]]:
         "Oracle": str(run.setting("oracle.type") or "none"),
         "Seed": str(run.setting("seed")),
         "Hardware": _hardware(run),
-        "Versions": ", ".join(f"{name} {number}" for name, number in (run.environment.get("versions") or {}).items()) or "not recorded",
+        "Versions": _versions(run.environment),
         "Directory": str(run.path),
     }
     return list(facts.items())
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    packages = {"Python": environment["python"]} if "python" in environment else {}
+    packages |= environment.get("versions") or {}
+    return ", ".join(f"{name} {number}" for name, number in packages.items()) or "not recorded"
 
 
 def _hardware(run: RunDirectory) -> str:
@@ -87,8 +95,7 @@ def _hardware(run: RunDirectory) -> str:
         f"layout {run.setting('placement.layout')}",
         f"device {run.setting('placement.device')}",
     ]
-    nodes = [str(node) for node in run.environment.get("nodes", [])]
-    return "; ".join([", ".join(roles), *nodes])
+    return "; ".join([", ".join(roles), *in_words(run.environment.get("nodes", []))])
 
 
 def settings(run: RunDirectory) -> Section:

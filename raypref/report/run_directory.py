@@ -14,6 +14,7 @@ import yaml
 
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, OracleError, RayprefError
+from raypref.output import environment
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.numbered import by_number, number_in, step_in
 from raypref.output.run_lock import LOCK, STALE_S, Holder
@@ -99,10 +100,10 @@ class RunDirectory:
         """The content of ``plan.json``: what was expected before the run started."""
         return self._json("plan.json")
 
-    @property
+    @cached_property
     def environment(self) -> dict[str, Any]:
-        """What the run runs on: ``versions`` of packages, ``nodes``; empty where it is not known."""
-        return self._json("environment.json") or {"versions": (self.summary or {}).get("versions", {})}
+        """The content of ``environment.json``: what the run runs on; of an earlier version's run ``versions`` alone."""
+        return self._json(environment.NAME) or {"versions": (self.summary or {}).get("versions", {})}
 
     @property
     def iterations(self) -> int | None:

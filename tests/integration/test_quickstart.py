@@ -52,6 +52,9 @@ def test_the_policy_gets_better(quickstart: Path) -> None:
     assert last["base"]["confidence"] == 0.95
     assert summary["sync"]["sync/logprob_difference_max"] < 1e-4
     assert summary["versions"].keys() >= {"vllm", "deepspeed", "ray", "torch"}
+    environment = json.loads((quickstart / "environment.json").read_text())
+    assert environment["versions"] == summary["versions"]
+    assert [len(node["actors"]) for node in environment["nodes"]] == [4]
     assert [warning for warning in summary["warnings"] if warning["severity"] != "note"] == [], "a healthy run"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from html.parser import HTMLParser
@@ -15,8 +16,10 @@ from typer.testing import CliRunner
 
 from raypref.cli.app import app
 from raypref.output.capability import Capability, Figure
+from raypref.output.environment import Gpu, Machine, write_environment
 from raypref.output.summary import add_capability, print_summary
-from raypref.report.page import sections, write_report
+from raypref.report.model_card import model_card
+from raypref.report.page import header, sections, write_report
 from raypref.report.parts import Plot, Table
 from raypref.report.run_directory import RunDirectory
 from raypref.report.verdict import verdict
@@ -318,3 +321,23 @@ def test_the_verdict_where_nothing_has_fallen_or_can_be_compared(copied: Path) -
     assert verdict(RunDirectory(copied)).headline == f"{headline} No capability that was measured has fallen (piqa, policy)."
     measure(copied, "policy", 0.25, limit=7)
     assert verdict(RunDirectory(copied)).headline == headline
+
+
+def test_what_the_run_ran_on(copied: Path) -> None:
+    """The header has its nodes and versions; the model card, which is published, has them without the names of hosts."""
+    machine = Machine(
+        "host-of-mine", "AMD EPYC 9654", 192, 1511 << 30, (Gpu("NVIDIA H100 80GB HBM3", 80 << 30, "570"),) * 8, ("learner-0",)
+    )
+    write_environment(copied, "cuda", [machine, machine])
+    run = RunDirectory(copied)
+    words = "2 nodes, each with 8 NVIDIA H100 80GB HBM3 (80 GiB), AMD EPYC 9654 (192 cores), 1511 GiB of memory"
+    about = dict(header(run))
+    assert about["Hardware"].endswith(f"; {words}")
+    assert about["Versions"].startswith(f"Python {platform.python_version()}, raypref ")
+    assert f"Hardware: {words}." in model_card(run)
+    assert "host-of-mine" not in model_card(run)
+
+
+def test_a_torn_environment_is_named_once(copied: Path) -> None:
+    (copied / "environment.json").write_text('{"python": ')
+    assert page_of(copied).count("environment.json cannot be read") == 1
