@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from raypref.errors import ConfigError
+from raypref.report.published import published
 from raypref.report.run_directory import RunDirectory
 
 CARD = "README.md"
@@ -58,12 +60,19 @@ def push(directory: Path, card: str, repo: str, *, private: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.relative_to(directory).as_posix() != CARD)
-    operations: list[Any] = [CommitOperationAdd(path.relative_to(directory).as_posix(), path) for path in files]
+    operations: list[Any] = [CommitOperationAdd(path.relative_to(directory).as_posix(), _content(path)) for path in files]
     operations.append(CommitOperationAdd(CARD, card.encode()))
     with _refusals(repo):
         api = HfApi(library_name="raypref")
         name = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         return str(api.create_commit(name, operations, commit_message="Policy and model card, by raypref push").commit_url)
+
+
+def _content(path: Path) -> Path | bytes:
+    """What is uploaded of a file: an adapter's config names its base policy without the local path."""
+    if path.name != "adapter_config.json":
+        return path
+    return json.dumps(published(json.loads(path.read_text(encoding="utf-8"))), indent=2).encode()
 
 
 @contextmanager

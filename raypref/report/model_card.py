@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from raypref.output.environment import in_words
@@ -11,6 +10,7 @@ from raypref.output.whole_file import write_whole
 from raypref.report.completeness import gaps
 from raypref.report.evaluations import length_controlled
 from raypref.report.page import TEMPLATES
+from raypref.report.published import on_the_hub, published, source
 from raypref.report.run_directory import RunDirectory
 from raypref.report.settings import changed_settings
 from raypref.report.verdict import health
@@ -60,8 +60,9 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
         repo=repo or "PATH",
         iteration=number,
         iterations=run.iterations or number,
-        base=base,
-        data=run.setting("data.path") or "objects given from Python",
+        base=published(base),
+        base_source=source(base),
+        data=source(run.setting("data.path")) if run.setting("data.path") else "objects given from Python",
         data_type=run.setting("data.type"),
         loss=str(run.setting("loss.type")),
         loss_text=_documentation(run),
@@ -73,7 +74,7 @@ def model_card(run: RunDirectory, iteration: int | None = None, repo: str | None
         confidence=f"{run.interval['confidence']:.0%}",
         prompts=next((entry.win_rate.prompts for entry in run.against("base")), 0),
         findings=[finding for finding in health(run) if finding.severity != "note" and finding.iteration <= max(1, number)],
-        settings=[] if run.config is None else [(entry.path, str(entry.value)[:_LONGEST]) for entry in changed_settings(run.config)],
+        settings=_settings(run),
         missing=gaps(run),
         seed=run.setting("seed"),
         hardware=in_words(run.environment.get("nodes", [])),
@@ -94,16 +95,11 @@ def _metadata(run: RunDirectory) -> str:
     base, data = str(run.setting("policy.path")), run.setting("data.path")
     facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     facts["tags"] = ["raypref", "preference-optimization", str(run.setting("loss.type"))]
-    if _on_the_hub(base):
+    if on_the_hub(base):
         facts["base_model"] = base
-    if isinstance(data, str) and _on_the_hub(data):
+    if isinstance(data, str) and on_the_hub(data):
         facts["datasets"] = [data]
     return str(ModelCardData(**facts).to_yaml())
-
-
-def _on_the_hub(name: str) -> bool:
-    """Whether a name is that of a repository: ``owner/name``, and no path on this machine."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists() and "." not in name.split("/")[0]
 
 
 def _documentation(run: RunDirectory) -> str:
@@ -116,6 +112,11 @@ def _steps(run: RunDirectory, iteration: int) -> int | None:
     """Optimiser steps up to the end of an iteration; None where the metrics that say so are lost."""
     ends = {run.finished_iterations: run.steps} | dict(enumerate((0, *run.iteration_ends)))
     return ends.get(iteration)
+
+
+def _settings(run: RunDirectory) -> list[tuple[str, str]]:
+    changed = [] if run.config is None else changed_settings(run.config)
+    return [(entry.path, str(published(entry.value))[:_LONGEST]) for entry in changed]
 
 
 def _results(run: RunDirectory, iteration: int) -> list[dict[str, str]]:

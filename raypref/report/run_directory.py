@@ -272,8 +272,8 @@ class RunDirectory:
             return None
 
     def _cannot_be_read(self, name: str, error: Exception) -> None:
-        self.unreadable[name] = str(error)
-        self.problems.append(f"{name} cannot be read: {error}")
+        self.unreadable[name] = reason = str((isinstance(error, OSError) and error.strerror) or error)  # without the path
+        self.problems.append(f"{name} cannot be read: {reason}")
 
     def _newest_change(self) -> float:
         """By the file system's own clock, in which the lock is renewed, too: the newest of the files that a running run writes."""

@@ -58,6 +58,23 @@ def test_policy_and_card_are_uploaded_as_one_commit(made: Path) -> None:
     assert "/someone/aligned/commit/" in done.stdout
 
 
+def test_an_uploaded_adapter_names_no_local_path(tmp_path: Path) -> None:
+    """On this machine it does: peft finds the base policy by it."""
+    made_run(tmp_path / "run", held_out=0)
+    adapter = tmp_path / "run" / "policy" / "adapter" / "adapter_config.json"
+    adapter.parent.mkdir(parents=True)
+    (tmp_path / "run" / "policy" / "config.json").touch()
+    written = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": str(tmp_path / "base"), "target_modules": ["q_proj"]}
+    adapter.write_text(json.dumps(written))
+    with running_hub() as hub:
+        done = pushed(hub.address, str(tmp_path / "run"), "someone/aligned")
+    assert done.returncode == 0, done.stderr
+    uploaded = hub.commits[0]["files"]
+    assert json.loads(uploaded["adapter/adapter_config.json"]) == written | {"base_model_name_or_path": "base"}
+    assert not [name for name, content in uploaded.items() if str(tmp_path).encode() in content]
+    assert json.loads(adapter.read_text()) == written
+
+
 def test_policy_of_an_iteration(made: Path) -> None:
     with running_hub() as hub:
         done = pushed(hub.address, str(made), "someone/aligned", "--iteration", "2")
