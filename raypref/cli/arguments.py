@@ -58,6 +58,10 @@ def run_config(argument: Path, overrides: Sequence[str]) -> RunConfig:
 
     run = RunReference.read(str(argument))
     if run is None:
+        directory, at, _ = str(argument).rpartition("@")
+        if at and directory and not argument.exists():
+            what = "holds no run (there is no config.yaml)" if Path(directory).is_dir() else "does not exist"
+            raise ConfigError(f"{argument}: {directory} {what}; give a run's YAML file, or the output_dir of a run before the @")
         return load_config(argument, overrides)
     return load_config(run.config, [f"policy.path={json.dumps(run.policy())}", *overrides])
 

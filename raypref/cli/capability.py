@@ -29,20 +29,21 @@ def capability(
     from raypref.output.capability import LAST, read_all, remarks, table
     from raypref.output.run_reference import RunReference
     from raypref.output.summary import add_capability
-    from raypref.output.targets import check_directory
+    from raypref.output.targets import check_directory, check_file
     from raypref.report.evaluations import rates
     from raypref.report.run_directory import RunDirectory
 
-    run = RunReference.read(str(config))
+    settings, run = run_config(config, overrides or []), RunReference.read(str(config))
     if run is None and output is None:
-        raise ConfigError("--output: needed for a policy that belongs to no run")
+        raise ConfigError("--output: needed for a policy that belongs to no run; give a directory")
     directory = output or (run.directory / "capability" if run else Path())
     if include_path is not None and not include_path.is_dir():
         raise ConfigError(f"--include-path: {include_path} is no directory (looked in {Path.cwd()})")
-    settings = run_config(config, overrides or [])
     measurement = Measurement.of(settings, read_tasks(tasks), include_path=include_path, limit=limit, gpus=gpus)
-    check_directory("--output", directory)
     name = LAST if run is None else run.policy_name
+    check_directory("--output", directory)
+    check_file("--output", directory / f"{name}.json")
+    read_all(directory)  # refuses a damaged file before the policy is measured
     measure(measurement, name, str(settings.policy.path), directory)
     measured, won = read_all(directory), {} if run is None else rates(RunDirectory(run.directory).against("base"))
     print_table(table(measured, won))

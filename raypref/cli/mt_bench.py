@@ -78,7 +78,7 @@ def grade(
     from raypref.evaluation.mt_bench.grading import grade as grade_all
     from raypref.evaluation.mt_bench.grading import gradings
     from raypref.evaluation.tables import write_json
-    from raypref.output.targets import check_directory
+    from raypref.output.targets import check_directory, check_file
 
     settings = run_config(config, overrides or [])
     judge = _judge(settings.oracle)
@@ -93,6 +93,9 @@ def grade(
     items = gradings(asked, given, files.read_prompts(prompts, mode), reference, against)
     check_directory("--output", output)
     judgments = output / f"{judge.model.replace('/', '_')}_{mode}.jsonl"
+    table = output / ("mt_bench.json" if mode == "single" else "mt_bench_pairs.json")
+    for path in (judgments, table):
+        check_file("--output", path, {f"--answers {name}": path for name, path in paths.items()})
 
     def told(done: int) -> None:
         typer.echo(f"{done} of {len(items)} judgments", err=True)
@@ -108,11 +111,11 @@ def grade(
     if mode == "single":
         results = scores.scores(graded, asked, **bootstrap)
         print_table(tables.score_table(results))
-        write_json(output / "mt_bench.json", results)
+        write_json(table, results)
     else:
         compared = scores.pair_scores(graded, asked, **bootstrap)
         print_table(tables.pair_table(compared))
-        write_json(output / "mt_bench_pairs.json", compared)
+        write_json(table, compared)
     typer.echo(visible(judgments))
 
 

@@ -38,6 +38,7 @@ def sweep(
     runs = runs_of(output, overrides)
     for run in runs:
         run.check(config)
+    _check_choice(config, runs, output)
     if against is not None:
         _check_opponent(against, runs)
     typer.echo(f"{counted(len(runs), 'run')}: {', '.join(visible(run.directory.name) for run in runs)}")
@@ -151,6 +152,25 @@ def _refuse_failure(run: SweptRun, code: int) -> None:
         raise RunFailed(f"run {run.directory.name} ended with exit code {code}, see above; after that the same command continues")
 
 
+def _check_choice(config: Path, runs: Sequence[SweptRun], output: Path) -> None:
+    """Refuse before the first run starts what would be refused after the last: a place that cannot be written, or an oracle that cannot
+    compare given responses."""
+    from raypref.cli.evaluation import Evaluation
+    from raypref.output.targets import check_directory, check_file
+
+    check_directory("--output", output)
+    for run in runs:
+        check_directory("--output", run.directory)
+    best = output / "best.json"
+    check_file("--output", best, {"the config": config})
+    Evaluation(config, _shared(runs), output, [best.name], Inputs())
+
+
+def _shared(runs: Sequence[SweptRun]) -> list[str]:
+    """The overrides that all runs have."""
+    return [override for override in runs[0].overrides if all(override in run.overrides for run in runs)]
+
+
 def _check_opponent(against: str, runs: Sequence[SweptRun]) -> None:
     """Refuse an opponent without answers before the first run starts, not after the last. A run of the sweep itself has none yet."""
     if any(against.partition("@")[0].endswith(str(run.directory)) for run in runs):
@@ -174,5 +194,4 @@ def _choose(config: Path, runs: Sequence[SweptRun], output: Path, against: str |
     if len(names) < 2 and against is None:
         typer.echo("one run: nothing to choose from")
         return
-    fixed = [override for override in runs[0].overrides if all(override in run.overrides for run in runs)]
-    best(Evaluation(config, fixed, output, ["best.json"], Inputs(responses=names)), against=against)
+    best(Evaluation(config, _shared(runs), output, ["best.json"], Inputs(responses=names)), against=against)

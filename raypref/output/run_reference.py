@@ -101,6 +101,12 @@ class RunReference:
         wanted = written[-1:] if self.iteration is None else [path for path in written if number_in(path.name) == self.iteration]
         if wanted:
             return wanted[0]
+        if not written and (compared := self._comparisons()):
+            raise ConfigError(
+                f"{self._text()}: the run is of an earlier version, which kept comparisons ({compared[-1].relative_to(self.directory)}) "
+                f"but no files of answers, which are needed here; raypref generate {self._text()} --prompts {self._held_out()} --output "
+                f"{self.name}.jsonl has the policy answer now: give --responses {self.name}.jsonl then"
+            )
         there = ["@base" if number_in(path.name) == BASE else f"@{number_in(path.name)}" for path in written]
         raise ConfigError(
             f"{self._text()}: the run wrote no answers of this policy to held-out prompts; there are answers of: {_listed(there)}. "
@@ -109,6 +115,16 @@ class RunReference:
 
     def _text(self) -> str:
         return f"{self.directory}{'' if self.iteration is None else '@base' if self.iteration == BASE else f'@{self.iteration}'}"
+
+    def _comparisons(self) -> list[Path]:
+        """Files of held-out comparisons, by iteration: of this one, if it was evaluated, otherwise of all."""
+        found = by_number((self.directory / "evaluation").glob("iteration_*_against_*.jsonl"))
+        return [path for path in found if number_in(path.name) == self.iteration] or found
+
+    def _held_out(self) -> str:
+        """The file of the held-out prompts, where the config names one."""
+        path = (_read_yaml(self.config).get("data") or {}).get("held_out")
+        return path if isinstance(path, str) else "FILE"
 
     def _base(self) -> str:
         path = (_read_yaml(self.config).get("policy") or {}).get("path")

@@ -172,3 +172,24 @@ def test_sigterm_ends_a_background_job_of_a_script_too() -> None:
             ending.Termination()(signal.SIGTERM, None)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["capability", "--tasks", "arc_easy"],
+        ["generate", "--prompts", "p.jsonl", "--output", "o.jsonl"],
+        ["mt-bench", "answer", "--questions", "q.jsonl", "--output", "o.jsonl"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_run_that_does_not_exist_is_what_is_said_first(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that an option is missing, nor that a config file of the name ``nope@2`` is."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p.jsonl", "q.jsonl"):
+        Path(name).write_text('{"question_id": 1, "category": "math", "turns": ["a", "b"]}\n')
+    command = words[: 2 if words[1] == "answer" else 1]
+    refused = CliRunner().invoke(cli.app, [*command, "nope@2", *words[len(command) :]]).exception
+    assert str(refused) == "nope@2: nope does not exist; give a run's YAML file, or the output_dir of a run before the @"
+    Path("nope").mkdir()
+    assert "nope holds no run" in str(CliRunner().invoke(cli.app, [*command, "nope@2", *words[len(command) :]]).exception)

@@ -103,3 +103,26 @@ def test_every_run_is_checked_before_the_first_starts() -> None:
     with pytest.raises(DataError, match=r"nothing\.jsonl: no such file"):
         sweep("loss.eta=100,200", "--against", "human=nothing.jsonl")
     assert not Path("log").exists()
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("taken", ["runs", "runs/s", "runs/s/eta=200"])
+def test_a_place_that_cannot_be_written_is_noticed_before_the_first_run(taken: str) -> None:
+    """A file where a directory is needed; or a directory where the choice would be written."""
+    Path(taken).parent.mkdir(parents=True, exist_ok=True)
+    Path(taken).write_text("")
+    with pytest.raises(ConfigError, match="--output: "):
+        sweep("loss.eta=100,200")
+    Path(taken).unlink()
+    Path("runs/s/best.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--output: runs/s/best\.json is a directory"):
+        sweep("loss.eta=100,200")
+    assert not Path("log").exists()
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_oracle_that_cannot_choose_is_noticed_before_the_first_run() -> None:
+    """Policy and data are as before; the oracle asks the policy, which is not there when the runs have ended."""
+    with pytest.raises(ConfigError, match="oracle"):
+        sweep("loss.eta=100,200", "oracle={type: self_judge}")
+    assert not Path("log").exists()

@@ -207,3 +207,17 @@ def test_the_command_names_the_policy_and_completes_the_summary(tmp_path: Path, 
 def test_a_run_that_keeps_no_policies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint\.policies: 0 keeps no policy"):
         MeasureCapability(run_config(tmp_path, checkpoint={"policies": 0}), ["mine"])
+
+
+def test_what_cannot_be_written_or_read_is_noticed_before_the_policy_is_measured(tmp_path: Path, stand_in: list[str]) -> None:
+    """A directory in the place of the figures; then damaged figures of another policy, with which these would be compared."""
+    (tmp_path / "run.yaml").write_text("policy: {path: p}\nloss: {type: sft}\ndata: {path: d, type: demonstrations}\n")
+    words = ["capability", str(tmp_path / "run.yaml"), "--tasks", "mine", "--output", str(tmp_path / "out")]
+    (tmp_path / "out" / "policy.json").mkdir(parents=True)
+    assert "policy.json is a directory" in str(CliRunner().invoke(app, words).exception)
+    (tmp_path / "out" / "policy.json").rmdir()
+    (tmp_path / "out" / "base.json").write_text('{"policy": ')
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, ConfigError)
+    assert f"{tmp_path / 'out' / 'base.json'} cannot be read" in str(refused)
+    assert stand_in == []

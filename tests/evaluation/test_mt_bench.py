@@ -254,6 +254,14 @@ def test_grade_by_command(files: Path) -> None:
         (pair,) = json.loads((files / "out" / "mt_bench_pairs.json").read_text())
         assert (pair["win_rate"], pair["ties"], pair["other_order_disagrees"]) == (0.5, 4, 1.0)
         assert isinstance(command("--against", "c").exception, ConfigError)
+        for name in ("mt_bench.json", "org_judge_single.jsonl"):
+            (files / "out" / name).rename(files / "out" / "kept")
+            (files / "out" / name).mkdir()
+            asked = len(server.requests)
+            assert f"--output: {files / 'out' / name} is a directory" in str(command().exception)
+            assert len(server.requests) == asked, "noticed before anything is asked"
+            (files / "out" / name).rmdir()
+            (files / "out" / "kept").rename(files / "out" / name)
         server.answer = lambda request: refusal(400, "no")
         (files / "out" / "org_judge_single.jsonl").unlink()
         assert isinstance(command().exception, OracleError)

@@ -85,3 +85,18 @@ def test_a_config_may_start_from_a_run_s_policy(finished: Path) -> None:
     assert config.policy.path == str(finished / "policies" / "iteration_0002")
     with pytest.raises(ConfigError, match=r"policy\.path: .*no policy of iteration 1"):
         RunConfig.parse({"policy": {"path": f"{finished}@1"}, "loss": {"type": "sppo"}})
+
+
+def test_a_run_of_an_earlier_version_has_comparisons_but_no_answers(finished: Path) -> None:
+    """The remedy is a command: it names the policy and the held-out prompts."""
+    (finished / "config.yaml").write_text("policy: {path: org/base}\ndata: {held_out: data/held_out.jsonl}\n")
+    for path in (finished / "evaluation").glob("*.jsonl"):
+        path.unlink()
+    (finished / "evaluation" / "iteration_0002_against_base.jsonl").touch()
+    (finished / "evaluation" / "iteration_0003_against_base.jsonl").touch()
+    with pytest.raises(ConfigError) as refused:
+        _named(f"{finished}@2").answers()
+    message = str(refused.value)
+    assert "kept comparisons (evaluation/iteration_0002_against_base.jsonl) but no files of answers" in message
+    assert f"raypref generate {finished}@2 --prompts data/held_out.jsonl --output x@2.jsonl" in message
+    assert "--responses x@2.jsonl" in message
