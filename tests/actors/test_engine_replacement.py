@@ -155,7 +155,7 @@ def test_an_engine_that_finishes_nothing_for_much_longer_than_usual_is_replaced(
         engines.actors["rollout-0"].stays_silent = True  # type: ignore[attr-defined]
         began = time.monotonic()
         assert {name for name, _ in await answers(engines, *"abcd")} == {"rollout-1.0"}
-        assert 0.15 < time.monotonic() - began < 1.0
+        assert 0.15 < time.monotonic() - began < 4.0
         assert re.match(r"rollout-0: no group finished within 0\.\d s; 2 requests are unanswered", engines.replaced[0][1])
         await engines.group.close()
 

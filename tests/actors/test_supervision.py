@@ -234,9 +234,9 @@ def test_a_replica_that_hangs_is_noticed_by_what_is_usual() -> None:
         await asyncio.gather(*(group.compare(k, None) for k in range(4)))
         began = time.monotonic()
         hanging = asyncio.ensure_future(group.compare("sleep", None))
-        with pytest.raises(InputSetAside, match=r"no answer within 0\.3 s from oracle-0: compare"):
+        with pytest.raises(InputSetAside, match=r"no answer within 0\.\d s from oracle-0: compare"):
             await hanging
-        assert 0.5 < time.monotonic() - began < 2.0
+        assert 0.5 < time.monotonic() - began < 4.0
         assert await group.compare(9, None) == ("oracle-0.2", 9)
         await group.close()
 

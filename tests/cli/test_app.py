@@ -46,11 +46,11 @@ def test_a_wrong_config_is_one_message_and_exit_2(tmp_path: Path) -> None:
     assert done.stderr.strip() == "error: loss.etta: unknown key; did you mean 'eta'?"
 
 
-def test_a_model_directory_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_model_directory_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("policy: {path: ./nowhere}\nloss: {type: sft}\ndata: {type: demonstrations}\n")
-    done = shell("train", "run.yaml", f"output_dir={tmp_path / 'run'}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: policy.path: no model directory at './nowhere'")
+    monkeypatch.chdir(tmp_path)
+    assert ending.ended_by(lambda: cli.app(["train", "run.yaml", f"output_dir={tmp_path / 'run'}"])) == 2
+    assert capsys.readouterr().err.startswith("error: policy.path: no model directory at './nowhere'")
     assert not (tmp_path / "run").exists()
 
 

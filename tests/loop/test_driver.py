@@ -42,6 +42,7 @@ def make(
         "rollout": {"responses": 3, "max_tokens": 8},
         "learner": {"global_batch": 4},
     }
+    sections["evaluation"] = {"bootstrap_resamples": 50} | sections.get("evaluation", {})
     config = RunConfig.parse(values | sections)
     rollout, reference = FakeRollout(FakePolicy()), FakeReference()
     learner = FakeLearner(replicas=[rollout.policy, reference.policy])

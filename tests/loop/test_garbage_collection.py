@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
 from raypref.loop.garbage_collection import frozen_heap
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_frozen() -> Iterator[None]:
+    """As in a driver's process; ``tests/conftest.py`` has frozen what was imported."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 def test_collector_is_as_before_after_a_failure() -> None:

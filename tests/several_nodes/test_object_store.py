@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from ray._private.internal_api import memory_summary
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from actors.weights import object_store, transport
+from actors.weights import object_store, shm, transport
 from actors.weights.ray_control import Destination, RayControl
 from actors.weights.transport import Link
 from tests.actors.test_transport import Copies, DirectControl, Fixed
@@ -121,13 +121,13 @@ def test_more_weights_than_the_store_holds(copies: list[Any], monkeypatch: pytes
         assert [float(tensor[-1]) for tensor in tensors.values()] == list(range(30))
 
 
-def test_workers_of_an_engine_get_chunks_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_an_engine_get_chunks_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers behind a relay, in this process. Each keeps what it got though the next chunk replaces it; no file stays."""
     monkeypatch.setattr(object_store, "CHUNK_BYTES", 128)
+    monkeypatch.setattr(shm, "_MEMORY_DIR", tmp_path)
     models = [Kept(), Kept()]
     workers = DirectControl([transport.load("object_store").receiver(model, torch.device("cpu")) for model in models])
     relay = transport.load("object_store").relay(2)
-    files = set(os.listdir("/dev/shm"))
 
     class Relayed(DirectControl):
         def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def test_workers_of_an_engine_get_chunks_through_a_file(monkeypatch: pytest.Monk
     control = Relayed([])
     sender = transport.load("object_store").sender(Link(0, source, control, workers=2))
     sender.connect()
-    assert set(os.listdir("/dev/shm")) <= files
+    assert list(tmp_path.iterdir()) == []
     sender.send()
     assert control.calls == ["begin", "update", "update", "finish"]
     for model in models:
