@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from raypref.data.config import DataConfig
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, reason_of
 from raypref.evaluation.config import EvaluationConfig
 from raypref.judging.config import JudgingConfig
 from raypref.losses.base import Frozen, Loss, losses
@@ -192,7 +192,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         hint = f"; of this run it is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
         raise ConfigError(f"{path}: a directory; give a run's YAML file{hint}") from error
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:  # ValueError: no UTF-8, or a number too long
-        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
+        raise ConfigError(f"{path}: not a readable YAML file: {reason_of(error)}; correct it there") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
     return apply(in_full(nested(in_full(values), RunConfig.model_fields)), overrides)

@@ -127,3 +127,12 @@ def refuse(problems: Iterable[Problem], error: type[RayprefError] = ConfigError)
     """Raise all problems as one error, one per line; nothing happens without a problem."""
     if lines := [str(problem) for problem in problems]:
         raise error("\n".join(lines))
+
+
+def reason_of(error: Exception) -> str:
+    """What a library's error says, on one line; of an error in YAML also the line and the column, from 1."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    context = getattr(error, "context", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{f' ({context})' if context else ''}"

@@ -88,6 +88,16 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
         load_config(tmp_path)
     with pytest.raises(ConfigError, match="not a readable YAML file"):
         load(tmp_path, "policy: [")
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, "policy:\n  path: p\n  dtype float32\nloss: dpo\n")
+    assert str(refused.value) == (
+        f"{tmp_path / 'run.yaml'}: not a readable YAML file: line 4, column 1: could not find expected ':' (while scanning a simple key); "
+        "correct it there"
+    )
+    for broken in ("policy: ${nothing.there}\n", "a: b: c\n", "a: [1\nb: 2\n", "\tpolicy: x\n", "\x00"):
+        with pytest.raises(ConfigError) as refused:
+            load(tmp_path, broken)
+        assert "\n" not in str(refused.value)
     with pytest.raises(ConfigError, match="policy: required, but not given"):
         load(tmp_path, "loss: {type: sppo}")
 

@@ -62,4 +62,5 @@ def _list(known: Sequence[Entry], width: int) -> str:
     for axis in AXES:
         methods = ", ".join(entry.name.partition(".")[2] for entry in known if entry.name.startswith(f"{axis}."))
         lines += textwrap.wrap(f"{axis + '.':<{column}}{methods}", width, subsequent_indent=" " * column)
-    return "\n".join([*lines, "", "More: raypref config learner, raypref config loss.inpo, raypref config --search lr"])
+    more = "More: raypref config learner, raypref config loss.inpo, raypref config --search lr"
+    return "\n".join([*lines, "", *textwrap.wrap(more, width)])

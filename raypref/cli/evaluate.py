@@ -91,7 +91,7 @@ def length_controlled(
         typer.Option(help="AlpacaEval's instruction_difficulty.csv (the baseline's order), or a file with prompt (or id) and difficulty."),
     ] = None,
 ) -> None:
-    """Win rates against a baseline as they would be at equal lengths; length_controlled.json.
+    """Win rates against a baseline at equal lengths; length_controlled.json.
 
     A SINGLE SET WITHOUT --difficulties IS NOT COMPARABLE WITH ALPACAEVAL 2: it is 6.1 points off on average, up to 21. From two sets on
     the difficulty is estimated (ten sets: 0.8 points). The penalty is the paper's (L2), not the code's (L1: 0.35 points).

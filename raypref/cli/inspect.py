@@ -21,7 +21,20 @@ class _RunFirst(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_RunFirst, no_args_is_help=True, help="Look into a run (RUN), or at its data (data CONFIG).")
+app = typer.Typer(
+    cls=_RunFirst,
+    no_args_is_help=True,
+    help="""Look into a run, or at its data.
+
+    \b
+    raypref inspect RUN                 an overview
+    raypref inspect RUN --prompt ID     a prompt's responses, matrix, targets
+    raypref inspect RUN --step N        a step's batch and its micro-batches
+    raypref inspect RUN --sort METRIC   groups by a metric
+    raypref inspect run --help          all options of these
+    raypref inspect data CONFIG         the first records as the policy sees them
+    """,
+)
 
 
 @app.command("run")

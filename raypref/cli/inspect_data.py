@@ -50,6 +50,7 @@ def inspected(path: Path, overrides: Sequence[str], *, count: int, tokens: int, 
     from raypref.compose import inspect
     from raypref.config import load_config
     from raypref.data import inspection
+    from raypref.data.prompts import room_text
     from raypref.errors import refuse
     from raypref.loop.loading import load_run_data
 
@@ -68,7 +69,7 @@ def inspected(path: Path, overrides: Sequence[str], *, count: int, tokens: int, 
     yield ""
     if data.sampled:
         room = facts.context_tokens - config.rollout.max_tokens
-        yield f"  rollout.max_tokens {config.rollout.max_tokens} leaves {room} tokens for a prompt; nothing is cut"
+        yield f"  {room_text(facts.context_tokens, room)}; nothing is cut"
     else:
         yield "  nothing is cut: a record that is too long is left out as a whole"
     counts = {**inspection.duplicates(data, config.loss), **inspection.control_tokens(data, config.loss, facts)}

@@ -16,7 +16,7 @@ RunFile = Annotated[Path, typer.Argument(help="The run's YAML file.")]
 EvaluationFile = Annotated[Path, typer.Argument(help="A run's YAML file, or a run: oracle, judging, placement and evaluation are used.")]
 Output = Annotated[
     Path,
-    typer.Option(help="Directory of the results; earlier results there are replaced, and named; responses never are."),
+    typer.Option(help="Directory of the results; earlier ones are replaced, responses never."),
 ]
 Questions = Annotated[Path | None, typer.Option(help="The questions of response files that name them by id alone.")]
 FORMAT_HELP = (
@@ -35,7 +35,7 @@ class Inputs:
     policies: Annotated[
         list[str] | None, typer.Option("--policy", help="NAME=MODEL or NAME=runs/x@2: a policy that answers --prompts first.")
     ] = None
-    prompts: Annotated[str | None, typer.Option(help="What the policies answer: file, directory or data set.")] = None
+    prompts: Annotated[str | None, typer.Option(help="What policies answer: file, directory or data set.")] = None
     questions: Questions = None
     match: Annotated[
         Literal["id", "text"] | None,

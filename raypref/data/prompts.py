@@ -80,7 +80,7 @@ def load_prompts(
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(held, False, seed), dropped, skipped)
 
 
-def load_apart(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any = None) -> PromptData:
+def load_apart(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any = None, key: str = "data.held_out") -> PromptData:
     """The first ``held_out_prompts`` prompts (0: all) of ``held_out`` or of the given objects, as held-out prompts.
 
     Args:
@@ -88,20 +88,30 @@ def load_apart(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any 
         facts: the policy's tokenizer and end tokens.
         limit: largest number of tokens of a prompt.
         objects: instead of ``config.held_out``.
+        key: names the prompts in messages.
 
     Raises:
-        DataError, ConfigError: as ``load_prompts``.
+        DataError, ConfigError: as ``load_prompts``; or there are prompts, but none is left.
     """
     if isinstance(objects, list) and not objects:
         return PromptData([], [], 0)
-    apart = _load(config.held_out, objects, config, facts, limit, "data.held_out")
+    apart = _load(config.held_out, objects, config, facts, limit, key)
+    if not apart.train and apart.dropped:
+        remedy = "lower it, or raise policy.max_context_tokens" if limit > 0 else "lower rollout.max_tokens"
+        raise DataError(f"{key}: no prompt left; {apart.dropped} were dropped: {room_text(facts.context_tokens, limit)}; {remedy}")
     return replace(apart, train=[], held_out=apart.train[: config.held_out_prompts or None])
 
 
-def load_held_out(config: DataConfig, facts: PolicyFacts, limit: int, objects: Any = None) -> tuple[list[Prompt], int]:
-    """The prompts of ``load_apart``, and the number that was too long."""
-    apart = load_apart(config, facts, limit, objects)
-    return apart.held_out, apart.dropped
+def room_text(context_tokens: int, limit: int) -> str:
+    """How many tokens a prompt may have, with the arithmetic.
+
+    Args:
+        context_tokens: of a prompt and its response together.
+        limit: what ``rollout.max_tokens`` leaves for the prompt.
+    """
+    if limit > 0:
+        return f"the context's {context_tokens} tokens less rollout.max_tokens = {context_tokens - limit} leave {limit} for a prompt"
+    return f"rollout.max_tokens = {context_tokens - limit} leaves no room for a prompt in the context's {context_tokens} tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +140,14 @@ def _load(path: str | None, objects: Any, config: DataConfig, facts: PolicyFacts
             except DataError as error:
                 bad.add(error)
                 continue
-            advice = f"the context leaves {limit} beside rollout.max_tokens; shorten it, lower rollout.max_tokens"
+            advice = f"the context leaves {max(limit, 0)} beside rollout.max_tokens; shorten it, lower rollout.max_tokens"
             if check_length(len(ids), limit, config, item.place, f"prompt {item.name!r} has {len(ids)} tokens; {advice}"):
                 kept.append(make_prompt(len(kept), item.name, item.prompt, ids, named=item.named))
             else:
                 overlong.add(f"{item.place}, {len(ids)} tokens")
     bad.report(key)
     if overlong.count:
-        logger.warning("%s: prompts dropped: %s; longer than %d tokens, which leaves no room for rollout.max_tokens", key, overlong, limit)
+        logger.warning("%s: prompts dropped: %s; %s", key, overlong, room_text(facts.context_tokens, limit))
     return PromptData(kept, [], overlong.count, bad.count)
 
 

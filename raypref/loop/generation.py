@@ -8,19 +8,16 @@ Source: SRPO section 6, "N-revision". One policy plays both parts; ``data.templa
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from raypref.config import RunConfig
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.prompts import load_held_out
+from raypref.data.prompts import load_apart
 from raypref.data.revision import Reviser
 from raypref.loop.requests import RequestBuilder
 from raypref.roles import RolloutRole
 from raypref.types import Chain, Prompt, Rollout, RolloutRef
-
-logger = logging.getLogger(__name__)
 
 Sample = Callable[[Prompt, int, str], Awaitable[RolloutRef]]
 """(prompt, count, purpose) -> rollout; prompt and purpose determine the seed."""
@@ -62,14 +59,12 @@ def load_questions(
         revisions: 0 needs no template.
 
     Raises:
-        DataError: a prompt is broken.
+        DataError: a prompt is broken, or none is left.
     """
     room = facts.context_tokens - config.rollout.max_tokens
     named = {"held_out": prompts} if isinstance(prompts, str) else {}
     section = config.data.model_copy(update=named | {"held_out_prompts": 0})
-    questions, dropped = load_held_out(section, facts, room, None if named else prompts)
-    if dropped:
-        logger.warning("%d prompts dropped: longer than %d tokens, which leaves no room for rollout.max_tokens", dropped, room)
+    questions = load_apart(section, facts, room, None if named else prompts, key="prompts").held_out
     return questions, Reviser(section, facts).within(room) if revisions else None
 
 

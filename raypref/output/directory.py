@@ -33,7 +33,7 @@ from typing import Any, Literal
 import yaml
 
 from raypref.config import RunConfig
-from raypref.errors import ConfigError, DataError, refuse
+from raypref.errors import ConfigError, DataError, reason_of, refuse
 from raypref.output import recorded, targets
 from raypref.output.checkpoint import Checkpoints, RunState
 from raypref.output.numbered import by_number, number_in, step_in
@@ -169,7 +169,9 @@ def _read_config(directory: Path) -> Any:
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--resume: {path} cannot be read: {error}; restore it, or start a new run with another output_dir") from error
+        raise ConfigError(
+            f"--resume: {path} cannot be read: {reason_of(error)}; restore it, or start a new run with another output_dir"
+        ) from error
     if not isinstance(before, dict):
         raise ConfigError(f"--resume: {path} holds no config; restore it, or start a new run with another output_dir")
     return before

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, reason_of
 from raypref.output.numbered import by_number, iteration_name, number_in, step_in
 
 BASE = 0
@@ -179,7 +179,7 @@ def _read_yaml(path: Path) -> Any:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {reason_of(error)}; restore it from a copy") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
     return values

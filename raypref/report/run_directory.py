@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from raypref.config import RunConfig
-from raypref.errors import ConfigError, OracleError, RayprefError
+from raypref.errors import ConfigError, OracleError, RayprefError, reason_of
 from raypref.output import environment
 from raypref.output.checkpoint import Checkpoints
 from raypref.output.numbered import by_number, number_in, step_in
@@ -47,7 +47,7 @@ class RunDirectory:
         try:
             values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path / 'config.yaml'} cannot be read: {error}; restore it from a copy") from error
+            raise ConfigError(f"{path / 'config.yaml'} cannot be read: {reason_of(error)}; restore it from a copy") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path / 'config.yaml'} holds no config; restore it from a copy")
         self.values: dict[str, Any] = values

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, reason_of
 from raypref.losses.base import losses
 from raypref.oracles.base import oracles
 from raypref.registry import Registry
@@ -68,7 +68,7 @@ def _override_in_full(override: str) -> str:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of more digits than Python reads
-        raise ConfigError(f"override {override!r}: the value is not YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"override {override!r}: the value is not YAML: {reason_of(error)}") from error
     if key in AXES and isinstance(value, str) and "${" not in value:
         return f"{key}.type={text}"
     if key == "policy.lora" and isinstance(value, bool):
@@ -88,7 +88,8 @@ def _container(tree: Any, overrides: Sequence[str], *, resolve: bool) -> dict[st
     try:
         values: Any = OmegaConf.to_container(tree, resolve=resolve)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the config cannot be resolved: {error}") from error
+        where, said = f"{error.full_key}: " if error.full_key else "", str(error).splitlines()[0]
+        raise ConfigError(f"{where}the config cannot be resolved: {said}; write the value itself, or a ${{key}} that is there") from error
     return dict(values)
 
 

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from raypref.cli import ending
 from raypref.cli.app import app
+from raypref.cli.config import reference
+from raypref.settings.reference import entries
 from tests.cli.test_app import shell
 
 WIDTH, HEIGHT = 80, 40
@@ -33,9 +35,22 @@ LEAVES = [path for path, command in COMMANDS.items() if not hasattr(command, "co
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_the_help_fits_a_screen(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
-    lines = CliRunner().invoke(app, [*path, "--help"], terminal_width=WIDTH).output.splitlines()
+    lines = CliRunner().invoke(app, [*path, "--help"], prog_name="python -m raypref").output.splitlines()  # the longer of its names
     assert len(lines) <= HEIGHT
     assert max(map(len, lines)) <= WIDTH
+
+
+def test_the_help_of_inspect_names_what_one_looks_for() -> None:
+    shown = CliRunner().invoke(app, ["inspect", "--help"]).output
+    for option in ("RUN --prompt ID", "RUN --step N", "RUN --sort METRIC", "data CONFIG"):
+        assert f"raypref inspect {option}" in shown
+
+
+@pytest.mark.parametrize("about", [None, *(entry.name for entry in entries() if entry.name)])
+def test_the_reference_of_keys_fits_the_width_of_a_screen(about: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    lines = reference(about, None).splitlines()
+    assert [line for line in lines if len(line) > WIDTH and " " in line.strip()] == []
 
 
 def arguments_of(command: Any, value: str) -> list[str]:

@@ -13,7 +13,7 @@ from raypref.data.examples import ExampleBuilder
 from raypref.data.given_preferences import PreferenceData, load_preferences
 from raypref.data.identity import content_id
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.prompts import PromptData, load_held_out, load_prompts
+from raypref.data.prompts import PromptData, load_apart, load_prompts
 from raypref.errors import DataError
 from raypref.losses.base import Loss
 from raypref.losses.dpo import DPO
@@ -95,13 +95,13 @@ def test_given_preferences_of_held_out_prompts_are_not_trained_on(tokenizer: Any
     data = preferences(tokenizer, PAIRS, held_out_prompts=1)
     assert ([prompt.text for prompt in data.prompts], [prompt.text for prompt in data.held_out]) == (["how"], ["why"])
     assert [example.prompt_id for example in data.examples] == ["1"]
-    held_out, _ = load_held_out(DataConfig(), facts(tokenizer), 16, ["how"])
+    held_out = load_apart(DataConfig(), facts(tokenizer), 16, ["how"]).held_out
     assert [example.prompt_id for example in preferences(tokenizer, PAIRS, held_out).examples] == ["0", "2"]
 
 
 def test_demonstrations_of_held_out_prompts_are_not_trained_on(tokenizer: Any) -> None:
     records = [{"prompt": prompt, "response": "so"} for prompt in ("why", [USER], [SYSTEM, USER], "how")]
-    held_out, _ = load_held_out(DataConfig(), facts(tokenizer), 16, ["why"])
+    held_out = load_apart(DataConfig(), facts(tokenizer), 16, ["why"]).held_out
     section = DataConfig(type="demonstrations", shuffle=False)
     examples = load_demonstrations(section, facts(tokenizer), 0, records=records, held_out=held_out)
     assert [(example.prompt_index, example.prompt_id) for example in examples] == [(0, "2"), (1, "3")]

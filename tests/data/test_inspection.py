@@ -171,5 +171,5 @@ def test_the_command_on_pairs(tmp_path: Path, model: Path) -> None:
 
 def test_the_command_on_prompts(tmp_path: Path, model: Path) -> None:
     shown = inspect(tmp_path, model, [{"prompt": "w1 w2"}, {"prompt": "w1 w2"}, {"prompt": "w3"}], loss={"type": "sppo"})
-    assert "rollout.max_tokens 4 leaves" in shown
+    assert "tokens less rollout.max_tokens = 4 leave" in shown
     assert any(line.split() == ["prompts", "that", "occur", "before", "1"] for line in shown.splitlines())

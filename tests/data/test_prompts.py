@@ -18,7 +18,7 @@ from tokenizers import processors
 from raypref.config import DataConfig
 from raypref.data.benchmark_questions import as_prompt
 from raypref.data.policy_facts import PolicyFacts
-from raypref.data.prompts import PromptData, load_prompts
+from raypref.data.prompts import PromptData, load_apart, load_prompts
 from raypref.data.record_prompts import prompt_of
 from raypref.data.records import Record, name_record
 from raypref.errors import ConfigError, DataError
@@ -123,11 +123,34 @@ def test_prompts_that_leave_no_room_are_refused_by_config(tokenizer: Any, tmp_pa
         load(tokenizer, context=6, path=path, overlong="refuse", **PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        (6, "the context's 6 tokens less rollout.max_tokens = 4 leave 2 for a prompt"),
+        (4, "rollout.max_tokens = 4 leaves no room for a prompt in the context's 4 tokens"),
+        (3, "rollout.max_tokens = 4 leaves no room for a prompt in the context's 3 tokens"),
+    ],
+)
+def test_no_length_that_is_named_is_negative(tokenizer: Any, context: int, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of prompts that ``raypref generate`` is given; all of them are too long."""
+    for key in ("data.held_out", "prompts"):
+        with pytest.raises(DataError) as refused:
+            load_apart(DataConfig(**PLAIN), PolicyFacts(tokenizer, context, ()), context - 4, ["why not so"], key)
+        assert f"{key}: no prompt left; 1 were dropped: {said}" in str(refused.value)
+        assert f"{key}: prompts dropped: 1 (the first: record 0 of those passed to run(), 4 tokens); {said}" in caplog.text
+    assert " -" not in caplog.text
+
+
 def test_nothing_left_is_an_error(tokenizer: Any) -> None:
     """Context 4, response 4: no room for any; the held-out prompt is not counted among those of data.path."""
     message = r"no prompt left to train on; 2 were dropped, since rollout\.max_tokens = 4 leaves 0 of the context's 4 tokens; lower it"
     with pytest.raises(DataError, match=message):
         load(tokenizer, context=4, prompts=["why", "how"], held_out=["so"], **PLAIN)
+    message = (
+        r"data\.held_out: no prompt left; 1 were dropped: the context's 6 tokens less rollout\.max_tokens = 4 leave 2 for a prompt; lower"
+    )
+    with pytest.raises(DataError, match=message):
+        load(tokenizer, context=6, prompts=["why"], held_out=["so why not"], **PLAIN)
     with pytest.raises(DataError, match=r"data\.held_out_prompts: 2 are to be set apart from 2 prompts"):
         load(tokenizer, prompts=["why", "how"], held_out_prompts=2, **PLAIN)
 

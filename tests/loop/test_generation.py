@@ -18,6 +18,7 @@ from raypref import compose, types
 from raypref.config import RunConfig
 from raypref.data.chats import Chat
 from raypref.data.identity import content_id
+from raypref.data.prompts import PromptData
 from raypref.data.record_prompts import bare_text
 from raypref.errors import OracleError
 from raypref.evaluation.exports import write_responses
@@ -184,7 +185,7 @@ def test_answers_outlive_an_oracle_that_fails(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("actors.cluster.connection.connected", connected)
     monkeypatch.setattr("actors.run_actors.RunActors.reserved", assembled)
     monkeypatch.setattr("actors.policy_model.facts_of", lambda policy: SimpleNamespace(context_tokens=4096, tokenizer=None))
-    monkeypatch.setattr("raypref.loop.generation.load_held_out", lambda *args: ([prompt(0), prompt(1)], 0))
+    monkeypatch.setattr("raypref.loop.generation.load_apart", lambda *args, key: PromptData([], [prompt(0), prompt(1)], 0))
     config = {
         "policy": {"path": "p"},
         "loss": {"type": "sppo"},
