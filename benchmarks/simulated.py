@@ -183,6 +183,9 @@ class SimulatedLearner:
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
         raise NotImplementedError("simulated runs are not evaluated")
 
+    async def likelihood(self, texts: Sequence[types.Slice]) -> Mapping[str, float]:
+        raise NotImplementedError("simulated runs are not evaluated")
+
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         pass
 

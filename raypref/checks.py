@@ -206,16 +206,18 @@ def _counted_in_steps(config: RunConfig, task: Task) -> Iterator[Problem]:
 
 
 def _loss_on_held_out_records(config: RunConfig, task: Task) -> Iterator[Problem]:
-    """``evaluation.loss_every_steps`` needs answers to held-out prompts, which only given data has."""
+    """``evaluation.loss_every_steps`` needs answers to held-out prompts, which given data and ``evaluation.texts`` have."""
     every = config.evaluation.loss_every_steps
     if task.kind != "run" or every is None:
         return
     path = "evaluation.loss_every_steps"
-    if config.data.type == "prompts":
-        reason = "but with data.type=prompts the held-out data are prompts without answers, on which there is no loss"
-        yield Problem(path, every, reason, "leave it out; win rates are measured every evaluation.every iterations")
-    elif config.evaluation.every == 0:
+    if config.evaluation.every == 0:
         yield Problem(path, every, "but evaluation.every=0 switches evaluation off", "set evaluation.every=1, or leave it out")
+    elif config.evaluation.texts is not None:
+        return
+    elif config.data.type == "prompts":
+        reason = "but with data.type=prompts the held-out data are prompts without answers, on which there is no loss"
+        yield Problem(path, every, reason, "leave it out, or give evaluation.texts; win rates have evaluation.every")
     elif not holds_out(config, task):
         yield Problem(path, every, "but no data is held out", "set data.held_out_prompts or data.held_out, or leave it out")
 

@@ -131,6 +131,10 @@ class LearnerRole(Protocol):
         """
         ...
 
+    async def likelihood(self, texts: Sequence[types.Slice]) -> Mapping[str, float]:
+        """``text_nll``: -log pi_theta per response token of these examples, in nats, whatever the run's loss; nothing changes."""
+        ...
+
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         """Make the current policy pi_t.
 

@@ -264,6 +264,8 @@ class RunData:
     """Prompts for evaluation: the policy answers them, and the oracle compares the answers."""
     held_out_examples: Sequence[Example] = ()
     """Given examples for evaluation: the learner's loss is measured on them. Never trained on."""
+    texts: Sequence[Example] = ()
+    """Given answers, of one sequence each, whose likelihood is measured (``evaluation.texts``). Never trained on."""
     opponents: Mapping[str, Sequence[Rollout]] = field(default_factory=dict)
     """Name -> given responses to each of ``held_out``, in its order (``evaluation.against``)."""
     left_out: Mapping[str, int] = field(default_factory=dict)

@@ -46,6 +46,7 @@ class FakeLearner:
     """Number of steps before -> the regulariser's samples."""
     references: list[Path] = field(default_factory=list)
     evaluated: list[list[types.Example]] = field(default_factory=list)
+    texts: list[list[types.Example]] = field(default_factory=list)
 
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
         """The loss of a held-out example is the policy's number less its log-prob under pi_t."""
@@ -53,6 +54,11 @@ class FakeLearner:
         self.evaluated.append(batch)
         previous = [0.0 if example.previous_logps is None else float(example.previous_logps[0]) for example in batch]
         return {"loss": self.value - sum(previous) / len(batch), "rewards/accuracies": 0.5}
+
+    async def likelihood(self, texts: Sequence[types.Slice]) -> Mapping[str, float]:
+        """Each token has one nat more than the policy's number."""
+        self.texts.append([example for part in texts for example in part.ref[part.start : part.stop]])
+        return {"text_nll": 1.0 + self.value}
 
     async def regularise(self, rollouts: Sequence[types.Rollout]) -> None:
         self.samples[len(self.batches)] = list(rollouts)

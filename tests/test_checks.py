@@ -89,11 +89,13 @@ def test_an_oracle_of_given_data_compares_answers_to_held_out_prompts(
         ({"data": {"type": "preferences", "path": "p", "held_out_prompts": 4}, "loss": {"type": "dpo"}, "every": 0}, "25, but evaluation."),
         ({"data": {"type": "preferences", "path": "p"}, "loss": {"type": "dpo"}}, "25, but no data is held out; set data.held_out_prompts"),
         ({"data": {"type": "preferences", "path": "p", "held_out_prompts": 4}, "loss": {"type": "dpo"}}, None),
+        ({"texts": "t"}, None),
+        ({"texts": "t", "every": 0}, "25, but evaluation.every=0 switches"),
     ],
 )
 def test_the_loss_is_measured_on_held_out_records_of_given_data_alone(sections: dict[str, Any], message: str | None) -> None:
-    others = {key: value for key, value in sections.items() if key != "every"}
-    found = problems(evaluation={"loss_every_steps": 25, "every": sections.get("every", 1)}, **others)
+    evaluation = {"loss_every_steps": 25} | {key: sections[key] for key in ("every", "texts") if key in sections}
+    found = problems(evaluation=evaluation, **{key: value for key, value in sections.items() if key not in evaluation})
     assert [line.startswith(f"evaluation.loss_every_steps: {message}") for line in found] == ([] if message is None else [True])
 
 

@@ -97,6 +97,9 @@ class LearnerGroup:
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
         return await self._on_batch("evaluate", examples)
 
+    async def likelihood(self, texts: Sequence[types.Slice]) -> Mapping[str, float]:
+        return await self._on_batch("likelihood", texts)
+
     async def begin_iteration(self, iteration: int, steps: int) -> None:
         await self._all("begin_iteration", iteration, steps)
 

@@ -116,6 +116,23 @@ class Passes:
                 self._loss_pass(examples, micro, statistics, denominator, rank_sums)
         return {name: total / denominator for name, total in self._over_ranks(rank_sums.sums).items()}
 
+    def likelihood(self, examples: Sequence[types.Example]) -> dict[str, float]:
+        """``text_nll``: -log pi_theta per response token under the current policy, in nats, the same on every rank. As in ``evaluate``
+        there is no gradient, no dropout, no random number; the loss plays no part.
+
+        Args:
+            examples: (B,) of which each rank computes its micro-batches.
+        """
+        import torch
+
+        rank_sums = RankSums()
+        with torch.no_grad(), evaluating(self._engine):
+            for micro in self._share([collation.sequences([example]) for example in examples]):
+                logps, _ = response_logps(self._engine, collation.sequences(examples[k] for k in micro.examples))
+                rank_sums.add("text_nll", -logps, float(micro.counted))
+        tokens = collation.response_tokens(examples)
+        return {name: total / tokens for name, total in self._over_ranks(rank_sums.sums).items()}
+
     def _share(self, items: Sequence[Sequence[types.TokenSequence]]) -> tuple[micro_batches.MicroBatch, ...]:
         return micro_batches.plan_micro_batches(items, self._world_size, self._micro_batch_tokens, packing_of(self._engine))[self._rank]
 

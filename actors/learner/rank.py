@@ -136,12 +136,12 @@ class LearnerRank:
         return self._training.step(_cut(bounds, groups))
 
     def evaluate(self, bounds: Sequence[tuple[int, int]], *groups: tuple[types.Example, ...]) -> dict[str, float]:
-        """The loss and its metrics under the current policy, without a step; see ``Training.evaluate``. A collective.
-
-        Args:
-            bounds, groups: as those of ``step``.
-        """
+        """The loss and its metrics without a step, for what ``step`` takes; see ``Training.evaluate``. A collective."""
         return self._training.evaluate(_cut(bounds, groups))
+
+    def likelihood(self, bounds: Sequence[tuple[int, int]], *groups: tuple[types.Example, ...]) -> dict[str, float]:
+        """Of the responses of what ``step`` takes; see ``Passes.likelihood``. A collective."""
+        return self._training.passes.likelihood(_cut(bounds, groups))
 
     # --- the regulariser and pi_ref ---------------------------------------------------------------------------------------------------
 

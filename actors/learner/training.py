@@ -34,7 +34,7 @@ class Training:
         self._config = config.learner
         self._engine = engine
         self._optimizer = optimizer
-        self._passes = passes
+        self.passes = passes
         self._rank = rank
         self.progress = Progress()
         self.samples = Samples()
@@ -71,7 +71,7 @@ class Training:
         """
         rate = self._prepare_step()
         tokens = collation.response_tokens(examples)
-        means, rank_sums = self._passes.accumulate(examples, self.samples, self._denominator(examples))
+        means, rank_sums = self.passes.accumulate(examples, self.samples, self._denominator(examples))
         objective = means["loss"] + self.samples.coefficient * means.get(REGULARISER, 0.0)
         norm = self._gradient_norm_stage_0()
         if not np.isfinite([objective, norm]).all():
@@ -92,7 +92,7 @@ class Training:
         Args:
             examples: of any number, the same on every rank.
         """
-        return self._passes.evaluate(examples, self._denominator(examples))
+        return self.passes.evaluate(examples, self._denominator(examples))
 
     def _denominator(self, examples: Sequence[types.Example]) -> int:
         """What the sum of the losses is divided by (``Loss.reduction``)."""

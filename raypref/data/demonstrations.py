@@ -98,6 +98,24 @@ def read_demonstrations(
     )
 
 
+def load_texts(path: str, config: DataConfig, facts: PolicyFacts) -> tuple[list[Example], list[Prompt]]:
+    """Held-out prompts with their answers, whose likelihood is measured, and the prompts, which are not trained on.
+
+    Args:
+        path: ``evaluation.texts``.
+        config: the data section: fields, tokenization, and what becomes of records that cannot be used.
+        facts: the policy's tokenizer, context and end tokens.
+
+    Raises:
+        DataError, ConfigError: as ``read_demonstrations``.
+    """
+    key, bad = "evaluation.texts", BadRecords(config.on_bad_record == "skip")
+    given = list(_given(config, facts, list(read_source(path, None, config, bad, key=key)), bad))
+    bad.report(key)
+    prompts = [make_prompt(k, item.name, item.source, item.prompt) for k, item in enumerate(given)]
+    return _examples(given, config, facts.context_tokens, key), prompts
+
+
 @dataclass(frozen=True, slots=True)
 class _Given:
     """One record's prompt and answer."""

@@ -30,11 +30,13 @@ class Fingerprint:
     """(M,) of the prompts for evaluation."""
     held_out_examples: Hashes | None = None
     """(L,) of the given examples for evaluation; None where an earlier version wrote it."""
+    texts: Hashes | None = None
+    """(J,) of the texts whose likelihood is measured; likewise."""
 
     @classmethod
     def of(cls, data: RunData) -> Self:
         """The fingerprint of a run's data."""
-        return cls(_hashes(data.items), _hashes(data.held_out), _hashes(data.held_out_examples))
+        return cls(_hashes(data.items), _hashes(data.held_out), _hashes(data.held_out_examples), _hashes(data.texts))
 
     def save(self, path: Path) -> None:
         """Write it into an ``.npz`` file."""
@@ -48,7 +50,7 @@ class Fingerprint:
             OSError, ValueError, KeyError: the file is damaged.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["training"], arrays["held_out"], arrays.get("held_out_examples"))
+            return cls(arrays["training"], arrays["held_out"], arrays.get("held_out_examples"), arrays.get("texts"))
 
     def summary(self) -> dict[str, dict[str, int | str]]:
         """Number of items and one hash, for each kind."""
@@ -62,6 +64,7 @@ class Fingerprint:
             "training": ("training data", data.items),
             "held_out": ("held-out prompts", data.held_out),
             "held_out_examples": ("held-out examples", data.held_out_examples),
+            "texts": ("evaluation.texts", data.texts),
         }
         return [
             f"{kinds[key][0]}: {_change(hashes, now[key], kinds[key][1])}"
@@ -71,8 +74,8 @@ class Fingerprint:
 
     def _kinds(self) -> dict[str, Hashes]:
         """Kind -> hashes, of what is known."""
-        kinds = {"training": self.training, "held_out": self.held_out}
-        return kinds if self.held_out_examples is None else kinds | {"held_out_examples": self.held_out_examples}
+        kinds = {"training": self.training, "held_out": self.held_out, "held_out_examples": self.held_out_examples, "texts": self.texts}
+        return {name: hashes for name, hashes in kinds.items() if hashes is not None}
 
 
 def _hashes(items: Iterable[Prompt | Example]) -> Hashes:

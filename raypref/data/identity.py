@@ -73,7 +73,7 @@ def without_held_out(items: Sequence[T], held_out: Iterable[Prompt], turns: Call
     if items and not kept:
         raise DataError(
             f"data.held_out: every one of the {len(items)} training prompts is held out for evaluation, too; nothing is left to train on; "
-            "hold out other prompts, or fewer (data.held_out_prompts)"
+            "hold out other prompts, or fewer (data.held_out_prompts, evaluation.texts)"
         )
     if len(kept) < len(items):
         logger.warning(

@@ -47,6 +47,7 @@ def load_prompts(
     *,
     prompts: Any = None,
     held_out: Any = None,
+    apart: Sequence[Prompt] = (),
 ) -> PromptData:
     """Load the prompts that ``config`` names, or the given objects.
 
@@ -57,6 +58,7 @@ def load_prompts(
         seed: the seed of the shuffle.
         prompts: instead of ``config.path``; ``raypref.data.objects`` lists what is accepted.
         held_out: instead of ``config.held_out``, likewise.
+        apart: prompts for evaluation from elsewhere, which are not trained on.
 
     Raises:
         DataError: a line is broken, a prompt is missing, empty or too long (with ``overlong: refuse``), or an id occurs twice; the message
@@ -72,11 +74,11 @@ def load_prompts(
             f"{max(limit, 0)} of the context's {facts.context_tokens} tokens; lower it, or raise policy.max_context_tokens"
         )
     if held_out is not None or config.held_out is not None:
-        apart = load_apart(config, facts, limit, held_out)
-        held, dropped, skipped = apart.held_out, dropped + apart.dropped, skipped + apart.skipped
+        given = load_apart(config, facts, limit, held_out)
+        held, dropped, skipped = given.held_out, dropped + given.dropped, skipped + given.skipped
     else:
         train, held = set_apart(train, config.held_out_prompts, "prompts")
-    train = without_held_out(train, held, turns_of)
+    train = without_held_out(train, [*held, *apart], turns_of)
     return PromptData(_in_order(train, config.shuffle, seed), _in_order(held, False, seed), dropped, skipped)
 
 

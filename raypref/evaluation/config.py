@@ -17,7 +17,8 @@ TAKEN = ("base", "previous", "iteration", "step", "oracle", "revisions")
 
 
 class EvaluationConfig(Section):
-    """Of the policy on held-out data: win rates on prompts, judged by the run's oracle; the learner's loss on records of given data."""
+    """Of the policy on held-out data: win rates on prompts, judged by the run's oracle; the learner's loss on records of given data; its
+    likelihood of given texts."""
 
     responses: PositiveInt = 1
     """Responses per prompt and policy, for win rates."""
@@ -27,7 +28,8 @@ class EvaluationConfig(Section):
     every_steps: PositiveInt | None = None
     """Optimiser steps between two evaluations, at the next sync, in place of ``every``; only with ``loop.sync_interval``: default 100."""
     loss_every_steps: PositiveInt | None = None
-    """Optimiser steps between two losses on held-out data, beside the start and the ends of evaluated iterations and of their epochs."""
+    """Optimiser steps between two losses on held-out data or ``texts``, beside the start and the ends of evaluated iterations and of their
+    epochs."""
     revisions: Annotated[int, Field(ge=0)] = 0
     """Times that the policy revises its answers; each revision is compared with the base policy's answers (SRPO Figure 3)."""
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -40,6 +42,10 @@ class EvaluationConfig(Section):
     """Further opponents by name: files with responses to the held-out prompts, in any format that ``raypref evaluate`` reads, such as
     references (``gold: gold.jsonl``) or another policy's answers (``sft: runs/sft@1``). Each policy's win rate against them is reported as
     ``eval/win_rate_against_<name>``."""
+    texts: UserPath | None = None
+    """A file of prompts with answers, in the fields ``data.prompt_field`` and ``data.response_field``, whatever the run trains on: the
+    policy's negative log-likelihood of these answers, per token, is measured like the loss on held-out data (``eval/text_nll``). Records
+    of ``data.path`` with one of these prompts are left out and counted."""
     bootstrap_resamples: PositiveInt = 2000
     """Resamples of the prompts for the confidence interval of a win rate."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

@@ -99,7 +99,7 @@ class Driver:
         judged = roles.oracle is not None and config.evaluation.wanted(data.held_out)
         self.evaluator = Evaluator(config, roles, data, self.requests) if judged else None
         shown: dict[str, Any] = {"outcome": self.outcome, "meter": self.meter, "callbacks": self.callbacks}
-        self.held_out_loss = HeldOutLoss(config, roles.learner, data.held_out_examples, score=self.groups.score, **shown)
+        self.held_out_loss = HeldOutLoss(config, roles.learner, data.held_out_examples, data.texts, score=self.groups.score, **shown)
         self.regulariser = (
             RegulariserSamples(config, roles, data, requests=self.requests, sync=self._sync_weights) if config.regulariser.on else None
         )

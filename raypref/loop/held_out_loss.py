@@ -1,4 +1,4 @@
-"""The learner's loss on held-out examples, measured while the run trains.
+"""The learner's loss on held-out examples, and the policy's likelihood of held-out texts, measured while the run trains.
 
 Within an iteration the frozen log-probs of held-out examples come from the same policies as those of its training examples: pi_ref, and
 the pi_t that the iteration started from. So the loss after an iteration's last step can be compared with that of its training batches.
@@ -20,13 +20,14 @@ from raypref.types import Example, ExamplesRef, Slice
 
 
 class HeldOutLoss:
-    """Measures the loss on held-out examples where it is due; training is the same with and without it."""
+    """Measures the loss on held-out examples and the likelihood of texts where it is due; training is the same with and without it."""
 
     def __init__(
         self,
         config: RunConfig,
         learner: LearnerRole,
         examples: Sequence[Example],
+        texts: Sequence[Example] = (),
         *,
         score: Callable[[ExamplesRef], Awaitable[ExamplesRef]],
         outcome: Outcome,
@@ -37,7 +38,8 @@ class HeldOutLoss:
         Args:
             config: of the run; ``evaluation`` says how often.
             learner: evaluates the loss.
-            examples: the held-out ones; with none of them nothing happens.
+            examples: the held-out ones, for the loss.
+            texts: examples for the likelihood. With none of either nothing happens.
             score: fills in the frozen log-probs that the loss reads.
             outcome: what is measured is added to its ``held_out``, which holds what a resumed run measured before.
             meter: writes the metrics, under ``eval/``.
@@ -46,6 +48,7 @@ class HeldOutLoss:
         self._config = config
         self._learner = learner
         self._examples = examples if config.evaluation.wanted(examples) else ()
+        self._texts = tuple(texts) if config.evaluation.wanted(texts) else ()
         self._score = score
         self._outcome = outcome
         self._meter = meter
@@ -91,14 +94,19 @@ class HeldOutLoss:
         return due(self._config, state.iteration + 1, every=evaluation.every, every_steps=evaluation.every_steps)
 
     async def _measure(self, state: RunState) -> None:
-        """Measure the loss, unless it was measured at this step."""
+        """Measure loss and likelihood, unless that was done at this step."""
         points = self._outcome.held_out
-        if not self._examples or (points and points[-1]["step"] == state.step):
+        if not (self._examples or self._texts) or (points and points[-1]["step"] == state.step):
             return
+        counts, values = {}, {}
         with self._meter.stage("evaluate"):
-            await self._score_all(state.iteration)
-            values = await self._learner.evaluate(self._scored)
-        points.append({"iteration": state.iteration + 1, "step": state.step, "examples": len(self._examples), **values})
+            if self._examples:
+                await self._score_all(state.iteration)
+                counts, values = {"examples": len(self._examples)}, dict(await self._learner.evaluate(self._scored))
+            if self._texts:
+                counts["texts"] = len(self._texts)
+                values |= await self._learner.likelihood([Slice(self._texts, 0, len(self._texts))])
+        points.append({"iteration": state.iteration + 1, "step": state.step, **counts, **values})
         self._meter.write(state.step, {f"eval/{name}": value for name, value in values.items()})
         self._callbacks.on_held_out_loss(points[-1])
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from raypref.config import RunConfig
-from raypref.data.demonstrations import DemonstrationData, read_demonstrations
+from raypref.data.demonstrations import DemonstrationData, load_texts, read_demonstrations
 from raypref.data.examples import ExampleBuilder
 from raypref.data.given_preferences import PreferenceData, load_preferences
 from raypref.data.held_out import hold_answers, read_held_out
@@ -38,18 +38,31 @@ def load_run_data(config: RunConfig, facts: PolicyFacts, *, records: Any = None,
         DataError: the data is wrong, or nothing is left of it.
     """
     builder = ExampleBuilder.of_run(config.loss, config.data, facts)  # refuses a loss that this data cannot serve, whatever its kind
+    file = config.evaluation.texts
+    texts, apart = ([], []) if file is None else load_texts(file, config.data, _with_end(config, facts))
     if config.data.type == "prompts":
-        data = _prompts(config, facts, records, held_out)
+        data = _prompts(config, facts, records, held_out, apart)
     else:
-        data = _given_examples(config, facts, builder, records, held_out)
-    data = replace(data, opponents=load_opponents(config, facts, data.held_out))
+        data = _given_examples(config, _with_end(config, facts), builder, records, held_out, apart)
+    data = replace(data, texts=texts, opponents=load_opponents(config, facts, data.held_out))
     if not config.evaluation.revisions:
         return data
     return replace(data, revise=Reviser(config.data, facts).within(facts.context_tokens - config.rollout.max_tokens))
 
 
-def _prompts(config: RunConfig, facts: PolicyFacts, records: Any, held_out: Any) -> RunData:
-    loaded = load_prompts(config.data, facts, config.rollout.max_tokens, config.seed, prompts=records, held_out=held_out)
+def _with_end(config: RunConfig, facts: PolicyFacts) -> PolicyFacts:
+    """The facts, which name an end token: given answers end with it.
+
+    Raises:
+        ConfigError: they name none.
+    """
+    if not facts.end_token_ids:
+        raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), with which given answers end")
+    return facts
+
+
+def _prompts(config: RunConfig, facts: PolicyFacts, records: Any, held_out: Any, texts: Sequence[Prompt]) -> RunData:
+    loaded = load_prompts(config.data, facts, config.rollout.max_tokens, config.seed, prompts=records, held_out=held_out, apart=texts)
     if config.loss.mismatched and not differ(loaded.train):
         raise DataError(
             f"data: loss {config.loss.type!r} trains on responses to another prompt, and all {len(loaded.train)} prompts are the same; "
@@ -58,10 +71,10 @@ def _prompts(config: RunConfig, facts: PolicyFacts, records: Any, held_out: Any)
     return RunData(prompts=loaded.train, held_out=loaded.held_out, left_out=_left_out(loaded.dropped, loaded.skipped))
 
 
-def _given_examples(config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Any, held_out: Any) -> RunData:
+def _given_examples(
+    config: RunConfig, facts: PolicyFacts, builder: ExampleBuilder, records: Any, held_out: Any, texts: Sequence[Prompt]
+) -> RunData:
     """Given preferences or answers, to train on and held out. With an oracle, the policy also answers the held-out prompts."""
-    if not facts.end_token_ids:
-        raise ConfigError(f"policy.path: {config.policy.path} names no end token (eos_token_id), so it cannot learn to end an answer")
     section, longest_prompt = config.data, facts.context_tokens - config.rollout.max_tokens
     bad = BadRecords(section.on_bad_record == "skip")
     apart = read_held_out(section, held_out, bad)
@@ -71,7 +84,7 @@ def _given_examples(config: RunConfig, facts: PolicyFacts, builder: ExampleBuild
     if apart and not answered:
         check_answers_or_oracle(config, apart)
         alone = load_apart(section, facts, longest_prompt, apart)
-    held: dict[str, Any] = {"held_out": alone.held_out, "held_out_records": apart if answered or apart is None else []}
+    held: dict[str, Any] = {"held_out": [*alone.held_out, *texts], "held_out_records": apart if answered or apart is None else []}
     loaded: DemonstrationData | PreferenceData
     prompts: list[Prompt] = []
     not_compared = (0, 0)

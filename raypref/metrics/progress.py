@@ -39,7 +39,7 @@ class Callback:
         """The policy of a finished iteration was evaluated; ``result`` is an entry of the summary's ``evaluations``."""
 
     def on_held_out_loss(self, point: Mapping[str, Any]) -> None:
-        """The loss on held-out examples was measured; ``point`` is an entry of the summary's ``held_out``."""
+        """The loss on held-out examples or the likelihood of texts was measured; ``point`` is an entry of the summary's ``held_out``."""
 
     def on_end(self) -> None:
         """The run has ended or failed. An error here is logged and changes nothing."""

@@ -113,7 +113,8 @@ class ProgressLine(Callback):
         self._show(force=True)
 
     def on_held_out_loss(self, point: Mapping[str, Any]) -> None:
-        self._held_out = f"held-out loss {point['loss']:.4g} after step {point['step']}"
+        name, value = ("loss", point["loss"]) if "loss" in point else ("text NLL", point["text_nll"])
+        self._held_out = f"held-out {name} {value:.4g} after step {point['step']}"
         self._show()
 
     def on_end(self) -> None:

@@ -50,6 +50,14 @@ RUN_METRICS = (
         "as <group>/<metric>",
     ),
     MetricInfo(
+        "eval/text_nll",
+        "Negative log-likelihood of the answers in evaluation.texts under the policy after this step, per token: -log pi_theta(y|x) summed "
+        "over all answers, divided by their tokens, end tokens included. exp of it is the perplexity.",
+        "nats per token",
+        remedy="It rises while win rates rise: the policy wins comparisons and forgets what such texts are like; raise the loss's "
+        "regularisation, or stop earlier.",
+    ),
+    MetricInfo(
         "sync/logprob_difference_max",
         "Largest absolute difference between an engine's and the learner's log-prob of one token, on the same tokens after a weight sync.",
         "nats",
@@ -87,8 +95,8 @@ RUN_METRICS = (
     MetricInfo(
         "time/<stage>_s",
         "Wall time of the iteration in which at least one call of the stage was under way: rollout, judge, reference, train, sync, "
-        "evaluate (win rates, and the loss on held-out examples), checkpoint (training waits for it), checkpoint_write (it does not), "
-        "regulariser, load. Stages overlap, so that they may add up to more than the iteration.",
+        "evaluate (win rates, the loss on held-out examples, the likelihood of texts), checkpoint (training waits for it), "
+        "checkpoint_write (it does not), regulariser, load. Stages overlap, so that they may add up to more than the iteration.",
         "s",
         remedy="The stage whose time is nearest to time/iteration_s is the bottleneck: give its role more GPUs.",
     ),

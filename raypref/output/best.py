@@ -44,7 +44,7 @@ def best_of(checkpoints: Iterable[Path], evaluations: Sequence[Mapping[str, Any]
         None where no policy of these was measured.
     """
     rates = {entry["iteration"]: float(entry["base"]["win_rate"]) for entry in evaluations if "base" in entry}
-    losses = {entry["step"]: loss for entry in held_out if math.isfinite(loss := float(entry["loss"]))}
+    losses = {entry["step"]: loss for entry in held_out if math.isfinite(loss := float(entry.get("loss", math.nan)))}
     found: list[Best] = []
     for path in checkpoints:
         try:

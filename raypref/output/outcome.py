@@ -15,8 +15,8 @@ class Outcome:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """What ``Evaluator.evaluate`` returned, in order."""
     held_out: list[dict[str, Any]] = field(default_factory=list)
-    """What ``HeldOutLoss`` measured, in order: ``iteration`` (from 1), ``step`` (steps taken before), ``examples`` (their number), and the
-    loss and its metrics by their names in training."""
+    """What ``HeldOutLoss`` measured, in order: ``iteration`` (from 1), ``step`` (steps taken before); of held-out examples their number
+    (``examples``), the loss and its metrics by their names in training; of texts their number (``texts``) and ``text_nll``."""
     best: dict[str, Any] | None = None
     """The best checkpoint: ``checkpoint``, ``policy`` (its model directory, if there is one), ``iteration``, ``step``, and the measure."""
     sync: dict[str, float] = field(default_factory=dict)

@@ -34,7 +34,7 @@ MAY_CHANGE = (
 )
 """Where the run takes place, how it is divided, the memory that it takes."""
 
-DATA_PLACES = ("data.path", "data.split", "data.held_out", "data.held_out_split")
+DATA_PLACES = ("data.path", "data.split", "data.held_out", "data.held_out_split", "evaluation.texts")
 """Where the data is. These may change if the data itself was compared: the same file under another path is the same data."""
 
 LENGTH = ("loop.iterations", "loop.steps")

@@ -196,8 +196,14 @@ def peak_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def held_out_title(point: Mapping[str, Any]) -> str:
+    """What a point of ``held_out`` was measured on."""
+    parts = {"examples": ("loss", "held-out example"), "texts": ("negative log-likelihood", "held-out text")}
+    return ", ".join(f"{what} on {counted(point[key], thing)}" for key, (what, thing) in parts.items() if key in point)
+
+
 def held_out_table(summary: Mapping[str, Any], most: int = 12) -> Any:
-    """The loss on held-out examples by step, with accuracy and margin where the loss has them.
+    """The loss on held-out examples by step, with accuracy and margin where the loss has them, and the likelihood of held-out texts.
 
     Args:
         summary: with at least one measurement.
@@ -208,9 +214,9 @@ def held_out_table(summary: Mapping[str, Any], most: int = 12) -> Any:
     points = summary["held_out"]
     if len(points) > most:
         points = [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]
-    columns = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    columns = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin", "text_nll": "nats per token of texts"}
     present = {name: heading for name, heading in columns.items() if name in points[0]}
-    table = Table(title=f"loss on {counted(points[0]['examples'], 'held-out example')}")
+    table = Table(title=held_out_title(points[0]))
     for heading in ("iteration", "step", *present.values()):
         table.add_column(heading, justify="right")
     for point in points:

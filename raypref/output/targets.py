@@ -162,6 +162,7 @@ def inputs_of(config: RunConfig) -> Iterator[tuple[str, Path]]:
         "policy.tokenizer": config.policy.tokenizer,
         "data.path": getattr(config.data, "path", None),
         "data.held_out": getattr(config.data, "held_out", None),
+        "evaluation.texts": config.evaluation.texts,
         "oracle.path": getattr(config.oracle, "path", None),
     }
     for key, path in named.items():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from raypref.evaluation.length_controlled import LengthControlled
 from raypref.evaluation.win_rate import WinRate
+from raypref.output.summary import held_out_title
 from raypref.report.curves import RESPONSES, TRAINING, Curves, plots_of
 from raypref.report.evaluations import length_controlled
 from raypref.report.parts import Block, Note, Section, Table, shown
@@ -117,9 +118,10 @@ def training(run: RunDirectory) -> Section:
 
 def _held_out(run: RunDirectory) -> Table:
     points = run.held_out
-    names = [name for name in ("loss", "rewards/accuracies", "rewards/margins") if name in points[0]]
+    names = [name for name in ("loss", "rewards/accuracies", "rewards/margins", "text_nll") if name in points[0]]
     rows = [[str(point["step"]), str(point["iteration"]), *(shown(point[name], 4) for name in names)] for point in points]
-    return Table(f"Loss on {points[0]['examples']} held-out examples", ("step", "iteration", *names), rows, folded=len(rows) > 12)
+    title = held_out_title(points[0])
+    return Table(title[0].upper() + title[1:], ("step", "iteration", *names), rows, folded=len(rows) > 12)
 
 
 def responses(run: RunDirectory) -> Section:

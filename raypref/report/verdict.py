@@ -107,9 +107,11 @@ def _capability(run: RunDirectory, level: Level, headline: str) -> tuple[Level, 
 
 def _without_win_rate(run: RunDirectory) -> str:
     if len(run.held_out) > 1:
-        first, last = run.held_out[0]["loss"], run.held_out[-1]["loss"]
+        measures = {"loss": "loss on held-out examples", "text_nll": "negative log-likelihood per token of held-out texts"}
+        name, what = next((name, what) for name, what in measures.items() if name in run.held_out[0])
+        first, last = run.held_out[0][name], run.held_out[-1][name]
         change = "fell" if last < first else "rose"
-        return f"The loss on held-out examples {change} from {first:.4g} to {last:.4g}; no win rate was measured."
+        return f"The {what} {change} from {first:.4g} to {last:.4g}; no win rate was measured."
     if lost := list(win_rate_gaps(run)):
         return f"Whether the policy is better is not known. {lost[0]}"
     if not run.steps:

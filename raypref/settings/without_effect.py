@@ -74,11 +74,13 @@ def _nothing_sampled(config: RunConfig, task: Task) -> Iterator[Problem]:
 
 
 def _nothing_judged(config: RunConfig, task: Task) -> Iterator[Problem]:
+    evaluation = config.evaluation
+    if evaluation.texts is not None and evaluation.every == 0:
+        yield Problem("evaluation.texts", evaluation.texts, "which has no effect with evaluation.every=0", "leave one of them out")
     if evaluates(config, task):
         return
-    evaluation = config.evaluation
     apart = holds_out(config, task)  # without an oracle: on given data, the loss alone is measured
-    for key in ("responses", "revisions") if apart else ("every", "responses", "revisions"):
+    for key in ("responses", "revisions") if apart or evaluation.texts is not None else ("every", "responses", "revisions"):
         value = getattr(evaluation, key)
         if value and evaluation.every != 0 and value != _default(evaluation, key):
             reason = f"which has no effect without {'an oracle' if apart else 'held-out prompts'}"

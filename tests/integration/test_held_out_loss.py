@@ -56,10 +56,14 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def evaluate(bench: Bench, examples: list[types.Example]) -> dict[str, float]:
+def measure(bench: Bench, what: str, examples: list[types.Example]) -> dict[str, float]:
     """In two parts of unlike size, as the driver sends them."""
     parts = [part for part in (tuple(examples[:4]), tuple(examples[4:])) if part]
-    return dict(bench.call("evaluate", [types.Slice(ray.put(part), 0, len(part)) for part in parts]))
+    return dict(bench.call(what, [types.Slice(ray.put(part), 0, len(part)) for part in parts]))
+
+
+def evaluate(bench: Bench, examples: list[types.Example]) -> dict[str, float]:
+    return measure(bench, "evaluate", examples)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -94,7 +98,8 @@ def test_a_batch_statistic_is_over_all_held_out_examples(benches: Benches, polic
 
 
 def test_a_loss_per_token_counts_every_token_once(benches: Benches, policy: PolicyConfig) -> None:
-    """SFT: minus the sum of all log-probs over the number of all tokens, not a mean of means."""
+    """SFT: minus the sum of all log-probs over the number of all tokens, not a mean of means. The likelihood of texts is the same, under
+    whatever loss."""
     held_out = list(make_examples(9, seed=2, most_sequences=1))
     tokens = [len(example.response_ids[0]) for example in held_out]
     assert len(set(tokens)) > 2
@@ -102,6 +107,8 @@ def test_a_loss_per_token_counts_every_token_once(benches: Benches, policy: Poli
     for bench in benches.values():
         bench.become(policy, loss=SFT())
         assert evaluate(bench, held_out)["loss"] == pytest.approx(expected, rel=1e-6)
+        bench.become(policy, loss=DPO())
+        assert measure(bench, "likelihood", held_out) == {"text_nll": pytest.approx(expected, rel=1e-6)}
 
 
 @pytest.mark.parametrize(

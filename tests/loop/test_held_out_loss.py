@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,37 @@ def test_a_resumed_run_measures_what_the_uninterrupted_one_does(tmp_path: Path, 
     assert continued.checkpoints.read(continued.checkpoints.complete()[0])[0].iteration > 1
     assert outcome.held_out == whole.outcome.held_out
     assert [point["step"] for point in outcome.held_out] == list(range(9))
+
+
+def test_texts_in_an_online_run(tmp_path: Path) -> None:
+    """Two iterations of 8 prompts in batches of 4. The fake policy is a number, 0 at first, and as its checkpoints have it after each
+    iteration; a token's negative log-likelihood is 1 more. The texts are not trained on, and the rest is as in a run without them."""
+    plain, driver = (make(tmp_path / name, prompts=16, loop={"iterations": 2}) for name in ("plain", "texts"))
+    driver.meter.writer.close()
+    texts = [example(200 + k) for k in range(5)]
+    driver = Driver(driver.config, driver.roles, replace(driver.data, texts=texts), metrics=MetricsWriter(tmp_path / "texts"))
+    finish(plain)
+    outcome = finish(driver)
+    learner = driver.roles.learner
+    assert isinstance(learner, FakeLearner)
+    assert learner.batches == plain.roles.learner.batches  # type: ignore[attr-defined]
+    after = [json.loads((path / "learner" / "value.json").read_text()) for path in plain.checkpoints.complete()]
+    points = [(1, 0, 1.0), (1, 2, 1.0 + after[0]), (2, 4, 1.0 + after[1])]
+    assert outcome.held_out == [{"iteration": t, "step": step, "texts": 5, "text_nll": nll} for t, step, nll in points]
+    assert (learner.evaluated, [[item.prompt_index for item in batch] for batch in learner.texts]) == ([], [[200, 201, 202, 203, 204]] * 3)
+    lines = [json.loads(line) for line in (tmp_path / "texts" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["eval/text_nll"]) for line in lines if "eval/text_nll" in line] == [point[1:] for point in points]
+    assert outcome.evaluations == plain.outcome.evaluations
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_texts_beside_the_loss(tmp_path: Path, every: int) -> None:
+    driver = offline(tmp_path, loop={"iterations": 1}, evaluation={"every": every})
+    driver.meter.writer.close()
+    driver = Driver(driver.config, driver.roles, replace(driver.data, texts=[example(200)]), metrics=MetricsWriter(tmp_path))
+    finish(driver)
+    found = [(point["step"], point["examples"], point["loss"], point["texts"], point["text_nll"]) for point in driver.outcome.held_out]
+    assert found == ([(0, 3, 0.0, 1, 1.0), (3, 3, 12.0, 1, 13.0)] if every else [])
 
 
 def test_win_rates_need_the_oracle_and_prompts(tmp_path: Path) -> None:

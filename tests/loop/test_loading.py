@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from raypref.config import RunConfig
+from raypref.data.fingerprint import Fingerprint
 from raypref.data.policy_facts import PolicyFacts
 from raypref.errors import ConfigError, DataError
 from raypref.loop.loading import load_run_data
-from raypref.types import RunData
+from raypref.types import Example, RunData
 
 PAIRS = [{"prompt": prompt, "chosen": " so", "rejected": " not"} for prompt in ("why", "how", "why not")]
 ORACLE = {"type": "callable", "function": "builtins:len"}
@@ -27,6 +29,8 @@ def load(
     oracle: Any = None,
     kind: str = "preferences",
     against: dict[str, str] | None = None,
+    texts: Path | None = None,
+    ends: tuple[int, ...] = (1,),
     **data: Any,
 ) -> RunData:
     """The data of a run on ``PAIRS`` with a context of 6 tokens and responses of at most 5: prompts of two tokens are not sampled from."""
@@ -37,15 +41,49 @@ def load(
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>")
     sections = {
         "policy": {"path": "unused"},
-        "loss": {"type": "dpo" if kind == "preferences" else "sft"},
-        "oracle": oracle,
+        "loss": {"type": {"preferences": "dpo", "demonstrations": "sft", "prompts": "sppo"}[kind]},
+        "selection": {"type": "best_worst"} if kind == "prompts" else None,
+        "oracle": ORACLE if kind == "prompts" else oracle,
         "data": {"type": kind, "chat_template": False, "shuffle": False} | data,
-        "rollout": {"max_tokens": 5},
-        "evaluation": {"every": every, "against": against or {}},
+        "rollout": {"max_tokens": 4 if kind == "prompts" else 5},
+        "evaluation": {"every": every, "against": against or {}, "texts": texts and str(texts)},
     }
     shown = [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in PAIRS]
-    facts = PolicyFacts(tokenizer, 6, (1,))
+    facts = PolicyFacts(tokenizer, 6, ends)
     return load_run_data(RunConfig.parse(sections), facts, records=PAIRS if kind == "preferences" else shown, held_out=held_out)
+
+
+@pytest.mark.parametrize("kind", ["prompts", "demonstrations", "preferences"])
+def test_texts_are_read_and_their_prompts_not_trained_on(tmp_path: Path, kind: str) -> None:
+    """Whatever the run trains on. An answer has its end token; one that exceeds the context of six tokens with its prompt is left out,
+    and its prompt is not trained on all the same."""
+    texts = tmp_path / "t.jsonl"
+    rows = [
+        {"prompt": "how", "response": " so why"},
+        {"prompt": "why not", "response": " so so so so"},
+        {"prompt": "so", "response": " not"},
+    ]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load(kind=kind, texts=texts)
+    assert [(list(one.prompt_ids[0]), list(one.response_ids[0])) for one in data.texts] == [([3], [4, 2, 1]), ([4], [5, 1])]
+    assert [item.prompt_id if isinstance(item, Example) else item.id for item in data.items] == ["0"]
+    assert (list(data.held_out), list(data.held_out_examples)) == ([], [])
+    before = Fingerprint.of(data)
+    assert before.changes(data) == []
+    (change,) = before.changes(replace(data, texts=data.texts[:1]))
+    assert change.startswith("evaluation.texts: 2 records before, 1 now")
+
+
+def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    texts = tmp_path / "t.jsonl"
+    with pytest.raises(DataError, match=r"t\.jsonl"):
+        load(texts=texts)
+    texts.write_text('{"prompt": "how"}\n')
+    with pytest.raises(DataError, match=r"t\.jsonl:1: .*response"):
+        load(texts=texts)
+    texts.write_text('{"prompt": "how", "response": " so"}\n')
+    with pytest.raises(ConfigError, match=r"policy\.path: unused names no end token"):
+        load(kind="prompts", texts=texts, ends=())
 
 
 @pytest.mark.parametrize("kind", ["preferences", "demonstrations"])

@@ -30,7 +30,7 @@ def test_the_loss_on_held_out_examples_stands_beside_that_of_training() -> None:
     line.on_held_out_loss({"iteration": 1, "step": 0, "loss": 0.693147})
     assert line.line().startswith("iteration 1/1  groups 0  held-out loss 0.6931 after step 0  ")
     line.on_step(2, {"loss": 0.5})
-    line.on_held_out_loss({"iteration": 1, "step": 2, "loss": 0.625})
+    line.on_held_out_loss({"iteration": 1, "step": 2, "loss": 0.625, "text_nll": 1.5})
     line.on_end()
     assert line.line().startswith("iteration 1/1  step 2  groups 0  loss 0.5  held-out loss 0.625 after step 2  ")
 

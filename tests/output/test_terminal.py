@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raypref.output.summary import held_out_table, peaks, print_summary, samples_table, seconds_table, win_rate_table
+from raypref.output.summary import held_out_table, held_out_title, peaks, print_summary, samples_table, seconds_table, win_rate_table
 from raypref.output.terminal import counted, print_table, visible
 
 
@@ -101,6 +101,11 @@ def test_the_loss_on_held_out_examples_at_the_end_of_a_run(capsys: pytest.Captur
     text = printed(held_out_table({"held_out": [{"iteration": 1, "step": 0, "examples": 1, "loss": 2.0}]}), 80, terminal=True)
     assert "loss on 1 held-out example" in text
     assert "accuracy" not in text
+    texts = {"iteration": 1, "step": 0, "texts": 2, "text_nll": 1.25}
+    text = printed(held_out_table({"held_out": [texts]}), 80, terminal=True)
+    assert re.search(r"negative log-likelihood on 2 held-out texts", " ".join(text.split()))
+    assert re.search(r"1 │ +0 │ +1\.25 ", text)
+    assert held_out_title(texts | {"examples": 3}) == "loss on 3 held-out examples, negative log-likelihood on 2 held-out texts"
 
 
 def test_the_last_lines_of_a_run_show_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -284,6 +284,19 @@ def test_an_error_of_a_script_would_be_seen(tmp_path: Path) -> None:
     assert "nothing is not defined" in "".join(open_page(page, tmp_path / "profile").console)
 
 
+def test_the_likelihood_of_texts_where_no_win_rate_was_measured(copied: Path) -> None:
+    shutil.rmtree(copied / "evaluation")
+    summary = json.loads((copied / "summary.json").read_text())
+    held_out = [{"iteration": 1, "step": step, "texts": 5, "text_nll": nll} for step, nll in ((0, 2.0), (2, 1.5))]
+    (copied / "summary.json").write_text(json.dumps(summary | {"evaluations": [], "held_out": held_out}))
+    run = RunDirectory(copied)
+    said = "The negative log-likelihood per token of held-out texts fell from 2 to 1.5; no win rate was measured."
+    assert said in verdict(run).headline
+    tables = [block for section in sections(run) for block in section.blocks if isinstance(block, Table)]
+    (table,) = [table for table in tables if table.title.startswith("Negative log-likelihood on 5 held-out texts")]
+    assert (list(table.headings), table.rows) == (["step", "iteration", "text_nll"], [["0", "1", "2"], ["2", "1", "1.5"]])
+
+
 def measure(run: Path, policy: str, piqa: float, limit: int | None = None) -> None:
     Capability(policy, "m", {"piqa": Figure("acc,none", piqa, 0.01, 0, {})}, limit, "0").write(run / "capability")
 

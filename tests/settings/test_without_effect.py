@@ -55,6 +55,7 @@ def told(task: Task | None = None, **sections: Any) -> list[str]:
             {"loop": {"sync_interval": 4}, "learner": {"epochs": 2}},
             "loop.iterations: 3, the default, which with loop.sync_interval=4 is a run of 24 optimiser steps; set loop.steps",
         ),
+        ({"evaluation": {"texts": "t", "every": 0}}, "evaluation.texts: t, which has no effect with evaluation.every=0"),
         ({"loss": {"type": "sppo"}, "rollout": {"top_p": 0.9}}, "rollout.top_p: 0.9, so that responses are not drawn from pi_t"),
     ],
 )
@@ -77,6 +78,7 @@ def test_a_setting_without_effect_is_told(sections: dict[str, Any], message: str
         OFFLINE | {"regulariser": {"type": "token_kl"}, "rollout": {"temperature": 0.7}},
         {"data": GIVEN | {"held_out": "h"}, "oracle": None, "evaluation": {"every": 2, "loss_every_steps": 10}},
         {"evaluation": {"every": 0, "responses": 4}},
+        {"evaluation": {"every": 2, "texts": "t"}},
         {"loop": {"sync_interval": 1, "iterations": 3}},
         {"loop": {"sync_interval": 1, "steps": 30}},
         {"learner": {"schedule": {"horizon_iterations": 18, "span": "run"}}},
