@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import sysconfig
 import threading
@@ -24,13 +25,15 @@ from actors.cluster import teardown
 from actors.cluster.leftovers import Leftovers
 from actors.cluster.store import LOOPBACK
 from raypref.config import RunConfig
-from raypref.errors import ActorFailed
+from raypref.errors import ActorFailed, NetworkError
 from raypref.plan.placement import Plan
 
 logger = logging.getLogger(__name__)
 
 Device = Literal["cuda", "cpu"]
 
+ANSWER_S = 5.0
+"""Longest wait for a connection to a cluster that should be there."""
 STARTS = 3
 """How often a local cluster is tried to be started."""
 STARTS_AGAIN_S = 30.0
@@ -93,10 +96,20 @@ def _join(name: str) -> bool:
     is ``local``.
 
     Ray's own ``auto`` would also join the local cluster of another run, and end with it.
+
+    Raises:
+        NetworkError: nothing answers at the address that RAY_ADDRESS names.
     """
     named = os.environ.get("RAY_ADDRESS")
     address = named or services.find_bootstrap_address(None)
     if not address or address == "local":
+        return False
+    if not _answers(address):  # Ray would try again for minutes, and say nothing that helps
+        if named:
+            raise NetworkError(f"RAY_ADDRESS: nothing answers at {address}; start the cluster (`ray start`), or unset RAY_ADDRESS")
+        logger.warning(
+            "nothing answers at %s, where `ray start` had begun a cluster; a local one is started (`ray stop` forgets it)", address
+        )
         return False
     packages = [str(Path(inspect.getfile(module)).parent) for module in _packages()]
     try:
@@ -106,6 +119,18 @@ def _join(name: str) -> bool:
             raise
         return False
     return True
+
+
+def _answers(address: str) -> bool:
+    """Whether a cluster's port takes connections; of an address without a port (``auto``, ``ray://...``) Ray itself finds out."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "//" in host:
+        return True
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
+            return True
+    except OSError:
+        return False
 
 
 def _start_local(plan: Plan, device: str, name: str, environment: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import pytest
 
 from actors.cluster import connection
 from raypref.config import RunConfig
-from raypref.errors import ActorFailed
+from raypref.errors import ActorFailed, NetworkError
 from raypref.plan.placement import Need, plan_placement
 from raypref.sections import PlacementConfig
 
@@ -63,6 +64,7 @@ def test_which_cluster_is_joined(monkeypatch: pytest.MonkeyPatch, named: str | N
         monkeypatch.setenv("RAY_ADDRESS", named)
     monkeypatch.setattr(connection.services, "find_bootstrap_address", lambda _: started)
     monkeypatch.setattr(connection.ray, "init", lambda address, **_: asked.append(address))
+    monkeypatch.setattr(connection, "_answers", lambda address: True)
     assert connection._join("test") == (joins is not None)
     assert asked == ([] if joins is None else [joins])
 
@@ -79,11 +81,32 @@ def test_an_address_at_which_nothing_answers(monkeypatch: pytest.MonkeyPatch, na
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(connection.services, "find_bootstrap_address", lambda _: "10.0.0.1:6379")
     monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(connection, "_answers", lambda address: True)
     if not named:
         assert not connection._join("test")
         return
     with pytest.raises(ConnectionError, match="nothing answers"):
         connection._join("test")
+
+
+def test_a_cluster_that_is_gone_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A killed ``ray start`` leaves its address behind. Ray itself would try to connect for minutes, so it is not asked."""
+    asked: list[str] = []
+    monkeypatch.setattr(connection.ray, "init", lambda address, **_: asked.append(address))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert connection._join("test")
+    assert asked == [address]
+    with pytest.raises(NetworkError, match=rf"RAY_ADDRESS: nothing answers at {address}; start the cluster"):
+        connection._join("test")
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(connection.services, "find_bootstrap_address", lambda _: address)
+    assert not connection._join("test")
+    assert asked == [address]
+    assert f"nothing answers at {address}" in caplog.text
+    for unknown in ("auto", "ray://10.0.0.1:10001"):
+        assert connection._answers(unknown)
 
 
 def test_nothing_is_started_on_a_cluster_whose_end_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
