@@ -15,7 +15,7 @@ _SHOWN = 3
 
 def gaps(run: RunDirectory) -> tuple[str, ...]:
     """One sentence per kind of figure that cannot be judged, or only in part; none of a run that is whole as far as it has come."""
-    return (*_settings(run), *health_gaps(run), *win_rate_gaps(run), *_end(run), *of_run(run.path)[1])
+    return (*_settings(run), *health_gaps(run), *win_rate_gaps(run), *_held_out_loss(run), *_end(run), *of_run(run.path)[1])
 
 
 def health_gaps(run: RunDirectory) -> Iterator[str]:
@@ -66,6 +66,12 @@ def win_rate_gaps(run: RunDirectory) -> Iterator[str]:
 def _settings(run: RunDirectory) -> Iterator[str]:
     if not (run.path / "config.yaml").read_bytes().endswith(b"\n"):
         yield "The settings are not all known: config.yaml is cut off, and defaults stand in place of what it lacks."
+
+
+def _held_out_loss(run: RunDirectory) -> Iterator[str]:
+    if not run.held_out:
+        for name in (name for name in run.unreadable if name.startswith("checkpoints/")):
+            yield f"The loss on held-out examples cannot be judged: {name} cannot be read ({run.unreadable[name]})."
 
 
 def _end(run: RunDirectory) -> Iterator[str]:

@@ -238,7 +238,11 @@ class RunDirectory:
         if self.summary is not None:
             return list(self.summary.get("held_out", []))
         saved = Checkpoints(self.path / "checkpoints", 1).complete()
-        return Checkpoints.read_held_out(saved[-1]) if saved else []
+        try:
+            return Checkpoints.read_held_out(saved[-1]) if saved else []
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self._cannot_be_read((saved[-1] / "state.json").relative_to(self.path).as_posix(), error)
+            return []
 
     @property
     def exported(self) -> dict[int | None, Path]:

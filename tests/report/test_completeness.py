@@ -154,6 +154,18 @@ def test_the_last_line_of_a_run_that_was_killed_may_be_torn(run: Path) -> None:
     assert gaps(RunDirectory(run)) == ()
 
 
+@pytest.mark.parametrize("content", ["", '{"state": {', "[]", '{"held_out": 3}'])
+def test_the_held_out_loss_of_a_damaged_checkpoint(run: Path, content: str) -> None:
+    """Of a run that has not finished, the newest checkpoint has it."""
+    (run / "summary.json").unlink()
+    state = run / "checkpoints" / "iteration_0003" / "state.json"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_text(content)
+    (gap,) = gaps(RunDirectory(run))
+    assert gap.startswith("The loss on held-out examples cannot be judged: checkpoints/iteration_0003/state.json cannot be read (")
+    assert gap in verdict(RunDirectory(run)).headline
+
+
 def test_a_finished_run_whose_summary_is_gone(run: Path) -> None:
     (run / "summary.json").unlink()
     assert any("3 of 3 iterations" in fact and "summary.json is missing" in fact for fact in verdict(RunDirectory(run)).facts)
