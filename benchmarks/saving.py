@@ -1,9 +1,9 @@
 """How long training waits for a checkpoint: seconds of a save at which it waits until all is on the disk, with sizes and checksums, over
-those of one that is written in the background (``checkpoint.background``).
+those of one that is written in the background (``checkpoint.background``): of the call, and of the next step's wait for the copy.
 
 - ``saving``: the training state of 15M parameters, one rank at ZeRO stage 2 with AdamW.
 - ``saving_with_policy``: with the policy's model directory, too; what is in it beside the weights does not grow with them.
-- ``saving_first``: the first save of a run, for whose copy the system clears fresh memory.
+- ``saving_first``: the first save of a run, for whose copy the system clears fresh memory while the next step goes on.
 
 The sides take turns, each after an optimiser step; the result is the median of the ratios of the turns.
 """
@@ -39,9 +39,26 @@ class Saver(Learner):
         if not background:
             manifest.write(directory)
         waited = time.perf_counter() - begun
+        if background:
+            waited += self._waited_in_a_step_s()
         while not self._rank.saved():
             time.sleep(0.01)
         return waited
+
+    def _waited_in_a_step_s(self) -> float:
+        """Take a step: the seconds for which it waits, once it has its gradient, for the copy of the state."""
+        training, waits = self._rank._training, [0.0]
+        copied = training._before_change
+
+        def timed() -> None:
+            begun = time.perf_counter()
+            copied()
+            waits.append(time.perf_counter() - begun)
+
+        training._before_change = timed
+        self.seconds()
+        training._before_change = copied
+        return sum(waits)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,10 +1,13 @@
 """Checkpoints that are written while training goes on (``checkpoint.background``).
 
     with writer.checkpoint() as files:                 # between two steps; waits for the checkpoint before
-        files.append(...)                              # what is to be written of the copies that are made in the block
+        files.append(...)                              # what is to be written of the state as it is now
+    ...                                                # the next step's forward and backward passes, which change nothing of it
+    writer.copied()                                    # before anything changes it
     writer.written()                                   # whether a thread of this process has written it
 
-The state's files are those of DeepSpeed's own ``save_checkpoint``: what it gives away to be written is copied to host memory.
+The state's files are those of DeepSpeed's own ``save_checkpoint``: a thread copies what it gives away to be written to host memory, and
+writes the copies.
 
 DeepSpeed's decoupled engine is not used: it hands the live tensors of a CPU to its writer, and they change outside of ``engine.step``, too
 (0.19.8, ``decoupled_checkpoint_engine.py``).
@@ -36,15 +39,21 @@ class HostCopies:
         self._buffers: dict[int, list[torch.UntypedStorage]] = defaultdict(list)
         """Size in bytes -> storages of that size that hold nothing any more."""
         self._held: list[torch.UntypedStorage] = []
+        self._to_make: list[tuple[torch.UntypedStorage, torch.UntypedStorage]] = []
+        """(copy, original) of what ``make`` copies."""
+        self._stream: torch.cuda.Stream | None = None
+        """For originals on a GPU."""
 
     def release(self) -> None:
         """The copies so far are not needed any more."""
         for storage in self._held:
             self._buffers[storage.nbytes()].append(storage)
         self._held.clear()
+        self._to_make.clear()
 
     def of(self, state: Any) -> Any:
-        """A copy of everything in ``state``, its tensors on the host. Tensors that share memory share it in the copy, too."""
+        """A copy of everything in ``state``, its tensors on the host: their values come with ``make``, and must not change before. Tensors
+        that share memory share it in the copy, too."""
         memo: dict[int, Any] = {}
         storages: dict[int, torch.UntypedStorage] = {}
         for tensor in _tensors(state):
@@ -59,13 +68,32 @@ class HostCopies:
         made = torch.empty(0, dtype=tensor.dtype).set_(self._storage(tensor.nbytes))
         return made.view(tensor.size()).copy_(tensor.detach())
 
+    def order(self) -> None:
+        """Before ``make`` is called by another thread: what a GPU still computes of the originals comes before their copies. Training's
+        kernels, which do not change them, go on beside these."""
+        import torch
+
+        if any(original.device.type == "cuda" for _, original in self._to_make):
+            self._stream = self._stream or torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def make(self) -> None:
+        """Copy the values of all that ``of`` was given. Other threads of Python go on meanwhile, unlike with a storage's own ``copy_``."""
+        import torch
+
+        ordered, self._to_make = self._to_make, []
+        with torch.cuda.stream(self._stream):  # of None: nothing
+            for made, original in ordered:
+                _bytes(made).copy_(_bytes(original))
+
     def _copy(self, tensor: torch.Tensor, memo: dict[int, Any], storages: dict[int, torch.UntypedStorage]) -> None:
         """Put a copy of the tensor into ``memo``, where ``deepcopy`` finds it."""
         import torch
 
         source = tensor.untyped_storage()
         if source._cdata not in storages:
-            storages[source._cdata] = self._storage(source.nbytes()).copy_(source)
+            storages[source._cdata] = self._storage(source.nbytes())
+            self._to_make.append((storages[source._cdata], source))
         place = (tensor.storage_offset(), tensor.size(), tensor.stride())
         made = torch.empty(0, dtype=tensor.dtype).set_(storages[source._cdata], *place)
         if isinstance(tensor, torch.nn.Parameter):
@@ -96,6 +124,9 @@ class CheckpointWriter:
         """What is still to be written, in order."""
         self._written: Future[None] | None = None
         """Of the last checkpoint."""
+        self._copied = threading.Event()
+        """Whether its copies are made."""
+        self._copied.set()
 
     @contextlib.contextmanager
     def checkpoint(self) -> Iterator[list[Callable[[], None]]]:
@@ -107,6 +138,8 @@ class CheckpointWriter:
         yield self._files
         self._written = Future()
         if self.background:
+            self._copied.clear()
+            self.copies.order()
             threading.Thread(target=self._write_all, args=[self._written], name="checkpoint", daemon=True).start()
         else:
             self._write_all(self._written)
@@ -128,6 +161,10 @@ class CheckpointWriter:
         finally:
             files.save = write
 
+    def copied(self) -> None:
+        """Return when the state may change: what is written of it has been copied."""
+        self._copied.wait()
+
     def wait(self) -> None:
         """Return when nothing is written any more."""
         if self._written is not None:
@@ -148,12 +185,22 @@ class CheckpointWriter:
 
     def _write_all(self, done: Future[None]) -> None:
         try:
+            try:
+                self.copies.make()
+            finally:
+                self._copied.set()
             while self._files:
                 self._files.pop(0)()
         except Exception as error:  # noqa: BLE001  # ``written`` raises it
             done.set_exception(error)
         else:
             done.set_result(None)
+
+
+def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:

@@ -112,7 +112,7 @@ class LearnerRank:
             world_size=self._world_size,
             micro_batch_tokens=self._config.micro_batch_tokens,
         )
-        self._training = Training(self._run, self._engine, self._optimizer, passes, self._rank)
+        self._training = Training(self._run, self._engine, self._optimizer, passes, self._rank, self._writer.copied)
 
     # --- training -------------------------------------------------------------------------------------------------------------------
 
@@ -202,10 +202,12 @@ class LearnerRank:
 
     def offload(self) -> None:
         """Move the optimiser's state to host memory. Call ``reload`` before the next ``step`` or ``load``."""
+        self._writer.copied()
         self._offload.offload()
 
     def reload(self) -> None:
         """Move the optimiser's state back to the device."""
+        self._writer.copied()
         self._offload.reload()
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------

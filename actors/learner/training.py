@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from raypref.training.schedule import horizon_steps, learning_rate
 class Training:
     """Takes steps, and knows where training stands."""
 
-    def __init__(self, config: RunConfig, engine: Any, optimizer: Any, passes: Passes, rank: int) -> None:
+    def __init__(
+        self, config: RunConfig, engine: Any, optimizer: Any, passes: Passes, rank: int, before_change: Callable[[], None] = lambda: None
+    ) -> None:
         """
         Args:
             config: the run's; a refused batch is written below its ``output_dir``.
@@ -29,6 +31,7 @@ class Training:
             optimizer: the torch optimiser inside it, whose learning rate is set here.
             passes: forward and backward passes over this rank's share of a batch.
             rank: of this process.
+            before_change: called before the parameters or the optimiser's state change.
         """
         self._run = config
         self._config = config.learner
@@ -36,6 +39,7 @@ class Training:
         self._optimizer = optimizer
         self.passes = passes
         self._rank = rank
+        self._before_change = before_change
         self.progress = Progress()
         self.samples = Samples()
         """Of the regulariser."""
@@ -55,6 +59,7 @@ class Training:
         if schedule.span == "iteration" or self.progress.iteration < 0:
             self.progress.schedule_step = 0
             self.progress.horizon_steps = horizon_steps(steps, self._run.iterations, schedule)
+            self._before_change()
             for state in self._optimizer.state.values():
                 for tensor in state.values():
                     tensor.zero_()  # in place: DeepSpeed keeps references to these tensors
@@ -76,6 +81,7 @@ class Training:
         norm = self._gradient_norm_stage_0()
         if not np.isfinite([objective, norm]).all():
             self._refuse(examples, rank_sums, objective)
+        self._before_change()
         self._engine.step()
         if not self._engine.was_step_applied():  # ZeRO stages 1 to 3 check the gradient norm themselves, on all ranks
             self._refuse(examples, rank_sums, objective)

@@ -43,6 +43,7 @@ def test_a_copy_is_written_to_the_same_bytes(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "state.pt")
     expected = (tmp_path / "state.pt").read_bytes()
     copied = copies.of(state)
+    copies.make()
     state["module"]["a"].zero_()
     state["groups"][0]["step"].add_(1)
     torch.save(copied, tmp_path / "state.pt")
@@ -55,6 +56,7 @@ def test_the_memory_of_a_copy_is_used_again() -> None:
     first = {tensor.untyped_storage()._cdata for tensor in copies.of([torch.ones(4), torch.zeros(9)])}
     copies.release()
     second = copies.of([torch.zeros(9), torch.ones(4)])
+    copies.make()
     assert {tensor.untyped_storage()._cdata for tensor in second} == first
     assert [tensor.tolist() for tensor in second] == [[0.0] * 9, [1.0] * 4]
 
@@ -106,6 +108,7 @@ def test_training_goes_on_while_a_thread_writes_what_was(tmp_path: Path) -> None
     assert writer.written()
     seen = save(writer, engine, tmp_path)
     assert not writer.written()
+    writer.copied()
     engine.state["weight"].fill_(2.0)
     may_write.set()
     until_written(writer)
@@ -114,10 +117,51 @@ def test_training_goes_on_while_a_thread_writes_what_was(tmp_path: Path) -> None
     assert engine.checkpoint_engine.save is slow
 
 
+def test_a_step_begins_while_the_copy_is_made_and_changes_the_state_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_copy, copying = threading.Event(), HostCopies.make
+
+    def slow(copies: HostCopies) -> None:
+        assert may_copy.wait(20)
+        copying(copies)
+
+    monkeypatch.setattr(HostCopies, "make", slow)
+    engine, writer = Engine(), CheckpointWriter(background=True)
+    save(writer, engine, tmp_path)
+
+    def change() -> None:
+        writer.copied()
+        engine.state["weight"].fill_(2.0)
+
+    changed = threading.Thread(target=change)
+    changed.start()
+    changed.join(0.05)
+    assert changed.is_alive()
+    assert engine.state["weight"].tolist() == [1.0] * 3
+    may_copy.set()
+    changed.join(20)
+    until_written(writer)
+    assert engine.state["weight"].tolist() == [2.0] * 3
+    assert torch.load(tmp_path / "model")["weight"].tolist() == [1.0] * 3
+
+
+def test_a_copy_that_fails_is_told_and_holds_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(copies: HostCopies) -> None:
+        raise MemoryError("no host memory")
+
+    monkeypatch.setattr(HostCopies, "make", fails)
+    writer = CheckpointWriter(background=True)
+    save(writer, Engine(), tmp_path)
+    writer.copied()
+    with pytest.raises(MemoryError, match="no host memory"):
+        until_written(writer)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
     """Both are written in the same memory, one after the other."""
     engine, writer = Engine(lambda state, path: (time.sleep(0.05), torch.save(state, path))[-1]), CheckpointWriter(background=True)
     for value in (1.0, 2.0, 3.0):
+        writer.copied()
         engine.state["weight"].fill_(value)
         (tmp_path / str(value)).mkdir()
         save(writer, engine, tmp_path / str(value))
