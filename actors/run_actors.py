@@ -49,6 +49,7 @@ from actors.weights.recipients import destinations, meshes, receivers, sender_an
 from raypref.config import RunConfig
 from raypref.data.examples import ExampleBuilder
 from raypref.output.environment import Machine
+from raypref.output.policies import stored_policy
 from raypref.plan.placement import ActorPlacement, Plan, Role
 from raypref.roles import Roles
 
@@ -288,7 +289,7 @@ class RunActors:
         ranks = [handle for _, handle in self._named("learner")]
         level = KEEP if config.policy.lora is not None else FORGET  # a sync of an adapter sends only a part of the weights
         self._phases = Phases(ranks, engines, level, timeout_s) if self._takes_turns else Phases()
-        learner = LearnerGroup(ranks, timeout_s, self._phases, supervisor, copies)
+        learner = LearnerGroup(ranks, timeout_s, self._phases, supervisor, copies, partial(stored_policy, config))
         copies.bring = learner.bring
         self.roles = Roles(learner=learner, rollout=rollout, reference=reference, oracle=oracle)
         return learner, [group for group in (oracle, rollout, reference) if group is not None]

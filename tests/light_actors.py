@@ -149,6 +149,8 @@ class LightRank(Mortal):
 
     def __init__(self) -> None:
         self.value = 0.0
+        self._stored: Path | None = None
+        """What is sent in place of ``value``."""
         self._control: RayControl | None = None
 
     def listen(self) -> str:
@@ -157,7 +159,8 @@ class LightRank(Mortal):
     def start(self, address: str) -> None:
         pass
 
-    def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
+    def connect(self, destinations: Sequence[Destination], sync: SyncConfig, stored: str | None = None) -> None:
+        self._stored = None if stored is None else Path(stored) / "value.json"
         self._control = RayControl(destinations, "light", sync.timeout_s)
         self._control.init_weight_transfer_engine({})
         self._raise_failure()
@@ -167,10 +170,11 @@ class LightRank(Mortal):
         self._control.version, self._control.audience = version, audience
         self._control.begin(limit_s)
         self._control.start_weight_update()
-        self._control.update_weights({"value": self.value})
+        value = self.value if self._stored is None else json.loads(self._stored.read_text())
+        self._control.update_weights({"value": value})
         self._control.finish_weight_update()
         self._raise_failure()
-        return {"weight": hash(self.value)}
+        return {"weight": hash(value)}
 
     def begin_iteration(self, iteration: int, steps: int) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from actors.learner.phases import Phases
 from actors.supervision.copies import Copies
 from actors.supervision.supervisor import Supervisor
 from raypref import types
-from raypref.errors import ActorFailed, ActorSilent, ObjectLost, SyncError
+from raypref.errors import ActorFailed, ActorSilent, ConfigError, ObjectLost, SyncError
 from raypref.roles import Audience, Checksums, check_received
 from raypref.sections import SyncConfig
 
@@ -45,6 +45,7 @@ class LearnerGroup:
         phases: Phases | None = None,
         supervisor: Supervisor | None = None,
         copies: Copies | None = None,
+        stored: Callable[[int], str | None] = lambda version: None,
     ) -> None:
         """
         Args:
@@ -53,20 +54,24 @@ class LearnerGroup:
             phases: turns on GPUs that are shared with engines; default: no turns are taken.
             supervisor: of the run, which limits calls further; default: it does not.
             copies: the receivers of the weights that may be replaced; default: those of ``connect``, which are not.
+            stored: where the policy of a version is on disk, if it is.
         """
         self._ranks = list(ranks)
         self._timeout_s = timeout_s
         self._times = (supervisor or Supervisor.without_restarts(timeout_s)).times
         self._copies = Copies() if copies is None else copies
+        self._stored = stored
         self._sync_config = SyncConfig()
         self._connected = 0
         """``Copies.changes`` when the senders connected; -1: they are connected with one copy alone."""
         self._weights = asyncio.Lock()
         """Held while the weights change or are sent."""
-        self._sent: int | None = None
-        """What the last sync called the weights; None since the learner has others."""
-        self._pi_t: int | None = None
-        """The same for the last sync that references keep."""
+        self._sent: tuple[int, Checksums] | None = None
+        """What the last sync called the weights, and their checksums."""
+        self._pi_t: tuple[int, Checksums] | None = None
+        """The same of the last sync that references keep."""
+        self._held: set[int] = set()
+        """Versions that are the learner's own weights as they are now."""
         self._phases = Phases() if phases is None else phases
         self._complete = False
         """Whether every rank must send all weights with the next sync: the senders have connected anew, the learner has loaded weights, or
@@ -91,7 +96,7 @@ class LearnerGroup:
 
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         async with self._weights:
-            self._sent = self._pi_t = None
+            self._held.clear()
             return await self._on_batch("step", batch)
 
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
@@ -122,28 +127,35 @@ class LearnerGroup:
                     if not await self._copies.any_lost(copies, self._times.floor_s):
                         raise
                 else:
-                    self._sent = version
-                    self._pi_t = version if audience == "all" else self._pi_t
+                    self._sent = version, sent
+                    self._pi_t = self._sent if audience == "all" else self._pi_t
+                    self._held.add(version)
                     self._copies.hold([copy.name for copy in copies])
                     return sent
 
     async def bring(self, name: str) -> None:
-        """Send the weights of the last sync to one copy that has been replaced, and compare what it received with what was sent.
+        """Send the weights of the last sync to one copy that has been replaced, and compare what it received with them. If the learner has
+        trained since, they come from the disk.
 
         Raises:
-            ActorFailed: the learner does not have these weights any more.
+            ActorFailed: they are not there.
             SyncError: the copy received others.
         """
         async with self._weights:
-            if not self._copies.is_behind(name):
+            last = self._pi_t if name.startswith("reference") else self._sent
+            if last is None or not self._copies.is_behind(name):
                 return
-            copy = self._copies.destination(name)
-            version = self._pi_t if name.startswith("reference") else self._sent
-            if version is None:
-                raise ActorFailed(f"{name} was replaced, but the learner has trained since the last sync: its weights are gone", [name])
+            copy, (version, checksums) = self._copies.destination(name), last
             self._connected = -1
-            await self._connect([copy])
+            try:
+                await self._connect([copy], *([] if version in self._held else [self._on_disk(name, version)]))
+            except ConfigError as error:
+                raise ActorFailed(f"{name} was replaced, but its weights cannot be read: {error}", [name]) from error
             sent = await self._sent_by_all("learner: sync with one copy", version, "all", True)
+            if sent != checksums:
+                raise ActorFailed(
+                    f"{name} was replaced, but the weights of version {version} are not those that the last sync sent", [name]
+                )
             received = (await first_cause([copy.handle.weight_checksums.remote()], [f"{name}: weight_checksums"], self._timeout_s))[0]
             for held in received.values() if name.startswith("rollout") else [received]:
                 check_received(name, sent, held)
@@ -155,9 +167,18 @@ class LearnerGroup:
             await self._connect(copies)
             self._connected = changes
 
-    async def _connect(self, copies: Sequence[Destination]) -> None:
+    async def _connect(self, copies: Sequence[Destination], *stored: str) -> None:
         self._complete = True
-        await self._all("connect", list(copies), self._sync_config, limit_s=self._sync_config.timeout_s + _LATER_S)
+        await self._all("connect", list(copies), self._sync_config, *stored, limit_s=self._sync_config.timeout_s + _LATER_S)
+
+    def _on_disk(self, name: str, version: int) -> str:
+        """Where the policy is that a copy must hold, since the learner has it no longer."""
+        if (stored := self._stored(version)) is None:
+            gone = (
+                f"the learner has trained since the last sync, and the policy of iteration {version} is not on disk (checkpoint.policies)"
+            )
+            raise ActorFailed(f"{name} was replaced, but its weights are gone: {gone}", [name])
+        return stored
 
     async def _send(self, version: int, audience: Audience) -> Checksums:
         async with self._phases.syncing() as complete:
@@ -190,7 +211,7 @@ class LearnerGroup:
     async def load(self, directory: Path) -> None:
         await self._phases.training()
         async with self._weights:
-            self._sent = self._pi_t = None
+            self._held.clear()
             self._complete = True
             await self._all("load", directory)
 

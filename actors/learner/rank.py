@@ -44,7 +44,7 @@ from raypref.training.logprobs import per_token_logps
 
 if TYPE_CHECKING:
     from actors.weights.destination import Destination
-    from actors.weights.source import WeightSource
+    from actors.weights.source import DeepSpeedSource
 
 
 class LearnerRank:
@@ -166,19 +166,20 @@ class LearnerRank:
         with evaluating(self._engine):
             return per_token_logps(self._engine, sequences, self._config.micro_batch_tokens)
 
-    def connect(self, destinations: Sequence[Destination], sync: SyncConfig) -> None:
+    def connect(self, destinations: Sequence[Destination], sync: SyncConfig, stored: str | None = None) -> None:
         """Build the sending half of the weight transport, in place of an earlier one.
 
         Args:
             destinations: who gets the weights at every ``sync``.
             sync: its ``transport`` (not ``auto``) and ``timeout_s``.
+            stored: a policy on disk, as ``policy.path`` names one, that is sent in place of the one in training.
         """
         from actors.weights.sender import WeightSender
-        from actors.weights.source import DeepSpeedSource
+        from actors.weights.stored_source import StoredSource
 
         if self._sender is not None:
             self._sender.close()
-        source = DeepSpeedSource(self._engine.module)
+        source = self._weights() if stored is None else StoredSource(self._weights(), self._policy, stored, read=self._rank == 0)
         self._sender = WeightSender(sync, self._rank, self._world_size, source, list(destinations))
 
     def sync(self, version: int, audience: Audience = "all", complete: bool = False, limit_s: float | None = None) -> dict[str, int]:
@@ -207,7 +208,6 @@ class LearnerRank:
 
     def reload(self) -> None:
         """Move the optimiser's state back to the device."""
-        self._writer.copied()
         self._offload.reload()
 
     # --- disk -----------------------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class LearnerRank:
             if adapter is not None:
                 files.append(partial(adapter.write, self._policy, directory))
 
-    def _weights(self) -> WeightSource:
+    def _weights(self) -> DeepSpeedSource:
         """The policy's weights as its directory stores them, the adapter merged."""
         from actors.weights.source import DeepSpeedSource
 

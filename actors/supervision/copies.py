@@ -1,7 +1,8 @@
 """Which actors receive the policy's weights, and which hold those of the last sync.
 
 An actor that was replaced has no weights. It gets them with the next sync, for which the senders connect with all copies anew. Where
-nobody else can do its work it gets them at once, alone (``LearnerGroup.bring``), as long as the learner has not taken another step.
+nobody else can do its work it gets them at once, alone (``LearnerGroup.bring``): from the learner, or from the disk where the learner has
+taken another step.
 """
 
 from __future__ import annotations

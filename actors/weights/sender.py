@@ -27,13 +27,13 @@ from raypref.roles import Audience
 from raypref.sections import SyncConfig
 
 if TYPE_CHECKING:
-    from actors.weights.source import DeepSpeedSource
+    from actors.weights.source import WeightSource
 
 
 class WeightSender:
     """Sends the weights; every learner rank has one, the first rank's does the talking."""
 
-    def __init__(self, sync: SyncConfig, rank: int, world_size: int, source: DeepSpeedSource, destinations: Sequence[Destination]) -> None:
+    def __init__(self, sync: SyncConfig, rank: int, world_size: int, source: WeightSource, destinations: Sequence[Destination]) -> None:
         """Connect with the copies; called on every learner rank at the same time.
 
         Args:

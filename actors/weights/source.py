@@ -35,6 +35,9 @@ class TensorInfo:
 class WeightSource(ABC):
     """Weights that can be read again and again; has what vLLM's senders ask of a source."""
 
+    complete = True
+    """Whether the next passes, and ``metadata``, cover every weight; a source may ignore that they need not."""
+
     @abstractmethod
     def metadata(self) -> list[TensorInfo]:
         """Every tensor of the next pass, in the order of iteration."""
@@ -72,9 +75,6 @@ class DeepSpeedSource(WeightSource):
       and up), and reloads a fused layer whole or not at all: where one of them is trained, its neighbours come, too.
     """
 
-    complete = True
-    """Whether the next passes, and ``metadata``, cover every weight."""
-
     def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, bucket_elements: int | None = None) -> None:
         """
         Args:
@@ -87,7 +87,8 @@ class DeepSpeedSource(WeightSource):
                 that share a weight has an adapter, or an adapter is on experts.
         """
         self._dtype = dtype
-        self._bucket_elements = bucket_elements or GATHER_ELEMENTS.get(next(module.parameters()).device.type, 0)
+        self.device = next(module.parameters()).device
+        self._bucket_elements = bucket_elements or GATHER_ELEMENTS.get(self.device.type, 0)
         self._entries = _entries(module)
         self._stored = stored_form(unwrapped(module), {entry.name: _shape(entry.parts[0]) for entry in self._entries})
         changing = {entry.unit for entry in self._entries if entry.trained}
@@ -177,7 +178,7 @@ def gathered(tensors: list[Tensor]) -> AbstractContextManager[None]:
 class RecordingSource(WeightSource):
     """Passes a source's weights on and remembers the checksum of each tensor as it was last sent."""
 
-    def __init__(self, source: DeepSpeedSource, *, active: bool) -> None:
+    def __init__(self, source: WeightSource, *, active: bool) -> None:
         """
         Args:
             source: where the weights come from.

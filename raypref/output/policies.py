@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raypref.output.numbered import by_number
+from raypref.config import RunConfig
+from raypref.output.numbered import by_number, iteration_name
 from raypref.output.removal import put, remove
 
 
@@ -40,3 +41,11 @@ class Policies:
         for old in by_number(self._directory.glob("iteration_*"))[: -self.keep] if self.keep else ():
             if old.name != best:
                 remove(old)
+
+
+def stored_policy(config: RunConfig, iteration: int) -> str | None:
+    """The policy after so many iterations on disk, as ``policy.path`` names one; None where the run has it not, or not yet."""
+    if iteration == 0:
+        return config.policy.path
+    path = config.output_dir / "policies" / iteration_name(iteration)
+    return str(path) if path.exists() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,9 @@ class Engine(Actor):
             return {key: SyncError(f"{self.name} holds version {self.version}") for key, right in held.items() if not right}
 
         return await self._until_dead(accept())  # type: ignore[no-any-return]
+
+    async def _weight_checksums(self) -> dict[str, Any]:
+        return await self._until_dead(self._after(0.0, {"": {"weight": 1}}))  # type: ignore[no-any-return]
 
     async def _items(self) -> AsyncIterator[Any]:
         """What Ray gives: references; an error comes as the last of them."""
@@ -226,9 +229,9 @@ class Rank:
         for method in ("connect", "sync", "step"):
             setattr(self, method, Method(getattr(self, f"_{method}")))
 
-    async def _connect(self, destinations: list[Destination], sync: SyncConfig) -> None:
+    async def _connect(self, destinations: list[Destination], sync: SyncConfig, stored: str | None = None) -> None:
         self.connected = destinations
-        self.log.append(f"connect {' '.join(copy.handle.name for copy in destinations)}")
+        self.log.append(f"connect {' '.join(copy.handle.name for copy in destinations)}{f' with {stored}' if stored else ''}")
 
     async def _sync(self, version: int, audience: str, complete: bool, limit_s: float) -> dict[str, int]:
         if self.kills_in_sync is not None:
@@ -237,6 +240,7 @@ class Rank:
         for copy in self.connected:
             if copy.handle.dead.is_set():
                 raise SyncError(f"sync: {copy.name} failed")
+            copy.handle.version = version
         self.log.append(f"sync {version} {audience}")
         return {"weight": 1}
 
@@ -245,9 +249,11 @@ class Rank:
         return {"loss": 0.0}
 
 
-async def learner_of(cluster: Cluster, copies: Copies) -> tuple[Rank, LearnerGroup]:
+async def learner_of(
+    cluster: Cluster, copies: Copies, stored: Callable[[int], str | None] = lambda version: None
+) -> tuple[Rank, LearnerGroup]:
     rank = Rank()
-    learner = LearnerGroup([rank], 5.0, None, cluster.supervisor, copies)
+    learner = LearnerGroup([rank], 5.0, None, cluster.supervisor, copies, stored)
     await learner.connect(await copies.present(), SyncConfig())
     copies.bring = learner.bring
     return rank, learner
@@ -318,7 +324,7 @@ def test_the_only_reference_gets_pi_t_again_as_long_as_the_learner_has_it(traine
         copies.lose("reference-0")
         held = copies.replaced("reference-0", await cluster.restart("reference-0"))
         if trained:
-            with pytest.raises(ActorFailed, match="reference-0 was replaced, but the learner has trained since the last sync"):
+            with pytest.raises(ActorFailed, match="reference-0 was replaced, but its weights are gone: the learner has trained since"):
                 await learner.bring("reference-0")
             return
         await learner.bring("reference-0")
@@ -326,6 +332,49 @@ def test_the_only_reference_gets_pi_t_again_as_long_as_the_learner_has_it(traine
         assert rank.log[-2:] == ["connect reference-0.1", "sync 3 all"]
         await learner.sync(4)
         assert rank.log[-2:] == ["connect reference-0.1", "sync 4 all"], "the senders connect with all copies again"
+
+    run(work)
+
+
+def test_an_engine_gets_pi_t_from_the_disk_when_the_learner_has_trained_on() -> None:
+    """What is on the disk must be what the last sync sent, also where the sum of what is sent differs from that of a later policy."""
+
+    async def work() -> None:
+        engines = Engines("rollout-0")
+        rank, learner = await learner_of(engines, engines.copies, {2: "policies/iteration_0002", 3: "policies/iteration_0003"}.get)
+        for version in (2, 3):
+            await learner.sync(version)
+            await learner.step([])
+        engines.actors["rollout-0"].kill()
+        waiting = asyncio.ensure_future(answers(engines, "a", version=3))
+        assert await waiting == [("rollout-0.1", "a")]
+        assert rank.log[-2:] == ["connect rollout-0.1 with policies/iteration_0003", "sync 3 all"]
+        await learner.sync(4)
+        assert rank.log[-2:] == ["connect rollout-0.1", "sync 4 all"], "the learner's own weights again"
+        await engines.group.close()
+
+    run(work)
+
+
+def test_a_policy_on_disk_that_is_not_what_was_sent_brings_no_engine_back() -> None:
+    async def work() -> None:
+        cluster = Cluster("reference-0")
+        copies = Copies([Destination("reference-0", cluster.actors["reference-0"])])
+        rank, learner = await learner_of(cluster, copies, lambda version: "policies/iteration_0003")
+        await learner.sync(3)
+        await learner.step([])
+        copies.lose("reference-0")
+        held = copies.replaced("reference-0", await cluster.restart("reference-0"))
+
+        async def other(*_: Any) -> dict[str, int]:
+            return {"weight": 2}
+
+        rank.sync = Method(other)  # type: ignore[attr-defined]
+        with pytest.raises(
+            ActorFailed, match="reference-0 was replaced, but the weights of version 3 are not those that the last sync sent"
+        ):
+            await learner.bring("reference-0")
+        assert not held.done()
 
     run(work)
 

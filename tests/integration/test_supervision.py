@@ -148,6 +148,16 @@ def test_one_of_each_role_is_killed_and_the_run_gives_the_same_policy(calm: RunC
     assert max(line.get("failures/restarts/rollout", 0) for line in lines) == 1
 
 
+def test_the_only_engine_is_killed_after_a_step_and_gets_pi_t_from_the_disk(calm: RunConfig, tmp_path: Path) -> None:
+    """In the middle of the second iteration; the learner does not have pi_1 any more, and the run does not start again."""
+    half = {"replicas": 2, "cpus": 0.5}
+    placement = {"rollout": {"engines": 1}, "oracle": half | {"gpus": 0}, "reference": half}
+    config = config_for(tmp_path, placement=placement)
+    outcome = run(config, Stopping({GROUPS // 2 + 10: [("rollout-0", signal.SIGKILL)]}))
+    assert [entry["actor"] for entry in outcome.replacements] == ["rollout-0"]
+    check_equal(config, outcome, calm)
+
+
 @pytest.mark.slow
 def test_actors_that_hang_are_replaced(calm: RunConfig, tmp_path: Path) -> None:
     """The first calls had up to 30 s; later ones take milliseconds, so that the floor of 3 s is near their limit."""
