@@ -12,7 +12,7 @@ import numpy as np
 
 from actors.cluster.calls import first_cause
 from actors.learner.phases import Phases
-from actors.supervision.copies import Copies
+from actors.supervision.copies import Copies, WeightsGone
 from actors.supervision.supervisor import Supervisor
 from raypref import types
 from raypref.errors import ActorFailed, ActorSilent, ConfigError, ObjectLost, SyncError
@@ -138,7 +138,8 @@ class LearnerGroup:
         trained since, they come from the disk.
 
         Raises:
-            ActorFailed: they are not there.
+            WeightsGone: they are not there.
+            ActorFailed: what is there are others.
             SyncError: the copy received others.
         """
         async with self._weights:
@@ -177,7 +178,7 @@ class LearnerGroup:
             gone = (
                 f"the learner has trained since the last sync, and the policy of iteration {version} is not on disk (checkpoint.policies)"
             )
-            raise ActorFailed(f"{name} was replaced, but its weights are gone: {gone}", [name])
+            raise WeightsGone(f"{name} was replaced, but its weights are gone: {gone}", [name])
         return stored
 
     async def _send(self, version: int, audience: Audience) -> Checksums:

@@ -174,6 +174,7 @@ class RolloutGroup:
             return
         if not engine.member.up:
             self._unplaced.append(asked)
+            self.members.need()
             return
         key, asked.since = str(next(self._keys)), time.monotonic()
         if not engine.unanswered:

@@ -17,6 +17,10 @@ from actors.weights.destination import Destination
 from raypref.errors import ActorFailed
 
 
+class WeightsGone(ActorFailed):
+    """Nobody has the weights that a replacement must hold; the next sync brings others."""
+
+
 class Copies:
     """The receivers of the weights, in the order of the plan."""
 

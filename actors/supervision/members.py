@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from actors.supervision.copies import Copies
+from actors.supervision.copies import Copies, WeightsGone
 from actors.supervision.supervisor import Supervisor
 from raypref.errors import ActorFailed
 
@@ -55,6 +55,8 @@ class Members:
         """Why there will be no further replacement."""
         self._changed = asyncio.Event()
         """Set at every change of what is up; whoever waits clears it."""
+        self._needed = asyncio.Event()
+        """Set when something waits for an actor of this role while none is up."""
         self._replacing: set[asyncio.Task[None]] = set()
         if copies is not None:
             copies.on_lost |= {member.name: partial(self.lost, member) for member in self.all if member.name in copies}
@@ -97,6 +99,10 @@ class Members:
         self.on_down(member, error)
         return True
 
+    def need(self) -> None:
+        """Something waits for an actor, and none is up."""
+        self._needed.set()
+
     async def some_up(self) -> list[Member]:
         """The actors that are up, at least one; waits for it.
 
@@ -104,6 +110,7 @@ class Members:
             ActorFailed: there will be none.
         """
         while not self.up:
+            self.need()
             await self._change()
         return self.up
 
@@ -134,6 +141,7 @@ class Members:
     async def _replace(self, member: Member, error: ActorFailed, account: str | None) -> None:
         await self.supervisor.replace(member.name, error, lambda handle: self._made_ready(member, handle), account)
         member.up = True
+        self._needed.clear()
         self._watch(member)
         self._note_change()
         self.on_up(member)
@@ -152,7 +160,12 @@ class Members:
             raise
 
     async def _weights(self, copies: Copies, member: Member, handle: Any) -> None:
-        """Wait until a replacement holds the weights of the policy: with the next sync, or at once where no other actor is up."""
+        """Wait until a replacement holds the weights of the policy: with the next sync, or at once where no other actor is up. Where they
+        are gone it is the next sync, unless something needs them before.
+
+        Raises:
+            WeightsGone: something does.
+        """
         held = copies.replaced(member.name, handle)
 
         def died(error: ActorFailed) -> None:
@@ -164,11 +177,25 @@ class Members:
         try:
             await asyncio.wait([held, alone], return_when=asyncio.FIRST_COMPLETED)
             if not held.done() and copies.bring is not None:
-                await copies.bring(member.name)
+                try:
+                    await copies.bring(member.name)
+                except WeightsGone:
+                    if await self._needed_before(held):
+                        raise
             await held
         finally:
             held.cancel()
             alone.cancel()
+
+    async def _needed_before(self, held: asyncio.Future[None]) -> bool:
+        """Whether something needs an actor of this role before a replacement holds weights."""
+        needed: asyncio.Future[Any] = asyncio.ensure_future(self._needed.wait())
+        awaited: list[asyncio.Future[Any]] = [held, needed]
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            return not held.done()
+        finally:
+            needed.cancel()
 
     async def _none_up(self) -> None:
         while self.up:

@@ -116,6 +116,8 @@ class Replicas:
         self._serve()
         if place.done():
             return place.result()
+        if not self.members.up:
+            self.members.need()
         try:
             return await place
         except asyncio.CancelledError:

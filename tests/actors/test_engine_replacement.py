@@ -16,7 +16,7 @@ from actors.learner.group import LearnerGroup
 from actors.rollout.actor import Finished
 from actors.rollout.group import RolloutGroup
 from actors.supervision import supervisor as supervision
-from actors.supervision.copies import Copies
+from actors.supervision.copies import Copies, WeightsGone
 from actors.weights.destination import Destination
 from raypref.errors import ActorDied, ActorFailed, ActorSilent, SyncError
 from raypref.sections import SyncConfig
@@ -191,7 +191,7 @@ def test_a_request_fails_when_no_engine_can_be_brought_back() -> None:
         engines = Engines("rollout-0")
 
         async def bring(name: str) -> None:
-            raise ActorFailed(f"{name} was replaced, but its weights are gone", [name])
+            raise WeightsGone(f"{name} was replaced, but its weights are gone", [name])
 
         engines.copies.bring = bring
         engines.actors["rollout-0"].kill()
@@ -199,6 +199,26 @@ def test_a_request_fails_when_no_engine_can_be_brought_back() -> None:
             await answers(engines, "a")
         with pytest.raises(ActorFailed, match="its weights are gone"):
             await answers(engines, "b")
+        await engines.group.close()
+
+    run(work)
+
+
+def test_an_engine_that_nobody_asks_waits_for_the_next_sync() -> None:
+    """All of the iteration is sampled, and the learner has trained; pi_t is on no disk. The next sync brings the weights that are asked."""
+
+    async def work() -> None:
+        engines = Engines("rollout-0")
+        _, learner = await learner_of(engines, engines.copies)
+        await learner.sync(0)
+        assert await answers(engines, "a") == [("rollout-0.0", "a")]
+        await learner.step([])
+        engines.actors["rollout-0"].kill()
+        while not engines.copies.is_behind("rollout-0"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        await learner.sync(1)
+        assert await answers(engines, "b", version=1) == [("rollout-0.1", "b")]
         await engines.group.close()
 
     run(work)
