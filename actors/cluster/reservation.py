@@ -111,6 +111,8 @@ async def while_placed(group: PlacementGroup, name: str, timeout_s: float, work:
                 raise ActorFailed(late, [name])
     finally:
         task.cancel()
+        if look is not None:
+            look.cancel()
     return task.result()
 
 

@@ -52,6 +52,7 @@ def beside(name: str, call: Callable[[], T]) -> asyncio.Future[T]:
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def make() -> None:
+        answer.set_running_or_notify_cancel()
         try:
             answer.set_result(call())
         except Exception as error:  # noqa: BLE001  # raised where the answer is waited for

@@ -1,6 +1,6 @@
 """When the policy is saved, what a checkpoint of it holds, and how it is written while training goes on.
 
-    save        the learner copies its state; training goes on
+    save        the learner copies its state while training goes on, up to the next change of it
     publish     when every rank has written its files: manifest, ``state.json``, removal of old checkpoints
 
 One checkpoint is written at a time: the next one waits for it, and so does the end of the run.

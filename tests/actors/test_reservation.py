@@ -83,8 +83,8 @@ def test_a_replacement_waits_for_its_bundle(returns: bool, monkeypatch: pytest.M
     assert type(caught.value) is ActorFailed, "not a death: another replacement would not find a place either"
 
 
-def test_a_gcs_that_hangs_does_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Supervision goes on, the replacement's own end is noticed, and the loop ends although the question is never answered."""
+def test_a_gcs_that_hangs_does_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Supervision goes on, the replacement's own end is noticed, and the loop ends although the question is answered too late."""
     over = threading.Event()
     monkeypatch.setattr(reservation, "_LOOK_S", 0.02)
     monkeypatch.setattr(reservation, "placement_group_table", lambda group: over.wait())
@@ -98,3 +98,7 @@ def test_a_gcs_that_hangs_does_not_hold_the_event_loop(monkeypatch: pytest.Monke
         assert asyncio.run(reservation.while_placed(GROUP, "oracle-0", 0.05, ready())) == 1, "one question, not one for each look"
     finally:
         over.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("teardown"):
+            thread.join()
+    assert caplog.text == ""
