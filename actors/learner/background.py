@@ -41,6 +41,8 @@ class HostCopies:
         self._held: list[torch.UntypedStorage] = []
         self._to_make: list[tuple[torch.UntypedStorage, torch.UntypedStorage]] = []
         """(copy, original) of what ``make`` copies."""
+        self._of: dict[int, torch.UntypedStorage] = {}
+        """The copy of each of these originals, which are alive until ``make`` is called."""
         self._stream: torch.cuda.Stream | None = None
         """For originals on a GPU."""
 
@@ -50,21 +52,24 @@ class HostCopies:
             self._buffers[storage.nbytes()].append(storage)
         self._held.clear()
         self._to_make.clear()
+        self._of.clear()
 
     def of(self, state: Any) -> Any:
         """A copy of everything in ``state``, its tensors on the host: their values come with ``make``, and must not change before. Tensors
         that share memory share it in the copy, too."""
         memo: dict[int, Any] = {}
-        storages: dict[int, torch.UntypedStorage] = {}
         for tensor in _tensors(state):
             if id(tensor) not in memo:
-                self._copy(tensor, memo, storages)
+                self._copy(tensor, memo)
         return copy.deepcopy(state, memo)
 
     def alone(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of one tensor, without the rest of the memory that it is a part of."""
+        """A copy of one tensor: a part of what ``of`` has copied, or else made at once, without the rest of the memory that it is part of,
+        since it may be the last one to need that."""
         import torch
 
+        if (whole := self._of.get(tensor.untyped_storage()._cdata)) is not None:
+            return torch.empty(0, dtype=tensor.dtype).set_(whole, tensor.storage_offset(), tensor.size(), tensor.stride())
         made = torch.empty(0, dtype=tensor.dtype).set_(self._storage(tensor.nbytes))
         return made.view(tensor.size()).copy_(tensor.detach())
 
@@ -82,20 +87,21 @@ class HostCopies:
         import torch
 
         ordered, self._to_make = self._to_make, []
+        self._of.clear()
         with torch.cuda.stream(self._stream):  # of None: nothing
             for made, original in ordered:
                 _bytes(made).copy_(_bytes(original))
 
-    def _copy(self, tensor: torch.Tensor, memo: dict[int, Any], storages: dict[int, torch.UntypedStorage]) -> None:
+    def _copy(self, tensor: torch.Tensor, memo: dict[int, Any]) -> None:
         """Put a copy of the tensor into ``memo``, where ``deepcopy`` finds it."""
         import torch
 
         source = tensor.untyped_storage()
-        if source._cdata not in storages:
-            storages[source._cdata] = self._storage(source.nbytes())
-            self._to_make.append((storages[source._cdata], source))
+        if source._cdata not in self._of:
+            self._of[source._cdata] = self._storage(source.nbytes())
+            self._to_make.append((self._of[source._cdata], source))
         place = (tensor.storage_offset(), tensor.size(), tensor.stride())
-        made = torch.empty(0, dtype=tensor.dtype).set_(storages[source._cdata], *place)
+        made = torch.empty(0, dtype=tensor.dtype).set_(self._of[source._cdata], *place)
         if isinstance(tensor, torch.nn.Parameter):
             made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)

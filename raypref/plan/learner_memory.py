@@ -217,14 +217,16 @@ def transport_bytes(job: Job, *, sends: bool = False) -> int:
 
 def copied_bytes(job: Job) -> int:
     """Rank 0's copy of the state, kept from one checkpoint to the next: the optimiser's state, below stage 3 all weights, at stage 3 its
-    share of those that are not trained; and the policy as it is written beside it. The other ranks' copy has no weights below stage 3."""
+    share of those that are not trained; and what is written beside it of a policy whose weights are not these: gathered at stage 3, or with
+    an adapter merged into them. The other ranks' copy has no weights below stage 3."""
     if not job.copies:
         return 0
     policy = job.dtype_bytes * job.model.parameters
     weights = policy + job.dtype_bytes * job.model.adapter_parameters
     if job.zero_stage == 3:
         weights = shard(policy, job.ranks) if job.model.adapter_parameters else 0
-    return optimizer_bytes(job) + weights + (policy if job.policies else 0)
+    others = job.zero_stage == 3 or job.model.adapter_parameters > 0
+    return optimizer_bytes(job) + weights + (policy if job.policies and others else 0)
 
 
 def transport_host_bytes(job: Job) -> int:

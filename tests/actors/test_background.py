@@ -68,6 +68,18 @@ def test_the_copy_of_one_tensor_has_no_more_than_that() -> None:
     assert copied.untyped_storage().nbytes() == 16
 
 
+def test_what_a_state_shares_with_the_policy_beside_it_is_copied_once() -> None:
+    copies, flat = HostCopies(), torch.arange(6.0)
+    state = copies.of({"module": flat[:4].view(2, 2)})
+    part, other = copies.alone(flat[2:6]), copies.alone(torch.ones(2))
+    assert other.tolist() == [1.0, 1.0]
+    copies.make()
+    flat.zero_()
+    assert part.tolist() == [2.0, 3.0, 4.0, 5.0]
+    assert part.untyped_storage()._cdata == state["module"].untyped_storage()._cdata
+    assert copies.alone(flat[2:6]).tolist() == [0.0] * 4, "of the next checkpoint"
+
+
 class Engine:
     """What ``save_checkpoint`` of DeepSpeed's engine does: two files through its checkpoint engine."""
 

@@ -281,14 +281,15 @@ def test_job_of_a_config() -> None:
 
 
 def test_the_copy_that_a_checkpoint_is_written_from() -> None:
-    """12 P / 8 of optimiser, 2 P of weights on rank 0 below stage 3, 2 P of the policy beside it, in every phase; with an adapter under
-    stage 3 the share of the weights that are not trained. Nothing where training waits."""
+    """12 P / 8 of optimiser, 2 P of weights on rank 0 below stage 3, from which the policy is written, too; at stage 3, or with an adapter,
+    2 P for that; in every phase. With an adapter under stage 3 the share of the weights that are not trained. Nothing where training
+    waits."""
     job = replace(JOB, copies=True)
     assert all(
         process(job, "learner", phase).host == {"checkpoint": 12_045_391_872 + 16_060_522_496} for phase in ("rollout", "train", "sync")
     )
     job = replace(job, policies=True)
-    assert process(job, "learner", "train").host == {"checkpoint": 12_045_391_872 + 2 * 16_060_522_496}
+    assert process(job, "learner", "train").host == {"checkpoint": 12_045_391_872 + 16_060_522_496}
     job = replace(job, zero_stage=3)
     assert process(job, "learner", "train").host == {"checkpoint": 12_045_391_872 + 16_060_522_496}
     adapted = replace(job, model=ModelShape.of(LLAMA_8B, LoraConfig(rank=16)))
