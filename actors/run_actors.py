@@ -25,6 +25,7 @@ from actors.cluster.connection import Device
 from actors.cluster.gpu_memory import check_gpu_memory
 from actors.cluster.gpu_shares import check_shares, waves
 from actors.cluster.machines import machines_of
+from actors.cluster.memory_peaks import MemoryPeaks
 from actors.cluster.nodes import check_nodes, nodes_of
 from actors.cluster.preflight import check_network
 from actors.cluster.reservation import reserve, while_placed
@@ -77,10 +78,9 @@ class RunActors:
         self._group = group
         self._transport = transport.choose(config.sync.transport, device, config.placement.layout, nodes)
         self._takes_turns = takes_turns(config, plan)
-        self.machines: list[Machine] = []
-        """The nodes on which the actors are placed."""
-        self._handles: dict[str, Any] = {}
-        """Name of an actor -> its handle."""
+        self.machines: list[Machine] = []  # the nodes on which the actors are placed
+        self._handles: dict[str, Any] = {}  # by the actor's name
+        self.peaks = MemoryPeaks(self._handles)
         self.supervisor = Supervisor.of(config, self)
         self.on_waiting: Callable[[Sequence[str]], None] = lambda waiting: None
         """Told which actors are not ready yet, each time another one is."""

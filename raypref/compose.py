@@ -125,7 +125,7 @@ def _run_on_cluster(
             start_s = time.monotonic() - begun
             logger.info("started in %.0f s", start_s)
             driver = Driver(config, actors.roles, data, metrics=metrics, callbacks=callbacks, recorded=recorded)
-            driver.meter.sources += [] if actors.roles.rollout is None else [actors.roles.rollout.take_metrics]
+            driver.meter.sources += [one.take_metrics for one in (actors.roles.rollout, actors.peaks) if one is not None]
             driver.meter.speed = speed_of(config, actors.device)
             actors.supervisor.on_restart = driver.failures.replaced
             with as_run_failure(config, lambda: driver.iterations.moment(driver.state)), restarts.counting(lambda: driver.state.iteration):

@@ -140,6 +140,14 @@ RUN_METRICS = (
         "groups",
         remedy="A stage that holds most of the groups in flight is the bottleneck before the learner.",
     ),
+    MetricInfo(
+        "memory_peak/<memory>/<role>",
+        "Most memory that a process of the role (learner, rollout, reference, oracle) has held since it started, the largest of the role: "
+        "gpu (PyTorch's tensors on one GPU) or host (the process's resident set, its libraries among it). Asked every few seconds, and "
+        "written when it has grown by a percent.",
+        "GiB",
+        remedy="The report shows it beside the plan's figure. Far above it: say so in an issue, with plan.json.",
+    ),
     MetricInfo("engine/running", "Sequences that an engine decodes at a time: vLLM's own figure, mean over its steps.", "sequences"),
     MetricInfo(
         "engine/waiting",

@@ -1,17 +1,15 @@
-"""Sections of the report: weight syncs, time by stage, memory against the plan, failures."""
+"""Sections of the report: weight syncs, time by stage, failures."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from raypref.output.terminal import counted
 from raypref.report.curves import RESTARTS, SYNC, Curves, plots_of
 from raypref.report.oracle import chosen
-from raypref.report.parts import Block, Note, Section, Table, seconds_shown, shown
+from raypref.report.parts import Block, Note, Section, Table, seconds_shown
 from raypref.report.plots import bars, spans
 from raypref.report.run_directory import RunDirectory
 from raypref.report.timeline import read_timeline
@@ -102,61 +100,6 @@ def _at_ends(run: RunDirectory, name: str) -> list[float]:
     series = run.series(name)
     at = dict(zip(series.steps, series.values, strict=True))
     return [at.get(end, math.nan) for end in run.iteration_ends]
-
-
-def memory(run: RunDirectory) -> Section:
-    """What was planned before the start (``plan.json``): by GPU, role and phase; and the seconds of an iteration beside those measured."""
-    if run.plan is None:
-        return Section("plan", "Plan", blocks=[Note("The run has no plan.json; raypref plan says what a config will need.")])
-    rows = [[name, text] for name, text in _leaves({key: value for key, value in run.plan.items() if key != "first_prompt"})]
-    everything = Table("Everything that was planned", ("what", "value"), rows, folded=True, texts=True)
-    try:
-        blocks: list[Block] = [*_planned_memory(run.plan), *_planned_seconds(run, run.plan), everything]
-    except (KeyError, TypeError, AttributeError, ValueError):  # of another version
-        blocks = [Note("plan.json has another form than this version writes.", "warning"), everything]
-    fits = run.plan.get("fits")
-    intro = "What the run was expected to need, before it started." + ("" if fits is None else " It fits." if fits else " It does not fit.")
-    return Section("plan", "Plan", intro, blocks)
-
-
-def _planned_memory(plan: Mapping[str, Any]) -> Iterator[Table]:
-    """What equal GPUs hold by phase."""
-    capacity = plan["gpu_bytes"]
-    for use in plan["gpus"]:
-        phases = {phase: parts for phase, parts in use["phases"].items() if parts}
-        names = list(dict.fromkeys(name for parts in phases.values() for name in parts))
-        rows = [[name, *(_gib(parts[name]) if name in parts else "" for parts in phases.values())] for name in names]
-        limit = f" of {_gib(capacity)}" if capacity else ""
-        peak = f"at most {_gib(use['peak_bytes'])}{limit}, {use['peak_phase']}"
-        title = f"Memory of {counted(use['count'], 'GPU')} ({' + '.join(dict.fromkeys(use['roles']))}): {peak}"
-        if rows:
-            yield Table(title, ("GiB by phase", *phases), rows)
-
-
-def _planned_seconds(run: RunDirectory, plan: Mapping[str, Any]) -> Iterator[Table]:
-    """Seconds of a stage of one iteration, beside the mean of those measured."""
-    if plan["seconds"] is None:
-        return
-    stages = {**plan["seconds"]["stages"], "iteration": plan["seconds"]["iteration_s"]}
-    measured = {name: run.series(f"time/{name}_s") for name in stages}
-    rows = [[name, f"{float(value):.1f}", shown(measured[name].mean)] for name, value in stages.items() if measured[name]]
-    caption = "Planned times follow from stated throughputs (raypref plan); a stage's time is what it takes alone."
-    yield Table("Seconds of an iteration", ("stage", "planned", "measured"), rows, caption)
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}[{place}]")
-    elif value is not None:
-        yield path, shown(value, 4) if isinstance(value, float) else str(value)
 
 
 def failures(run: RunDirectory) -> Section:

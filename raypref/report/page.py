@@ -11,9 +11,10 @@ from typing import Any
 from raypref.output.environment import in_words
 from raypref.output.terminal import counted, visible
 from raypref.output.whole_file import write_whole
-from raypref.report.operation import failures, memory, sync, timing
+from raypref.report.operation import failures, sync, timing
 from raypref.report.oracle import oracle
 from raypref.report.parts import Cell, Level, Note, Section, Table
+from raypref.report.plan import plan
 from raypref.report.run_directory import RunDirectory
 from raypref.report.samples import matrices, samples
 from raypref.report.settings import changed_settings, flat
@@ -59,7 +60,7 @@ def title_of(run: RunDirectory) -> str:
 
 def sections(run: RunDirectory) -> list[Section]:
     """All sections in their order; that on failures comes last, since reading the others may find something damaged."""
-    parts = [win_rates, training, responses, oracle, samples, matrices, sync, timing, memory, settings, failures]
+    parts = [win_rates, training, responses, oracle, samples, matrices, sync, timing, plan, settings, failures]
     return [part(run) for part in parts]
 
 

@@ -19,6 +19,7 @@ from tests.chaos.moments import Fault
 BY_SPEED = (
     "time",
     "waiting/",
+    "memory_peak/",
     "overlap_efficiency",
     "in_flight/",
     "engine/",

@@ -45,6 +45,11 @@ def check_outputs(result: raypref.RunResult) -> None:
     assert steps[0]["entropy"] > 0.0
     assert [line["tokens_per_second_per_gpu/sampled"] > 0.0 for line in lines if "time/iteration_s" in line] == [True, True]
     assert max(line.get("engine/running", 0.0) for line in lines) > 0.0, "vLLM's own figures"
+    assert {role for role in ("learner", "rollout", "oracle") if any(f"memory_peak/host/{role}" in line for line in lines)} == {
+        "learner",
+        "rollout",
+        "oracle",
+    }
     assert steps[0]["policy_age"] == 0.0
     assert all(0.0 < line["overlap_efficiency"] <= 1.0 for line in lines if "time/iteration_s" in line)
     numbered = [path.name[:14] for room in ("rollouts", "evaluation", "checkpoints") for path in (result.output_dir / room).iterdir()]

@@ -21,6 +21,7 @@ from raypref.output.summary import add_capability, print_summary
 from raypref.report.model_card import model_card
 from raypref.report.page import header, sections, write_report
 from raypref.report.parts import Plot, Table
+from raypref.report.plan import peaks_by_role
 from raypref.report.run_directory import RunDirectory
 from raypref.report.verdict import verdict
 from tests.report.browser import open_page
@@ -115,6 +116,27 @@ def test_a_run_beside_its_plan(copied: Path) -> None:
     took = [line["time/train_s"] for line in lines(copied) if "time/train_s" in line]
     assert (stage, planned, last) == ("train", "7.5", "iteration")
     assert float(str(measured)) == pytest.approx(sum(took) / len(took), rel=0.05)
+
+
+@pytest.mark.parametrize("memory", ["gpu", "host"])
+def test_peaks_of_memory_beside_the_plan(copied: Path, memory: str) -> None:
+    """One process of each role: two engines share a GPU in the plan; of the measured values the largest, also from before a resumption."""
+    gib = 2**30
+    parts = {"learner optimizer": 3 * gib, "learner weights": gib, "rollout cache": 8 * gib}
+    use = {"roles": ["learner", "rollout", "rollout"], "count": 1, "peak_phase": "train", "peak_bytes": 12 * gib}
+    plan = {"gpu_bytes": 0, "gpus": [use | {"phases": {"train": parts, "sync": {"learner weights": gib}}}], "seconds": None}
+    (copied / "plan.json").write_text(json.dumps(plan))
+    with (copied / "metrics.jsonl").open("a") as file:
+        for step, size in ((17, 4.5), (18, 4.25)):
+            file.write(json.dumps({"step": step, f"memory_peak/{memory}/learner": size, "memory_peak/host/oracle": 0.5}) + "\n")
+    (section,) = [section for section in sections(RunDirectory(copied)) if section.id == "plan"]
+    (table,) = [block for block in section.blocks if isinstance(block, Table) and block.title == "Peaks of memory by role (GiB)"]
+    expected = {
+        "gpu": [["learner", "4.00", "4.50", "–"], ["oracle", "–", "–", "0.50"]],
+        "host": [["learner", "4.00", "4.50"], ["oracle", "–", "0.50"]],
+    }
+    assert list(map(list, table.rows)) == expected[memory]
+    assert peaks_by_role(plan) == {"learner": 4 * gib, "rollout": 4 * gib}
 
 
 def test_every_figure_is_one_that_plotly_accepts(made: Path) -> None:
