@@ -3,6 +3,8 @@ EXTRA ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
+# Two processes share the tests; tests/conftest.py says which of them stay together.
+PYTEST := $(BIN)/python -m pytest -n 2
 
 export HF_HUB_OFFLINE ?= 1
 
@@ -19,10 +21,10 @@ quickstart: $(READY)
 	@$(BIN)/python -m examples.quickstart.quickstart
 
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow and not chaos"
+	@$(PYTEST) -m "not slow and not chaos"
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest -m "not chaos"
+	@$(PYTEST) -m "not chaos"
 
 chaos: $(READY)
 	@$(BIN)/python -m pytest tests/chaos

@@ -54,10 +54,10 @@ def write_parquet(path: Path, **columns: list[Any]) -> None:
         ("p.csv", b"prompt,id\na,1\nb,2\n"),
         ("p.csv", b'\xef\xbb\xbfprompt\r\n"a"\r\n\r\nb\r\n'),
         ("p.tsv", b"prompt\tid\na\t1\nb\t2\n"),
-        ("p.jsonl.gz", gzip.compress(LINES)),
+        ("p.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("p.json.bz2", bz2.compress(LINES)),
         ("p.JSONL.xz", lzma.compress(LINES)),
-        ("p.csv.gz", gzip.compress(b"prompt\na\nb\n")),
+        ("p.csv.gz", gzip.compress(b"prompt\na\nb\n", mtime=0)),
     ],
 )
 def test_text_files(tmp_path: Path, name: str, content: bytes) -> None:
@@ -97,7 +97,7 @@ def damaged_parquet(path: Path) -> None:
         ("p.csv", b"prompt,prompt\na,b\n", r"p\.csv:1: the first line must name each column, once"),
         ("p.csv", b'prompt\n"a\n', r"p\.csv:2: broken CSV"),
         ("p.csv", b"prompt\na\n\xff\n", r"p\.csv:3: not UTF-8 text"),
-        ("p.jsonl.gz", gzip.compress(LINES * 1000)[:-20], r"p\.jsonl\.gz: not readable, perhaps damaged or cut off"),
+        ("p.jsonl.gz", gzip.compress(LINES * 1000, mtime=0)[:-20], r"p\.jsonl\.gz: not readable, perhaps damaged or cut off"),
         ("p.jsonl.gz", LINES, r"p\.jsonl\.gz: not readable"),
         ("p.csv.xz", lzma.compress(b"prompt\na\n")[:-10], r"p\.csv\.xz: not readable"),
         ("p.jsonl.bz2", b"no", r"p\.jsonl\.bz2: not readable"),

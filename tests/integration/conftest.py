@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from raypref.sections import PolicyConfig
+from tests.conftest import WITHOUT_ENGINES
 from tests.integration.runs import (
     INPO_PROMPTS,
     PROMPTS,
@@ -26,9 +27,6 @@ from tests.integration.runs import (
 )
 from tests.learner_bench import Benches, make_policy
 from tests.tiny_models import make_model
-
-WITHOUT_ENGINES = {"test_broken_transfer", "test_launch", "test_learner", "test_learner_batch", "test_offload", "test_worker_death"}
-"""Modules whose tests start no vLLM engine."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
