@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +43,20 @@ class Judge:
             oracle: gives the preferences.
             selection: which responses become examples; None for a judge that only compares policies.
             loss: computes the targets.
-            examples: builds the examples; default: of the picked responses alone, however long they are.
+            examples: builds the examples; default, made when the first group is judged: of the picked responses alone, however long
+                they are.
             judging: which comparisons are asked, and what the answers count as.
         """
         self.selection = selection
         self.loss = loss
-        self.examples = examples or ExampleBuilder(loss)
+        self._given_examples = examples
         self.judging = judging or JudgingConfig()
         self._oracle = oracle
+
+    @cached_property
+    def _examples(self) -> ExampleBuilder:
+        """Builds the examples. A judge that only compares needs none, and cannot have them where the loss wants revisions."""
+        return self._given_examples or ExampleBuilder(self.loss)
 
     async def judge(self, rollout: Rollout, partner: Rollout | None = None, oracle: AsyncOracle | None = None) -> Judged:
         """Judge a group.
@@ -71,7 +78,7 @@ class Judge:
         selection = self._selection(rollout)
         picks, targets = await self._pick(selection, len(kept), comparisons, rollout.prompt.id) if len(kept) >= 2 else ([], [])
         in_rollout = [tuple(kept[k] for k in pick) for pick in picks]
-        built = [self.examples.build(rollout, pick, target, partner) for pick, target in zip(in_rollout, targets, strict=True)]
+        built = [self._examples.build(rollout, pick, target, partner) for pick, target in zip(in_rollout, targets, strict=True)]
         examples = tuple(example for example in built if example is not None)
         picked = tuple(pick for pick, example in zip(in_rollout, built, strict=True) if example is not None)
         metrics = {"oracle/dropped": float(not examples), "oracle/overlong": float(len(built) - len(examples))}

@@ -16,6 +16,7 @@ from raypref.judging.judge import Judge
 from raypref.judging.oracle_queue import OracleQueue
 from raypref.losses.dpo import DPO
 from raypref.losses.sppo import SPPO
+from raypref.losses.srpo import SRPO
 from raypref.oracles.base import ABSTAIN, Answer, Question
 from raypref.preferences import log_odds
 from raypref.selection.all_responses import AllResponses
@@ -206,6 +207,11 @@ def test_compare_is_the_mean_over_both_sides() -> None:
 def test_compare_leaves_abstentions_out() -> None:
     assert judge(TABLE | {"a>bb": ABSTAIN}).compare(rollout("a"), rollout("bb", "ccc")).win_rate == pytest.approx(0.9)
     assert np.isnan(judge({"a>bb": ABSTAIN}).compare(rollout("a"), rollout("bb")).win_rate)
+
+
+def test_a_policy_of_srpo_is_compared_where_nothing_is_trained() -> None:
+    """The loss wants revisions for its examples; ``raypref evaluate revisions`` makes no examples, so there is nothing to build them."""
+    assert judge(loss=SRPO()).compare(rollout("a"), rollout("bb")).win_rate == pytest.approx(0.8)
 
 
 def test_compare_refuses_different_prompts() -> None:
