@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from raypref.metrics.clock import StageClock
-from raypref.report.operation import memory, timing
+from raypref.report.operation import timing
 from raypref.report.parts import Note, Plot, Table
+from raypref.report.plan import plan as plan_section
 from raypref.report.run_directory import RunDirectory
 from raypref.report.timeline import joined, read_timeline
 from tests.report.runs import made_run
@@ -62,7 +63,7 @@ def test_planned_and_measured_seconds_stand_side_by_side(tmp_path: Path) -> None
     seconds = {"stages": {"judge": 12.0}, "iteration_s": 20.0}
     plan = {"fits": True, "gpu_bytes": 80 * 2**30, "gpus": [use], "seconds": seconds}
     (run.path / "plan.json").write_text(json.dumps(plan))
-    tables = [block for block in memory(run).blocks if isinstance(block, Table)]
+    tables = [block for block in plan_section(run).blocks if isinstance(block, Table)]
     assert tables[0].title == "Memory of 2 GPUs (learner): at most 4.00 GiB of 80.00 GiB, train"
     assert list(map(list, tables[0].rows)) == [["learner gradients", "1.00 GiB"], ["learner optimizer", "3.00 GiB"]]
     measured = run.series("time/judge_s").mean
@@ -73,7 +74,7 @@ def test_planned_and_measured_seconds_stand_side_by_side(tmp_path: Path) -> None
 def test_a_plan_of_another_form_is_shown_as_it_is(tmp_path: Path) -> None:
     made_run(tmp_path / "run", loop={"iterations": 1}, prompts=8)
     (tmp_path / "run" / "plan.json").write_text('{"gpus": 3}')
-    note, table = memory(RunDirectory(tmp_path / "run")).blocks
+    note, table = plan_section(RunDirectory(tmp_path / "run")).blocks
     assert isinstance(note, Note)
     assert "another form" in note.text
     assert isinstance(table, Table)
