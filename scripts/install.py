@@ -15,6 +15,7 @@ import importlib.metadata
 import logging
 import subprocess
 import sys
+import sysconfig
 import urllib.request
 from pathlib import Path
 
@@ -37,11 +38,12 @@ def main() -> int:
     remove_other_engine(extra)
     indexes = ["--extra-index-url", CPU_INDEX] if extra == "cpu" and reachable(f"{CPU_INDEX}/torch/", PROBE_TIMEOUT_S) else []
     logger.info("installing raypref[%s,dev,docs]%s (about 4 GB, some minutes)", extra, f", torch from {CPU_INDEX}" if indexes else "")
-    if pip("install", "--quiet", *indexes, "--editable", f"{ROOT}[{extra},dev,docs]") != 0:
+    if pip("install", "--quiet", "--no-compile", *indexes, "--editable", f"{ROOT}[{extra},dev,docs]") != 0:
         logger.error("pip could not install raypref[%s,dev,docs]; its message is above", extra)
         if extra == "cpu" and not indexes:
             logger.error("a '+cpu' build of torch is needed: let pip reach %s, or put the wheel where PIP_FIND_LINKS points", CPU_INDEX)
         return 1
+    compile_packages()
     remove_broken_media_packages()
     return check_imports()
 
@@ -69,6 +71,11 @@ def remove_broken_media_packages() -> None:
     if broken:
         logger.info("removing %s: not importable beside this torch, and not needed for text", ", ".join(broken))
         pip("uninstall", "--quiet", "--yes", *broken)
+
+
+def compile_packages() -> None:
+    """Write the bytecode of all packages, with all cores; pip takes one. The few files that do not compile are for another Python."""
+    subprocess.run([sys.executable, "-m", "compileall", "-qq", "-j", "0", sysconfig.get_path("purelib")], check=False)
 
 
 def check_imports() -> int:

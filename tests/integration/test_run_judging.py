@@ -132,7 +132,7 @@ def test_best_of_n_and_evaluation_by_command(untied_model: Path, tmp_path: Path)
     command("generate", file, "--prompts", prompts, "--output", tmp_path / "best.jsonl", "--responses", "4", "--best")
     assert [len(json.loads(line)["responses"]) for line in (tmp_path / "best.jsonl").read_text().splitlines()] == [1] * 8
     every = [json.loads(line) for line in (tmp_path / "best.all.jsonl").read_text().splitlines()]
-    firsts = [record | {"responses": record["responses"][:1]} for record in every]
+    firsts = [{name: value[:1] if isinstance(value, list) else value for name, value in record.items()} for record in every]
     (tmp_path / "first.jsonl").write_text("".join(json.dumps(record) + "\n" for record in firsts))
 
     sets = ["--responses", f"best={tmp_path / 'best.jsonl'}", "--responses", f"first={tmp_path / 'first.jsonl'}"]
