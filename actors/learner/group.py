@@ -78,6 +78,8 @@ class LearnerGroup:
         the last sync failed, which the first rank alone knows."""
         self._saving_since = 0.0
         """When the last checkpoint was copied; since then it is written."""
+        self._copying = False
+        """Whether the state of a checkpoint may still be copied, which whatever changes the state waits for."""
 
     async def start(self) -> None:
         """Connect the ranks with each other and load the policy.
@@ -97,7 +99,9 @@ class LearnerGroup:
     async def step(self, batch: Sequence[types.Slice]) -> Mapping[str, float]:
         async with self._weights:
             self._held.clear()
-            return await self._on_batch("step", batch)
+            values = await self._on_batch("step", batch, self._changing("step"))
+            self._copying = False
+            return values
 
     async def evaluate(self, examples: Sequence[types.Slice]) -> Mapping[str, float]:
         return await self._on_batch("evaluate", examples)
@@ -106,7 +110,7 @@ class LearnerGroup:
         return await self._on_batch("likelihood", texts)
 
     async def begin_iteration(self, iteration: int, steps: int) -> None:
-        await self._all("begin_iteration", iteration, steps)
+        await self._all("begin_iteration", iteration, steps, kind=self._changing("begin_iteration"))
 
     async def regularise(self, rollouts: Sequence[types.RolloutRef]) -> None:
         await self._all("regularise", *rollouts)
@@ -117,11 +121,11 @@ class LearnerGroup:
     async def sync(self, version: int, audience: Audience = "all") -> Checksums:
         async with self._weights:
             while True:
-                copies = await self._copies.present()
+                copies, changes = await self._copies.present(), self._copies.changes  # one that returns later is not among these
                 if await self._copies.any_lost(copies, self._times.floor_s):  # one that hangs is found before the others wait for it
                     continue
                 try:
-                    await self._connect_anew(copies)
+                    await self._connect_anew(copies, changes)
                     sent = await self._send(version, audience)
                 except SyncError:
                     if not await self._copies.any_lost(copies, self._times.floor_s):
@@ -162,9 +166,9 @@ class LearnerGroup:
                 check_received(name, sent, held)
             self._copies.hold([name])
 
-    async def _connect_anew(self, copies: Sequence[Destination]) -> None:
-        """Connect with the present copies, unless the connection is with these."""
-        if self._connected != (changes := self._copies.changes):
+    async def _connect_anew(self, copies: Sequence[Destination], changes: int) -> None:
+        """Connect with the copies that were present after so many changes, unless the connection is with these."""
+        if self._connected != changes:
             await self._connect(copies)
             self._connected = changes
 
@@ -199,6 +203,7 @@ class LearnerGroup:
         return (await self._all("probe", list(sequences)))[0]
 
     async def save(self, directory: Path, policy: Path | None = None) -> None:
+        self._copying = True
         await self._all("save", directory, policy)
         self._saving_since = time.monotonic()
 
@@ -219,11 +224,15 @@ class LearnerGroup:
     async def export(self, directory: Path) -> None:
         await self._all("export", directory)
 
-    async def _on_batch(self, method: str, batch: Sequence[types.Slice]) -> Mapping[str, float]:
+    def _changing(self, method: str) -> str:
+        """The kind of a call that changes the state. One that may wait for a checkpoint's copy is of its own: others do not tell how long."""
+        return f"learner: {method}{' after a save' if self._copying else ''}"
+
+    async def _on_batch(self, method: str, batch: Sequence[types.Slice], kind: str | None = None) -> Mapping[str, float]:
         """The result of a method that gets the whole batch on every rank, and for which the learner needs the GPUs."""
         await self._phases.training()
         bounds = [(part.start, part.stop) for part in batch]
-        return (await self._all(method, bounds, *(part.ref for part in batch)))[0]
+        return (await self._all(method, bounds, *(part.ref for part in batch), kind=kind))[0]
 
     async def _all(self, method: str, *arguments: Any, kind: str | None = None, limit_s: float | None = None) -> list[Any]:
         """The method's results on all ranks, by rank.

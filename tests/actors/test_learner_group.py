@@ -100,3 +100,52 @@ def test_a_sync_that_hangs_is_noticed_by_what_syncs_usually_take(monkeypatch: py
         assert time.monotonic() - began < 5
 
     run(work)
+
+
+def test_a_step_that_waits_for_the_copy_of_a_checkpoint_does_not_count_as_hung() -> None:
+    """The usual steps do not tell how long a copy takes; their own limit stays."""
+
+    async def work() -> None:
+        cluster, waits = Cluster("rollout-0", floor_s=0.2, ceiling_s=5.0), {"s": 0.0}
+        rank = Rank(lambda: asyncio.sleep(waits["s"], {}))
+        rank.__dict__["save"] = Method(lambda *_: asyncio.sleep(0))
+        learner = LearnerGroup([rank], 5.0, None, cluster.supervisor)
+        for _ in range(4):
+            await learner.step([])
+        await learner.save(Path("checkpoint"))
+        waits["s"] = 0.6
+        await learner.step([])
+        with pytest.raises(ActorSilent, match=r"no answer within 0\.2 s from learner-0: step"):
+            await learner.step([])
+
+    run(work)
+
+
+def test_a_copy_that_returns_while_a_sync_looks_at_the_others_is_connected_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count as holding weights that nobody sent it."""
+
+    async def work() -> None:
+        cluster, sender = Cluster("rollout-0", "rollout-1"), Sender()
+        connected: list[list[str]] = []
+        copies = Copies([Destination(name, cluster.actors[name]) for name in ("rollout-0", "rollout-1")])
+        look = copies.any_lost
+
+        async def returns(present: Any, limit_s: float) -> bool:
+            if "rollout-1" not in {copy.name for copy in present}:
+                copies.replaced("rollout-1", cluster.actors["rollout-1"])
+            return await look(present, limit_s)
+
+        async def connect(present: list[Destination], *_: Any) -> None:
+            connected.append([copy.name for copy in present])
+
+        monkeypatch.setattr(copies, "any_lost", returns)
+        sender.__dict__["connect"] = Method(connect)
+        learner = LearnerGroup([sender], 5.0, None, cluster.supervisor, copies)
+        copies.lose("rollout-1")
+        await learner.sync(1)
+        assert copies.is_behind("rollout-1")
+        await learner.sync(2)
+        assert connected == [["rollout-0"], ["rollout-0", "rollout-1"]]
+        assert not copies.is_behind("rollout-1")
+
+    run(work)
