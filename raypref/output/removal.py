@@ -64,10 +64,20 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 
 def put(new: Path, directory: Path) -> None:
-    """Give a complete directory its name, in place of what has this name now."""
+    """Give a complete directory its name, in place of what has this name now.
+
+    Raises:
+        OSError: it is not there, or the disk does not allow it; the one before has its name again.
+    """
+    before = None
     with contextlib.suppress(FileNotFoundError):
-        take_away(directory)
-    new.rename(directory)
+        before = take_away(directory)
+    try:
+        new.rename(directory)
+    except OSError:
+        if before is not None:
+            before.rename(directory)
+        raise
     clear(directory.parent)
 
 

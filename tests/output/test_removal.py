@@ -117,3 +117,13 @@ def test_a_directory_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
     assert [path.name for path in policy.iterdir()] == ["earlier"]
     write("whole", fails=False)
     assert [path.name for path in tmp_path.rglob("*")] == ["policy", "whole"]
+
+
+def test_what_cannot_be_replaced_keeps_its_name(tmp_path: Path) -> None:
+    """The new directory was written where this machine does not see it, say."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text("before")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "policy"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert (tmp_path / "policy" / "config.json").read_text() == "before"
