@@ -225,7 +225,7 @@ class LearnerGroup:
         await self._all("export", directory)
 
     def _changing(self, method: str) -> str:
-        """The kind of a call that changes the state. One that may wait for a checkpoint's copy is of its own: others do not tell how long."""
+        """The kind of a call that changes the state. One that may wait for a checkpoint's copy has its own."""
         return f"learner: {method}{' after a save' if self._copying else ''}"
 
     async def _on_batch(self, method: str, batch: Sequence[types.Slice], kind: str | None = None) -> Mapping[str, float]:
