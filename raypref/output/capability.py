@@ -41,6 +41,8 @@ class Figure:
     """In the prompt; None: as the task says."""
     every: Mapping[str, float]
     """All of the task's figures."""
+    lower_is_better: bool = False
+    """As lm-eval says of the metric, such as a perplexity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +129,12 @@ def compared(before: Capability, now: Capability) -> dict[str, tuple[Figure, Fig
 
 
 def fallen(before: Capability, now: Capability) -> dict[str, tuple[float, float]]:
-    """Tasks whose figure is clearly lower: task -> (before, now).
+    """Tasks whose figure is clearly worse: task -> (before, now). Worse is lower, or higher where ``lower_is_better``.
 
     Clearly: by more than two standard errors of the difference; at all where lm-eval gives no standard errors.
     """
     pairs = compared(before, now).items()
-    return {task: (first.value, second.value) for task, (first, second) in pairs if first.value - second.value > _error(first, second)}
+    return {task: (first.value, second.value) for task, (first, second) in pairs if _loss(first, second) > _error(first, second)}
 
 
 def remarks(measured: Sequence[Capability], rates: Mapping[str, Rate]) -> dict[str, str]:
@@ -147,7 +149,7 @@ def remarks(measured: Sequence[Capability], rates: Mapping[str, Rate]) -> dict[s
     found: dict[str, str] = {}
     for one in measured[1:] if measured and measured[0].policy == BASE else ():
         if lower := fallen(measured[0], one):
-            changes = ", ".join(f"{task} {before:.3f} to {now:.3f}" for task, (before, now) in lower.items())
+            changes = ", ".join(f"{task} {before:.3f} to {now:.3f}{_direction(one.tasks[task])}" for task, (before, now) in lower.items())
             rate = rates.get(one.policy)
             beside = "" if rate is None or rate["low"] <= 0.5 else f", while its win rate against base has risen to {interval(rate)}"
             found[one.policy] = f"Capability of {one.policy} has fallen: {changes}{beside}."
@@ -166,8 +168,18 @@ def table(measured: Sequence[Capability], rates: Mapping[str, Rate]) -> Table:
     if any(known):
         shown.add_row("win rate against base [its interval]", *("" if rate is None else interval(rate) for rate in known), end_section=True)
     for task in dict.fromkeys(task for one in measured for task in one.tasks):
-        shown.add_row(visible(task), *(_shown(one.tasks.get(task)) for one in measured))
+        known_of = next(one.tasks[task] for one in reversed(measured) if task in one.tasks)
+        shown.add_row(f"{visible(task)}{_direction(known_of)}", *(_shown(one.tasks.get(task)) for one in measured))
     return shown
+
+
+def _loss(first: Figure, second: Figure) -> float:
+    change = first.value - second.value
+    return -change if second.lower_is_better or first.lower_is_better else change
+
+
+def _direction(figure: Figure) -> str:
+    return " (lower is better)" if figure.lower_is_better else ""
 
 
 def _error(first: Figure, second: Figure) -> float:

@@ -16,6 +16,7 @@ from raypref.cli.app import app
 from raypref.config import RunConfig
 from raypref.errors import ConfigError, RunFailed
 from raypref.evaluation.capability.callback import MeasureCapability
+from raypref.evaluation.capability.job import refuse_unknown
 from raypref.evaluation.capability.measure import Measurement, measure
 from raypref.evaluation.capability.tasks import LEADERBOARD, main_figure, read_tasks
 from raypref.output import directory as output
@@ -85,6 +86,33 @@ def test_what_has_fallen_by_more_than_two_standard_errors(tmp_path: Path) -> Non
     for one in (now, before, capability("iteration_0009")):
         one.write(tmp_path)
     assert [one.policy for one in read_all(tmp_path)] == ["base", "iteration_0009", "iteration_0010"]
+
+
+def test_a_perplexity_that_rises_has_fallen(tmp_path: Path) -> None:
+    """lm-eval says which way is better. 10 to 12 is a loss beyond two errors of 0.5, 12 to 10 is none; read from a file, too. A metric of
+    which it says nothing, or that a group's tasks do not agree on, counts as higher."""
+    found = {"alias": "w", "perplexity,none": 10.0, "perplexity_stderr,none": 0.5, "acc,none": 0.5}
+    first = main_figure("w", found, None, {"perplexity": False, "acc": True})
+    second = main_figure("w", found | {"perplexity,none": 12.0}, None, {"perplexity": False, "acc": True})
+    assert (first.metric, first.lower_is_better) == ("perplexity,none", True)
+    assert not main_figure("w", found, None, {"perplexity": None}).lower_is_better
+    low, high = (Capability(name, "m", {"w": figure}, None, "0") for name, figure in (("base", first), ("iteration_0001", second)))
+    low, high = (Capability.read(one.write(tmp_path)) for one in (low, high))
+    assert fallen(low, high) == {"w": (10.0, 12.0)}
+    assert fallen(high, low) == {}
+    assert remarks([low, high], {}) == {"iteration_0001": "Capability of iteration_0001 has fallen: w 10.000 to 12.000 (lower is better)."}
+    assert list(table([low, high], {}).columns[0].cells) == ["w (lower is better)"]
+
+
+def test_tasks_without_a_figure_are_refused_before_the_policy_is_loaded() -> None:
+    """A tag has none in lm-eval's results; a group may have none, which shows in what it found."""
+    refuse_unknown(["piqa", "mmlu"], ["piqa", "mmlu", "ai2_arc"], ["ai2_arc"])
+    with pytest.raises(SystemExit, match="--tasks piqqa: lm-eval has no such task"):
+        refuse_unknown(["piqa", "piqqa"], ["piqa"], [])
+    with pytest.raises(SystemExit, match="--tasks ai2_arc: a tag of lm-eval, which has no figure as a whole; name its tasks"):
+        refuse_unknown(["ai2_arc"], ["ai2_arc"], ["ai2_arc"])
+    with pytest.raises(RunFailed, match="no figure of mine as a whole; name the tasks"):
+        main_figure("mine", {"alias": "mine", "acc_stderr,none": "N/A"}, None)
 
 
 RISEN = {"win_rate": 0.625, "low": 0.51, "high": 0.75}

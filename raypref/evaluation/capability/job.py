@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ def run(request: dict[str, Any]) -> None:
     from lm_eval.api.registry import get_model
     from lm_eval.tasks import TaskManager
 
-    model = get_model("vllm")(pretrained=request["model"], **request["engine"])
     manager = TaskManager(include_path=request["include_path"])
+    refuse_unknown(request["tasks"], manager.all_tasks, manager.all_tags)
+    model = get_model("vllm")(pretrained=request["model"], **request["engine"])
     results: dict[str, Any] = {}
+    better: dict[str, Any] = {}
     by_examples: dict[int | None, list[str]] = {}
     for task, examples in request["tasks"].items():
         by_examples.setdefault(examples, []).append(task)
@@ -35,7 +38,27 @@ def run(request: dict[str, Any]) -> None:
             log_samples=False,
         )
         results |= {task: found["results"][task] for task in tasks}
-    write_whole(Path(request["output"]), json.dumps({"results": results, "version": metadata.version("lm-eval")}, default=str))
+        better |= {task: found.get("higher_is_better", {}).get(task, {}) for task in tasks}
+    content = {"results": results, "higher_is_better": better, "version": metadata.version("lm-eval")}
+    write_whole(Path(request["output"]), json.dumps(content, default=str))
+
+
+def refuse_unknown(tasks: Iterable[str], known: Collection[str], tags: Collection[str]) -> None:
+    """Refuse what has no figure, before the policy is loaded and other tasks are measured.
+
+    Args:
+        tasks: to be measured.
+        known: all names that lm-eval has.
+        tags: names of loose collections of tasks, for which lm-eval computes no mean.
+
+    Raises:
+        SystemExit: naming the task.
+    """
+    for task in tasks:
+        if task not in known and not Path(task).exists():
+            raise SystemExit(f"--tasks {task}: lm-eval has no such task, and --include-path gives none")
+        if task in tags:
+            raise SystemExit(f"--tasks {task}: a tag of lm-eval, which has no figure as a whole; name its tasks")
 
 
 def _name_the_cpu_build() -> None:

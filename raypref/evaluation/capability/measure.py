@@ -102,8 +102,9 @@ class Measurement:
             tail = _log(output).read_text(errors="replace")[-LOG_TAIL:]
             raise RunFailed(f"capability of {policy}: lm-eval ended with status {process.returncode}; the end of {_log(output)}:\n{tail}")
         found = json.loads(output.read_text(encoding="utf-8"))
+        better = found.get("higher_is_better", {})
+        figures = {task: main_figure(task, found["results"][task], examples, better.get(task)) for task, examples in self.tasks.items()}
         output.unlink()
-        figures = {task: main_figure(task, found["results"][task], examples) for task, examples in self.tasks.items()}
         return Capability(policy, model, figures, self.limit, found["version"])
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raypref.errors import ConfigError
+from raypref.errors import ConfigError, RunFailed
 from raypref.output.capability import Figure
 
 LEADERBOARD: Mapping[str, int | None] = {
@@ -51,18 +51,27 @@ def read_tasks(names: Iterable[str]) -> dict[str, int | None]:
     return tasks
 
 
-def main_figure(task: str, found: Mapping[str, Any], examples: int | None) -> Figure:
+def main_figure(
+    task: str, found: Mapping[str, Any], examples: int | None, higher_is_better: Mapping[str, bool | None] | None = None
+) -> Figure:
     """The figure of a task that counts, among all that lm-eval gives for it.
 
     Args:
         task: its name.
         found: lm-eval's figures: ``acc,none``, ``acc_stderr,none`` and so on.
         examples: in the prompt.
+        higher_is_better: of its metrics, as lm-eval says it; not for a perplexity. One that is not named counts as higher.
+
+    Raises:
+        RunFailed: lm-eval gives none, as for a group of tasks without a mean.
     """
     every = {name: float(value) for name, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     every = {name: value for name, value in every.items() if "," in name}  # the others say how many examples and records there were
     errors = {name for name in every if name.partition(",")[0].endswith("_stderr")}
     wanted = MAIN_METRIC.get(task, "")
-    metric = wanted if wanted in every else next(name for name in every if name not in errors)
+    metric = wanted if wanted in every else next((name for name in every if name not in errors), None)
+    if metric is None:
+        raise RunFailed(f"capability: lm-eval gives no figure of {task} as a whole; name the tasks that it consists of")
     name, _, filtered = metric.partition(",")
-    return Figure(metric, every[metric], every.get(f"{name}_stderr,{filtered}", math.nan), examples, every)
+    lower = (higher_is_better or {}).get(name) is False
+    return Figure(metric, every[metric], every.get(f"{name}_stderr,{filtered}", math.nan), examples, every, lower)
