@@ -34,10 +34,19 @@ class SetAside:
         Args:
             name: a hash of the input, or its place in the data; the same in a run that is resumed.
             entry: what is known of it.
+
+        Raises:
+            OSError: the disk is full or broken. No part of the line stays in the file, and the input is not set aside.
         """
+        data = (json.dumps({"input": name, **entry}) + "\n").encode()
+        with self._path.open("ab", buffering=0) as file:
+            before, written = file.tell(), 0
+            try:
+                while written < len(data):
+                    written += file.write(data[written:])
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
         self._inputs.add(name)
         self.entries.append(entry)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"input": name, **entry}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
