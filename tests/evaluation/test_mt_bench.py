@@ -266,3 +266,23 @@ def test_grade_by_command(files: Path) -> None:
         (files / "out" / "org_judge_single.jsonl").unlink()
         assert isinstance(command().exception, OracleError)
     assert isinstance(command("oracle={type: callable, function: 'm:f'}").exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"id": "a", "answer": "b"},
+            r"\(g1_user_prompt, g1_winner, g2_user_prompt, g2_winner, judge, model_1, .* missing\); remove the file",
+        ),
+        (
+            {"question_id": 1, "turn": 1, "judge": "j", "model": "m", "user_prompt": "", "score": 1},
+            r"\(judge, which is \[model, prompt\] missing\)",
+        ),
+        ({"question_id": 1, "turn": 1, "judge": ["j", "p"], "model": "m", "user_prompt": ""}, r"\(score missing\)"),
+    ],
+)
+def test_a_file_of_something_else_in_place_of_judgments(tmp_path: Path, record: dict[str, Any], message: str) -> None:
+    (tmp_path / "j.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(DataError, match=rf"j\.jsonl:1: no judgment of MT-Bench {message}"):
+        grade([], lambda chats: [], "j", tmp_path / "j.jsonl", 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raypref.errors import DataError, OracleError
-from raypref.evaluation.mt_bench.judgments import Grading, key_of, texts_of
+from raypref.evaluation.mt_bench.judgments import Grading, check_judgment, key_of, texts_of
 from raypref.evaluation.mt_bench.questions import Answers, JudgePrompt, Question
 from raypref.oracles.support.answer_file import Ask, answered, read_lines
 
@@ -75,11 +75,15 @@ def grade(
         The judgment of every item, in their order.
 
     Raises:
-        DataError: the file holds a judgment of other answers under the same names.
+        DataError: the file holds something else than judgments, or a judgment of other answers under the same names.
         OracleError: requests failed; what was answered is in the file, and the same command asks for the rest.
         RunFailed: the file cannot be written.
     """
-    known = {key_of(record): record for _, record in read_lines(path, answers=True) if record["judge"][0] == judge}
+    known = {}
+    for place, record in read_lines(path, answers=True):
+        check_judgment(record, place)
+        if record["judge"][0] == judge:
+            known[key_of(record)] = record
     for item in items:
         if (record := known.get(item.key)) is not None and texts_of(record) != item.texts:
             raise DataError(
@@ -94,7 +98,7 @@ def grade(
     told(len(items) - len(requests))
     for records in answered(path, requests, ask, at_once):
         known |= {key_of(record): record for record in records}
-        told(len(known))
+        told(sum(item.key in known for item in items))
     if failed := sum(item.key not in known for item in items):
         raise OracleError(f"{failed} of {len(items)} judgments are missing, since requests failed; run the same command again for them")
     return [known[item.key] for item in items]

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raypref.errors import DataError
 from raypref.evaluation.mt_bench.questions import JudgePrompt, Question
 
 UNREADABLE = -1
@@ -70,6 +71,23 @@ def read_rating(reply: str) -> float | int:
 def read_winner(reply: str, first: str, second: str) -> str:
     """The winner as FastChat reads it: by the first of [[A]], [[B]], [[C]] that the reply has anywhere; ``error`` without one."""
     return next((winner for mark, winner in (("[[A]]", first), ("[[B]]", second), ("[[C]]", "tie")) if mark in reply), "error")
+
+
+def check_judgment(record: Mapping[str, Any], place: str) -> None:
+    """Refuse what ``Grading.record`` cannot have written.
+
+    Raises:
+        DataError: naming the place and what is missing.
+    """
+    single = {"model", "user_prompt", "score"}
+    pair = {"model_1", "model_2", "g1_winner", "g2_winner", "g1_user_prompt", "g2_user_prompt"}
+    wanted = {"question_id", "turn", "judge", *(single if "model" in record else pair)}
+    lacking = sorted(wanted - record.keys())
+    judge = record.get("judge")
+    if not lacking and not (isinstance(judge, list) and len(judge) == 2):
+        lacking = ["judge, which is [model, prompt]"]
+    if lacking:
+        raise DataError(f"{place}: no judgment of MT-Bench ({', '.join(lacking)} missing); remove the file, or give another --output")
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
