@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypref.errors import ConfigError
+from raypref.output.run_reference import RunReference
 
 if TYPE_CHECKING:
     from raypref.config import RunConfig
@@ -168,6 +169,12 @@ def inputs_of(config: RunConfig) -> Iterator[tuple[str, Path]]:
     for key, path in named.items():
         if isinstance(path, str | Path) and Path(os.path.expanduser(path)).exists():
             yield key, Path(os.path.expanduser(path))
+    for name, text in config.evaluation.against.items():
+        with contextlib.suppress(ConfigError):  # a run without such answers: named when they are loaded
+            run = RunReference.read(text)
+            file = Path(os.path.expanduser(text)) if run is None else run.answers()
+            if file.exists():
+                yield f"evaluation.against.{name}", file
 
 
 def stored_parameters(directory: Path) -> int:

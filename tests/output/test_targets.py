@@ -108,6 +108,19 @@ def test_what_a_run_reads_is_not_in_the_folders_that_it_writes(key: str, section
     check_run(config_for(tmp_path / "other", **filled))
 
 
+def test_answers_of_opponents_are_not_replaced(tmp_path: Path) -> None:
+    """A file, and the answers of another run; in the directory of that run they would be replaced."""
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "iteration_0002.jsonl").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
+    for text in (str(tmp_path / "evaluation" / "iteration_0002.jsonl"), f"{tmp_path}@2", str(tmp_path)):
+        against = {"evaluation": {"against": {"earlier": text}}}
+        with pytest.raises(ConfigError, match=r"holds .*iteration_0002\.jsonl, which the run reads \(evaluation\.against\.earlier\)"):
+            check_run(config_for(tmp_path, **against))
+        check_run(config_for(tmp_path / "other", **against))
+    check_run(config_for(tmp_path / "other", evaluation={"against": {"none": f"{tmp_path}@7"}}))
+
+
 def test_room_for_the_policy_and_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 parameters in bfloat16: 2,000 bytes for the last policy, for each of 2 iterations', for the best and for the one that is being
     written, and 12,000 for each of 4 checkpoints (2 are kept, the best, and one is being written; with checkpoints within iterations that
