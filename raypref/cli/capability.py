@@ -44,6 +44,8 @@ def capability(
     check_directory("--output", directory)
     check_file("--output", directory / f"{name}.json")
     read_all(directory)  # refuses a damaged file before the policy is measured
+    if run is not None:
+        add_capability(run.directory)  # likewise a damaged summary
     measure(measurement, name, str(settings.policy.path), directory)
     measured, won = read_all(directory), {} if run is None else rates(RunDirectory(run.directory).against("base"))
     print_table(table(measured, won))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from raypref.errors import ConfigError, reason_of
 from raypref.output import capability
 from raypref.output.environment import versions
 from raypref.output.numbered import iteration_name
@@ -79,14 +80,24 @@ class RunResult:
 
 
 def add_capability(output_dir: Path) -> None:
-    """Put what is measured of the policies of a finished run into its ``summary.json``; that of another one gets it when it is written."""
+    """Put what is measured of the policies of a finished run into its ``summary.json``; that of another one gets it when it is written.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     if (output_dir / "summary.json").exists():
         summary = _read(output_dir)
         _write(output_dir, summary | {"capability": _capability(output_dir, summary["evaluations"])})
 
 
 def _read(output_dir: Path) -> dict[str, Any]:
-    return dict(json.loads((output_dir / "summary.json").read_text(encoding="utf-8")))
+    path = output_dir / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary["evaluations"]  # the first of what is read
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({reason_of(error)}); restore it from a copy, or move it away") from error
+    return dict(summary)
 
 
 def _write(output_dir: Path, summary: Mapping[str, Any]) -> None:

@@ -249,3 +249,17 @@ def test_what_cannot_be_written_or_read_is_noticed_before_the_policy_is_measured
     assert isinstance(refused, ConfigError)
     assert f"{tmp_path / 'out' / 'base.json'} cannot be read" in str(refused)
     assert stand_in == []
+
+
+def test_a_torn_summary_is_noticed_before_the_policy_is_measured(tmp_path: Path, stand_in: list[str]) -> None:
+    """Beside a run, where nothing else can be done, it is logged, and the figures stay."""
+    config = run_config(tmp_path / "x")
+    output.begin(config)
+    (tmp_path / "x" / "policies" / "iteration_0001").mkdir(parents=True)
+    (tmp_path / "x" / "summary.json").write_text('{"name": "x", "eval')
+    refused = CliRunner().invoke(app, ["capability", str(tmp_path / "x"), "--tasks", "mine"]).exception
+    assert isinstance(refused, ConfigError)
+    assert "summary.json cannot be read (" in str(refused)
+    assert stand_in == []
+    MeasureCapability(config, ["mine"]).on_end()
+    assert [one.policy for one in read_all(tmp_path / "x" / "capability")] == ["base", "iteration_0001"]

@@ -69,7 +69,7 @@ class MeasureCapability(Callback):
             try:
                 self._measurement.finish(process, policy, model, self._output(policy)).write(self._directory)
                 add_capability(self._run)
-            except RayprefError as error:
+            except (RayprefError, OSError) as error:  # OSError: a full disk
                 logger.error("%s", error)
         for policy, model in self._policies():
             if policy not in self._tried and not (self._directory / f"{policy}.json").exists():
