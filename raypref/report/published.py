@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://\S+$", re.IGNORECASE)
 _BEGINNINGS = ("/", "~", "./", "../", "file:")
 
 
 def published(value: Any) -> Any:
     """A setting with names in place of local paths, also within lists and mappings: ``prompts.jsonl`` for a file and its last part for
-    anything else. Names of the hub, of classes and of packages stay as they are."""
+    anything else. Of an address only the protocol is left, for nothing tells a public host from one behind a firewall. Names of the hub,
+    of classes and of packages stay as they are."""
     if isinstance(value, Mapping):
         return {published(key): published(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [published(inner) for inner in value]
+    if isinstance(value, str) and not _is_local(value) and (address := _ADDRESS.match(value)):
+        return f"{address[1]} address"
     return Path(str(value)).name or "a local directory" if _is_local(value) else value
 
 
 def source(value: Any) -> str:
     """Where a policy or its data is from, in Markdown: a name, and whether it is that of something local."""
     if not _is_local(value):
-        return f"`{value}`"
+        return f"`{published(value)}`"
     return f"`{published(value)}`, a local {'file' if Path(str(value)).suffix else 'directory'}"
 
 
