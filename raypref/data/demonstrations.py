@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,8 @@ def load_texts(path: str, config: DataConfig, facts: PolicyFacts) -> tuple[list[
         DataError, ConfigError: as ``read_demonstrations``.
     """
     key, bad = "evaluation.texts", BadRecords(config.on_bad_record == "skip")
+    if Path(path).expanduser().is_file():
+        config = config.model_copy(update={"split": "", "subset": None})  # those are parts of ``data.path``; a file has none
     given = list(_given(config, facts, list(read_source(path, None, config, bad, key=key)), bad))
     bad.report(key)
     prompts = [make_prompt(k, item.name, item.source, item.prompt) for k, item in enumerate(given)]

@@ -74,6 +74,11 @@ def test_texts_are_read_and_their_prompts_not_trained_on(tmp_path: Path, kind: s
     assert change.startswith("evaluation.texts: 2 records before, 1 now")
 
 
+def test_a_file_of_texts_is_whole_whatever_part_of_a_data_set_the_run_trains_on(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"prompt": "how", "response": " so"}\n')
+    assert len(load(texts=tmp_path / "t.jsonl", split="train[:10]", subset="english").texts) == 1
+
+
 def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     texts = tmp_path / "t.jsonl"
     with pytest.raises(DataError, match=r"t\.jsonl"):
