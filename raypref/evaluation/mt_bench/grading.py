@@ -80,10 +80,10 @@ def grade(
         RunFailed: the file cannot be written.
     """
     known = {}
-    for place, record in read_lines(path, answers=True):
-        check_judgment(record, place)
-        if record["judge"][0] == judge:
-            known[key_of(record)] = record
+    for place, written in read_lines(path, answers=True):
+        check_judgment(written, place)
+        if written["judge"][0] == judge:
+            known[key_of(written)] = written
     for item in items:
         if (record := known.get(item.key)) is not None and texts_of(record) != item.texts:
             raise DataError(
