@@ -36,6 +36,8 @@ def capability(
     settings, run = run_config(config, overrides or []), RunReference.read(str(config))
     if run is None and output is None:
         raise ConfigError("--output: needed for a policy that belongs to no run; give a directory")
+    if run is not None and str(settings.policy.path) != run.policy():
+        raise ConfigError(f"policy.path: {settings.policy.path} is not the policy of {config}; for another one give a config and --output")
     directory = output or (run.directory / "capability" if run else Path())
     if include_path is not None and not include_path.is_dir():
         raise ConfigError(f"--include-path: {include_path} is no directory (looked in {Path.cwd()})")

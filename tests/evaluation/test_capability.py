@@ -263,3 +263,12 @@ def test_a_torn_summary_is_noticed_before_the_policy_is_measured(tmp_path: Path,
     assert stand_in == []
     MeasureCapability(config, ["mine"]).on_end()
     assert [one.policy for one in read_all(tmp_path / "x" / "capability")] == ["base", "iteration_0001"]
+
+
+def test_another_policy_is_not_measured_under_the_name_of_a_run_s(tmp_path: Path, stand_in: list[str]) -> None:
+    run = tmp_path / "x"
+    output.begin(run_config(run))
+    (run / "policies" / "iteration_0001").mkdir(parents=True)
+    words = ["capability", str(run), f"policy.path={tmp_path / 'other'}", "--tasks", "mine"]
+    assert "is not the policy of" in str(CliRunner().invoke(app, words).exception)
+    assert stand_in == []
