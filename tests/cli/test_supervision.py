@@ -51,10 +51,11 @@ sys.exit({"refused": 2, "saves": 3}.get(behaviour) or int(behaviour))
 """
 
 SUPERVISE = """
-import sys
+import signal, sys
 from raypref.cli import supervision
 from raypref.config import RunConfig
 supervision.GRACE_S = 0.5
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands ignore it, the tests among them
 directory, script, behaviours = sys.argv[1:]
 CHECKPOINT = {"restarts": 2, "restart_after_s": 0.01}
 values = {"output_dir": directory, "policy": {"path": "p"}, "loss": {"type": "sppo"}, "checkpoint": CHECKPOINT}

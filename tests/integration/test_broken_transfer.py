@@ -30,7 +30,7 @@ class Bench:
     learner: Any
     well: Any
     ill: Any = None
-    pid: Any = None
+    pid: int = 0
 
     def destinations(self) -> list[Destination]:
         return [Destination("reference-0", self.well), Destination("rollout-1", self.ill, workers=2)]
@@ -56,11 +56,11 @@ class Bench:
         ray.get(self.ill.plan.remote(stage, fault), timeout=10)
 
     def goes_on(self) -> None:
-        os.kill(ray.get(self.pid), signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def replace_the_dead(self) -> None:
         self.ill = ray.remote(Copies).options(num_cpus=0, max_concurrency=2).remote(2)
-        self.pid = self.ill.pid.remote()
+        self.pid = ray.get(self.ill.pid.remote(), timeout=60)  # it has started: a connection has less time than that may take
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,7 @@ def bench(cluster: None) -> Iterator[Bench]:
     copies = ray.remote(Copies).options(num_cpus=0)
     made = Bench(ray.remote(Learner).options(num_cpus=0).remote(), copies.remote())
     made.replace_the_dead()
+    ray.get(made.well.pid.remote(), timeout=60)
     made.connect()
     yield made
     for actor in (made.learner, made.well, made.ill):
