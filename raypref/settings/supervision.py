@@ -33,9 +33,8 @@ class SupervisionConfig(Section):
 
     A call may take ``multiple`` times the median of earlier calls of its kind, at least ``floor_s`` and at most ``learner.timeout_s``,
     which is also the limit of the first calls of a kind, unless ``first_calls`` sets a lower one; for weight syncs ``sync.timeout_s`` is in
-    its place. Calls of an oracle that waits for an
-    endpoint, or for the policy's engines, have ``learner.timeout_s`` alone. Engines, references and oracles are replaced; the loss of a
-    learner's rank ends this attempt of the run.
+    its place. Calls of an oracle that waits for an endpoint, or for the policy's engines, have ``learner.timeout_s`` alone. Engines,
+    references and oracles are replaced; the loss of a learner's rank ends this attempt of the run.
     """
 
     multiple: Annotated[float, Field(gt=1)] = 10.0
